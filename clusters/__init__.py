@@ -1,0 +1,22 @@
+"""Where runs run: one visible table, each backend imported on use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from orchestrator.clusters.base import Cluster
+from orchestrator.spec.profile import ClusterProfile
+
+BACKENDS = {
+    "local": "orchestrator.clusters.local:LocalCluster",
+    "ray": "orchestrator.clusters.ray_jobs:RayJobsCluster",
+    "kubernetes": "orchestrator.clusters.kubernetes:KubernetesCluster",
+}
+"""Profile kind -> backend class."""
+
+
+def open_cluster(profile: ClusterProfile) -> Cluster:
+    """The backend for a profile; connects to nothing yet."""
+    module, name = BACKENDS[profile.kind].split(":")
+    cluster: Cluster = getattr(import_module(module), name)(profile)
+    return cluster

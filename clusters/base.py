@@ -1,0 +1,65 @@
+"""The Cluster protocol: the same verbs on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from orchestrator.planning.plan import Plan
+from orchestrator.runs import RunStatus
+from orchestrator.section import Section
+from orchestrator.spec.profile import ClusterProfile
+
+
+class Request(Section):
+    """What would be sent to a cluster: printable, pure, made without a network."""
+
+    kind: str
+    """``process``, ``ray_job`` or ``rayjob_manifest``."""
+    run_id: str
+    """The run it starts."""
+    body: dict[str, Any]
+    """The command, the Jobs API payload or the manifest. Holds no secret."""
+    plan: Plan
+    """The plan that the driver will be given."""
+
+
+class Cluster(Protocol):
+    """A place where runs run. Every method may raise InfrastructureError; each says what else."""
+
+    profile: ClusterProfile
+
+    def render(self, plan: Plan) -> Request:
+        """Pure: what ``submit`` would send. Raises SpecError where the plan can never run here."""
+        ...
+
+    def submit(self, request: Request) -> RunStatus:
+        """Start the run and return at once. Idempotent by run id: a second submit returns the first's status."""
+        ...
+
+    def resume(self, run_id: str) -> RunStatus:
+        """Launch an ended run again from its newest good checkpoint. Raises NotFoundError; SpecError where it
+        has not ended or has nothing left to do."""
+        ...
+
+    def status(self, run_id: str) -> RunStatus:
+        """How it stands. Raises NotFoundError."""
+        ...
+
+    def list(self) -> list[RunStatus]:
+        """All runs that the cluster still knows, newest first."""
+        ...
+
+    def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
+        """Lines (without line ends) of the driver, or of one rank over all attempts; with ``follow`` until the
+        run has ended. Raises NotFoundError."""
+        ...
+
+    def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
+        """Ask for a graceful stop (finish the step, save), or end it ``now``. Returns at once; idempotent; an ended
+        run stays as it is. Raises NotFoundError."""
+        ...
+
+    def ping(self) -> str:
+        """One line that says the cluster answers (versions, nodes). Raises InfrastructureError with the reason."""
+        ...

@@ -1,0 +1,108 @@
+"""What a family and an objective are made of: the two small contracts of ``models/``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+"""Named tensors of one micro-batch; the first dimension of each is the sample. ``sample_seed`` (B,) int64 is
+always there: a hash of (seed, epoch, sample id), so that masks and noise drawn from it (``uniform_from``,
+``normal_from``) are the same however the global batch is split. ``weight`` (B,) float is there only where some
+samples are padding (weight 0)."""
+
+Modules = dict[str, nn.Module]
+"""A family's modules by name: ``{"model": ...}`` for most, ``{"generator": ..., "discriminator": ...}`` for a GAN.
+Each module has ``blocks: tuple[type[nn.Module], ...]``: the classes FSDP wraps and recomputation covers."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What the objective expects of one named tensor: its shape after the sample dimension (None: any) and kind."""
+
+    shape: tuple[int | None, ...]
+    kind: str
+    """``float`` or ``int``."""
+    below: int | None = None
+    """For ints: each value must be at least 0 and below this (classes, vocabulary)."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over samples, so that shares from micro-batches and ranks add up exactly.
+
+    ``loss`` is differentiable: the *sum* of per-unit losses (unit: sample, token, pixel ...).
+    ``count`` is the number of units it sums over. ``metrics`` holds other detached sums: name -> (sum, count).
+    """
+
+    loss: Tensor
+    count: Tensor
+    metrics: Mapping[str, tuple[Tensor, Tensor]]
+
+
+class Objective(Protocol):
+    """What to minimise. Pure torch: knows no rank, device or Ray."""
+
+    phases: tuple[str, ...]
+    """Ordered phases of one step; most have one, ``("model",)``. A phase's name is the name of the module(s)
+    it trains: see ``trains``."""
+
+    def trains(self, phase: str) -> str:
+        """The name of the module whose parameters the phase updates."""
+        ...
+
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """The named tensors a batch must have."""
+        ...
+
+    @property
+    def units_per_sample(self) -> int | None:
+        """Units of one sample where every sample has as many (then no ranks need to agree on a count), else None."""
+        ...
+
+    def units(self, phase: str, batch: Batch) -> Tensor:
+        """How many units (samples, tokens, ...) the phase's loss sums over in this micro-batch: a scalar known
+        from the batch alone, *before* the forward, so that the loop can divide by the global count."""
+        ...
+
+    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+        """Forward of one phase on one micro-batch."""
+        ...
+
+    def evaluate(self, modules: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Detached sums for evaluation: name -> (sum, count); always has ``loss``."""
+        ...
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser (Steele et al. 2014) on int64, whose products wrap as they do for uint64."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def uniform_from(sample_seed_B: Tensor, shape: tuple[int, ...], salt: int = 0) -> Tensor:
+    """Uniform numbers in [0, 1) of shape (B, *shape), a pure function of each sample's seed and ``salt``."""
+    count = 1
+    for size in shape:
+        count *= size
+    counter = torch.arange(1, count + 1, device=sample_seed_B.device, dtype=torch.int64)
+    state_BN = _mixed(sample_seed_B[:, None] + salt * 7046029254386353131) + counter * -7046029254386353131
+    bits_BN = (_mixed(state_BN) >> 40) & 0xFFFFFF
+    return (bits_BN.to(torch.float32) / (1 << 24)).reshape(len(sample_seed_B), *shape)
+
+
+def normal_from(sample_seed_B: Tensor, shape: tuple[int, ...], salt: int = 0) -> Tensor:
+    """Standard normal numbers of shape (B, *shape), by the Box-Muller transform of ``uniform_from``."""
+    radius = torch.sqrt(-2 * torch.log1p(-uniform_from(sample_seed_B, shape, 2 * salt)))
+    return radius * torch.cos(2 * torch.pi * uniform_from(sample_seed_B, shape, 2 * salt + 1))
+
+
+def weights_of(batch: Batch, like: Tensor) -> Tensor:
+    """The samples' weights (B,), ones where the batch has none."""
+    weight: Any = batch.get("weight")
+    return torch.ones(like.shape[0], device=like.device) if weight is None else weight

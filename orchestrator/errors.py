@@ -1,0 +1,72 @@
+"""Everything trainwright raises on purpose.
+
+TrainwrightError                 any of the below; ``exit_code`` is what the command line exits with
+├── SpecError            (2)     what a person wrote is wrong: file, line, field, and how to mend it
+├── UserCodeError        (3)     the job's own code, data or numbers failed (a NaN loss, a wrong dtype)
+│   └── DataError        (3)     the data is not what the job file says
+├── InfrastructureError  (4)     the cluster, the storage or the network failed
+│   ├── ResourcesError   (4)     what the job asks for is more than the cluster has
+│   └── CheckpointError  (4)     no usable checkpoint, or a damaged one
+├── StoppedError         (5)     a person or a queue stopped the run
+└── NotFoundError        (6)     no such run, cluster or file
+
+Each is raised with one sentence that says what, where, and how to mend it. All pickle, since Ray carries
+them between processes.
+"""
+
+from __future__ import annotations
+
+
+class TrainwrightError(Exception):
+    """The root of the tree: carries one sentence for a person."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class SpecError(TrainwrightError):
+    """A job file, a profile or an override is wrong. Never retried."""
+
+    exit_code = 2
+
+
+class UserCodeError(TrainwrightError):
+    """The job's own code, data or numbers failed; running it again as it is will not help."""
+
+    exit_code = 3
+
+
+class DataError(UserCodeError):
+    """The data is not what the job file says it is."""
+
+
+class InfrastructureError(TrainwrightError):
+    """The cluster, the storage or the network failed; running it again may help."""
+
+    exit_code = 4
+
+
+class ResourcesError(InfrastructureError):
+    """The job asks for more than the cluster has."""
+
+
+class CheckpointError(InfrastructureError):
+    """No usable checkpoint, or a damaged one."""
+
+
+class StoppedError(TrainwrightError):
+    """A person or a queue stopped the run."""
+
+    exit_code = 5
+
+
+class NotFoundError(TrainwrightError):
+    """No such run, cluster or file."""
+
+    exit_code = 6

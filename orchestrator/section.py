@@ -1,0 +1,95 @@
+"""The base of every section that a person writes, and the units they write in."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+
+
+class Section(BaseModel):
+    """Frozen, refuses unknown keys, and takes each field's description from the docstring below it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="constants",
+        allow_inf_nan=False,
+    )
+
+
+_BYTE_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SECOND_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_bytes(value: Any) -> int:
+    """``"4GB"``, ``"512MiB"`` or a plain number of bytes, as bytes."""
+    if isinstance(value, bool):
+        raise ValueError("write a size such as 4GB or 512MiB")
+    if isinstance(value, int):
+        number: float = value
+    else:
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
+        if not match or match[2].upper() not in _BYTE_UNITS:
+            raise ValueError(f"{str(value)[:40]!r} is not a size; write it like 4GB or 512MiB")
+        number = float(match[1]) * _BYTE_UNITS[match[2].upper()]
+    if number < 0:
+        raise ValueError("a size can't be negative")
+    return int(number)
+
+
+def format_bytes(count: float) -> str:
+    """A number of bytes in the notation that ``parse_bytes`` reads, to three digits."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{int(count)}B"
+
+
+def parse_seconds(value: Any) -> float:
+    """``"30s"``, ``"10m"``, ``"2h"``, ``"1d"`` or a plain number of seconds, as seconds."""
+    if isinstance(value, bool):
+        raise ValueError("write a duration such as 30s or 10m")
+    if isinstance(value, int | float):
+        seconds = float(value)
+    else:
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\s*", str(value))
+        if not match:
+            raise ValueError(f"{str(value)[:40]!r} is not a duration; write it like 30s, 10m or 2h")
+        seconds = float(match[1]) * _SECOND_UNITS[match[2]]
+    if seconds < 0:
+        raise ValueError("a duration can't be negative")
+    return seconds
+
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_bytes),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}], "examples": ["4GB"]}),
+]
+"""A size: a number of bytes, or text such as ``4GB`` (10^9) or ``512MiB`` (2^20)."""
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_seconds),
+    PlainSerializer(lambda s: s, return_type=float),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}], "examples": ["10m"]}),
+]
+"""A duration: a number of seconds, or text such as ``30s``, ``10m``, ``2h``."""

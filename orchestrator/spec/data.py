@@ -1,0 +1,104 @@
+"""DataSpec: where samples come from and what is done to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.section import Section
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class BuiltinSource(Section):
+    """Real data that comes with scikit-learn or Python; written to Parquet once, then read like any other."""
+
+    kind: Literal["builtin"] = "builtin"
+    """Bundled data."""
+    name: Literal["digits", "breast_cancer", "wine", "diabetes", "iris"]
+    """Which."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share in a mix of several sources, relative to the others'."""
+
+
+class FileSource(Section):
+    """Files as they lie, on disk, ``s3://`` or ``gs://``."""
+
+    kind: Literal["parquet", "csv", "images"]
+    """``parquet`` and ``csv``: a row a sample; ``images``: a folder with one folder of images for each class."""
+    path: str
+    """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share in a mix of several sources, relative to the others'."""
+
+
+Source = Annotated[BuiltinSource | FileSource, Field(discriminator="kind")]
+
+
+class Split(Section):
+    """A held-out part of the training data."""
+
+    kind: Literal["split"] = "split"
+    """Hold samples out."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the samples that is held out."""
+    by: Literal["hash", "position"] = "hash"
+    """``hash``: picked at random by the seed, each sample by itself; ``position``: the last ones."""
+
+
+class Normalize(Section):
+    """Subtract the mean and divide by the standard deviation, both fitted on the training split."""
+
+    kind: Literal["normalize"] = "normalize"
+    """The transform."""
+    tensor: str
+    """The named tensor."""
+    per: Literal["element", "channel", "tensor"] = "channel"
+    """One mean for each element, for each index of the first dimension, or one for all."""
+
+
+class Scale(Section):
+    """Multiply by a factor, then add an offset."""
+
+    kind: Literal["scale"] = "scale"
+    """The transform."""
+    tensor: str
+    """The named tensor."""
+    factor: float = 1.0
+    """Multiplied with."""
+    offset: float = 0.0
+    """Added."""
+
+
+Transform = Annotated[Normalize | Scale, Field(discriminator="kind")]
+
+
+class DataSpec(Section):
+    """Where samples come from and what is done to them."""
+
+    train: Source | tuple[Source, ...]
+    """The source of training samples; several are mixed by their weights."""
+    eval: Annotated[BuiltinSource | FileSource | Split, Field(discriminator="kind")] | None = None
+    """What is evaluated on: a source, or a split of the training data. Default: nothing."""
+    columns: dict[str, str | tuple[str, ...]] = {}
+    """Which columns make each named tensor that the model takes, e.g. ``{features: "*", label: target}``;
+    ``"*"`` is every numeric column not named elsewhere. Default: the column of the tensor's name."""
+    transforms: tuple[Transform, ...] = ()
+    """What is done to the named tensors, in order, on the nodes that read."""
+    shuffle: bool = True
+    """Shuffle the training samples, differently in each epoch, as the seed says."""
+    shuffle_window_rows: Positive = 65_536
+    """Rows that are shuffled together; more is closer to a full shuffle and takes more memory."""
+    tail: Literal["pad", "drop"] = "pad"
+    """The epoch's last, incomplete batch: filled up with samples of weight zero, or left out."""
+    reader: Literal["ray", "worker"] = "ray"
+    """``ray``: Ray Data reads and transforms on any node of the cluster; ``worker``: each worker by itself."""
+    prefetch_batches: Annotated[int, Field(ge=0)] = 4
+    """Batches made ready ahead of the loop."""
+
+    @model_validator(mode="after")
+    def _split_of_one(self) -> DataSpec:
+        if isinstance(self.eval, Split) and isinstance(self.train, tuple) and len(self.train) != 1:
+            raise ValueError("data.eval: a split needs one training source; name an eval source instead")
+        return self

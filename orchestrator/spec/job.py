@@ -1,0 +1,286 @@
+"""JobSpec: what a person wants, as they write it. One class a section; ``explain`` and the docs read these docstrings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.models.configs import ModelConfig, ObjectiveSection
+from orchestrator.section import Bytes, Seconds, Section
+from orchestrator.spec.data import DataSpec
+
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class InitializeSpec(Section):
+    """Weights to start from, and what to keep as it is."""
+
+    weights: str | None = None
+    """A ``.safetensors`` file, or a checkpoint folder of a run. Default: the family's own initialisation."""
+    prefix: str = ""
+    """Only weights whose names begin with this are taken, and it is cut off."""
+    into: str = ""
+    """Put before each name after ``prefix`` was cut."""
+    strict: bool = True
+    """Every parameter must be matched with its shape; when false, what did not match keeps its initial value."""
+    freeze: tuple[str, ...] = ()
+    """Parameters whose names match one of these patterns (``*`` as in a shell) are not trained."""
+
+
+class OptimizerSpec(Section):
+    """How parameters are updated from gradients."""
+
+    kind: Literal["adamw", "sgd", "lion", "adafactor"] = "adamw"
+    """The rule."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay (adamw, lion), L2 penalty (sgd)."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay of the first and second moment (adamw, lion)."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the root of the second moment (adamw)."""
+    momentum: Share = 0.9
+    """Momentum (sgd)."""
+    no_decay: tuple[str, ...] = ("*.bias", "*norm*", "bias")
+    """Parameters that match one of these patterns, and all with fewer than two dimensions, have no weight decay."""
+
+
+class ScheduleSpec(Section):
+    """How the learning rate moves over the steps."""
+
+    kind: Literal["constant", "linear", "cosine"] = "cosine"
+    """Shape after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear rise to the peak."""
+    final_ratio: Share = 0.1
+    """Last learning rate as a share of the peak (linear, cosine)."""
+
+
+class TrainingSpec(Section):
+    """How long, in what batches, at what precision."""
+
+    max_steps: Positive | None = None
+    """Optimizer steps. One of ``max_steps`` and ``epochs`` must be given."""
+    epochs: PositiveFloat | None = None
+    """Passes over the training data."""
+    global_batch_size: Positive = 64
+    """Samples of one optimizer step, over all workers."""
+    micro_batch_size: Positive | None = None
+    """Samples of one forward on one worker. Default: the worker's whole share of the global batch."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of forward and backward; parameters and moments stay fp32. fp16 needs a GPU."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer of every phase that ``phase_optimizers`` doesn't name."""
+    phase_optimizers: dict[str, OptimizerSpec] = {}
+    """Optimizer of a phase by name (a GAN's ``discriminator`` and ``generator``)."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """The learning-rate schedule."""
+    clip_grad_norm: PositiveFloat | None = 1.0
+    """Largest global norm of the gradient; null: no clipping."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides the initial weights, the order of samples, augmentation, masks and noise."""
+    evaluate_every: Positive | None = None
+    """Steps between evaluations. Default: a tenth of the run, and always at the end."""
+    log_every: Positive = 10
+    """Steps between logged metrics."""
+    sample_every: Positive | None = None
+    """Steps between generated samples (text, images, plots) in the tracker. Default: as ``evaluate_every``."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    activation_checkpointing: bool = False
+    """Recompute each block's activations in the backward: less memory, about a third more time."""
+    check_replicas_every: Positive | None = None
+    """Steps between checks that replicated parameters are equal on all ranks. It is always checked at the end."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingSpec:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of training.max_steps and training.epochs")
+        return self
+
+
+class DdpStrategy(Section):
+    """A full copy of the model on each worker; gradients are averaged."""
+
+    kind: Literal["ddp"] = "ddp"
+    """Distributed data parallel."""
+    bucket_megabytes: PositiveFloat = 25
+    """Size of the buckets in which gradients are averaged while the backward goes on."""
+
+
+class FsdpStrategy(Section):
+    """Parameters, gradients and moments sharded over the workers (torch FSDP2)."""
+
+    kind: Literal["fsdp"] = "fsdp"
+    """Fully sharded data parallel."""
+    reshard_after_forward: bool = True
+    """Free gathered parameters after the forward: less memory, one more gather."""
+    offload: bool = False
+    """Keep shards in CPU memory."""
+
+
+class ZeroOffload(Section):
+    """Where ZeRO keeps what does not have to be on the device."""
+
+    optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Optimizer state and fp32 master weights."""
+    parameters: Literal["none", "cpu", "nvme"] = "none"
+    """Parameters (stage 3 only)."""
+    nvme_path: str | None = None
+    """Folder on a local NVMe disk, with ``nvme``."""
+
+
+class ZeroStrategy(Section):
+    """DeepSpeed ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054)."""
+
+    kind: Literal["zero"] = "zero"
+    """DeepSpeed ZeRO."""
+    stage: Literal[1, 2, 3] = 2
+    """What is partitioned: 1 optimizer state, 2 and gradients, 3 and parameters."""
+    offload: ZeroOffload = ZeroOffload()
+    """Where partitioned state is kept."""
+    deepspeed: dict[str, Any] = {}
+    """Raw DeepSpeed keys. One that contradicts the job file is an error."""
+
+    @model_validator(mode="after")
+    def _offload_fits_stage(self) -> ZeroStrategy:
+        if self.offload.parameters != "none" and self.stage != 3:
+            raise ValueError(f"strategy.offload.parameters needs strategy.stage 3, not {self.stage}")
+        if "nvme" in (self.offload.optimizer, self.offload.parameters) and not self.offload.nvme_path:
+            raise ValueError("strategy.offload.nvme_path must be given with nvme")
+        return self
+
+
+StrategySection = Annotated[DdpStrategy | FsdpStrategy | ZeroStrategy, Field(discriminator="kind")]
+
+
+class ScalingSpec(Section):
+    """How many workers, and what each gets."""
+
+    workers: Positive = 1
+    """Worker processes, one for each GPU or for each share of CPU."""
+    cpus_per_worker: PositiveFloat = 1
+    """CPU cores of a worker."""
+    gpus_per_worker: Literal[0, 1] = 0
+    """GPUs of a worker."""
+    memory_per_worker: Bytes | None = None
+    """Memory of a worker that the cluster sets aside. Default: nothing is set aside."""
+    accelerator_type: str | None = None
+    """GPU type as Ray names it, e.g. ``H100``. Default: any."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Few nodes, or as many as there are."""
+    node_labels: dict[str, str] = {}
+    """Only nodes with these labels."""
+
+
+class KeepSpec(Section):
+    """Which checkpoints stay."""
+
+    last: Positive = 2
+    """The newest ones."""
+    best: Annotated[int, Field(ge=0)] = 1
+    """The best ones by ``metric``."""
+    metric: str = "loss"
+    """An evaluation metric."""
+    mode: Literal["min", "max"] = "min"
+    """Whether less or more of it is better."""
+
+
+class CheckpointSpec(Section):
+    """What is saved, how often and where."""
+
+    every_steps: Positive | None = None
+    """Steps between checkpoints. Default: a tenth of the run, and always at the end."""
+    keep: KeepSpec = KeepSpec()
+    """Retention."""
+    storage: str | None = None
+    """Path that all nodes share, or ``s3://`` or ``gs://``. Default: the cluster's."""
+    asynchronous: bool = True
+    """Copy the state aside and write in the background; the next save waits for the last."""
+
+
+class RecoverySpec(Section):
+    """What is tried when something fails."""
+
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Restarts after a lost worker or an infrastructure fault. An error in the job's own code is not retried."""
+    worker_start_timeout: Seconds = 600
+    """Longest wait for all workers to start."""
+    hang_timeout: Seconds = 600
+    """Longest wait of a collective for a worker that does not answer."""
+    stop_grace: Seconds = 120
+    """How long a graceful stop may take before the run is ended."""
+
+
+class TrackingSpec(Section):
+    """Where runs, metrics and models are looked at."""
+
+    kind: Literal["mlflow", "none"] = "mlflow"
+    """The tracker."""
+    uri: str | None = None
+    """MLflow tracking URI. Default: the cluster's, else ``MLFLOW_TRACKING_URI``, else SQLite in the home."""
+    experiment: str = "trainwright"
+    """MLflow experiment."""
+    tags: dict[str, str] = {}
+    """More tags of the run."""
+    log_model: bool = True
+    """Log the final model so that it loads back with MLflow."""
+    system_metrics: bool = False
+    """Log CPU, memory and GPU use of each node."""
+
+
+class EnvironmentSpec(Section):
+    """What a job's processes find around them."""
+
+    working_dir: str | None = None
+    """Folder that travels with the job and stands first on the import path. Default: none."""
+    pip: tuple[str, ...] = ()
+    """Packages to install on the workers before the start."""
+    env: dict[str, str] = {}
+    """Environment variables. No secrets here: they would be stored with the run."""
+
+    @model_validator(mode="after")
+    def _no_process_control(self) -> EnvironmentSpec:
+        for name in self.env:
+            if not name.replace("_", "a").isalnum() or name[:1].isdigit():
+                raise ValueError(f"environment.env: {name[:40]!r} is not a name of an environment variable")
+            if name in {"LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "PATH"} or name.startswith(
+                ("RAY_", "TRAINWRIGHT_")
+            ):
+                raise ValueError(f"environment.env: {name} is set by trainwright or the cluster, not by a job")
+        return self
+
+
+class JobSpec(Section):
+    """One training job."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+    """Name of the job: small letters, digits and hyphens, at most 40."""
+    description: str = ""
+    """What a reader of the tracker should know; Markdown."""
+    model: ModelConfig
+    """Architecture family and its config or named size."""
+    objective: ObjectiveSection | None = None
+    """What to minimise. Default: the family's own."""
+    data: DataSpec
+    """Where samples come from and what is done to them."""
+    training: TrainingSpec
+    """How long, in what batches, at what precision."""
+    initialize: InitializeSpec = InitializeSpec()
+    """Weights to start from."""
+    strategy: StrategySection = DdpStrategy()
+    """How training is distributed."""
+    scaling: ScalingSpec = ScalingSpec()
+    """How many workers, and what each gets."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """What is saved, how often and where."""
+    recovery: RecoverySpec = RecoverySpec()
+    """What is tried when something fails."""
+    tracking: TrackingSpec = TrackingSpec()
+    """Where runs, metrics and models are looked at."""
+    environment: EnvironmentSpec = EnvironmentSpec()
+    """What the job's processes find around them."""

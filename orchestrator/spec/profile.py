@@ -1,0 +1,144 @@
+"""ClusterProfile: what a cluster is, as a platform engineer writes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.section import Bytes, Seconds, Section
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+class Toleration(Section):
+    """A Kubernetes toleration, field for field."""
+
+    key: str | None = None
+    """The taint's key. Default: every key."""
+    operator: Literal["Exists", "Equal"] = "Exists"
+    """How the value is compared."""
+    value: str | None = None
+    """The taint's value, with operator ``Equal``."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect. Default: every effect."""
+
+
+class NodeGroup(Section):
+    """Nodes of one kind: on Kubernetes a worker group, elsewhere what is known of the machines."""
+
+    name: Name
+    """The group's name."""
+    cpus: float = Field(gt=0)
+    """CPU cores of one node that jobs can use."""
+    memory: Bytes
+    """Memory of one node that jobs can use."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs of one node."""
+    accelerator_type: str | None = None
+    """What the GPUs are, as Ray names them, e.g. ``H100``. Default: not said."""
+    min: int = Field(default=0, ge=0)
+    """Nodes that are always there."""
+    max: int = Field(default=1, ge=1)
+    """Nodes at most."""
+    spot: bool = False
+    """Whether the nodes can be taken away at short notice."""
+    labels: dict[str, str] = {}
+    """Node labels to select (Kubernetes nodeSelector) and to give the Ray node."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints that the pods of the group tolerate."""
+    shared_memory: Bytes | None = None
+    """Size of ``/dev/shm``. Default: three tenths of the memory."""
+
+
+class HeadNode(Section):
+    """The pod or machine where Ray's head and the driver run."""
+
+    cpus: float = Field(default=2, gt=0)
+    """CPU cores."""
+    memory: Bytes = 8 * 10**9
+    """Memory."""
+
+
+class SecretRefs(Section):
+    """Where secrets are, never what they are."""
+
+    ray_token_file: str | None = None
+    """Client side: file (mode 0600) that holds Ray's bearer token. Default: Ray's own lookup."""
+    ray_token_secret: str | None = None
+    """Kubernetes Secret with key ``auth_token``. Default: the operator makes one for each cluster."""
+    mlflow_secret: str | None = None
+    """Kubernetes Secret with keys ``username`` and ``password`` for the MLflow server."""
+    storage_secret: str | None = None
+    """Kubernetes Secret whose keys become the storage credentials' environment."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Kubernetes Secrets to pull the image with."""
+
+
+class KubernetesOptions(Section):
+    """What only a Kubernetes profile says."""
+
+    context: str | None = None
+    """Context of the kubeconfig. Default: in-cluster credentials if there, else the current context."""
+    namespace: Name = "default"
+    """Namespace that the RayJobs go to."""
+    service_account: str | None = None
+    """ServiceAccount that the job's pods run as. Default: the namespace's default."""
+    queue: str | None = None
+    """Kueue LocalQueue. Default: no queue, the job starts at once."""
+    gang_scheduler: Literal["none", "volcano", "yunikorn", "kai-scheduler"] = "none"
+    """Scheduler that places all pods of a job together or none."""
+    priority_class: str | None = None
+    """PriorityClass of the job's pods."""
+    storage_claim: str | None = None
+    """PersistentVolumeClaim that is mounted at ``storage``, where that is a path."""
+    image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    """When the image is pulled."""
+    autoscaling: bool = False
+    """Let Ray's autoscaler add and remove nodes of the groups between ``min`` and ``max``."""
+    gcs_fault_tolerance: Literal["none", "redis", "rocksdb"] = "none"
+    """Where Ray's control state is kept, so that a lost head does not lose the job."""
+    redis_address: str | None = None
+    """Address of the Redis server, with ``gcs_fault_tolerance: redis``."""
+    active_deadline: Seconds | None = None
+    """Longest life of one RayJob. Default: no limit."""
+    start_deadline: Seconds = 1800
+    """Longest time that a RayJob may wait for its pods to run."""
+    keep_head: Seconds = 3600
+    """How long the head pod stays after the end, for logs and the dashboard."""
+    keep_job: Seconds = 7 * 86400
+    """How long the RayJob object stays after the end."""
+    labels: dict[str, str] = {}
+    """Labels put on all that is created."""
+    annotations: dict[str, str] = {}
+    """Annotations put on the RayJob."""
+
+
+class ClusterProfile(Section):
+    """A place where jobs run."""
+
+    name: Name
+    """The name that ``--cluster`` takes."""
+    kind: Literal["local", "ray", "kubernetes"]
+    """``local``: this machine; ``ray``: a running Ray cluster's Jobs API; ``kubernetes``: KubeRay RayJobs."""
+    address: str | None = None
+    """Ray dashboard's URL, e.g. ``http://head:8265`` (kind ray)."""
+    image: str | None = None
+    """Container image with this version of trainwright (kind kubernetes); a tag or digest, never latest."""
+    ray_version: str | None = None
+    """Ray's version on the cluster. Default: that of this installation."""
+    storage: str | None = None
+    """Where checkpoints and run records go: a path that all nodes share, or ``s3://`` or ``gs://``.
+    Default (kind local): the trainwright home."""
+    mlflow: str | None = None
+    """MLflow tracking URI. Default: ``MLFLOW_TRACKING_URI``, else (kind local) an SQLite file in the home."""
+    secrets: SecretRefs = SecretRefs()
+    """References to secrets."""
+    head: HeadNode = HeadNode()
+    """The head node."""
+    node_groups: tuple[NodeGroup, ...] = ()
+    """Kinds of nodes. Default (kind local): this machine."""
+    kubernetes: KubernetesOptions = KubernetesOptions()
+    """What only kind kubernetes uses."""
+    environment: dict[str, str] = {}
+    """Environment variables of every process of a job. No secrets here."""
