@@ -18,6 +18,12 @@ class DataFacts(Section):
     """Evaluation samples; 0 where nothing is evaluated."""
     dims: dict[str, int] = {}
     """Sizes that a model takes from the data: ``features``, ``outputs``, ``channels``, ``vocabulary`` ..."""
+    lists: dict[str, tuple[int, ...]] = {}
+    """Sizes of which there are several: ``cardinalities`` (distinct values of each categorical column)."""
+
+    def fact(self, name: str) -> int | tuple[int, ...] | None:
+        """A size by name; None where it isn't known."""
+        return self.dims.get(name, self.lists.get(name))
 
 
 class MemoryEstimate(Section):

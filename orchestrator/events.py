@@ -1,0 +1,33 @@
+"""Event lines: how a run tells the outside what it does, on any backend, through the driver's output.
+
+One line is ``@trainwright {json}``. Whatever carries text carries it: a file, Ray's log forwarding (which puts
+``(worker pid=...)`` before it), the Jobs API, ``kubectl logs``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+_MARK = "@trainwright "
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Write one event to standard output."""
+    line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, separators=(",", ":"))
+    sys.stdout.write(f"{_MARK}{line}\n")
+    sys.stdout.flush()
+
+
+def parse(line: str) -> dict[str, Any] | None:
+    """The event of a line of output, or None where the line is something else."""
+    start = line.find(_MARK)
+    if start < 0:
+        return None
+    try:
+        event = json.loads(line[start + len(_MARK) :])
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
