@@ -1,0 +1,57 @@
+"""Values of a column to integers: categories of a table, names of classes. Fitted on training rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.errors import DataError
+
+
+def fit_categories(column: pa.ChunkedArray | pa.Array, name: str) -> list[Any]:
+    """The distinct values, sorted.
+
+    Raises:
+        DataError: A value is missing, or there are none.
+    """
+    values = pc.unique(column)
+    if values.null_count:
+        raise DataError(
+            f"column {name!r} has missing values: fill them in, or leave the column out of data.columns"
+        )
+    if not len(values):
+        raise DataError(f"column {name!r} has no rows to learn its values from")
+    return pc.take(values, pc.sort_indices(values)).to_pylist()
+
+
+def encode_categories(
+    column: pa.ChunkedArray | pa.Array, values: Sequence[Any], name: str, *, unknown: int | None = None
+) -> np.ndarray:
+    """Index of each value among ``values``, int64 (B,).
+
+    Args:
+        column: What to encode.
+        values: As fitted.
+        name: The column's name, for the message.
+        unknown: Index of a value that isn't among them, or None: that is an error.
+
+    Raises:
+        DataError: A value isn't among them, and ``unknown`` is None.
+    """
+    known = pa.array(values)
+    if column.type != known.type:
+        column = pc.cast(column, known.type)
+    found = pc.index_in(column, value_set=known)
+    if found.null_count:
+        if unknown is None:
+            strange = pc.unique(column.filter(pc.is_null(found))).to_pylist()
+            raise DataError(
+                f"column {name!r} has values that no training row has, for example"
+                f" {', '.join(repr(v) for v in strange[:5])}: give unseen: unknown to its encoding, or mend the data"
+            )
+        found = pc.fill_null(found, unknown)
+    return np.asarray(found.to_numpy(zero_copy_only=False)).astype(np.int64)
