@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.data.transforms import Batch, Fitted, tensor_of
 from orchestrator.errors import DataError
-from orchestrator.spec.data import Normalize, Scale
+from orchestrator.spec.transforms import Normalize, Scale
 
 
 class Moments:

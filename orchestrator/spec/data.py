@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.section import Section
+from orchestrator.spec.preparations import Preparation
+from orchestrator.spec.transforms import Transform
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -16,8 +18,20 @@ class BuiltinSource(Section):
 
     kind: Literal["builtin"] = "builtin"
     """Bundled data."""
-    name: Literal["digits", "breast_cancer", "wine", "diabetes", "iris"]
-    """Which."""
+    name: Literal[
+        "digits",
+        "breast_cancer",
+        "wine",
+        "diabetes",
+        "iris",
+        "pydoc_topics",
+        "docstrings",
+        "neuron",
+        "eeg",
+    ]
+    """Which. ``pydoc_topics``: Python's language reference as text; ``docstrings``: the standard library's, with the
+    part of the library they are from; ``neuron``: a nerve cell's membrane potential; ``eeg``: windows of four
+    electrodes' signals, with the electrode (both from matplotlib's sample data)."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share in a mix of several sources, relative to the others'."""
 
@@ -33,7 +47,21 @@ class FileSource(Section):
     """Share in a mix of several sources, relative to the others'."""
 
 
-Source = Annotated[BuiltinSource | FileSource, Field(discriminator="kind")]
+class TextSource(Section):
+    """Text files, UTF-8, on disk, ``s3://`` or ``gs://``. Makes one column, ``text``."""
+
+    kind: Literal["text"] = "text"
+    """Plain text."""
+    path: str
+    """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
+    rows: Literal["line", "paragraph", "file"] = "line"
+    """What one row is: a line with its line end, the lines up to an empty one, or a whole file. Lines and
+    paragraphs keep every character, so that one after the other they are the file again."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share in a mix of several sources, relative to the others'."""
+
+
+Source = Annotated[BuiltinSource | FileSource | TextSource, Field(discriminator="kind")]
 
 
 class Split(Section):
@@ -47,43 +75,21 @@ class Split(Section):
     """``hash``: picked at random by the seed, each sample by itself; ``position``: the last ones."""
 
 
-class Normalize(Section):
-    """Subtract the mean and divide by the standard deviation, both fitted on the training split."""
-
-    kind: Literal["normalize"] = "normalize"
-    """The transform."""
-    tensor: str
-    """The named tensor."""
-    per: Literal["element", "channel", "tensor"] = "channel"
-    """One mean for each element, for each index of the first dimension, or one for all."""
-
-
-class Scale(Section):
-    """Multiply by a factor, then add an offset."""
-
-    kind: Literal["scale"] = "scale"
-    """The transform."""
-    tensor: str
-    """The named tensor."""
-    factor: float = 1.0
-    """Multiplied with."""
-    offset: float = 0.0
-    """Added."""
-
-
-Transform = Annotated[Normalize | Scale, Field(discriminator="kind")]
-
-
 class DataSpec(Section):
     """Where samples come from and what is done to them."""
 
     train: Source | tuple[Source, ...]
     """The source of training samples; several are mixed by their weights."""
-    eval: Annotated[BuiltinSource | FileSource | Split, Field(discriminator="kind")] | None = None
+    eval: Annotated[BuiltinSource | FileSource | TextSource | Split, Field(discriminator="kind")] | None = (
+        None
+    )
     """What is evaluated on: a source, or a split of the training data. Default: nothing."""
     columns: dict[str, str | tuple[str, ...]] = {}
     """Which columns make each named tensor that the model takes, e.g. ``{features: "*", label: target}``;
     ``"*"`` is every numeric column not named elsewhere. Default: the column of the tensor's name."""
+    prepare: Preparation | None = None
+    """What turns the source's rows into other samples, once, before training: text into blocks of tokens, series
+    into windows. ``columns`` then names what it makes. Default: a row is a sample."""
     transforms: tuple[Transform, ...] = ()
     """What is done to the named tensors, in order, on the nodes that read."""
     shuffle: bool = True

@@ -1,0 +1,155 @@
+"""Preparations: what turns raw rows into other samples, once, before training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.section import Section
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class BytesTokenizer(Section):
+    """UTF-8 bytes; nothing is fitted and nothing is unknown."""
+
+    kind: Literal["bytes"] = "bytes"
+    """The tokenizer."""
+
+
+class CharactersTokenizer(Section):
+    """One token for each character of the training text."""
+
+    kind: Literal["characters"] = "characters"
+    """The tokenizer."""
+    unknown: bool = False
+    """Give characters that the training text lacks a token of their own; when false they are an error."""
+
+
+class WordsTokenizer(Section):
+    """The most frequent words and punctuation marks of the training text; others are ``<unk>``."""
+
+    kind: Literal["words"] = "words"
+    """The tokenizer."""
+    vocabulary: Positive = 10_000
+    """Different tokens at most."""
+    lowercase: bool = False
+    """Take capitals for small letters."""
+
+
+class BpeTokenizer(Section):
+    """Byte-level byte-pair encoding trained on the training text (Sennrich et al. 2016, arXiv:1508.07909)."""
+
+    kind: Literal["bpe"] = "bpe"
+    """The tokenizer."""
+    vocabulary: Annotated[int, Field(ge=257)] = 4096
+    """Different tokens at most."""
+
+
+class FileTokenizer(Section):
+    """A Hugging Face ``tokenizers`` file."""
+
+    kind: Literal["file"] = "file"
+    """The tokenizer."""
+    path: str
+    """``tokenizer.json``, relative to the job file's folder."""
+
+
+TokenizerSection = Annotated[
+    BytesTokenizer | CharactersTokenizer | WordsTokenizer | BpeTokenizer | FileTokenizer,
+    Field(discriminator="kind"),
+]
+
+
+class Pack(Section):
+    """Text into blocks of one length without padding: documents one after the other, cut every so many tokens.
+
+    Makes the tensors ``tokens`` and, if asked for, ``document`` and ``word``.
+    """
+
+    kind: Literal["pack"] = "pack"
+    """The preparation."""
+    column: str = "text"
+    """The column of the text."""
+    tokenizer: TokenizerSection
+    """How text becomes tokens."""
+    context: Positive
+    """Tokens that the model reads at once."""
+    next_token: bool = True
+    """Give each block one token more, so that a causal model has a target for each token it reads; the extra one is
+    the next block's first. When false (masked models) blocks don't overlap."""
+    overlap: Annotated[int, Field(ge=0)] = 0
+    """Further tokens that a block shares with the one before it."""
+    separator: bool = True
+    """Put an end token after each row's text; when false, rows are read as one text."""
+    document: bool = False
+    """Also make ``document``, the number of each token's row in its block."""
+    word: bool = False
+    """Also make ``word``, the number of each token's word in its block (for whole-word masking)."""
+
+    @model_validator(mode="after")
+    def _moves_on(self) -> Pack:
+        if self.overlap >= self.context:
+            raise ValueError(f"overlap {self.overlap} must be less than context {self.context}")
+        return self
+
+    @property
+    def block_length(self) -> int:
+        """Tokens of a block."""
+        return self.context + self.next_token
+
+    @property
+    def stride(self) -> int:
+        """Tokens from one block's first to the next one's."""
+        return self.context - self.overlap
+
+
+class Tokenize(Section):
+    """Text into one row of tokens each, filled up to one length.
+
+    Makes the tensors ``tokens``, ``length`` (how many are real) and, with ``label``, the class's number.
+    """
+
+    kind: Literal["tokenize"] = "tokenize"
+    """The preparation."""
+    column: str = "text"
+    """The column of the text."""
+    tokenizer: TokenizerSection
+    """How text becomes tokens."""
+    context: Positive
+    """Tokens of a row, with the classification token in front."""
+    long: Literal["error", "cut"] = "cut"
+    """What becomes of a longer text: its first tokens, or an error."""
+    classify: bool = True
+    """Put a classification token first, which a bidirectional encoder's answer is read from."""
+    word: bool = False
+    """Also make ``word``, the number of each token's word (for whole-word masking)."""
+    label: str | None = None
+    """The column of the class; any values, numbered in their order. Default: no labels."""
+
+
+class Windows(Section):
+    """Series into windows: so many rows of past and the rows of horizon after them.
+
+    Makes the tensors ``past`` and ``future``. With a held-out share, split by ``position``: rows stand in order of time.
+    """
+
+    kind: Literal["windows"] = "windows"
+    """The preparation."""
+    columns: tuple[str, ...] | Literal["*"] = "*"
+    """The columns that are series to forecast, all together; ``"*"`` is every numeric column."""
+    past: Positive
+    """Rows that the model sees."""
+    horizon: Positive
+    """Rows to forecast."""
+    stride: Positive = 1
+    """Rows from one window's start to the next one's."""
+    group: str | None = None
+    """The column that says which rows belong together (a shop, a sensor); no window runs over two of them.
+    Default: all rows are one table."""
+    normalize: bool = True
+    """Subtract each series' mean and divide by its standard deviation, both fitted on the training rows."""
+
+
+Preparation = Annotated[Pack | Tokenize | Windows, Field(discriminator="kind")]
