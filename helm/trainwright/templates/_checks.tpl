@@ -1,0 +1,66 @@
+{{/* Choices that contradict each other. Each sentence says what to set. */}}
+{{- define "trainwright.checks" -}}
+{{- $mlflow := .Values.mlflow -}}
+{{- if not .Values.image -}}
+{{- fail "image is not set: set image to a trainwright image by tag or digest, e.g. --set image=registry.example.com/trainwright:0.1.0" -}}
+{{- end -}}
+{{- if and .Values.storage.url .Values.storage.existingClaim -}}
+{{- fail "storage.url and storage.existingClaim are both set: set storage.url for object storage or storage.existingClaim for a volume, not both" -}}
+{{- end -}}
+{{- if and $mlflow.enabled $mlflow.externalUri -}}
+{{- fail "mlflow.enabled and mlflow.externalUri are both set: set mlflow.enabled=false to use the server at mlflow.externalUri" -}}
+{{- end -}}
+{{- if $mlflow.enabled -}}
+{{- if and (gt (int $mlflow.replicas) 1) (not $mlflow.databaseSecret) -}}
+{{- fail (printf "mlflow.replicas is %d and the database is SQLite, which one pod alone can use: set mlflow.replicas=1, or mlflow.databaseSecret to a Secret with a PostgreSQL uri" (int $mlflow.replicas)) -}}
+{{- end -}}
+{{- if and (gt (int $mlflow.replicas) 1) (not $mlflow.artifacts) -}}
+{{- fail (printf "mlflow.replicas is %d and artifacts are on one pod's volume: set mlflow.replicas=1, or mlflow.artifacts to s3://… or gs://…" (int $mlflow.replicas)) -}}
+{{- end -}}
+{{- if and $mlflow.existingClaim (not (include "trainwright.mlflowVolume" .)) -}}
+{{- fail "mlflow.existingClaim is set, but with mlflow.databaseSecret and mlflow.artifacts the server has no volume: unset mlflow.existingClaim" -}}
+{{- end -}}
+{{- if and (not $mlflow.auth) $mlflow.existingSecret -}}
+{{- fail "mlflow.existingSecret is set and mlflow.auth is off: set mlflow.auth=true, or unset mlflow.existingSecret" -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.ingress.enabled -}}
+{{- if not $mlflow.enabled -}}
+{{- fail "ingress.enabled is set and mlflow.enabled is off: there is nothing to reach; set ingress.enabled=false" -}}
+{{- end -}}
+{{- if not $mlflow.auth -}}
+{{- fail "ingress.enabled is set and mlflow.auth is off, which would let anyone in: set mlflow.auth=true, or ingress.enabled=false" -}}
+{{- end -}}
+{{- if not .Values.ingress.host -}}
+{{- fail "ingress.enabled is set without a host: set ingress.host" -}}
+{{- end -}}
+{{- if not .Values.ingress.tlsSecret -}}
+{{- fail "ingress.enabled is set without TLS, which would send passwords in the clear: set ingress.tlsSecret" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.kueue.enabled .Values.jobs.queue -}}
+{{- fail "kueue.enabled and jobs.queue are both set: unset jobs.queue to use the queue that the chart makes, or set kueue.enabled=false to use yours" -}}
+{{- end -}}
+{{- if and (include "trainwright.queue" .) (ne .Values.jobs.gangScheduler "none") -}}
+{{- fail "jobs.gangScheduler is set together with a Kueue queue, which places jobs as a whole already: set jobs.gangScheduler=none, or use no queue" -}}
+{{- end -}}
+{{- $operator := index .Values "kuberay-operator" -}}
+{{- if and $operator.enabled (ne .Values.jobs.gangScheduler "none") (ne (dig "batchScheduler" "name" "" $operator) .Values.jobs.gangScheduler) -}}
+{{- fail (printf "jobs.gangScheduler is %s, but the operator doesn't know it: set kuberay-operator.batchScheduler.name=%s" .Values.jobs.gangScheduler .Values.jobs.gangScheduler) -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range .Values.nodeGroups -}}
+{{- if hasKey $seen .name -}}
+{{- fail (printf "two of nodeGroups are named %s: give each a name of its own" .name) -}}
+{{- end -}}
+{{- $_ := set $seen .name true -}}
+{{- if gt (int (.min | default 0)) (int (.max | default 1)) -}}
+{{- fail (printf "nodeGroups %s has min %d above max %d: set min to %d or less" .name (int (.min | default 0)) (int (.max | default 1)) (int (.max | default 1))) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (len .Values.nodeGroups) 15 -}}
+{{- if .Values.kueue.enabled -}}
+{{- fail (printf "kueue.enabled allows at most 15 nodeGroups and there are %d: take some away, or set kueue.enabled=false" (len .Values.nodeGroups)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,242 @@
+{{/* First part of every name. Room is left for the longest suffix within 63 characters. */}}
+{{- define "trainwright.name" -}}
+{{- .Values.fullnameOverride | default .Release.Name | replace "." "-" | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Labels of every object. */}}
+{{- define "trainwright.labels" -}}
+{{ include "trainwright.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Labels that never change, for selectors. */}}
+{{- define "trainwright.selector" -}}
+app.kubernetes.io/name: trainwright
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: trainwright
+{{- end -}}
+
+{{/* Name of a Secret: the existing one, or ours. Takes [root, existing, suffix]. */}}
+{{- define "trainwright.secretName" -}}
+{{- $root := index . 0 -}}
+{{- index . 1 | default (printf "%s-%s" (include "trainwright.name" $root) (index . 2)) -}}
+{{- end -}}
+
+{{- define "trainwright.rayTokenSecret" -}}
+{{- include "trainwright.secretName" (list . .Values.rayToken.existingSecret "ray-token") -}}
+{{- end -}}
+
+{{- define "trainwright.mlflowSecret" -}}
+{{- include "trainwright.secretName" (list . .Values.mlflow.existingSecret "mlflow-admin") -}}
+{{- end -}}
+
+{{- define "trainwright.jobsMlflowSecret" -}}
+{{- include "trainwright.secretName" (list . .Values.jobs.mlflowSecret "mlflow-jobs") -}}
+{{- end -}}
+
+{{/*
+One key of a Secret that is generated once: the value that `existing` holds, byte for byte, else a new one.
+Takes a dict: existing (a Secret or an empty dict), key, length. The result is base64.
+*/}}
+{{- define "trainwright.keptValue" -}}
+{{- $data := (.existing | default dict).data | default dict -}}
+{{- if hasKey $data .key -}}
+{{- index $data .key -}}
+{{- else -}}
+{{- randAlphaNum (int .length) | b64enc -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "trainwright.storageClaim" -}}
+{{- if not .Values.storage.url -}}
+{{- .Values.storage.existingClaim | default (printf "%s-storage" (include "trainwright.name" .)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "trainwright.mlflowImage" -}}
+{{- .Values.mlflow.image | default .Values.image -}}
+{{- end -}}
+
+{{- define "trainwright.mlflowUri" -}}
+{{- if .Values.mlflow.enabled -}}
+http://{{ include "trainwright.name" . }}-mlflow.{{ .Release.Namespace }}.svc:5000
+{{- else -}}
+{{- .Values.mlflow.externalUri -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the server needs a volume: for the SQLite file or for artifacts. Empty: no. */}}
+{{- define "trainwright.mlflowVolume" -}}
+{{- if and .Values.mlflow.enabled (or (not .Values.mlflow.databaseSecret) (not .Values.mlflow.artifacts)) -}}
+{{- .Values.mlflow.existingClaim | default (printf "%s-mlflow" (include "trainwright.name" .)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Every Host header that reaches the server by a way that the chart makes. The comparison is exact. */}}
+{{- define "trainwright.mlflowHosts" -}}
+{{- $service := printf "%s-mlflow" (include "trainwright.name" .) -}}
+{{- $hosts := list -}}
+{{- range $host := list $service (printf "%s.%s" $service .Release.Namespace) (printf "%s.%s.svc" $service .Release.Namespace) (printf "%s.%s.svc.cluster.local" $service .Release.Namespace) -}}
+{{- $hosts = concat $hosts (list $host (printf "%s:5000" $host)) -}}
+{{- end -}}
+{{- $hosts = concat $hosts (list "localhost" "localhost:*" "127.0.0.1" "127.0.0.1:*" "$(POD_IP):5000") -}}
+{{- if .Values.ingress.enabled -}}
+{{- $hosts = concat $hosts (list .Values.ingress.host (printf "%s:443" .Values.ingress.host)) -}}
+{{- end -}}
+{{- concat $hosts .Values.mlflow.allowedHosts | uniq | join "," -}}
+{{- end -}}
+
+{{- define "trainwright.mlflowOrigins" -}}
+{{- $origins := list -}}
+{{- if .Values.ingress.enabled -}}
+{{- $origins = append $origins (printf "https://%s" .Values.ingress.host) -}}
+{{- end -}}
+{{- concat $origins .Values.mlflow.corsOrigins | uniq | join "," -}}
+{{- end -}}
+
+{{/* A Kubernetes size in Mi, Gi or Ti as a whole number of MiB. */}}
+{{- define "trainwright.mebibytes" -}}
+{{- $number := regexFind "^[0-9]+" . | int64 -}}
+{{- $unit := regexFind "[A-Za-z]+$" . -}}
+{{- if eq $unit "Ti" -}}{{ mul $number 1048576 }}
+{{- else if eq $unit "Gi" -}}{{ mul $number 1024 }}
+{{- else -}}{{ $number }}
+{{- end -}}
+{{- end -}}
+
+{{- define "trainwright.sharedMemory" -}}
+{{- if .sharedMemory -}}{{ .sharedMemory }}
+{{- else -}}
+{{- printf "%dMi" (div (mul (include "trainwright.mebibytes" .memory | int64) 3) 10) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Name of the Kueue LocalQueue that jobs go to; empty: none. */}}
+{{- define "trainwright.queue" -}}
+{{- if .Values.kueue.enabled -}}{{ include "trainwright.name" . }}{{- else -}}{{ .Values.jobs.queue }}{{- end -}}
+{{- end -}}
+
+{{- define "trainwright.kueueApi" -}}
+{{- if and (.Capabilities.APIVersions.Has "kueue.x-k8s.io/v1beta1") (not (.Capabilities.APIVersions.Has "kueue.x-k8s.io/v1beta2")) -}}
+kueue.x-k8s.io/v1beta1
+{{- else -}}
+kueue.x-k8s.io/v1beta2
+{{- end -}}
+{{- end -}}
+
+{{/* Whether to render objects of the Prometheus operator: asked for, and its API is there. */}}
+{{- define "trainwright.monitoring" -}}
+{{- if and .Values.monitoring.enabled (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") -}}true{{- end -}}
+{{- end -}}
+
+{{/* Pod and container security of Pod Security "restricted". */}}
+{{- define "trainwright.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "trainwright.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "trainwright.imagePullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The cluster profile that `trainwright --cluster` reads. */}}
+{{- define "trainwright.profile" -}}
+name: {{ include "trainwright.name" . }}
+kind: kubernetes
+image: {{ .Values.image }}
+ray_version: {{ .Values.rayVersion | quote }}
+storage: {{ .Values.storage.url | default .Values.storage.path }}
+{{- with include "trainwright.mlflowUri" . }}
+mlflow: {{ . }}
+{{- end }}
+secrets:
+  ray_token_secret: {{ include "trainwright.rayTokenSecret" . }}
+  {{- if or (and .Values.mlflow.enabled .Values.mlflow.auth) .Values.jobs.mlflowSecret }}
+  mlflow_secret: {{ include "trainwright.jobsMlflowSecret" . }}
+  {{- end }}
+  {{- with .Values.storage.existingSecret }}
+  storage_secret: {{ . }}
+  {{- end }}
+  {{- with .Values.imagePullSecrets }}
+  image_pull_secrets: {{ toJson . }}
+  {{- end }}
+head:
+  cpus: {{ .Values.head.cpus }}
+  memory: {{ .Values.head.memory }}
+node_groups:
+{{- range .Values.nodeGroups }}
+  - name: {{ .name }}
+    cpus: {{ .cpus }}
+    memory: {{ .memory }}
+    {{- with .gpus }}
+    gpus: {{ . }}
+    {{- end }}
+    {{- with .acceleratorType }}
+    accelerator_type: {{ . }}
+    {{- end }}
+    min: {{ .min | default 0 }}
+    max: {{ .max | default 1 }}
+    {{- if .spot }}
+    spot: true
+    {{- end }}
+    {{- with .labels }}
+    labels:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .tolerations }}
+    tolerations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    shared_memory: {{ include "trainwright.sharedMemory" . }}
+{{- end }}
+kubernetes:
+  namespace: {{ .Release.Namespace }}
+  service_account: {{ include "trainwright.name" . }}-jobs
+  {{- with include "trainwright.queue" . }}
+  queue: {{ . }}
+  {{- end }}
+  gang_scheduler: {{ .Values.jobs.gangScheduler }}
+  {{- with .Values.jobs.priorityClass }}
+  priority_class: {{ . }}
+  {{- end }}
+  {{- with include "trainwright.storageClaim" . }}
+  storage_claim: {{ . }}
+  {{- end }}
+  image_pull_policy: {{ .Values.imagePullPolicy }}
+  autoscaling: {{ .Values.jobs.autoscaling }}
+  {{- with .Values.jobs.activeDeadline }}
+  active_deadline: {{ . }}
+  {{- end }}
+  start_deadline: {{ .Values.jobs.startDeadline }}
+  keep_head: {{ .Values.jobs.keepHead }}
+  keep_job: {{ .Values.jobs.keepJob }}
+  labels:
+    app.kubernetes.io/part-of: trainwright
+    trainwright/cluster: {{ include "trainwright.name" . }}
+{{- with .Values.jobs.environment }}
+environment:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,107 @@
+{{/* Pod template of the interactive cluster's head or of one worker group. Takes a dict: root, claim, group, head. */}}
+{{- define "trainwright.rayPod" -}}
+{{- $root := .root -}}
+metadata:
+  labels:
+    {{- include "trainwright.labels" $root | nindent 4 }}
+    trainwright/cluster: {{ include "trainwright.name" $root }}
+spec:
+  serviceAccountName: {{ include "trainwright.name" $root }}-jobs
+  {{- /* The autoscaler beside the head asks the API server for pods. */}}
+  automountServiceAccountToken: {{ and .head $root.Values.jobs.autoscaling }}
+  enableServiceLinks: false
+  {{- include "trainwright.imagePullSecrets" $root | nindent 2 }}
+  {{- with $root.Values.jobs.priorityClass }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .group.labels }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .group.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if .group.spot }}
+  topologySpreadConstraints:
+    - maxSkew: 1
+      topologyKey: topology.kubernetes.io/zone
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels:
+          ray.io/cluster: {{ include "trainwright.name" $root }}
+          ray.io/group: {{ .group.name }}
+  {{- end }}
+  terminationGracePeriodSeconds: 120
+  securityContext:
+    {{- include "trainwright.podSecurity" $root | nindent 4 }}
+  containers:
+    - name: {{ if .head }}ray-head{{ else }}ray-worker{{ end }}
+      image: {{ $root.Values.image }}
+      imagePullPolicy: {{ $root.Values.imagePullPolicy }}
+      env:
+        - name: HOME
+          value: /tmp
+        {{- with include "trainwright.mlflowUri" $root }}
+        - name: MLFLOW_TRACKING_URI
+          value: {{ . }}
+        {{- end }}
+        {{- if or (and $root.Values.mlflow.enabled $root.Values.mlflow.auth) $root.Values.jobs.mlflowSecret }}
+        {{- range $variable, $key := dict "MLFLOW_TRACKING_PASSWORD" "password" "MLFLOW_TRACKING_USERNAME" "username" }}
+        - name: {{ $variable }}
+          valueFrom:
+            secretKeyRef:
+              name: {{ include "trainwright.jobsMlflowSecret" $root }}
+              key: {{ $key }}
+        {{- end }}
+        {{- end }}
+        {{- range $variable, $value := $root.Values.jobs.environment }}
+        - name: {{ $variable }}
+          value: {{ $value | quote }}
+        {{- end }}
+      {{- with $root.Values.storage.existingSecret }}
+      envFrom:
+        - secretRef:
+            name: {{ . }}
+      {{- end }}
+      ports:
+        {{- if .head }}
+        - name: gcs-server
+          containerPort: 6379
+        - name: dashboard
+          containerPort: 8265
+        {{- end }}
+        - name: metrics
+          containerPort: 8080
+      resources:
+        requests: &resources
+          cpu: {{ .group.cpus | quote }}
+          memory: {{ .group.memory }}
+          {{- with .group.gpus }}
+          nvidia.com/gpu: {{ . | quote }}
+          {{- end }}
+        limits: *resources
+      securityContext:
+        {{- include "trainwright.containerSecurity" $root | nindent 8 }}
+      volumeMounts:
+        - name: tmp
+          mountPath: /tmp
+        - name: shm
+          mountPath: /dev/shm
+        {{- if .claim }}
+        - name: storage
+          mountPath: {{ $root.Values.storage.path }}
+        {{- end }}
+  volumes:
+    - name: tmp
+      emptyDir: {}
+    - name: shm
+      emptyDir:
+        medium: Memory
+        sizeLimit: {{ include "trainwright.sharedMemory" .group }}
+    {{- if .claim }}
+    - name: storage
+      persistentVolumeClaim:
+        claimName: {{ .claim }}
+    {{- end }}
+{{- end -}}
