@@ -61,7 +61,8 @@ class Engine(Protocol):
 
     def backward(self, phase: str, loss: Tensor) -> None:
         """Accumulate gradients of ``loss``: this rank's *share of the global mean*, so that gradients *add up*
-        over micro-batches and ranks (an engine that averages over ranks multiplies by the world size)."""
+        over micro-batches and ranks (an engine that averages over ranks multiplies by the world size).
+        """
         ...
 
     def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
@@ -72,7 +73,7 @@ class Engine(Protocol):
         ...
 
     def state(self) -> Iterator[StateRange]:
-        """This rank's ranges. Over all ranks they cover every tensor exactly once."""
+        """The ranges that this rank holds. Over all ranks they cover every tensor exactly once."""
         ...
 
     def scalars(self) -> dict[str, float]:

@@ -1,0 +1,21 @@
+"""Checkpoints: one format for every strategy and world size. This store is the authority for resuming a run.
+
+A checkpoint exists when it is *committed*: every rank's file is durable, every byte is under a SHA-256, and the
+commit marker was written last. Nothing else counts.
+"""
+
+from orchestrator.checkpoint.find import checkpoint_at, committed, newest_good, next_attempt
+from orchestrator.checkpoint.format import Checkpoint
+from orchestrator.checkpoint.reader import CheckpointReader, open_reader
+from orchestrator.checkpoint.writer import Checkpoints
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointReader",
+    "Checkpoints",
+    "checkpoint_at",
+    "committed",
+    "newest_good",
+    "next_attempt",
+    "open_reader",
+]

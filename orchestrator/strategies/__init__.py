@@ -1,0 +1,32 @@
+"""How training is distributed: one Engine for each kind of strategy, behind ``prepare``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from orchestrator.models.base import Modules, Objective
+    from orchestrator.planning.plan import Plan
+    from orchestrator.strategies.base import Engine
+
+STRATEGIES: dict[str, str] = {
+    "ddp": "orchestrator.strategies.ddp:DdpEngine",
+    "fsdp": "orchestrator.strategies.fsdp:FsdpEngine",
+    "zero": "orchestrator.strategies.zero:ZeroEngine",
+}
+"""Kind of strategy -> the class of its engine, imported on use."""
+
+
+def prepare(plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> Engine:
+    """Distribute the modules as the plan says. Collective: every rank calls it with equally built modules.
+
+    Works without torch.distributed too: then there is one worker. The modules are changed in place (moved to
+    ``device``, sharded) and belong to the engine from here on. Raises SpecError where the strategy can't do
+    what the job asks.
+    """
+    module_path, _, class_name = STRATEGIES[plan.job.strategy.kind].partition(":")
+    engine: Engine = getattr(import_module(module_path), class_name)(plan, modules, objective, device)
+    return engine

@@ -1,0 +1,111 @@
+"""Optimizers: the same torch classes and parameter groups under every strategy, so that the numerics are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.spec.job import OptimizerSpec
+
+MOMENTS: dict[str, tuple[str, ...]] = {
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "sgd": ("momentum_buffer",),
+    "lion": ("exp_avg",),
+    "adafactor": ("row_var", "col_var", "variance"),
+}
+"""Kind of optimizer -> the tensors it may keep for a parameter, by torch's names."""
+
+ELEMENTWISE = frozenset({"adamw", "sgd", "lion"})
+"""Those that treat each element by itself, so that a flat shard of a parameter can be updated alone."""
+
+
+class Lion(torch.optim.Optimizer):
+    """Sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675, algorithm 2)."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of all parameters that have a gradient."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            interpolation, decay_rate = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                momentum = state["exp_avg"]
+                direction = momentum.lerp(parameter.grad, 1 - interpolation).sign_()
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
+                momentum.lerp_(parameter.grad, 1 - decay_rate)
+        return loss
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], spec: OptimizerSpec) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups, with and without weight decay; an empty group is left out.
+
+    Without: those that match a pattern of ``no_decay`` and all with fewer than two dimensions. Each group has
+    ``names`` beside ``params``, in the same order.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": [], "names": [], "weight_decay": decay, "lr": spec.learning_rate}
+        for decay in (spec.weight_decay, 0.0)
+    ]
+    for name, parameter in named:
+        if parameter.requires_grad:
+            plain = parameter.dim() < 2 or any(fnmatchcase(name, pattern) for pattern in spec.no_decay)
+            groups[plain]["params"].append(parameter)
+            groups[plain]["names"].append(name)
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], spec: OptimizerSpec, device: torch.device
+) -> torch.optim.Optimizer:
+    """The torch optimizer that ``spec`` names over ``groups``: fused where the device has it."""
+    fused = device.type in ("cuda", "cpu")
+    if spec.kind == "adamw":
+        return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.epsilon, fused=fused)
+    if spec.kind == "sgd":
+        return torch.optim.SGD(groups, momentum=spec.momentum, fused=fused)
+    if spec.kind == "lion":
+        return Lion(groups, betas=spec.betas)
+    return torch.optim.Adafactor(groups, lr=spec.learning_rate)
+
+
+def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    """Put ``learning_rate`` into every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def moments_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """The tensors that the optimizer keeps for ``parameter``, by torch's names; the step count is not one."""
+    state: Mapping[str, Any] = optimizer.state.get(parameter, {})
+    return {kind: value for kind, value in state.items() if isinstance(value, Tensor) and kind != "step"}
+
+
+def restore_moments(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, moments: Mapping[str, Tensor], steps: int
+) -> None:
+    """Put saved moments of ``parameter`` in place, as if ``steps`` updates had been made."""
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    state: dict[str, Any] = dict(moments)
+    if not isinstance(optimizer, Lion | torch.optim.SGD):
+        # torch keeps the count where the update runs: beside the parameter when fused, else on the CPU
+        beside = group.get("fused") or group.get("capturable")
+        state["step"] = torch.tensor(float(steps), device=parameter.device if beside else "cpu")
+    optimizer.state[parameter] = state
