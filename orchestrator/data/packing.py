@@ -15,25 +15,40 @@ from orchestrator.errors import DataError
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Consecutive blocks of the stream.
+class Documents:
+    """A batch of tokenised documents, in order.
 
     Args:
-        tokens: int32 (N, T).
-        document: int32 (N, T): number of the token's document, counted from 0 in each block.
+        ids: Each int (T,).
+        words: Number of each token's word in its document, or None where nobody asks.
+    """
+
+    ids: Sequence[np.ndarray]
+    words: Sequence[np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Consecutive blocks of the stream; each array is int32 (N, T).
+
+    Args:
+        tokens: What the documents say.
+        document: Number of each token's document, counted from 0 in each block.
+        word: Number of each token's word, likewise; None where the documents had none.
     """
 
     tokens: np.ndarray
     document: np.ndarray
+    word: np.ndarray | None
 
 
 def pack(
-    documents: Iterable[Sequence[np.ndarray]], *, length: int, stride: int, separator: int | None
+    batches: Iterable[Documents], *, length: int, stride: int, separator: int | None
 ) -> Iterator[Blocks]:
     """Cut the stream of all documents into blocks.
 
     Args:
-        documents: Batches of documents, each int (T,), in order.
+        batches: All documents, in order.
         length: Tokens of a block; a causal model of context C takes C + 1 (inputs and the shifted targets).
         stride: Tokens from one block's first to the next one's; C for a causal model, so that each token is a
             target once; less makes blocks overlap. At most ``length``.
@@ -44,31 +59,45 @@ def pack(
     """
     if not 1 <= stride <= length:
         raise ValueError(f"stride {stride} must be from 1 to the block's length {length}")
-    tail = np.empty(0, dtype=np.int32)
-    tail_numbers = np.empty(0, dtype=np.int64)
+    rest = np.empty((3, 0), dtype=np.int64)
     seen = 0
-    for batch in documents:
-        pieces, numbers = [tail], [tail_numbers]
-        for ids in batch:
-            end = [] if separator is None else [separator]
-            whole = np.concatenate([np.asarray(ids, dtype=np.int32), np.asarray(end, dtype=np.int32)])
-            pieces.append(whole)
-            numbers.append(np.full(len(whole), seen, dtype=np.int64))
-            seen += 1
-        stream, number = np.concatenate(pieces), np.concatenate(numbers)
-        count = max(0, (len(stream) - length) // stride + 1)
+    for batch in batches:
+        stream = np.concatenate([rest, _stream(batch, separator, seen)], axis=1)
+        seen += len(batch.ids)
+        count = max(0, (stream.shape[1] - length) // stride + 1)
         if count:
-            view = np.lib.stride_tricks.sliding_window_view
-            tokens = view(stream, length)[::stride][:count]
-            document = view(number, length)[::stride][:count]
-            yield Blocks(tokens.copy(), _counted_from_zero(document))
-        tail, tail_numbers = stream[count * stride :], number[count * stride :]
+            windows = np.lib.stride_tricks.sliding_window_view(stream, length, axis=1)
+            tokens, document, word = windows[:, ::stride][:, :count]
+            new_document = _changes(document)
+            yield Blocks(
+                tokens.astype(np.int32),
+                np.cumsum(new_document, axis=1, dtype=np.int32),
+                None
+                if batch.words is None
+                else np.cumsum(_changes(word) | new_document, axis=1, dtype=np.int32),
+            )
+        rest = stream[:, count * stride :]
 
 
-def _counted_from_zero(number_NT: np.ndarray) -> np.ndarray:
-    """Document numbers of the whole stream to numbers within each block; empty documents leave no gap."""
-    step = np.diff(number_NT, axis=1, prepend=number_NT[:, :1]) != 0
-    return np.cumsum(step, axis=1, dtype=np.int32)
+def _stream(batch: Documents, separator: int | None, first_number: int) -> np.ndarray:
+    """int64 (3, T): token, number of its document in the whole stream, number of its word in the document."""
+    lengths = np.fromiter((len(ids) for ids in batch.ids), dtype=np.int64, count=len(batch.ids))
+    extra = 0 if separator is None else 1
+    documents, empty = np.arange(len(lengths)), np.empty(0, dtype=np.int64)
+    place = np.arange(lengths.sum()) + np.repeat(documents, lengths) * extra
+    stream = np.full((3, lengths.sum() + extra * len(lengths)), -1, dtype=np.int64)
+    if separator is not None:
+        stream[0] = separator
+    stream[0, place] = np.concatenate([empty, *batch.ids])
+    stream[1] = first_number + np.repeat(documents, lengths + extra)
+    if batch.words is not None:  # a separator keeps -1: a word of its own
+        stream[2, place] = np.concatenate([empty, *batch.words])
+    return stream
+
+
+def _changes(number_NT: np.ndarray) -> np.ndarray:
+    """Whether each place's number is another than the one before it; never at the first."""
+    return np.diff(number_NT, axis=1, prepend=number_NT[:, :1]) != 0
 
 
 def pad_rows(

@@ -48,6 +48,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def words(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Number of each token's word in its text, int32 (T,), from 0 and never falling."""
+        ...
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of ids; special tokens are left out."""
         ...
@@ -72,6 +76,10 @@ class ByteTokenizer:
         """See Tokenizer."""
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) for text in texts]
 
+    def words(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """See Tokenizer. A word is what stands between white space, or the white space."""
+        return [_runs(np.isin(np.frombuffer(text.encode(), dtype=np.uint8), _SPACES)) for text in texts]
+
     def decode(self, tokens: Sequence[int]) -> str:
         """See Tokenizer. Bytes that are no UTF-8 become U+FFFD."""
         return bytes(token for token in tokens if 0 <= token < 256).decode(errors="replace")
@@ -82,7 +90,7 @@ class ByteTokenizer:
 
 
 class CharacterTokenizer:
-    """The sorted characters of the training text, then special tokens.
+    """Special tokens, then the sorted characters of the training text.
 
     Args:
         characters: Every character that has an id, sorted.
@@ -91,10 +99,10 @@ class CharacterTokenizer:
 
     def __init__(self, characters: str, specials: Sequence[str] = ()) -> None:
         self.characters = characters
-        self.specials = {name: len(characters) + index for index, name in enumerate(specials)}
-        self._codes = _code_points(characters)
-        self._table = np.full(int(self._codes.max(initial=0)) + 2, -1, dtype=np.int32)
-        self._table[self._codes] = np.arange(len(characters), dtype=np.int32)
+        self.specials = {name: index for index, name in enumerate(specials)}
+        codes = _code_points(characters)
+        self._table = np.full(int(codes.max(initial=0)) + 2, -1, dtype=np.int32)
+        self._table[codes] = len(specials) + np.arange(len(characters), dtype=np.int32)
 
     @classmethod
     def fitted(cls, texts: Iterable[str], specials: Sequence[str] = ()) -> CharacterTokenizer:
@@ -113,10 +121,7 @@ class CharacterTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See Tokenizer."""
-        return [self._encode(text) for text in texts]
-
-    def _encode(self, text: str) -> np.ndarray:
-        codes = _code_points(text)
+        codes = _code_points("".join(texts))
         ids: np.ndarray = self._table[np.minimum(codes, len(self._table) - 1)]
         missing = ids < 0
         if missing.any():
@@ -128,15 +133,19 @@ class CharacterTokenizer:
                     " or use kind: bytes"
                 )
             ids = np.where(missing, np.int32(self.specials[UNKNOWN]), ids)
-        return ids
+        return np.split(ids, np.cumsum([len(text) for text in texts])[:-1]) if texts else []
+
+    def words(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """See Tokenizer. A word is what stands between white space, or the white space."""
+        return [_runs(np.isin(_code_points(text), _SPACES)) for text in texts]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """See Tokenizer. An unknown character becomes U+FFFD."""
-        unknown = self.specials.get(UNKNOWN)
+        first, unknown = len(self.specials), self.specials.get(UNKNOWN)
         return "".join(
-            self.characters[token] if 0 <= token < len(self.characters) else "\ufffd"
+            "\ufffd" if token == unknown else self.characters[token - first]
             for token in tokens
-            if 0 <= token < len(self.characters) or token == unknown
+            if token == unknown or first <= token < self.vocabulary
         )
 
     def to_json(self) -> str:
@@ -178,6 +187,11 @@ class LibraryTokenizer:
         """See Tokenizer. Runs on all cores."""
         encoded = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(item.ids, dtype=np.int32) for item in encoded]
+
+    def words(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """See Tokenizer. A word is what the file's pre-tokenizer says."""
+        encoded = self._library.encode_batch(list(texts), add_special_tokens=False)
+        return [np.asarray(item.word_ids, dtype=np.int32) for item in encoded]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """See Tokenizer."""
@@ -269,6 +283,14 @@ def _not_empty(texts: Iterable[str], what: str) -> Iterable[str]:
         yield text
     if not found:
         raise DataError(f"the training text is empty, so {what} can't be fitted on it")
+
+
+_SPACES = np.frombuffer(b" \t\n\r\v\f", dtype=np.uint8)
+
+
+def _runs(is_space_T: np.ndarray) -> np.ndarray:
+    """Number of the run of equal values that each place is in."""
+    return np.cumsum(np.diff(is_space_T, prepend=is_space_T[:1]), dtype=np.int32)
 
 
 def _code_points(text: str) -> np.ndarray:

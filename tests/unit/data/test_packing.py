@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.packing import pack, pad_rows, smallest_token_type
+from orchestrator.data.packing import Documents, pack, pad_rows, smallest_token_type
 from orchestrator.errors import DataError
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 99), max_size=9).map(np.array), max_size=12)
@@ -15,7 +15,7 @@ def packed(documents, batch_sizes, **options):
     for size in [*batch_sizes, len(documents)]:
         batches.append(documents[start : start + size])
         start += size
-    blocks = list(pack(batches, **options))
+    blocks = list(pack([Documents(batch) for batch in batches], **options))
     length = options["length"]
     empty = np.empty((0, length), dtype=np.int32)
     tokens = np.concatenate([empty, *(b.tokens for b in blocks)])
@@ -53,6 +53,15 @@ def test_each_token_is_a_target_exactly_once_with_the_causal_stride():
 def test_document_numbers_skip_empty_documents():
     _, document = packed([np.array([1]), np.array([]), np.array([2])], [], length=2, stride=2, separator=None)
     assert document.tolist() == [[0, 1]]
+
+
+def test_words_are_counted_in_each_block_and_a_separator_is_its_own():
+    batch = Documents([np.array([1, 2, 3]), np.array([4, 5])], [np.array([0, 0, 1]), np.array([0, 0])])
+    (blocks,) = pack([batch], length=7, stride=7, separator=9)
+    assert blocks.tokens.tolist() == [[1, 2, 3, 9, 4, 5, 9]]
+    assert blocks.word.tolist() == [[0, 0, 1, 2, 3, 3, 4]]
+    (blocks,) = pack([batch], length=5, stride=5, separator=None)
+    assert blocks.word.tolist() == [[0, 0, 1, 2, 2]]
 
 
 @pytest.mark.parametrize("stride", [0, 4])

@@ -71,11 +71,24 @@ def test_characters_without_unknown_name_the_strangers():
         tokenizer.encode(["abcxx"])
 
 
-def test_character_ids_are_sorted_and_specials_follow():
+def test_specials_come_before_the_sorted_characters():
     tokenizer = CharacterTokenizer.fitted(["cab", "b"], [UNKNOWN, END])
-    assert tokenizer.encode(["abc"])[0].tolist() == [0, 1, 2]
-    assert tokenizer.specials == {UNKNOWN: 3, END: 4}
+    assert tokenizer.encode(["abc"])[0].tolist() == [2, 3, 4]
+    assert tokenizer.specials == {UNKNOWN: 0, END: 1}
     assert tokenizer.vocabulary == 5
+
+
+@pytest.mark.parametrize("name", list(TOKENIZERS))
+def test_words_never_fall_and_change_between_two_words(name):
+    tokenizer = TOKENIZERS[name]
+    text = "To be, or not"
+    (ids,), (words,) = tokenizer.encode([text]), tokenizer.words([text])
+    assert len(ids) == len(words)
+    assert words[0] == 0
+    assert set(np.diff(words)) <= {0, 1}
+    assert words[-1] >= 3
+    if name == "characters":
+        assert words.tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6]
 
 
 @pytest.mark.parametrize("name", list(TOKENIZERS))
