@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from orchestrator.models.tensors import TensorSpec, check_batch
+
+__all__ = [
+    "Batch",
+    "Modules",
+    "Objective",
+    "Sample",
+    "Sums",
+    "TensorSpec",
+    "check_batch",
+    "normal_from",
+    "parameter_names",
+    "uniform_from",
+    "weights_of",
+]
 
 Batch = Mapping[str, Tensor]
 """Named tensors of one micro-batch; the first dimension of each is the sample. ``sample_seed`` (B,) int64 is
@@ -17,18 +34,11 @@ samples are padding (weight 0)."""
 
 Modules = dict[str, nn.Module]
 """A family's modules by name: ``{"model": ...}`` for most, ``{"generator": ..., "discriminator": ...}`` for a GAN.
-Each module has ``blocks: tuple[type[nn.Module], ...]``: the classes FSDP wraps and recomputation covers."""
+Each module has ``blocks: tuple[type[nn.Module], ...]``: the classes FSDP wraps and recomputation covers.
 
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What the objective expects of one named tensor: its shape after the sample dimension (None: any) and kind."""
-
-    shape: tuple[int | None, ...]
-    kind: str
-    """``float`` or ``int``."""
-    below: int | None = None
-    """For ints: each value must be at least 0 and below this (classes, vocabulary)."""
+A module that no phase trains is an *average* of another one, named by its attribute ``average_of``; none of its
+parameters requires a gradient. An engine gives it no optimizer and no gradient exchange, lays it out like its
+source, so that their local tensors pair up, and saves and loads it under its own name like every module."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,20 @@ class Sums:
     loss: Tensor
     count: Tensor
     metrics: Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Something generated, to be looked at in the tracker.
+
+    ``kind`` says what ``data`` is: ``text``: token numbers (T,) int64, to be decoded by whoever has the tokenizer;
+    ``image``: (H, W, C) float in [0, 1], C 1 or 3; ``series``: (lines, steps) float with one name in ``lines`` for each.
+    """
+
+    name: str
+    kind: Literal["text", "image", "series"]
+    data: np.ndarray[Any, Any]
+    lines: tuple[str, ...] = ()
 
 
 class Objective(Protocol):
@@ -66,7 +90,8 @@ class Objective(Protocol):
 
     def units(self, phase: str, batch: Batch) -> Tensor:
         """How many units (samples, tokens, ...) the phase's loss sums over in this micro-batch: a scalar known
-        from the batch alone, *before* the forward, so that the loop can divide by the global count."""
+        from the batch alone, *before* the forward, so that the loop can divide by the global count.
+        """
         ...
 
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
@@ -75,6 +100,22 @@ class Objective(Protocol):
 
     def evaluate(self, modules: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Detached sums for evaluation: name -> (sum, count); always has ``loss``."""
+        ...
+
+    def after_step(self, phase: str, modules: Mapping[str, nn.Module]) -> None:
+        """Called on every rank once the phase's optimizer has stepped: moves averages (see ``Modules``).
+
+        Elementwise on each parameter's local tensor, so it works on copies and on equal shards alike; an engine
+        that hides parameters between steps (ZeRO-3) makes them visible around it.
+        """
+        ...
+
+    def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
+        """At most ``count`` generated samples, or none where there is nothing to look at.
+
+        ``batch`` is one of evaluation's. Every rank calls it with as many samples in the batch, since a sharded
+        module's forward is collective; the caller puts the modules in evaluation mode and logs rank 0's answer.
+        """
         ...
 
 
@@ -106,3 +147,14 @@ def weights_of(batch: Batch, like: Tensor) -> Tensor:
     """The samples' weights (B,), ones where the batch has none."""
     weight: Any = batch.get("weight")
     return torch.ones(like.shape[0], device=like.device) if weight is None else weight
+
+
+def parameter_names(modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Parameter]]:
+    """Each parameter once, named as a person writes it: ``layers.0.weight`` where the family has one module,
+    ``generator/layers.0.weight`` where it has several.
+    """
+    return [
+        (name if len(modules) == 1 else f"{module_name}/{name}", parameter)
+        for module_name, module in modules.items()
+        for name, parameter in module.named_parameters()
+    ]

@@ -1,0 +1,108 @@
+"""One frozen config for each family and for each objective, and the named sizes.
+
+Imports no torch, so that a laptop validates a job file at once. A field whose description says "as the data
+has" is *taken from the data* where it is not written; ``FamilyConfig.needed`` says which of these fields an
+objective uses.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, Probability
+from orchestrator.models.configs.families import (
+    AutoencoderConfig,
+    BertConfig,
+    CnnConfig,
+    GanConfig,
+    GptConfig,
+    GruConfig,
+    LstmConfig,
+    MlpConfig,
+    RecurrentConfig,
+    RnnConfig,
+)
+from orchestrator.models.configs.objectives import (
+    AdversarialConfig,
+    BinaryConfig,
+    CausalLmConfig,
+    ClassificationConfig,
+    ForecastingConfig,
+    MaskedLmConfig,
+    MultilabelConfig,
+    ReconstructionConfig,
+    RegressionConfig,
+    TokenClassificationConfig,
+)
+
+ModelConfig = Annotated[
+    MlpConfig
+    | CnnConfig
+    | RnnConfig
+    | LstmConfig
+    | GruConfig
+    | GptConfig
+    | BertConfig
+    | GanConfig
+    | AutoencoderConfig,
+    Field(discriminator="family"),
+]
+
+ObjectiveSection = Annotated[
+    ClassificationConfig
+    | RegressionConfig
+    | BinaryConfig
+    | MultilabelConfig
+    | CausalLmConfig
+    | MaskedLmConfig
+    | TokenClassificationConfig
+    | ForecastingConfig
+    | ReconstructionConfig
+    | AdversarialConfig,
+    Field(discriminator="kind"),
+]
+
+DEFAULT_OBJECTIVES: dict[str, str] = {
+    "mlp": "classification",
+    "cnn": "classification",
+    "rnn": "causal_lm",
+    "lstm": "causal_lm",
+    "gru": "causal_lm",
+    "gpt": "causal_lm",
+    "bert": "masked_lm",
+    "gan": "adversarial",
+    "autoencoder": "reconstruction",
+}
+"""Family -> the objective it has when the job file names none."""
+
+__all__ = [
+    "DEFAULT_OBJECTIVES",
+    "AdversarialConfig",
+    "AutoencoderConfig",
+    "BertConfig",
+    "BinaryConfig",
+    "CausalLmConfig",
+    "ClassificationConfig",
+    "CnnConfig",
+    "Count",
+    "FamilyConfig",
+    "ForecastingConfig",
+    "GanConfig",
+    "GptConfig",
+    "GruConfig",
+    "LstmConfig",
+    "MaskedLmConfig",
+    "MlpConfig",
+    "ModelConfig",
+    "MultilabelConfig",
+    "ObjectiveConfig",
+    "ObjectiveSection",
+    "Probability",
+    "ReconstructionConfig",
+    "RecurrentConfig",
+    "RegressionConfig",
+    "RnnConfig",
+    "TokenClassificationConfig",
+]

@@ -1,0 +1,65 @@
+"""What the section of every family and of every objective has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from orchestrator.models.tensors import TensorSpec
+from orchestrator.section import Section
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ObjectiveConfig(Section):
+    """What every objective's section has."""
+
+    FROM_DATA: ClassVar[dict[str, str]] = {}
+    """Field -> name of the data fact that fills it when not given."""
+
+    kind: str
+    """What is minimised."""
+
+
+class FamilyConfig(Section):
+    """What every family's section has. A named size fills in what is not written beside it."""
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
+    FROM_DATA: ClassVar[dict[str, str]] = {}
+    """Field -> name of the data fact (``DataFacts.dims`` or ``.lists``) that fills it when not given."""
+    OBJECTIVES: ClassVar[tuple[str, ...]] = ()
+    """Kinds of objective that the family can be trained with; the first is its own."""
+
+    family: str
+    """The architecture family."""
+    size: str | None = None
+    """A named size of the family; fields written beside it win. Default: the fields' own defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_size(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(size := given.get("size"), str):
+            if size not in cls.SIZES:
+                family = cls.model_fields["family"].default
+                raise ValueError(f"{family} has no size {size!r}; it has {', '.join(cls.SIZES)}")
+            return {**cls.SIZES[size], **given}
+        return given
+
+    def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
+        """The fields of ``FROM_DATA`` that must be known with this objective; the others stay as they are."""
+        return tuple(self.FROM_DATA)
+
+    def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
+        """The named tensors that the model's forward takes, in the order of its arguments."""
+        raise NotImplementedError
+
+    def outputs_for(self, objective: ObjectiveConfig) -> int:
+        """Outputs of the last layer: one for a yes-or-no label, else the field ``outputs``."""
+        if objective.kind == "binary":
+            return 1
+        outputs: int | None = getattr(self, "outputs", None)
+        assert outputs is not None, "the config must be completed from the data first"
+        return outputs

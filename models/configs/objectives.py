@@ -1,0 +1,115 @@
+"""One frozen config for each objective."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from orchestrator.models.configs.base import ObjectiveConfig, Positive, Probability
+
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class ClassificationConfig(ObjectiveConfig):
+    """Cross-entropy over classes; metrics: accuracy."""
+
+    kind: Literal["classification"] = "classification"
+    """One class of several."""
+    label_smoothing: Probability = 0.0
+    """Share of the target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
+
+
+class RegressionConfig(ObjectiveConfig):
+    """Mean squared error; metrics: mse, mae."""
+
+    kind: Literal["regression"] = "regression"
+    """One number or several."""
+
+
+class BinaryConfig(ObjectiveConfig):
+    """Logistic loss of one yes-or-no label; metrics: accuracy."""
+
+    kind: Literal["binary"] = "binary"
+    """Yes or no."""
+    positive_weight: Positive = 1.0
+    """Weight of the positive samples against the negative ones."""
+
+
+class MultilabelConfig(ObjectiveConfig):
+    """Logistic loss of several yes-or-no labels; metrics: accuracy."""
+
+    kind: Literal["multilabel"] = "multilabel"
+    """Each class by itself, yes or no."""
+    positive_weight: Positive = 1.0
+    """Weight of the positive labels against the negative ones."""
+
+
+class CausalLmConfig(ObjectiveConfig):
+    """Cross-entropy of each next token; metrics: perplexity is exp(loss)."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+    """Predict each token from those before it."""
+    packed: bool = False
+    """The data has ``document``, the number of each token's document in its block: no token attends to another
+    document's, and none is predicted from it."""
+
+
+class MaskedLmConfig(ObjectiveConfig):
+    """Cross-entropy of hidden tokens (Devlin et al. 2018, arXiv:1810.04805); metrics: accuracy."""
+
+    FROM_DATA: ClassVar[dict[str, str]] = {"mask_token": "mask_token", "special_tokens": "special_tokens"}
+
+    kind: Literal["masked_lm"] = "masked_lm"
+    """Predict hidden tokens from both sides."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens (or words) that is predicted; of these 80 % are hidden by the mask token, 10 % replaced by
+    a random token, 10 % left as they are."""
+    whole_words: bool = False
+    """Choose words instead of tokens; the data has ``word``, the number of each token's word in its sequence."""
+    mask_token: Annotated[int, Field(ge=0)] | None = None
+    """Number of the mask token. Default: the tokenizer's."""
+    special_tokens: tuple[int, ...] | None = None
+    """Tokens that are never predicted. Default: the tokenizer's."""
+
+
+class TokenClassificationConfig(ObjectiveConfig):
+    """Cross-entropy over classes of each token; metrics: accuracy."""
+
+    kind: Literal["token_classification"] = "token_classification"
+    """One class for each token; label -100 stands for none."""
+
+
+class ForecastingConfig(ObjectiveConfig):
+    """Error over the horizon and all series; metrics: mse, mae."""
+
+    kind: Literal["forecasting"] = "forecasting"
+    """The next steps of some series."""
+    loss: Literal["mse", "mae"] = "mse"
+    """Squared or absolute error."""
+
+
+class ReconstructionConfig(ObjectiveConfig):
+    """Squared error of what comes back, summed over a sample, and KL divergence of a variational encoder."""
+
+    kind: Literal["reconstruction"] = "reconstruction"
+    """Give back what came in; a sample's anomaly score is its mean squared error."""
+    beta: NotNegative = 1.0
+    """Weight of the KL divergence of a variational autoencoder (Higgins et al. 2017)."""
+    noise: NotNegative = 0.0
+    """Standard deviation of noise added to the input, to be removed (Vincent et al. 2008). Not in evaluation."""
+
+
+class AdversarialConfig(ObjectiveConfig):
+    """Generator against discriminator, in two phases of each step."""
+
+    kind: Literal["adversarial"] = "adversarial"
+    """Make samples that a discriminator can't tell from real ones."""
+    loss: Literal["non_saturating", "wasserstein", "hinge"] = "non_saturating"
+    """Goodfellow et al. 2014 (arXiv:1406.2661); Arjovsky et al. 2017 (arXiv:1701.07875); Lim and Ye 2017
+    (arXiv:1705.02894)."""
+    gradient_penalty: NotNegative = 0.0
+    """Weight of (|gradient| - 1)^2 between real and made samples (Gulrajani et al. 2017, arXiv:1704.00028: 10);
+    ``wasserstein`` needs it, or the model's ``spectral_norm``."""
+    ema_decay: Probability = 0.999
+    """Decay, each step, of the averaged generator that samples are made with (Karras et al. 2017, arXiv:1710.10196)."""

@@ -1,0 +1,38 @@
+"""What a model costs, counted before it exists: it is built and run once without memory or arithmetic.
+
+Tensors are fake, with shapes but no numbers, so a laptop counts a model of billions of parameters in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What planning needs to know of a model."""
+
+    parameters: int
+    """All parameters, averages of others included."""
+    flops_per_sample: int
+    """Floating-point operations (two for each multiply-add) of matrix products and convolutions in forward and
+    backward of one sample, over all phases of a step; recomputation is not in it."""
+    activation_elements_per_sample: int
+    """Numbers kept for the backward of one sample, in the phase that keeps most."""
+    parameter_sizes: tuple[tuple[str, int], ...]
+    """Name and elements of each parameter, as ``initialize.freeze`` matches them."""
+
+    def names(self) -> list[tuple[str, int]]:
+        """Name and elements of each parameter."""
+        return list(self.parameter_sizes)
+
+
+def count(config: FamilyConfig, objective: ObjectiveConfig) -> Counts:
+    """Count a family's model. ``config`` and ``objective`` hold no size that is yet to come from the data."""
+    from orchestrator.models.counting import count_step
+
+    return count_step(config, objective)
