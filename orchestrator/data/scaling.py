@@ -52,6 +52,8 @@ class Moments:
 class NormalizeKind:
     """Subtract the mean, divide by the standard deviation."""
 
+    training_only = False
+
     def fitter(self, section: Normalize) -> Moments:
         """Streaming moments."""
         return Moments(section)
@@ -68,6 +70,8 @@ class NormalizeKind:
 
 class ScaleKind:
     """Multiply, then add."""
+
+    training_only = False
 
     def fitter(self, section: Scale) -> None:
         """Nothing to learn."""

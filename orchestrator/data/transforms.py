@@ -44,6 +44,9 @@ class Fitter(Protocol):
 class TransformKind(Protocol):
     """What one kind of transform does. Without state: made anew from its class for each use."""
 
+    training_only: bool
+    """Left out when evaluating: augmentation."""
+
     def fitter(self, section: Any) -> Fitter | None:
         """A fresh fitter, or None where there is nothing to learn."""
         ...
@@ -60,10 +63,12 @@ def kind_of(section: Section) -> TransformKind:
     return kind
 
 
-def apply_all(sections: Sequence[Section], fitted: Sequence[Fitted], batch: Batch) -> Batch:
+def apply_all(sections: Sequence[Section], fitted: Sequence[Fitted], batch: Batch, *, training: bool) -> Batch:
     """The batch after all transforms, in order. ``fitted`` has one entry for each section."""
     for section, learned in zip(sections, fitted, strict=True):
-        batch = kind_of(section).apply(section, learned, batch)
+        kind = kind_of(section)
+        if training or not kind.training_only:
+            batch = kind.apply(section, learned, batch)
     return batch
 
 
