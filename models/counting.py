@@ -45,7 +45,7 @@ _FORMULAS = {
 def _without_onednn() -> Iterator[None]:
     """OneDNN's fused recurrent layers are opaque to the counter; without it they are matrix products."""
     before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ class TensorSpec:
     """Whether a batch may lack it."""
 
 
-def check_batch(specs: Mapping[str, TensorSpec], batch: Mapping[str, Any]) -> None:
+def check_batch(batch: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> None:
     """Refuse a batch (of torch tensors or numpy arrays, samples first) that is not as ``specs`` says.
 
     Raises DataError with one sentence that names the tensor. Reads every value: meant for first batches and tests.

@@ -16,40 +16,67 @@ from orchestrator.section import format_bytes
 from orchestrator.spec.job import JobSpec
 
 
-def resolve_objective(job: JobSpec) -> ObjectiveConfig:
-    """The job's objective, or its family's default."""
-    if job.objective is not None:
-        return job.objective
-    adapter: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveSection)
-    return adapter.validate_python({"kind": DEFAULT_OBJECTIVES[job.model.family]})
+def resolve_objective(job: JobSpec, facts: DataFacts) -> ObjectiveConfig:
+    """The job's objective, or its family's own, with what comes from the data filled in.
+
+    Raises:
+        SpecError: the family can't be trained with it, or the data doesn't say what it needs.
+    """
+    own: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveSection)
+    objective: ObjectiveConfig = job.objective or own.validate_python(
+        {"kind": DEFAULT_OBJECTIVES[job.model.family]}
+    )
+    if objective.kind not in job.model.OBJECTIVES:
+        raise SpecError(
+            f"objective.kind: family {job.model.family} can't be trained with {objective.kind};"
+            f" it can with {', '.join(job.model.OBJECTIVES)}"
+        )
+    found = _from_data("objective", objective, objective.FROM_DATA, tuple(objective.FROM_DATA), facts)
+    return type(objective).model_validate({**objective.model_dump(), **found})
 
 
-def resolve_model(job: JobSpec, facts: DataFacts) -> FamilyConfig:
+def resolve_model(job: JobSpec, objective: ObjectiveConfig, facts: DataFacts) -> FamilyConfig:
     """The family's config with the sizes that come from the data filled in.
 
     Raises:
-        SpecError: a size is neither written nor known, or contradicts the data.
+        SpecError: a size that the objective needs is neither written nor known, or contradicts the data.
     """
     model = job.model
-    found: dict[str, object] = {}
-    for field, fact in type(model).FROM_DATA.items():
-        written, known = getattr(model, field), facts.fact(fact)
-        if written is None:
-            if known is None:
-                raise SpecError(
-                    f"model.{field}: can't be known from the data before it is read; write it in the job file"
-                )
-            found[field] = known
-        elif known is not None and isinstance(known, int) and written != known:
-            may_be_more = fact in ("outputs", "vocabulary")
-            if written < known or not may_be_more:
-                raise SpecError(f"model.{field}: is {written}, but the data has {known} ({fact}); leave it out to take the data's")
+    found = _from_data("model", model, model.FROM_DATA, model.needed(objective), facts)
     try:
         return type(model).model_validate({**model.model_dump(exclude={"size"}), **found})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in ("model", *first["loc"]))
         raise SpecError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _from_data(
+    section: str,
+    config: FamilyConfig | ObjectiveConfig,
+    from_data: dict[str, str],
+    needed: tuple[str, ...],
+    facts: DataFacts,
+) -> dict[str, object]:
+    """Values of the fields that are not written, from the data."""
+    found: dict[str, object] = {}
+    for field, fact in from_data.items():
+        written, known = getattr(config, field), facts.fact(fact)
+        if written is None and known is not None:
+            found[field] = known
+        elif written is None and field in needed:
+            raise SpecError(
+                f"{section}.{field}: can't be known from the data ({fact}); write it in the job file"
+            )
+        elif field in needed and known is not None and written != known:
+            may_be_more = (
+                fact in ("outputs", "vocabulary") and isinstance(known, int) and isinstance(written, int)
+            )
+            if not may_be_more or written < known:
+                raise SpecError(
+                    f"{section}.{field}: is {written}, but the data has {known} ({fact}); leave it out to take the data's"
+                )
+    return found
 
 
 def make_plan(
@@ -97,7 +124,9 @@ def make_plan(
     if training.max_steps is not None:
         total_steps = training.max_steps
     elif facts.train_samples is None:
-        raise SpecError("training.epochs: the number of samples isn't known before the data is prepared; give max_steps")
+        raise SpecError(
+            "training.epochs: the number of samples isn't known before the data is prepared; give max_steps"
+        )
     else:
         whole = math.ceil if job.data.tail == "pad" else math.floor
         steps_per_epoch = whole(train_samples / training.global_batch_size)
@@ -107,7 +136,11 @@ def make_plan(
             f"{training.epochs:g} epochs of {train_samples} samples are {total_steps} steps"
             f" of {training.global_batch_size}"
         )
-    if facts.train_samples is not None and job.data.tail == "drop" and train_samples < training.global_batch_size:
+    if (
+        facts.train_samples is not None
+        and job.data.tail == "drop"
+        and train_samples < training.global_batch_size
+    ):
         raise SpecError(
             f"data.tail: drop leaves nothing of {train_samples} training samples in batches of"
             f" {training.global_batch_size}; use pad, or a smaller training.global_batch_size"
@@ -130,9 +163,13 @@ def make_plan(
     trainable = counts.parameters
     if job.initialize.freeze:
         names = counts.names()
-        trainable = sum(size for name, size in names if not any(fnmatchcase(name, p) for p in job.initialize.freeze))
+        trainable = sum(
+            size for name, size in names if not any(fnmatchcase(name, p) for p in job.initialize.freeze)
+        )
         if trainable == 0:
-            raise SpecError("initialize.freeze: the patterns freeze every parameter; nothing would be trained")
+            raise SpecError(
+                "initialize.freeze: the patterns freeze every parameter; nothing would be trained"
+            )
         if trainable == counts.parameters:
             raise SpecError(
                 f"initialize.freeze: no parameter matches {', '.join(job.initialize.freeze)};"
@@ -147,7 +184,11 @@ def make_plan(
         trainable=trainable,
         activation_elements=counts.activation_elements_per_sample,
     )
-    if job.scaling.memory_per_worker and not job.scaling.gpus_per_worker and memory.total > job.scaling.memory_per_worker:
+    if (
+        job.scaling.memory_per_worker
+        and not job.scaling.gpus_per_worker
+        and memory.total > job.scaling.memory_per_worker
+    ):
         notes.append(
             f"warning: the model's state and activations need about {format_bytes(memory.total)} a worker,"
             f" but scaling.memory_per_worker is {format_bytes(job.scaling.memory_per_worker)}"
