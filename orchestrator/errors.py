@@ -3,7 +3,8 @@
 TrainwrightError                 any of the below; ``exit_code`` is what the command line exits with
 ├── SpecError            (2)     what a person wrote is wrong: file, line, field, and how to mend it
 ├── UserCodeError        (3)     the job's own code, data or numbers failed (a NaN loss, a wrong dtype)
-│   └── DataError        (3)     the data is not what the job file says
+│   ├── DataError        (3)     the data is not what the job file says
+│   └── NotANumberError  (3)     the loss or its gradient is no longer a number
 ├── InfrastructureError  (4)     the cluster, the storage or the network failed
 │   ├── ResourcesError   (4)     what the job asks for is more than the cluster has
 │   └── CheckpointError  (4)     no usable checkpoint, or a damaged one
@@ -44,6 +45,10 @@ class UserCodeError(TrainwrightError):
 
 class DataError(UserCodeError):
     """The data is not what the job file says it is."""
+
+
+class NotANumberError(UserCodeError):
+    """The loss or its gradient is no longer a number."""
 
 
 class InfrastructureError(TrainwrightError):

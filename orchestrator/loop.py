@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator.errors import UserCodeError
+from orchestrator.errors import NotANumberError
 from orchestrator.meter import Meter
 from orchestrator.models.base import Batch, Objective
 from orchestrator.planning.plan import Plan
@@ -68,7 +68,7 @@ def train(
     """Take steps ``start_step + 1`` to ``plan.total_steps``.
 
     Raises:
-        UserCodeError: the loss is no longer a number.
+        NotANumberError: the loss is no longer a number.
     """
     training, meter = plan.job.training, Meter()
     outcome, recent = Outcome(start_step), _Sums()
@@ -91,7 +91,7 @@ def train(
                 norm = engine.step(phase, factor, training.clip_grad_norm)
                 objective.after_step(phase, engine.modules)
             if not math.isfinite(norm) and training.precision != "fp16":
-                raise UserCodeError(
+                raise NotANumberError(
                     f"step {step}: the gradient of {phase} is {norm}, so the loss is no longer a number;"
                     f" lower training.optimizer.learning_rate, set training.clip_grad_norm, or look at the data of this step"
                 )

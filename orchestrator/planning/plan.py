@@ -89,6 +89,8 @@ class Plan(Section):
     """Floating-point operations of forward and backward for one sample; 0 where the family doesn't count them."""
     memory: MemoryEstimate
     """Bytes on one worker."""
+    git_commit: str = ""
+    """Commit of the folder that the job's code or file comes from; empty where it is in no repository."""
     notes: tuple[str, ...] = ()
     """What the planner chose or changed, one sentence each."""
 
@@ -103,5 +105,5 @@ class Plan(Section):
     @property
     def digest(self) -> str:
         """SHA-256 of what is planned, whatever the run is called."""
-        content = self.model_dump(mode="json", exclude={"run_id", "storage"})
+        content = self.model_dump(mode="json", exclude={"run_id", "storage", "cache", "tracking_uri", "base_dir", "git_commit"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

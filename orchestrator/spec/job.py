@@ -191,14 +191,12 @@ class KeepSpec(Section):
 
 
 class CheckpointSpec(Section):
-    """What is saved, how often and where."""
+    """What is saved, and how often. Where is the cluster's to say."""
 
     every_steps: Positive | None = None
     """Steps between checkpoints. Default: a tenth of the run, and always at the end."""
     keep: KeepSpec = KeepSpec()
     """Retention."""
-    storage: str | None = None
-    """Path that all nodes share, or ``s3://`` or ``gs://``. Default: the cluster's."""
     asynchronous: bool = True
     """Copy the state aside and write in the background; the next save waits for the last."""
 
@@ -277,7 +275,7 @@ class JobSpec(Section):
     scaling: ScalingSpec = ScalingSpec()
     """How many workers, and what each gets."""
     checkpoint: CheckpointSpec = CheckpointSpec()
-    """What is saved, how often and where."""
+    """What is saved, and how often."""
     recovery: RecoverySpec = RecoverySpec()
     """What is tried when something fails."""
     tracking: TrackingSpec = TrackingSpec()

@@ -1,0 +1,49 @@
+"""The table of verbs."""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator.cli import (
+    explain,
+    init,
+    list_runs,
+    logs,
+    plan,
+    resume,
+    run,
+    schema,
+    status,
+    stop,
+    submit,
+    ui,
+    validate,
+    version,
+)
+
+app = typer.Typer(
+    help="Train any deep-learning family from one job file: on this machine, a Ray cluster or Kubernetes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 2 bad job file or usage, 3 the job's code or data failed, 4 infrastructure failed,"
+    " 5 stopped, 6 not found.",
+)
+
+for name, verb in (
+    ("init", init.init),
+    ("validate", validate.validate),
+    ("plan", plan.plan),
+    ("run", run.run),
+    ("submit", submit.submit),
+    ("list", list_runs.list_runs),
+    ("status", status.status),
+    ("logs", logs.logs),
+    ("stop", stop.stop),
+    ("resume", resume.resume),
+    ("ui", ui.ui),
+    ("schema", schema.schema),
+    ("explain", explain.explain),
+    ("version", version.version),
+):
+    app.command(name)(verb)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import AsJson, ClusterName, RunId, print_json, say
+
+
+def logs(
+    run: RunId,
+    cluster: ClusterName = "local",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    rank: Annotated[int | None, typer.Option("--rank", help="One worker's own output, over all attempts.", min=0)] = None,
+    json: AsJson = False,
+) -> None:
+    """Print a run's output: the driver's, or one worker's."""
+    from orchestrator import events, sdk
+
+    handle = sdk.attach(run, cluster)
+    if json and not follow:
+        lines = list(handle.cluster.logs(run, rank=rank))
+        print_json([events.parse(line) or {"event": "text", "text": line} for line in lines])
+        return
+    for line in handle.logs(follow=follow, rank=rank):
+        say(line)

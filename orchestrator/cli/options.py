@@ -1,0 +1,46 @@
+"""Options that several verbs share, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    from orchestrator.spec.load import home
+
+    return sorted(p.parent.name for p in (home() / "runs").glob("*/plan.json") if p.parent.name.startswith(incomplete))
+
+
+def _complete_cluster(incomplete: str) -> list[str]:
+    from orchestrator.spec.load import list_profiles
+
+    return [file.stem for file, _ in list_profiles() if file.stem.startswith(incomplete)]
+
+
+JobFile = Annotated[str, typer.Argument(help="The job file.", metavar="JOB.yaml")]
+RunId = Annotated[str, typer.Argument(help="The run's id, as list shows it.", metavar="RUN", autocompletion=_complete_run)]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--cluster", "-c", help="Where: a profile's name, or its file.", metavar="NAME|FILE", autocompletion=_complete_cluster
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a field: training.max_steps=100. May be given again.", metavar="FIELD=VALUE"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def say(text: str = "") -> None:
+    """One line for a person on standard output."""
+    sys.stdout.write(text + "\n")

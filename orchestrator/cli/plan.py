@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.options import AsJson, ClusterName, JobFile, Overrides, print_json, say
+
+if TYPE_CHECKING:
+    from orchestrator.planning.plan import Plan
+
+
+def plan(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None, json: AsJson = False) -> None:
+    """Show everything that would happen, and the exact request; start nothing."""
+    import yaml
+
+    from orchestrator.clusters import open_cluster
+    from orchestrator.sdk import make_plan
+    from orchestrator.spec.load import load_profile
+
+    profile = load_profile(cluster)
+    made = make_plan(job, profile, overrides=set_ or ())
+    request = open_cluster(profile).render(made)
+    if json:
+        print_json({"plan": made.model_dump(mode="json"), "digest": made.digest, "request": request.model_dump(mode="json", exclude={"plan"})})
+        return
+    for line in describe(made):
+        say(line)
+    say()
+    say(f"request to {profile.name} ({request.kind}):")
+    say(yaml.safe_dump(request.body, sort_keys=False, width=120).rstrip())
+
+
+def describe(made: Plan) -> list[str]:
+    """A plan in a person's words, a line each."""
+    from orchestrator.section import format_bytes
+
+    job, memory = made.job, made.memory
+    assert job.objective is not None
+    strategy = ", ".join(
+        f"{key} {value}" for key, value in job.strategy.model_dump(mode="json").items() if key != "kind" and value not in ({}, [])
+    )
+    rows = [
+        ("run", f"{made.run_id}  (digest {made.digest[:12]})"),
+        ("model", f"{job.model.family}, {made.parameters:,} parameters ({made.trainable_parameters:,} trained)"),
+        ("objective", job.objective.kind),
+        ("strategy", f"{job.strategy.kind}{f' ({strategy})' if strategy else ''}, {job.training.precision}"),
+        ("batch", made.batch_equation),
+        ("steps", f"{made.total_steps:,} of {job.training.global_batch_size} samples"),
+        ("data", f"{made.train_samples:,} training samples, {made.eval_samples:,} for evaluation, read by {job.data.reader}"),
+        (
+            "every",
+            f"log {job.training.log_every}, evaluate {made.evaluate_every or '-'}, checkpoint {made.checkpoint_every} steps",
+        ),
+        (
+            "memory",
+            f"about {format_bytes(memory.total)} a worker: parameters {format_bytes(memory.parameters)}, gradients"
+            f" {format_bytes(memory.gradients)}, optimizer {format_bytes(memory.optimizer)}, activations"
+            f" {format_bytes(memory.activations)}" + (f"; {format_bytes(memory.offloaded)} offloaded" if memory.offloaded else ""),
+        ),
+        (
+            "workers",
+            f"{made.world_size} × {job.scaling.cpus_per_worker:g} CPUs, {job.scaling.gpus_per_worker} GPUs"
+            + (f" {job.scaling.accelerator_type}" if job.scaling.accelerator_type else ""),
+        ),
+        ("storage", made.storage),
+        ("tracking", made.tracking_uri or "none"),
+    ]
+    if made.flops_per_sample:
+        rows.insert(2, ("compute", f"{made.flops_per_sample:.3g} FLOPs a sample, forward and backward"))
+    return [f"{name:<10} {value}" for name, value in rows] + [f"{'note':<10} {note}" for note in made.notes]

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import sys
+
+from orchestrator.cli.options import ClusterName, JobFile, Overrides, say
+
+
+def run(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None) -> None:
+    """Submit a job and follow it: one live view, then a summary. Ctrl-C stops it gracefully, twice at once."""
+    from orchestrator import sdk
+    from orchestrator.cli.follow import follow
+    from orchestrator.cli.plan import describe
+    from orchestrator.spec.load import load_profile
+
+    profile = load_profile(cluster)
+    made = sdk.make_plan(job, profile, overrides=set_ or ())
+    for line in describe(made):
+        say(line)
+    say()
+    sys.exit(follow(sdk.submit(made, profile)))

@@ -1,0 +1,129 @@
+"""From an exception to an incident: what failed, on which rank, in one sentence, and whether a retry can help. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from orchestrator.errors import (
+    CheckpointError,
+    DataError,
+    InfrastructureError,
+    NotANumberError,
+    ResourcesError,
+    SpecError,
+    StoppedError,
+    UserCodeError,
+)
+from orchestrator.runs import EndReason
+
+_COLLATERAL = re.compile(
+    r"connection (closed|reset|refused)|connect(ion)? (timed out|failure)|gloo|nccl|watchdog|broken pipe|"
+    r"timed out waiting|process ?group|socket",
+    re.IGNORECASE,
+)
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|OutOfMemory|\bOOM\b|memory monitor", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One failure, as a person should hear of it."""
+
+    reason: EndReason
+    message: str
+    retry: bool
+    """Whether trying again can help."""
+    rank: int | None = None
+    """First failing rank, where it was one."""
+    traceback: str = ""
+    """Of the job's own code, where that is what failed."""
+
+
+def incident_of(error: BaseException) -> Incident:
+    """What an exception of ``TorchTrainer.fit`` or of the driver means."""
+    failures = getattr(error, "worker_failures", None)
+    if isinstance(failures, dict) and failures:
+        by_rank = {rank: _of_worker(rank, failure) for rank, failure in sorted(failures.items())}
+        return min(by_rank.values(), key=_weight)
+    controller = getattr(error, "controller_failure", None)
+    if controller is not None:
+        text = _first_line(controller)
+        if "Timeout" in type(controller).__name__:
+            return Incident(EndReason.NO_RESOURCES, f"the workers did not start in time: {text}", retry=True)
+        return Incident(EndReason.INFRASTRUCTURE, f"Ray Train's controller failed: {text}", retry=False)
+    return _of_exception(error, rank=None, traceback="")
+
+
+def _weight(incident: Incident) -> tuple[int, int]:
+    """Root causes first: when one rank fails, the others fail on their connection to it."""
+    collateral = incident.reason is EndReason.INFRASTRUCTURE
+    lost = incident.reason is EndReason.WORKER_LOST
+    return (2 if collateral else 1 if lost else 0, incident.rank or 0)
+
+
+def _of_worker(rank: int, failure: BaseException) -> Incident:
+    base = getattr(failure, "_base_exc", None)
+    if base is not None:
+        return _of_exception(base, rank, getattr(failure, "_traceback_str", ""))
+    name, text = type(failure).__name__, str(failure)
+    if "OutOfMemory" in name or _OUT_OF_MEMORY.search(text):
+        return Incident(
+            EndReason.OUT_OF_MEMORY,
+            f"worker {rank} was ended because its node ran out of memory; lower training.micro_batch_size,"
+            " use activation checkpointing or a sharded strategy, or give workers more memory",
+            retry=False,
+            rank=rank,
+        )
+    if "Actor" in name or "Died" in name or "HealthCheck" in name or "Unavailable" in name:
+        return Incident(EndReason.WORKER_LOST, f"worker {rank} was lost ({_first_line(failure)})", retry=True, rank=rank)
+    return _of_exception(failure, rank, "")
+
+
+def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Incident:
+    text = _first_line(error)
+    where = "" if rank is None else f"worker {rank}: "
+    match error:
+        case NotANumberError():
+            return Incident(EndReason.NAN_LOSS, text, retry=False, rank=rank)
+        case DataError():
+            return Incident(EndReason.BAD_DATA, str(error), retry=False, rank=rank)
+        case SpecError():
+            return Incident(EndReason.BAD_SPEC, str(error), retry=False, rank=rank)
+        case UserCodeError():
+            return Incident(EndReason.USER_ERROR, str(error), retry=False, rank=rank)
+        case CheckpointError():
+            return Incident(EndReason.STORAGE_FAILED, str(error), retry=False, rank=rank)
+        case ResourcesError():
+            return Incident(EndReason.NO_RESOURCES, str(error), retry=False, rank=rank)
+        case StoppedError():
+            return Incident(EndReason.STOPPED_BY_USER, str(error), retry=False, rank=rank)
+        case InfrastructureError():
+            return Incident(EndReason.INFRASTRUCTURE, str(error), retry=True, rank=rank)
+        case MemoryError():
+            return Incident(EndReason.OUT_OF_MEMORY, f"{where}out of memory: {text}", retry=False, rank=rank)
+        case OSError() if error.errno == 28:
+            return Incident(EndReason.STORAGE_FAILED, f"{where}no space left on the disk: {text}", retry=False, rank=rank)
+    if "OutOfMemory" in type(error).__name__ or _OUT_OF_MEMORY.search(text):
+        return Incident(
+            EndReason.OUT_OF_MEMORY,
+            f"{where}out of memory ({text[:200]}); lower training.micro_batch_size, use activation checkpointing or a"
+            " sharded strategy",
+            retry=False,
+            rank=rank,
+        )
+    if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError") or (
+        isinstance(error, RuntimeError) and _COLLATERAL.search(text)
+    ):
+        return Incident(
+            EndReason.INFRASTRUCTURE, f"{where}lost the connection to another worker ({text[:200]})", retry=True, rank=rank
+        )
+    if rank is None:
+        return Incident(EndReason.INFRASTRUCTURE, f"{type(error).__name__}: {text}", retry=False)
+    return Incident(
+        EndReason.USER_ERROR, f"{where}{type(error).__name__}: {text}", retry=False, rank=rank, traceback=traceback
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:500] if lines else type(error).__name__

@@ -1,0 +1,37 @@
+"""When Ray Train tries again: a policy that returns a decision and does nothing else.
+
+Seam: ``ray.train.v2._internal.execution.failure_handling``; covered by a contract test, the Ray minor is held.
+"""
+
+from __future__ import annotations
+
+from ray.train import FailureConfig
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from orchestrator import events
+from orchestrator.recovery.incidents import incident_of
+
+
+class RetryWhatCanHelp(FailurePolicy):  # type: ignore[misc]
+    """Retries lost workers and infrastructure faults ``max_failures`` times; never an error in the job's own code."""
+
+    def __init__(self, max_failures: int) -> None:
+        super().__init__(FailureConfig(max_failures=max_failures))
+        self._failures = 0
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        """RETRY or RAISE."""
+        incident = incident_of(training_failed_error)
+        self._failures += 1
+        retry = incident.retry and self._failures <= self.failure_config.max_failures
+        events.emit(
+            "incident",
+            reason=incident.reason,
+            message=incident.message,
+            rank=incident.rank,
+            failure=self._failures,
+            max_failures=self.failure_config.max_failures,
+            retry=retry,
+        )
+        return FailureDecision.RETRY if retry else FailureDecision.RAISE

@@ -1,0 +1,182 @@
+"""The same from Python as from the command line: plan, submit, and a Run to hold on to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orchestrator
+from orchestrator import events
+from orchestrator.clusters import open_cluster
+from orchestrator.errors import SpecError, StoppedError, TrainwrightError
+from orchestrator.planning.make_plan import make_plan as decide
+from orchestrator.planning.make_plan import resolve_model, resolve_objective
+from orchestrator.planning.plan import Plan
+from orchestrator.runs import RunStatus, new_run_id
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import home, load_profile, load_spec
+from orchestrator.spec.profile import ClusterProfile
+
+if TYPE_CHECKING:
+    from orchestrator.clusters.base import Cluster
+
+_WAIT_SECONDS = 0.5
+
+
+def make_plan(
+    job: JobSpec | str | os.PathLike[str],
+    cluster: str | ClusterProfile = "local",
+    *,
+    base_dir: str | os.PathLike[str] | None = None,
+    run_id: str | None = None,
+    overrides: Iterable[str] = (),
+) -> Plan:
+    """Everything that will happen, decided; nothing is started.
+
+    Args:
+        job: a job, or the path of a job file.
+        cluster: name or file of a profile, or a profile.
+        base_dir: folder that the job's relative paths start from. Default: the job file's, else the current one.
+        run_id: the run's id. Default: a fresh one.
+        overrides: ``field.path=value`` texts, put on top of a job file.
+
+    Raises:
+        SpecError: the job can't be trained as written.
+        DataError: the data can't be read or is not what the job says.
+    """
+    if not isinstance(job, JobSpec):
+        base_dir = base_dir or Path(job).resolve().parent
+        job = load_spec(job, overrides)
+    profile = cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)
+    folder = str(Path(base_dir or ".").resolve())
+
+    from orchestrator import data
+    from orchestrator.models.sizes import count
+
+    cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
+    job = job.model_copy(update={"objective": resolve_objective(job)})
+    facts = data.inspect(job, folder, cache)
+    job = job.model_copy(update={"model": resolve_model(job, facts)})
+    run_id = run_id or new_run_id(job.name)
+    plan = decide(
+        job,
+        facts,
+        count(job.model, job.objective),
+        version=orchestrator.__version__,
+        run_id=run_id,
+        base_dir=folder,
+        storage=f"{profile.storage}/runs/{run_id}" if profile.storage else str(home() / "runs" / run_id),
+        cache=cache,
+        tracking_uri=_tracking_uri(job, profile),
+    )
+    return plan.model_copy(update={"git_commit": _git_commit(folder)})
+
+
+def submit(
+    job: JobSpec | Plan | str | os.PathLike[str],
+    cluster: str | ClusterProfile = "local",
+    *,
+    base_dir: str | os.PathLike[str] | None = None,
+    run_id: str | None = None,
+    overrides: Iterable[str] = (),
+) -> Run:
+    """Start a run and return at once. Arguments as for ``make_plan``; a plan is submitted as it is."""
+    profile = cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)
+    plan = job if isinstance(job, Plan) else make_plan(job, profile, base_dir=base_dir, run_id=run_id, overrides=overrides)
+    backend = open_cluster(profile)
+    backend.submit(backend.render(plan))
+    return Run(plan.run_id, backend)
+
+
+def attach(run_id: str, cluster: str | ClusterProfile = "local") -> Run:
+    """A run that was submitted before. Raises NotFoundError."""
+    backend = open_cluster(cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster))
+    backend.status(run_id)
+    return Run(run_id, backend)
+
+
+def list_runs(cluster: str | ClusterProfile = "local") -> list[RunStatus]:
+    """All runs that the cluster still knows, newest first."""
+    return open_cluster(cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)).list()
+
+
+class Run:
+    """A submitted plan."""
+
+    def __init__(self, run_id: str, cluster: Cluster) -> None:
+        self.id = run_id
+        self.cluster = cluster
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, cluster={self.cluster.profile.name!r})"
+
+    def status(self) -> RunStatus:
+        """How it stands now."""
+        return self.cluster.status(self.id)
+
+    def wait(self, timeout_seconds: float | None = None, *, check: bool = True) -> RunStatus:
+        """Block until it has ended.
+
+        Raises:
+            TimeoutError: it hasn't ended in time.
+            StoppedError, UserCodeError, InfrastructureError: it did not succeed (with ``check``), with its message.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while not (status := self.status()).state.is_final:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"{self.id} is {status.state} after {timeout_seconds:g} s")
+            time.sleep(_WAIT_SECONDS)
+        if check and status.reason is not None and status.reason.exit_code:
+            raise _error_for(status)
+        return status
+
+    def logs(self, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
+        """Lines of the driver or of one rank, without the event lines."""
+        for line in self.cluster.logs(self.id, follow=follow, rank=rank):
+            if events.parse(line) is None:
+                yield line
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Every logged point, in order of steps: ``{"step": 10, "train/loss": 1.3, ...}``. A step that was taken again
+        after a fault is there once, as it was last."""
+        points: dict[int, dict[str, float]] = {}
+        for line in self.cluster.logs(self.id):
+            event = events.parse(line)
+            if event and event["event"] == "metrics":
+                points.setdefault(event["step"], {"step": event["step"]}).update(event["values"])
+        return [points[step] for step in sorted(points)]
+
+    def stop(self, *, now: bool = False) -> RunStatus:
+        """Ask for a graceful stop, or end it ``now``. Returns at once."""
+        return self.cluster.stop(self.id, now=now)
+
+    def resume(self) -> RunStatus:
+        """Launch it again from its newest good checkpoint."""
+        return self.cluster.resume(self.id)
+
+
+def _error_for(status: RunStatus) -> TrainwrightError:
+    from orchestrator import errors
+
+    assert status.reason is not None
+    kinds: dict[int, type[TrainwrightError]] = {2: SpecError, 3: errors.UserCodeError, 5: StoppedError}
+    return kinds.get(status.reason.exit_code, errors.InfrastructureError)(f"{status.run_id}: {status.message}")
+
+
+def _tracking_uri(job: JobSpec, profile: ClusterProfile) -> str:
+    chosen = job.tracking.uri or profile.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
+    return chosen or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def _git_commit(folder: str) -> str:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

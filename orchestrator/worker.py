@@ -1,0 +1,350 @@
+"""What one worker process sets up around the loop: model, engine, data, checkpoints, logs and the stop signal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.distributed as dist
+
+from orchestrator import checkpoint, data, events, loop, models, strategies
+from orchestrator.checkpoint import Checkpoint, Checkpoints
+from orchestrator.data import Prepared
+from orchestrator.errors import CheckpointError, DataError, InfrastructureError
+from orchestrator.models.base import Batch, Objective, check_batch
+from orchestrator.planning.plan import Plan
+from orchestrator.strategies.base import Engine
+from orchestrator.tracking import NullTracker, Tracker, open_tracker
+
+logger = logging.getLogger("orchestrator")
+
+
+def run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Train on this worker. Called by Ray Train on every worker of the group, once for each attempt.
+
+    Args:
+        config: ``plan`` and ``prepared`` as JSON text, and ``launch``.
+
+    Returns:
+        The step reached, whether the run was stopped, and the last metrics.
+    """
+    plan = Plan.model_validate_json(config["plan"])
+    prepared = Prepared.model_validate_json(config["prepared"])
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    control = dist.new_group(backend="gloo") if world_size > 1 else None
+    attempt = _agree(rank, control, lambda: checkpoint.next_attempt(f"{plan.storage}/checkpoints"))
+
+    with _own_log(plan, attempt, rank):
+        newest = _agree(rank, control, lambda: checkpoint.newest_good(f"{plan.storage}/checkpoints"))
+        worker = _Worker(plan, prepared, rank, world_size, attempt, control, launch=int(config["launch"]))
+        try:
+            return worker.train(newest)
+        except BaseException:
+            worker.tracker.finish(None)
+            raise
+        finally:
+            worker.close()
+
+
+class _Worker:
+    """The loop's surroundings on one rank."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        prepared: Prepared,
+        rank: int,
+        world_size: int,
+        attempt: int,
+        control: dist.ProcessGroup | None,
+        *,
+        launch: int,
+    ) -> None:
+        self._plan, self._prepared, self._rank, self._world_size = plan, prepared, rank, world_size
+        self._attempt, self._control, self._launch = attempt, control, launch
+        job = plan.job
+        self._device = torch.device("cuda", torch.cuda.current_device()) if job.scaling.gpus_per_worker else torch.device("cpu")
+        torch.manual_seed(job.training.seed)
+        assert job.objective is not None
+        modules = models.build_modules(job.model, job.objective)
+        self._objective: Objective = models.build_objective(job.model, job.objective)
+        self._start_weights(modules)
+        self._engine: Engine = strategies.prepare(plan, modules, self._objective, self._device)
+        self._checkpoints = Checkpoints(
+            f"{plan.storage}/checkpoints", attempt=attempt, rank=rank, world_size=world_size, group=control
+        )
+        self._evaluation = (
+            data.open_eval(prepared, plan, rank=rank, world_size=world_size) if plan.evaluate_every else None
+        )
+        self.tracker: Tracker = NullTracker()
+        self._stop = _StopSignal(plan, launch) if rank == 0 else None
+        self._next_stop_check = 0
+        self._last_stop_check = (0, time.monotonic())
+        self._checked_batch = False
+
+    def _start_weights(self, modules: models.base.Modules) -> None:
+        from orchestrator.models import initialize
+
+        job = self._plan.job
+        if job.initialize.weights:
+            path = job.initialize.weights
+            if "://" not in path and not Path(path).is_absolute():
+                path = str(Path(self._plan.base_dir) / path)
+            report = initialize.load_weights(
+                modules, path, prefix=job.initialize.prefix, into=job.initialize.into, strict=job.initialize.strict
+            )
+            if self._rank == 0:
+                logger.info("%s", report)
+        if job.initialize.freeze:
+            initialize.freeze(modules, job.initialize.freeze)
+        if job.training.activation_checkpointing:
+            initialize.recompute_blocks(modules)
+
+    def train(self, newest: Checkpoint | None) -> dict[str, Any]:
+        """Load what there is, and take the remaining steps."""
+        plan, start_step = self._plan, 0
+        if newest is not None:
+            self._check_identity(newest)
+            with checkpoint.open_reader(newest) as reader:
+                self._engine.load(reader, newest.meta["scalars"])
+            start_step = newest.step
+            if self._rank == 0:
+                logger.info("attempt %d goes on from the checkpoint of step %d", self._attempt, start_step)
+        if self._rank == 0:
+            self.tracker = open_tracker(
+                plan, dataset=self._prepared.lineage, on_url=lambda url: events.emit("tracking", url=url)
+            )
+            events.emit(
+                "attempt", attempt=self._attempt, launch=self._launch, start_step=start_step, total_steps=plan.total_steps
+            )
+        stream = data.open_train(
+            self._prepared, plan, rank=self._rank, world_size=self._world_size, start_step=start_step
+        )
+        with contextlib.closing(stream):
+            outcome = loop.train(plan, self._engine, self._objective, self._on_device(stream), self, start_step)
+        self._checkpoints.wait()
+        if difference := self._engine.replicas_differ():
+            raise InfrastructureError(f"after step {outcome.step} the workers' copies of {difference} are not equal")
+        if self._rank == 0:
+            self._finish(outcome)
+        return {"step": outcome.step, "stopped": outcome.stopped, "metrics": outcome.metrics, "attempt": self._attempt}
+
+    def _finish(self, outcome: loop.Outcome) -> None:
+        plan = self._plan
+        status = "KILLED" if outcome.stopped else "FINISHED"
+        if outcome.stopped or not plan.job.tracking.log_model or not plan.tracking_uri:
+            self.tracker.finish(status)
+            return
+        newest = checkpoint.newest_good(f"{plan.storage}/checkpoints")
+        assert newest is not None, "the loop saves after its last step"
+        with tempfile.TemporaryDirectory() as folder:
+            from orchestrator.checkpoint.export import to_safetensors
+
+            to_safetensors(newest, Path(folder) / "model.safetensors")
+            (Path(folder) / "config.json").write_text(
+                plan.job.model_dump_json(include={"model", "objective"}, indent=2)
+            )
+            self.tracker.finish(status, Path(folder))
+
+    def _check_identity(self, newest: Checkpoint) -> None:
+        if change := data.describe_change(newest.meta["identity"], self._prepared.identity):
+            raise DataError(f"the training data is not what the checkpoint of step {newest.step} was trained on: {change}")
+
+    # -- what the loop asks for ------------------------------------------------------------------------------
+
+    def evaluation(self) -> Iterator[Batch]:
+        """The evaluation set's batches on the device."""
+        assert self._evaluation is not None
+        for arrays in self._evaluation.batches():
+            yield self._to_device(arrays)
+
+    def save(self, step: int, metrics: dict[str, float]) -> None:
+        """Write a checkpoint, and let go of those that are not to be kept."""
+        plan = self._plan
+        meta = {
+            "step": step,
+            "identity": self._prepared.identity,
+            "seed": plan.job.training.seed,
+            "position": step * plan.job.training.global_batch_size,
+            "plan_digest": plan.digest,
+            "scalars": self._engine.scalars(),
+            "metrics": metrics,
+            "model": plan.job.model.model_dump(mode="json"),
+        }
+        keep = plan.job.checkpoint.keep
+        stall = self._checkpoints.save(
+            step, self._engine.state(), meta, asynchronous=plan.job.checkpoint.asynchronous
+        )
+        self._checkpoints.prune(last=keep.last, best=keep.best, metric=keep.metric, mode=keep.mode)
+        if self._rank == 0:
+            events.emit("checkpoint", step=step, stall_seconds=round(stall, 4))
+
+    def show_samples(self, step: int) -> None:
+        """Log what the model generates, where the family generates something."""
+        generate = getattr(self._objective, "samples", None)
+        if generate is None:
+            return
+        batch = next(self.evaluation(), None) if self._evaluation is not None else None
+        for sample in generate(self._engine.modules, batch, 16):
+            if self._rank != 0:
+                continue
+            if sample.kind == "image":
+                self.tracker.image(step, sample.name, sample.data)
+            else:
+                self.tracker.text(step, sample.name, data.sample_text(self._prepared, sample))
+
+    def stop_requested(self, step: int) -> bool:
+        """Whether somebody asked for a stop. Ranks agree about once a second, at a step that rank 0 names."""
+        if step < self._next_stop_check:
+            return False
+        answer = torch.zeros(2, dtype=torch.int64)
+        if self._stop is not None:
+            last_step, last_time = self._last_stop_check
+            seconds_per_step = (time.monotonic() - last_time) / max(1, step - last_step)
+            answer[0] = int(self._stop.is_set())
+            answer[1] = step + max(1, min(1000, int(0.5 / max(seconds_per_step, 1e-6))))
+            self._last_stop_check = step, time.monotonic()
+        if self._control is not None:
+            dist.broadcast(answer, src=0, group=self._control)
+        stop, self._next_stop_check = bool(answer[0]), int(answer[1])
+        return stop
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Metrics of a step, from rank 0."""
+        if self._rank == 0:
+            events.emit("metrics", step=step, attempt=self._attempt, values={k: float(f"{v:.6g}") for k, v in values.items()})
+            self.tracker.log(step, values)
+
+    # -- batches ---------------------------------------------------------------------------------------------
+
+    def _on_device(self, stream: Iterator[Any]) -> Iterator[Any]:
+        for share in stream:
+            micros = [self._to_device(arrays) for arrays in share.micros]
+            if not self._checked_batch:
+                self._checked_batch = True
+                check_batch(micros[0], self._objective.inputs())
+            yield _OnDevice(micros, share.samples, share.padded, share.epoch)
+
+    def _to_device(self, arrays: Mapping[str, Any]) -> Batch:
+        if self._device.type == "cpu":
+            return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return {
+            name: torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True)
+            for name, array in arrays.items()
+        }
+
+    def close(self) -> None:
+        """Let go of threads and groups."""
+        if self._stop is not None:
+            self._stop.close()
+        self._checkpoints.close()
+        self._engine.close()
+
+
+class _OnDevice:
+    """A StepBatch as tensors."""
+
+    __slots__ = ("epoch", "micros", "padded", "samples")
+
+    def __init__(self, micros: list[Batch], samples: int, padded: bool, epoch: float) -> None:
+        self.micros, self.samples, self.padded, self.epoch = micros, samples, padded, epoch
+
+
+class _StopSignal:
+    """Watches the run's storage for a stop request, from a thread of rank 0."""
+
+    def __init__(self, plan: Plan, launch: int) -> None:
+        self._set = threading.Event()
+        self._closed = threading.Event()
+        self._path = f"{plan.storage}/control/stop-{launch}"
+        self._pause = 0.5 if "://" not in plan.storage else 5.0
+        threading.Thread(target=self._watch, name="stop-signal", daemon=True).start()
+
+    def _watch(self) -> None:
+        from pyarrow import fs
+
+        filesystem, path = fs.FileSystem.from_uri(self._path) if "://" in self._path else (fs.LocalFileSystem(), self._path)
+        while not self._closed.wait(self._pause):
+            with contextlib.suppress(OSError):
+                if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+                    self._set.set()
+                    return
+
+    def is_set(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._set.is_set()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+
+
+def _agree(rank: int, group: dist.ProcessGroup | None, ask: Any) -> Any:
+    """Rank 0's answer, on every rank; its error too, so that no rank waits for one that has gone."""
+    answer: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            answer[0] = ask()
+        except (CheckpointError, OSError) as error:
+            answer[1] = str(error)
+    if group is not None:
+        dist.broadcast_object_list(answer, src=0, group=group)
+    if answer[1]:
+        raise CheckpointError(answer[1])
+    return answer[0]
+
+
+class _Tee:
+    """Writes to a stream and to the rank's own log file."""
+
+    def __init__(self, stream: TextIO, file: TextIO) -> None:
+        self._stream, self._file = stream, file
+
+    def write(self, text: str) -> int:
+        """To both."""
+        with contextlib.suppress(ValueError, OSError):  # a full disk must not end the run
+            self._file.write(text)
+            self._file.flush()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _own_log(plan: Plan, attempt: int, rank: int) -> Iterator[None]:
+    """Keep what this rank prints and logs in ``logs/attempt-A/rank-R.log`` of the run's storage."""
+    handler = logging.StreamHandler(sys.stdout)
+    if "://" in plan.storage:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        yield
+        return
+    path = Path(plan.storage) / "logs" / f"attempt-{attempt}" / f"rank-{rank}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        out, err = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = _Tee(out, file), _Tee(err, file)  # type: ignore[assignment]
+        handler.setStream(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield
+        except BaseException:
+            import traceback
+
+            traceback.print_exc(file=file)
+            raise
+        finally:
+            sys.stdout, sys.stderr = out, err
