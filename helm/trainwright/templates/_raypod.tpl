@@ -74,13 +74,14 @@ spec:
         - name: metrics
           containerPort: 8080
       resources:
-        requests: &resources
-          cpu: {{ .group.cpus | quote }}
-          memory: {{ .group.memory }}
-          {{- with .group.gpus }}
+        {{- range $bound := list "requests" "limits" }}
+        {{ $bound }}:
+          cpu: {{ $.group.cpus | quote }}
+          memory: {{ $.group.memory }}
+          {{- with $.group.gpus }}
           nvidia.com/gpu: {{ . | quote }}
           {{- end }}
-        limits: *resources
+        {{- end }}
       securityContext:
         {{- include "trainwright.containerSecurity" $root | nindent 8 }}
       volumeMounts:

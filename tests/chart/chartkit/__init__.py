@@ -1,0 +1,1 @@
+"""What the chart's tests share: rendering, strict schemas, Pod Security, and the evaluation of network policies."""

@@ -1,0 +1,80 @@
+"""Value combinations that the chart is rendered with: every storage with every MLflow with every set of extras."""
+
+from __future__ import annotations
+
+from chartkit.helm import CHART, Values, merge, values_file
+
+GPU_GROUPS = [
+    {"name": "cpu", "cpus": 4, "memory": "16Gi", "max": 4},
+    {
+        "name": "h100",
+        "cpus": 64,
+        "memory": "1Ti",
+        "gpus": 8,
+        "acceleratorType": "H100",
+        "min": 1,
+        "max": 4,
+        "spot": True,
+        "labels": {"pool": "h100"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "sharedMemory": "256Gi",
+    },
+]
+
+STORAGE: dict[str, Values] = {
+    "claim": {},
+    "existing-claim": {"storage": {"existingClaim": "shared"}},
+    "s3": {"storage": {"url": "s3://bucket/runs", "existingSecret": "storage-credentials"}},
+    "gcs": {
+        "storage": {"url": "gs://bucket/runs"},
+        "jobs": {"serviceAccountAnnotations": {"iam.gke.io/gcp-service-account": "jobs@p.iam.example.com"}},
+    },
+}
+
+MLFLOW: dict[str, Values] = {
+    "sqlite": {},
+    "postgres": {"mlflow": {"databaseSecret": "database"}},
+    "postgres-s3": {
+        "mlflow": {"replicas": 3, "databaseSecret": "database", "artifacts": "s3://bucket/mlflow"}
+    },
+    "no-auth": {"mlflow": {"auth": False, "backupSchedule": ""}},
+    "external": {"mlflow": {"enabled": False, "externalUri": "https://mlflow.example.com"}},
+    "none": {"mlflow": {"enabled": False}},
+}
+
+EXTRAS: dict[str, Values] = {
+    "plain": {},
+    "queued": {
+        "nodeGroups": GPU_GROUPS,
+        "kueue": {"enabled": True},
+        "priorityClasses": [{"name": "urgent", "value": 1000, "preempt": True}],
+        "submitters": [{"kind": "Group", "name": "data-science"}],
+    },
+    "interactive": {
+        "nodeGroups": GPU_GROUPS,
+        "rayCluster": {"enabled": True},
+        "jobs": {"autoscaling": True, "environment": {"NCCL_DEBUG": "WARN"}},
+        "imagePullSecrets": ["registry"],
+        "kuberay-operator": {"enabled": False},
+    },
+    "bare": {
+        "networkPolicy": {"enabled": False},
+        "quota": {"enabled": False},
+        "limitRange": {"enabled": False},
+        "monitoring": {"enabled": False},
+        "namespace": {"create": True},
+    },
+}
+
+COMBINATIONS: dict[str, Values] = {
+    f"{storage}/{mlflow}/{extras}": merge(merge(STORAGE[storage], MLFLOW[mlflow]), EXTRAS[extras])
+    for storage in STORAGE
+    for mlflow in MLFLOW
+    for extras in EXTRAS
+}
+
+FILES: dict[str, Values] = {
+    path.relative_to(CHART).as_posix(): values_file(path.relative_to(CHART).as_posix())
+    for folder in ("presets", "ci")
+    for path in sorted((CHART / folder).glob("*.yaml"))
+}
