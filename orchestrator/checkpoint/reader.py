@@ -34,6 +34,12 @@ class CheckpointReader:
             key: (parts[0][1].shape, DTYPES[parts[0][1].dtype]) for key, parts in self._placed.items()
         }
 
+    def __enter__(self) -> CheckpointReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._blocks.clear()
+
     def tensors(self) -> Mapping[tuple[str, str], tuple[tuple[int, ...], torch.dtype]]:
         """(kind, name) -> shape and dtype of all that was saved."""
         return self._tensors

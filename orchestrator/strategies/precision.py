@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -32,6 +33,28 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
     return context
 
 
-def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """Scales losses so that fp16 gradients don't vanish; does nothing at other precisions."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+class LossScale:
+    """A factor on the loss so that fp16 gradients don't vanish; 1 at other precisions.
+
+    Halves where a gradient overflows, doubles after ``GROWTH_INTERVAL`` good steps (Micikevicius et al. 2018,
+    arXiv:1710.03740, section 3.2). Whether a gradient overflowed is seen in its global norm, on every rank alike.
+    """
+
+    INITIAL = 65536.0
+    GROWTH_INTERVAL = 2000
+
+    def __init__(self, precision: str) -> None:
+        self.is_dynamic = precision == "fp16"
+        self.factor = self.INITIAL if self.is_dynamic else 1.0
+        self.good_steps = 0
+
+    def update(self, norm: float) -> None:
+        """Adapt to the norm that the last gradient had."""
+        if not self.is_dynamic:
+            return
+        if not math.isfinite(norm):
+            self.factor, self.good_steps = max(self.factor / 2, 1.0), 0
+        elif self.good_steps + 1 == self.GROWTH_INTERVAL:
+            self.factor, self.good_steps = self.factor * 2, 0
+        else:
+            self.good_steps += 1

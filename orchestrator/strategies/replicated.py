@@ -1,4 +1,4 @@
-"""State that every rank holds whole: dividing it for a save, putting it back, comparing and levelling it."""
+"""State that every rank holds whole: dividing it for a save, comparing and levelling it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from orchestrator.errors import CheckpointError
-from orchestrator.strategies.base import StateRange, StateReader
+from orchestrator.strategies.base import StateRange
 
 Named = tuple[str, str, Tensor]
 """(kind, name, whole tensor)."""
@@ -20,10 +19,10 @@ def rank_and_world_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def persistent_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     """The buffers that belong to the module's state (running statistics), not the ones it can rebuild."""
     kept = module.state_dict().keys()
-    return ((name, buffer) for name, buffer in module.named_buffers() if name in kept)
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in kept]
 
 
 def share_of(tensors: Sequence[Named], rank: int, world_size: int) -> Iterator[StateRange]:
@@ -36,42 +35,6 @@ def share_of(tensors: Sequence[Named], rank: int, world_size: int) -> Iterator[S
         if start < stop:
             yield StateRange(kind, name, tuple(tensor.shape), start, tensor.detach().reshape(-1)[start:stop])
         position += tensor.numel()
-
-
-def read_whole(reader: StateReader, kind: str, name: str, like: Tensor) -> Tensor:
-    """A whole saved tensor, shaped like ``like``, on the CPU. Raises CheckpointError where it is another's."""
-    shape = saved_shape(reader, kind, name)
-    if shape != tuple(like.shape):
-        raise CheckpointError(
-            f"checkpoint: {kind} {name} has shape {shape} and the model's is {tuple(like.shape)};"
-            " resume with the model that was saved"
-        )
-    return reader.read(kind, name, 0, like.numel()).reshape(shape)
-
-
-def saved_shape(reader: StateReader, kind: str, name: str) -> tuple[int, ...]:
-    """The whole shape of a saved tensor. Raises CheckpointError where there is none."""
-    saved = reader.tensors()
-    if (kind, name) not in saved:
-        raise CheckpointError(f"checkpoint: it holds no {kind} {name}; resume with the model that was saved")
-    return saved[kind, name][0]
-
-
-def saved_moments(reader: StateReader, name: str, allowed: Sequence[str]) -> list[str]:
-    """Kinds of the optimizer tensors saved for the parameter ``name``. Raises CheckpointError where they are
-    another optimizer's.
-    """
-    kinds = [
-        kind
-        for kind, saved_name in reader.tensors()
-        if saved_name == name and kind not in ("parameter", "buffer")
-    ]
-    if foreign := set(kinds) - set(allowed):
-        raise CheckpointError(
-            f"checkpoint: it holds {', '.join(sorted(foreign))} of {name}, which the job's optimizer does not keep;"
-            " resume with the optimizer that was saved"
-        )
-    return kinds
 
 
 def broadcast_from_rank_zero(tensors: Sequence[Tensor]) -> None:
@@ -88,9 +51,9 @@ def broadcast_from_rank_zero(tensors: Sequence[Tensor]) -> None:
 
 
 def first_difference(tensors: Mapping[str, Tensor]) -> str | None:
-    """Collective: the first tensor (by the mapping's order) whose bytes are not equal on all ranks, or None.
+    """Collective: the first tensor (by the mapping's order) whose bits are not equal on all ranks, or None.
 
-    Compares two position-dependent 64-bit sums of each tensor's bits, so little is exchanged.
+    Compares two 64-bit sums of each tensor's bits, one of them weighted by place, so little is exchanged.
     """
     if not tensors or rank_and_world_size()[1] == 1:
         return None
@@ -103,7 +66,7 @@ def first_difference(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Two int64 that change when any bit or any two elements' places change (products wrap)."""
+    """Two int64 that change when a bit or the order of elements changes (products wrap)."""
     flat = tensor.detach().reshape(-1)
     if flat.dtype == torch.bool:
         flat = flat.to(torch.uint8)

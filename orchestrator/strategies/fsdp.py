@@ -1,0 +1,117 @@
+"""FSDP2: parameters, gradients and moments sharded by rows over the workers (torch ``fully_shard``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+
+from orchestrator.errors import SpecError
+from orchestrator.models.base import Modules, Objective
+from orchestrator.planning.plan import Plan
+from orchestrator.spec.job import FsdpStrategy
+from orchestrator.strategies import replicated
+from orchestrator.strategies.blocks import blocks_of
+from orchestrator.strategies.optimizers import ELEMENTWISE
+from orchestrator.strategies.precision import COMPUTE_DTYPES
+from orchestrator.strategies.single_process import SingleProcessGroup
+from orchestrator.strategies.torch_engine import TorchEngine
+
+
+class FsdpEngine(TorchEngine):
+    """An Engine over modules whose blocks are sharded each by itself.
+
+    Gradients are reduced after every micro-batch: keeping them whole until the last one would take the memory that
+    sharding saves. fp32 shards are the masters; with bf16 or fp16 they are cast when they are gathered.
+    """
+
+    _gradients_are_sharded = True
+
+    def __init__(self, plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> None:
+        assert isinstance(plan.job.strategy, FsdpStrategy)
+        self._strategy = plan.job.strategy
+        training = plan.job.training
+        for phase in objective.phases:
+            kind = training.phase_optimizers.get(phase, training.optimizer).kind
+            if kind not in ELEMENTWISE:
+                raise SpecError(
+                    f"training.optimizer: {kind} needs whole parameters and strategy fsdp shards them; use strategy ddp"
+                )
+        compute = COMPUTE_DTYPES[training.precision]
+        self._mixed = (
+            MixedPrecisionPolicy()
+            if compute == torch.float32
+            else MixedPrecisionPolicy(
+                param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False
+            )
+        )
+        self._own_group = SingleProcessGroup()
+        self._mesh: DeviceMesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        super().__init__(plan, modules, objective, device)
+
+    def _distribute(self, module: nn.Module) -> nn.Module:
+        for name, parameter in module.named_parameters():
+            if parameter.dim() == 0:
+                raise SpecError(
+                    f"strategy fsdp: {name} is a single number and can't be sharded; use ddp or zero"
+                )
+            parameter.data = parameter.data.contiguous()
+        if dist.get_world_size() > 1:
+            replicated.broadcast_from_rank_zero([*module.parameters(), *module.buffers()])
+        offload: OffloadPolicy = OffloadPolicy()
+        if self._strategy.offload and next(module.parameters()).device.type != "cpu":
+            offload = CPUOffloadPolicy()
+        for part in (*blocks_of(module), module):
+            fully_shard(
+                part,
+                mesh=self._mesh,
+                reshard_after_forward=self._strategy.reshard_after_forward,
+                mp_policy=self._mixed,
+                offload_policy=offload,
+            )
+        for sharded in _sharded_parts(module):
+            # each rank's loss is its share of the global mean, so gradients are summed, not averaged
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
+        return module
+
+    @property
+    def _loss_factor(self) -> float:
+        return 1.0
+
+    def _before_parameters(self) -> None:
+        """Evaluation may have left gathered parameters in the modules' places; put the shards back."""
+        for module in self._bare.values():
+            for part in _sharded_parts(module):
+                part.reshard()
+
+    @contextmanager
+    def micro_step(self, phase: str, *, last: bool) -> Iterator[None]:
+        """Around forward and backward of one micro-batch. Gradients that reach modules of other phases are
+        dropped in ``step``: FSDP keeps gathered copies of parameters, which can't be told to gather none.
+        """
+        yield
+
+    def _zero_gradients(self) -> None:
+        for parameters in self._trainable.values():
+            for parameter in parameters:
+                parameter.grad = None
+
+    def close(self) -> None:
+        """Leave the process group that a single process made for itself."""
+        self._own_group.close()
+
+
+def _sharded_parts(module: nn.Module) -> Iterator[FSDPModule]:
+    return (part for part in module.modules() if isinstance(part, FSDPModule))

@@ -1,0 +1,223 @@
+"""What DDP and FSDP2 share: torch optimizers over the modules' own parameters, whole or sharded."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from orchestrator.errors import SpecError
+from orchestrator.models.base import Modules, Objective
+from orchestrator.planning.plan import Plan
+from orchestrator.strategies import precision, replicated, saved
+from orchestrator.strategies.base import StateRange, StateReader
+from orchestrator.strategies.blocks import compile_blocks, recompute_blocks
+from orchestrator.strategies.optimizers import (
+    MOMENTS,
+    build_optimizer,
+    moments_of,
+    parameter_groups,
+    restore_moments,
+    set_learning_rate,
+)
+
+
+class TorchEngine(ABC):
+    """The part of an Engine that does not depend on where parameters lie."""
+
+    def __init__(self, plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> None:
+        training = plan.job.training
+        precision.check_precision(training.precision, device)
+        self.device = device
+        self._precision = training.precision
+        self._rank, self._world_size = replicated.rank_and_world_size()
+        self._module_of = {phase: objective.trains(phase) for phase in objective.phases}
+        self._specs = {p: training.phase_optimizers.get(p, training.optimizer) for p in objective.phases}
+        for module in modules.values():
+            if training.activation_checkpointing:
+                recompute_blocks(module)
+            if training.compile:
+                compile_blocks(module)
+        self._bare: Modules = {name: self._distribute(module.to(device)) for name, module in modules.items()}
+        self._trainable = {
+            name: [p for p in module.parameters() if p.requires_grad] for name, module in self._bare.items()
+        }
+        for phase, module_name in self._module_of.items():
+            if not self._trainable[module_name]:
+                raise SpecError(f"initialize.freeze: it leaves nothing to train in {phase}")
+        self._optimizers = {
+            phase: build_optimizer(
+                parameter_groups(self._bare[self._module_of[phase]].named_parameters(), spec),
+                spec,
+                self._trainable[self._module_of[phase]][0].device,
+            )
+            for phase, spec in self._specs.items()
+        }
+        self._updates = dict.fromkeys(objective.phases, 0)
+        self._loss_scales = {phase: precision.LossScale(self._precision) for phase in objective.phases}
+        self.modules: Modules = dict(self._bare)
+
+    @abstractmethod
+    def _distribute(self, module: nn.Module) -> nn.Module:
+        """Lay a module out over the ranks, before its optimizer is made."""
+
+    @property
+    @abstractmethod
+    def _loss_factor(self) -> float:
+        """What makes gradients add up over ranks."""
+
+    @abstractmethod
+    def _before_parameters(self) -> None:
+        """Called before parameters are read or written outside of a forward and backward."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Around forward and loss: the precision of the job."""
+        return precision.autocast(self._precision, self.device)
+
+    def backward(self, phase: str, loss: Tensor) -> None:
+        """Accumulate gradients of ``loss``, this rank's share of the global mean."""
+        (loss * (self._loss_factor * self._loss_scales[phase].factor)).backward()
+
+    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
+        """Clip, update, zero the gradients; returns the global norm before clipping.
+
+        Where the norm is not finite nothing is updated, so that the state stays usable.
+        """
+        self._before_parameters()
+        optimizer, loss_scale = self._optimizers[phase], self._loss_scales[phase]
+        gradients = [local(p.grad) for p in self._trainable[self._module_of[phase]] if p.grad is not None]
+        norm = self._global_norm(gradients) / loss_scale.factor
+        if math.isfinite(norm):
+            clip = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))
+            if clip < 1.0 or loss_scale.factor != 1.0:
+                torch._foreach_mul_(gradients, clip / loss_scale.factor)
+            set_learning_rate(optimizer, self._specs[phase].learning_rate * learning_rate_factor)
+            optimizer.step()
+            self._updates[phase] += 1
+        loss_scale.update(norm)
+        self._zero_gradients()
+        self._level_buffers(self._module_of[phase])
+        return norm
+
+    def _global_norm(self, gradients: Sequence[Tensor]) -> float:
+        """Euclidean norm over all elements on all ranks; waits for the device."""
+        norms = torch._foreach_norm(list(gradients)) if gradients else []
+        squares = torch.stack(list(norms)).square().sum() if norms else torch.zeros((), device=self.device)
+        if self._gradients_are_sharded and self._world_size > 1:
+            squares = squares.to(self.device)
+            dist.all_reduce(squares)
+        return float(squares.sqrt())
+
+    _gradients_are_sharded = False
+
+    @abstractmethod
+    def _zero_gradients(self) -> None:
+        """Forget all modules' gradients."""
+
+    def _level_buffers(self, name: str) -> None:
+        """Rank 0's running statistics become everybody's, so that all ranks evaluate and save the same."""
+        buffers = [buffer for _, buffer in replicated.persistent_buffers(self._bare[name])]
+        if buffers and self._world_size > 1:
+            replicated.broadcast_from_rank_zero(buffers)
+
+    def _tensors(self) -> Iterator[replicated.Named]:
+        """Everything that is saved, in the same order on all ranks."""
+        optimizers = {self._module_of[phase]: optimizer for phase, optimizer in self._optimizers.items()}
+        for module_name, module in self._bare.items():
+            for path, parameter in module.named_parameters():
+                yield "parameter", f"{module_name}/{path}", parameter
+                if module_name in optimizers:
+                    for kind, moment in moments_of(optimizers[module_name], parameter).items():
+                        yield kind, f"{module_name}/{path}", moment
+            for path, buffer in replicated.persistent_buffers(module):
+                yield "buffer", f"{module_name}/{path}", buffer
+
+    def state(self) -> Iterator[StateRange]:
+        """The shards that this rank holds, and its equal share of what all ranks hold."""
+        self._before_parameters()
+        whole = []
+        for kind, name, tensor in self._tensors():
+            if isinstance(tensor, DTensor):
+                start, stop = shard_range(tensor)
+                if start < stop:
+                    yield StateRange(
+                        kind, name, tuple(tensor.shape), start, local(tensor.detach()).reshape(-1)
+                    )
+            else:
+                whole.append((kind, name, tensor))
+        yield from replicated.share_of(whole, self._rank, self._world_size)
+
+    def scalars(self) -> dict[str, float]:
+        """``updates/PHASE``, and with fp16 ``loss_scale/PHASE`` and ``loss_scale_steps/PHASE``."""
+        values: dict[str, float] = {f"updates/{phase}": count for phase, count in self._updates.items()}
+        for phase, scale in self._loss_scales.items():
+            if scale.is_dynamic:
+                values |= {f"loss_scale/{phase}": scale.factor, f"loss_scale_steps/{phase}": scale.good_steps}
+        return values
+
+    @torch.no_grad()
+    def load(self, reader: StateReader, scalars: Mapping[str, float]) -> None:
+        """Put saved state in place, whatever strategy and world size wrote it."""
+        self._before_parameters()
+        for module_name, module in self._bare.items():
+            for path, parameter in module.named_parameters():
+                _fill(parameter, reader, "parameter", f"{module_name}/{path}")
+            for path, buffer in replicated.persistent_buffers(module):
+                _fill(buffer, reader, "buffer", f"{module_name}/{path}")
+        for phase, optimizer in self._optimizers.items():
+            self._updates[phase] = int(scalars[f"updates/{phase}"])
+            scale = self._loss_scales[phase]
+            if scale.is_dynamic and f"loss_scale/{phase}" in scalars:
+                scale.factor = scalars[f"loss_scale/{phase}"]
+                scale.good_steps = int(scalars[f"loss_scale_steps/{phase}"])
+            module_name = self._module_of[phase]
+            for path, parameter in self._bare[module_name].named_parameters():
+                moments: dict[str, Tensor] = {}
+                name = f"{module_name}/{path}"
+                for kind in saved.moments_of(reader, name, MOMENTS[self._specs[phase].kind]):
+                    shape = saved.shape_of(reader, kind, name)
+                    same = shape == tuple(parameter.shape)
+                    moments[kind] = torch.zeros_like(parameter if same else parameter.new_empty(shape))
+                    _fill(moments[kind], reader, kind, name)
+                if moments:
+                    restore_moments(optimizer, parameter, moments, self._updates[phase])
+
+    def replicas_differ(self) -> str | None:
+        """Collective. The first replicated tensor that is not equal on all ranks, or None."""
+        self._before_parameters()
+        whole = {f"{k} {name}": t for k, name, t in self._tensors() if not isinstance(t, DTensor)}
+        return replicated.first_difference(whole)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the engine started."""
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds, as a plain tensor on the same storage."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_range(tensor: DTensor) -> tuple[int, int]:
+    """Where this rank's shard begins and ends in the flattened tensor. Shards are of whole rows: as many on each
+    rank, rounded up, the last ranks fewer or none.
+    """
+    rows, ranks, rank = tensor.shape[0], tensor.device_mesh.size(), tensor.device_mesh.get_local_rank()
+    rows_per_rank = -(-rows // ranks)
+    row_elements = tensor.numel() // max(rows, 1)
+    begin = min(rank * rows_per_rank, rows)
+    return begin * row_elements, min(begin + rows_per_rank, rows) * row_elements
+
+
+def _fill(tensor: Tensor, reader: StateReader, kind: str, name: str) -> None:
+    """Overwrite what this rank holds of ``tensor`` with what was saved."""
+    start, stop = shard_range(tensor) if isinstance(tensor, DTensor) else (0, tensor.numel())
+    values = saved.read_range(reader, kind, name, tensor.shape, start, stop)
+    target = local(tensor.detach())
+    target.copy_(values.reshape(target.shape))
