@@ -15,7 +15,11 @@ import pyarrow as pa
 
 from orchestrator.section import Section
 
-PREPARATIONS: dict[str, str] = {}
+PREPARATIONS: dict[str, str] = {
+    "pack": "orchestrator.data.language:PackKind",
+    "tokenize": "orchestrator.data.language:TokenizeKind",
+    "windows": "orchestrator.data.series:WindowsKind",
+}
 """Kind of preparation -> ``module:class`` of its ``PreparationKind``, imported on use."""
 
 
@@ -44,8 +48,18 @@ class PreparationKind(Protocol):
         """Sizes that a model takes from the data (``vocabulary``, ``context`` ...)."""
         ...
 
+    def lists(self, section: Any, fitted: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Sizes of which there are several (``special_tokens``)."""
+        ...
+
     def dims_before(self, section: Any, base_dir: str) -> dict[str, int]:
-        """Those that are known from the section alone, before anything is read; used by ``plan``."""
+        """Those that are known from the section alone, before anything is read; used by ``plan``. A size that is
+        fitted (``vocabulary``) is the most that it can become.
+        """
+        ...
+
+    def lists_before(self, section: Any, base_dir: str) -> dict[str, tuple[int, ...]]:
+        """Likewise."""
         ...
 
 

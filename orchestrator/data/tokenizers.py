@@ -253,11 +253,16 @@ def train_words(
     library.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocabulary,
-        special_tokens=[UNKNOWN, *(name for name in specials if name != UNKNOWN)],
+        special_tokens=list(words_specials(specials)),
         show_progress=False,
     )
     library.train_from_iterator(_not_empty(texts, "a words tokenizer"), trainer)
     return LibraryTokenizer(library.to_str())
+
+
+def words_specials(specials: Sequence[str]) -> tuple[str, ...]:
+    """The special tokens of a words tokenizer, in the order of their ids: it always has ``UNKNOWN``."""
+    return tuple(dict.fromkeys((*specials, UNKNOWN)))
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:

@@ -25,6 +25,10 @@ Fitted = Mapping[str, Any]
 TRANSFORMS: dict[str, str] = {
     "normalize": "orchestrator.data.scaling:NormalizeKind",
     "scale": "orchestrator.data.scaling:ScaleKind",
+    "encode": "orchestrator.data.encoding:EncodeKind",
+    "resize": "orchestrator.data.augmentation:ResizeKind",
+    "random_crop": "orchestrator.data.augmentation:RandomCropKind",
+    "random_flip": "orchestrator.data.augmentation:RandomFlipKind",
 }
 """Kind of transform -> ``module:class`` of its ``TransformKind``, imported on use."""
 
@@ -63,7 +67,9 @@ def kind_of(section: Section) -> TransformKind:
     return kind
 
 
-def apply_all(sections: Sequence[Section], fitted: Sequence[Fitted], batch: Batch, *, training: bool) -> Batch:
+def apply_all(
+    sections: Sequence[Section], fitted: Sequence[Fitted], batch: Batch, *, training: bool
+) -> Batch:
     """The batch after all transforms, in order. ``fitted`` has one entry for each section."""
     for section, learned in zip(sections, fitted, strict=True):
         kind = kind_of(section)

@@ -1,0 +1,64 @@
+"""Transform of values that are no numbers: ``encode``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.data.categories import encode_categories, fit_categories
+from orchestrator.data.transforms import Batch, Fitted, tensor_of
+from orchestrator.spec.transforms import Encode
+
+
+class _Distinct:
+    """The distinct values of each column, batch by batch."""
+
+    def __init__(self, section: Encode) -> None:
+        self._section = section
+        self._seen: list[pa.Array] = []
+
+    def update(self, batch: Batch) -> None:
+        """See one batch."""
+        columns = [pc.unique(column) for column in _columns(tensor_of(batch, self._section.tensor, "encode"))]
+        if self._seen:
+            columns = [pc.unique(pa.concat_arrays(pair)) for pair in zip(self._seen, columns, strict=True)]
+        self._seen = columns
+
+    def result(self) -> dict[str, Any]:
+        """Sorted values of each column."""
+        return {"values": [fit_categories(column, self._section.tensor) for column in self._seen]}
+
+
+class EncodeKind:
+    """Values to their numbers."""
+
+    training_only = False
+
+    def fitter(self, section: Encode) -> _Distinct:
+        """Distinct values."""
+        return _Distinct(section)
+
+    def apply(self, section: Encode, fitted: Fitted, batch: Batch) -> Batch:
+        """int64, of the shape that came in."""
+        values = tensor_of(batch, section.tensor, "encode")
+        encoded = [
+            encode_categories(
+                column, known, section.tensor, unknown=len(known) if section.unseen == "unknown" else None
+            )
+            for column, known in zip(_columns(values), fitted["values"], strict=True)
+        ]
+        out = encoded[0] if values.ndim == 1 else np.stack(encoded, axis=1)
+        return {**batch, section.tensor: out}
+
+    def cardinalities(self, section: Encode, fitted: Fitted) -> tuple[int, ...]:
+        """Numbers that each column can become."""
+        return tuple(len(known) + (section.unseen == "unknown") for known in fitted["values"])
+
+
+def _columns(values: np.ndarray) -> list[pa.Array]:
+    """(B,) or (B, C) as Arrow arrays, one a column."""
+    whole = values[:, None] if values.ndim == 1 else values
+    return [pa.array(whole[:, column]) for column in range(whole.shape[1])]
