@@ -48,7 +48,10 @@ class LocalCluster:
         return Request(
             kind="process",
             run_id=plan.run_id,
-            body={"command": [*command, "--launch", "1", "--start-ray", str(_ray_dir(plan.run_id, 1))], "cwd": plan.base_dir},
+            body={
+                "command": [*command, "--launch", "1", "--start-ray", str(_ray_dir(plan.run_id, 1))],
+                "cwd": plan.base_dir,
+            },
             plan=plan,
         )
 
@@ -68,10 +71,18 @@ class LocalCluster:
         if not status.state.is_final:
             raise SpecError(f"{run_id} has not ended: it is {status.state}")
         if status.state is RunState.SUCCEEDED:
-            raise SpecError(f"{run_id} has taken all its {status.total_steps} steps; there is nothing left to resume")
+            raise SpecError(
+                f"{run_id} has taken all its {status.total_steps} steps; there is nothing left to resume"
+            )
         plan, launch = self._plan(run_id), status.launch + 1
         body = self.render(plan).body
-        command = [*body["command"][:5], "--launch", str(launch), "--start-ray", str(_ray_dir(run_id, launch))]
+        command = [
+            *body["command"][:5],
+            "--launch",
+            str(launch),
+            "--start-ray",
+            str(_ray_dir(run_id, launch)),
+        ]
         self._launch(plan, launch, command, body["cwd"])
         return self.status(run_id)
 
@@ -146,7 +157,9 @@ class LocalCluster:
 
     def _record(self, run_id: str) -> RunRecord:
         if not run_id or "/" in run_id or not (self._runs / run_id / "plan.json").is_file():
-            raise NotFoundError(f"no run {run_id!r} on cluster {self.profile.name}; trainwright list shows those there are")
+            raise NotFoundError(
+                f"no run {run_id!r} on cluster {self.profile.name}; trainwright list shows those there are"
+            )
         return RunRecord(str(self._runs / run_id))
 
     def _plan(self, run_id: str) -> Plan:
@@ -194,7 +207,13 @@ class LocalCluster:
 
     def _with_progress(self, status: RunStatus) -> RunStatus:
         """The step, metrics and addresses that the log's events tell."""
-        step, metrics, urls, attempt, state = status.step, dict(status.metrics), dict(status.urls), status.attempt, status.state
+        step, metrics, urls, attempt, state = (
+            status.step,
+            dict(status.metrics),
+            dict(status.urls),
+            status.attempt,
+            status.state,
+        )
         for event in _events(self._launch_dir(status.run_id, status.launch) / "driver.log"):
             match event["event"]:
                 case "metrics":
@@ -219,7 +238,11 @@ def _ray_dir(run_id: str, launch: int) -> Path:
 
 def _gpus() -> int:
     """NVIDIA GPUs of this machine."""
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").is_dir() else 0
+    return (
+        len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+        if Path("/proc/driver/nvidia/gpus").is_dir()
+        else 0
+    )
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -238,7 +261,11 @@ def _process(folder: Path) -> int | None:
         known = json.loads((folder / "process.json").read_text())
     except (OSError, json.JSONDecodeError):
         return None
-    return known["pid"] if known["started"] is not None and _start_ticks(known["pid"]) == known["started"] else None
+    return (
+        known["pid"]
+        if known["started"] is not None and _start_ticks(known["pid"]) == known["started"]
+        else None
+    )
 
 
 def _is_alive(folder: Path) -> bool:
@@ -272,7 +299,9 @@ def _lost(status: RunStatus, folder: Path, stop_was_asked: bool) -> RunStatus:
             "message": "stopped at once; the newest checkpoint is what it can go on from",
         }
     else:
-        last = next((line for line in reversed(_tail(folder / "driver.log")) if events.parse(line) is None), "")
+        last = next(
+            (line for line in reversed(_tail(folder / "driver.log")) if events.parse(line) is None), ""
+        )
         said = f"; its last words: {last[:200]}" if last else ""
         update = {
             "state": RunState.FAILED,
@@ -305,7 +334,9 @@ def _tail(log: Path, size: int = 16_000) -> list[str]:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - size))
-            return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            return [
+                line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()
+            ]
     except OSError:
         return []
 

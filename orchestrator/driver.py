@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.driver", description=__doc__)
     parser.add_argument("--plan", required=True, help="file with the plan's JSON")
     parser.add_argument("--launch", type=int, default=1, help="1, and one more for each resume")
-    parser.add_argument("--start-ray", metavar="DIR", help="start a private Ray instance with its files in DIR")
+    parser.add_argument(
+        "--start-ray", metavar="DIR", help="start a private Ray instance with its files in DIR"
+    )
     options = parser.parse_args(arguments)
     plan = Plan.model_validate_json(Path(options.plan).read_text(encoding="utf-8"))
     return Driver(plan, options.launch, options.start_ray).run()
@@ -46,7 +48,11 @@ class Driver:
         self._record = RunRecord(plan.storage)
         earlier = self._record.status(launch)
         self._status = earlier or RunStatus(
-            run_id=plan.run_id, state=RunState.PENDING, name=plan.job.name, launch=launch, submitted_at=time.time()
+            run_id=plan.run_id,
+            state=RunState.PENDING,
+            name=plan.job.name,
+            launch=launch,
+            submitted_at=time.time(),
         )
         self._stops_asked = 0
 
@@ -57,7 +63,7 @@ class Driver:
         try:
             self._set(RunState.STARTING)
             end = self._train()
-        except BaseException as error:  # noqa: BLE001 - whatever it was, the run's end must be written
+        except BaseException as error:
             incident = incident_of(error)
             if not isinstance(error, TrainwrightError) and incident.reason is EndReason.INFRASTRUCTURE:
                 traceback.print_exc()
@@ -67,7 +73,9 @@ class Driver:
         end = self._record.end(end)
         if end.state is not RunState.SUCCEEDED:
             _close_tracking(self._plan, end)
-        events.emit("end", state=end.state, reason=end.reason, message=end.message, metrics=end.metrics, step=end.step)
+        events.emit(
+            "end", state=end.state, reason=end.reason, message=end.message, metrics=end.metrics, step=end.step
+        )
         return end.reason.exit_code if end.reason else 4
 
     def _train(self) -> RunStatus:
@@ -86,10 +94,16 @@ class Driver:
         result = _trainer(self._plan, self._launch, prepared.model_dump_json()).fit()
         outcome: dict[str, Any] = result.return_value
         metrics = {name: value for name, value in outcome["metrics"].items() if isinstance(value, float)}
-        self._status = self._status.model_copy(update={"step": outcome["step"], "attempt": outcome["attempt"]})
+        self._status = self._status.model_copy(
+            update={"step": outcome["step"], "attempt": outcome["attempt"]}
+        )
         if outcome["stopped"]:
-            return self._end(RunState.STOPPED, EndReason.STOPPED_BY_USER, f"stopped after step {outcome['step']}", metrics)
-        return self._end(RunState.SUCCEEDED, EndReason.COMPLETED, f"took all {outcome['step']} steps", metrics)
+            return self._end(
+                RunState.STOPPED, EndReason.STOPPED_BY_USER, f"stopped after step {outcome['step']}", metrics
+            )
+        return self._end(
+            RunState.SUCCEEDED, EndReason.COMPLETED, f"took all {outcome['step']} steps", metrics
+        )
 
     # -- states ----------------------------------------------------------------------------------------------
 
@@ -100,7 +114,13 @@ class Driver:
 
     def _end(self, state: RunState, reason: EndReason, message: str, metrics: dict[str, float]) -> RunStatus:
         return self._status.model_copy(
-            update={"state": state, "reason": reason, "message": message, "metrics": metrics, "ended_at": time.time()}
+            update={
+                "state": state,
+                "reason": reason,
+                "message": message,
+                "metrics": metrics,
+                "ended_at": time.time(),
+            }
         )
 
     def _failed(self, incident: Incident) -> RunStatus:
@@ -207,6 +227,7 @@ def _wait_for_resources(plan: Plan, *, may_grow: bool, stop_asked: Callable[[], 
     Raises:
         ResourcesError: what is asked for, and what the cluster has.
         StoppedError: a stop was asked for meanwhile.
+
     """
     import ray
 
@@ -276,7 +297,8 @@ def _trainer(plan: Plan, launch: int, prepared: str) -> Any:
         worker.run,
         train_loop_config={"plan": plan.model_dump_json(), "prepared": prepared, "launch": launch},
         torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if scaling.gpus_per_worker else "gloo", timeout_s=int(recovery.hang_timeout)
+            backend="cpu:gloo,cuda:nccl" if scaling.gpus_per_worker else "gloo",
+            timeout_s=int(recovery.hang_timeout),
         ),
         scaling_config=ScalingConfig(
             num_workers=plan.world_size,

@@ -31,7 +31,11 @@ class TrainedModel(PythonModel):
         weights = load_file(folder / "model.safetensors")
         self.modules = build_modules(config, objective)
         for name, module in self.modules.items():
-            own = {key.removeprefix(f"{name}/"): value for key, value in weights.items() if key.startswith(f"{name}/")}
+            own = {
+                key.removeprefix(f"{name}/"): value
+                for key, value in weights.items()
+                if key.startswith(f"{name}/")
+            }
             module.load_state_dict(own)
             module.eval()
 
@@ -40,8 +44,14 @@ class TrainedModel(PythonModel):
         import numpy as np
         import torch
 
-        module = self.modules.get("model") or self.modules.get("generator") or next(iter(self.modules.values()))
-        arrays = model_input if isinstance(model_input, dict) else {"features": np.asarray(model_input, np.float32)}
+        module = (
+            self.modules.get("model") or self.modules.get("generator") or next(iter(self.modules.values()))
+        )
+        arrays = (
+            model_input
+            if isinstance(model_input, dict)
+            else {"features": np.asarray(model_input, np.float32)}
+        )
         tensors = [torch.as_tensor(np.asarray(value)) for value in arrays.values()]
         with torch.no_grad():
             output = module(*tensors)

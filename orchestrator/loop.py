@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -63,12 +64,18 @@ class Outcome:
 
 
 def train(
-    plan: Plan, engine: Engine, objective: Objective, steps: Iterator[Step], around: Surroundings, start_step: int
+    plan: Plan,
+    engine: Engine,
+    objective: Objective,
+    steps: Iterator[Step],
+    around: Surroundings,
+    start_step: int,
 ) -> Outcome:
     """Take steps ``start_step + 1`` to ``plan.total_steps``.
 
     Raises:
         NotANumberError: the loss is no longer a number.
+
     """
     training, meter = plan.job.training, Meter()
     outcome, recent = Outcome(start_step), _Sums()
@@ -107,7 +114,10 @@ def train(
             wall = sum(parts.values())
             values = {f"train/{name}": value for name, value in means.items()}
             values |= {f"train/grad_norm{_suffix(objective, p)}": n for p, n in recent.norms.items()}
-            values |= {"train/learning_rate": factor * training.optimizer.learning_rate, "train/epoch": batch.epoch}
+            values |= {
+                "train/learning_rate": factor * training.optimizer.learning_rate,
+                "train/epoch": batch.epoch,
+            }
             values |= {f"perf/{part}_ms": 1e3 * parts[part] / recent.steps for part in parts}
             values |= {
                 "perf/samples_per_second": recent.samples / wall,
@@ -140,14 +150,22 @@ def train(
 def evaluate(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> dict[str, float]:
     """Means over the whole evaluation set, each sample counted once, the same on every rank."""
     sums = _Sums()
-    for module in engine.modules.values():
-        module.eval()
-    with torch.no_grad(), engine.autocast():
+    with evaluating(engine), torch.no_grad(), engine.autocast():
         for batch in batches:
             sums.add_metrics(objective.evaluate(engine.modules, batch))
-    for module in engine.modules.values():
-        module.train()
     return sums.means(engine.device)
+
+
+@contextmanager
+def evaluating(engine: Engine) -> Iterator[None]:
+    """The modules in evaluation mode: no dropout, running statistics."""
+    for module in engine.modules.values():
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in engine.modules.values():
+            module.train()
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -196,7 +214,9 @@ class _Sums:
         names = sorted(self._sums)
         if not names:
             return {}
-        flat = [torch.as_tensor(part, dtype=torch.float64, device=device) for n in names for part in self._sums[n]]
+        flat = [
+            torch.as_tensor(part, dtype=torch.float64, device=device) for n in names for part in self._sums[n]
+        ]
         both = torch.stack([part.detach().reshape(()) for part in flat])
         if dist.is_initialized():
             dist.all_reduce(both)

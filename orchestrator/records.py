@@ -59,7 +59,7 @@ class RunRecord:
             return
         path = Path(self._root) / name
         temporary = _temporary(path, content)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file that must not be there yet; False where somebody was first.
@@ -78,7 +78,7 @@ class RunRecord:
         except FileExistsError:
             return False
         finally:
-            os.unlink(temporary)
+            temporary.unlink()
         return True
 
     # -- what they say ---------------------------------------------------------------------------------------
@@ -118,11 +118,11 @@ class RunRecord:
         return self.read(f"control/stop-{launch}") is not None
 
 
-def _temporary(path: Path, content: bytes) -> str:
+def _temporary(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return temporary
+    return Path(temporary)

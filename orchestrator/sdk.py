@@ -47,6 +47,7 @@ def make_plan(
     Raises:
         SpecError: the job can't be trained as written.
         DataError: the data can't be read or is not what the job says.
+
     """
     if not isinstance(job, JobSpec):
         base_dir = base_dir or Path(job).resolve().parent
@@ -58,14 +59,14 @@ def make_plan(
     from orchestrator.models.sizes import count
 
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
-    job = job.model_copy(update={"objective": resolve_objective(job)})
     facts = data.inspect(job, folder, cache)
-    job = job.model_copy(update={"model": resolve_model(job, facts)})
+    objective = resolve_objective(job, facts)
+    job = job.model_copy(update={"objective": objective, "model": resolve_model(job, objective, facts)})
     run_id = run_id or new_run_id(job.name)
     plan = decide(
         job,
         facts,
-        count(job.model, job.objective),
+        count(job.model, objective),
         version=orchestrator.__version__,
         run_id=run_id,
         base_dir=folder,
@@ -86,7 +87,11 @@ def submit(
 ) -> Run:
     """Start a run and return at once. Arguments as for ``make_plan``; a plan is submitted as it is."""
     profile = cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)
-    plan = job if isinstance(job, Plan) else make_plan(job, profile, base_dir=base_dir, run_id=run_id, overrides=overrides)
+    plan = (
+        job
+        if isinstance(job, Plan)
+        else make_plan(job, profile, base_dir=base_dir, run_id=run_id, overrides=overrides)
+    )
     backend = open_cluster(profile)
     backend.submit(backend.render(plan))
     return Run(plan.run_id, backend)
@@ -124,6 +129,7 @@ class Run:
         Raises:
             TimeoutError: it hasn't ended in time.
             StoppedError, UserCodeError, InfrastructureError: it did not succeed (with ``check``), with its message.
+
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while not (status := self.status()).state.is_final:
@@ -142,7 +148,8 @@ class Run:
 
     def metrics(self) -> list[dict[str, float]]:
         """Every logged point, in order of steps: ``{"step": 10, "train/loss": 1.3, ...}``. A step that was taken again
-        after a fault is there once, as it was last."""
+        after a fault is there once, as it was last.
+        """
         points: dict[int, dict[str, float]] = {}
         for line in self.cluster.logs(self.id):
             event = events.parse(line)
@@ -164,7 +171,9 @@ def _error_for(status: RunStatus) -> TrainwrightError:
 
     assert status.reason is not None
     kinds: dict[int, type[TrainwrightError]] = {2: SpecError, 3: errors.UserCodeError, 5: StoppedError}
-    return kinds.get(status.reason.exit_code, errors.InfrastructureError)(f"{status.run_id}: {status.message}")
+    return kinds.get(status.reason.exit_code, errors.InfrastructureError)(
+        f"{status.run_id}: {status.message}"
+    )
 
 
 def _tracking_uri(job: JobSpec, profile: ClusterProfile) -> str:

@@ -126,7 +126,9 @@ class MlflowTracker:
 
     def image(self, step: int, name: str, pixels: Any) -> None:
         """An image of a step."""
-        self._queue.put(("call", lambda client, run: client.log_image(run, pixels, key=_allowed(name), step=step)))
+        self._queue.put(
+            ("call", lambda client, run: client.log_image(run, pixels, key=_allowed(name), step=step))
+        )
 
     def text(self, step: int, name: str, text: str) -> None:
         """Generated text of a step."""
@@ -183,7 +185,9 @@ class MlflowTracker:
         ]
         for start in range(0, len(points), _LARGEST_BATCH):
             batch = points[start : start + _LARGEST_BATCH]
-            if not self._retrying(lambda batch=batch: self._client.log_batch(self._mlflow_run_id, metrics=batch)):
+            if not self._retrying(
+                lambda batch=batch: self._client.log_batch(self._mlflow_run_id, metrics=batch)
+            ):
                 self._lost += len(batch)
         for kind, content in items:
             if kind == "call":
@@ -195,10 +199,14 @@ class MlflowTracker:
             try:
                 call()
                 return True
-            except Exception as error:  # noqa: BLE001 - tracking must never end a run, whatever mlflow raises
+            except Exception as error:
                 if not warned:
                     warned = True
-                    first_line = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+                    first_line = (
+                        str(error).strip().splitlines()[0][:300]
+                        if str(error).strip()
+                        else type(error).__name__
+                    )
                     logger.warning("MLflow at %s: %s; training goes on", self._plan.tracking_uri, first_line)
                 if attempt == attempts or time.monotonic() + pause > self._give_up_at:
                     return False
@@ -230,7 +238,9 @@ class MlflowTracker:
                 tags={"mlflow.experimentKind": "custom_model_development"},
             )
         )
-        found = client.search_runs([experiment_id], f"tags.`trainwright.run_id` = '{plan.run_id}'", max_results=1)
+        found = client.search_runs(
+            [experiment_id], f"tags.`trainwright.run_id` = '{plan.run_id}'", max_results=1
+        )
         if found:
             run_id = found[0].info.run_id
             client.update_run(run_id, status="RUNNING")
@@ -270,9 +280,9 @@ def _tags(plan: Plan) -> dict[str, str]:
 
 
 def _describe(client: Any, run_id: str, plan: Plan, dataset: Mapping[str, Any]) -> None:
-    import yaml
     from importlib.metadata import distributions
 
+    import yaml
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
     params = [Param(name, value) for name, value in flat_params(plan).items()]

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import torch
 import torch.distributed as dist
 
-from orchestrator import checkpoint, data, events, loop, models, strategies
+from orchestrator import checkpoint, data, events, loop, models, pictures, strategies
 from orchestrator.checkpoint import Checkpoint, Checkpoints
 from orchestrator.data import Prepared
 from orchestrator.errors import CheckpointError, DataError, InfrastructureError
@@ -26,6 +26,9 @@ from orchestrator.tracking import NullTracker, Tracker, open_tracker
 
 logger = logging.getLogger("orchestrator")
 
+_SAMPLES = 16
+"""Generated samples that are logged at a time."""
+
 
 def run(config: Mapping[str, Any]) -> dict[str, Any]:
     """Train on this worker. Called by Ray Train on every worker of the group, once for each attempt.
@@ -35,6 +38,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The step reached, whether the run was stopped, and the last metrics.
+
     """
     plan = Plan.model_validate_json(config["plan"])
     prepared = Prepared.model_validate_json(config["prepared"])
@@ -72,7 +76,11 @@ class _Worker:
         self._plan, self._prepared, self._rank, self._world_size = plan, prepared, rank, world_size
         self._attempt, self._control, self._launch = attempt, control, launch
         job = plan.job
-        self._device = torch.device("cuda", torch.cuda.current_device()) if job.scaling.gpus_per_worker else torch.device("cpu")
+        self._device = (
+            torch.device("cuda", torch.cuda.current_device())
+            if job.scaling.gpus_per_worker
+            else torch.device("cpu")
+        )
         torch.manual_seed(job.training.seed)
         assert job.objective is not None
         modules = models.build_modules(job.model, job.objective)
@@ -100,7 +108,11 @@ class _Worker:
             if "://" not in path and not Path(path).is_absolute():
                 path = str(Path(self._plan.base_dir) / path)
             report = initialize.load_weights(
-                modules, path, prefix=job.initialize.prefix, into=job.initialize.into, strict=job.initialize.strict
+                modules,
+                path,
+                prefix=job.initialize.prefix,
+                into=job.initialize.into,
+                strict=job.initialize.strict,
             )
             if self._rank == 0:
                 logger.info("%s", report)
@@ -124,19 +136,32 @@ class _Worker:
                 plan, dataset=self._prepared.lineage, on_url=lambda url: events.emit("tracking", url=url)
             )
             events.emit(
-                "attempt", attempt=self._attempt, launch=self._launch, start_step=start_step, total_steps=plan.total_steps
+                "attempt",
+                attempt=self._attempt,
+                launch=self._launch,
+                start_step=start_step,
+                total_steps=plan.total_steps,
             )
         stream = data.open_train(
             self._prepared, plan, rank=self._rank, world_size=self._world_size, start_step=start_step
         )
         with contextlib.closing(stream):
-            outcome = loop.train(plan, self._engine, self._objective, self._on_device(stream), self, start_step)
+            outcome = loop.train(
+                plan, self._engine, self._objective, self._on_device(stream), self, start_step
+            )
         self._checkpoints.wait()
         if difference := self._engine.replicas_differ():
-            raise InfrastructureError(f"after step {outcome.step} the workers' copies of {difference} are not equal")
+            raise InfrastructureError(
+                f"after step {outcome.step} the workers' copies of {difference} are not equal"
+            )
         if self._rank == 0:
             self._finish(outcome)
-        return {"step": outcome.step, "stopped": outcome.stopped, "metrics": outcome.metrics, "attempt": self._attempt}
+        return {
+            "step": outcome.step,
+            "stopped": outcome.stopped,
+            "metrics": outcome.metrics,
+            "attempt": self._attempt,
+        }
 
     def _finish(self, outcome: loop.Outcome) -> None:
         plan = self._plan
@@ -157,7 +182,9 @@ class _Worker:
 
     def _check_identity(self, newest: Checkpoint) -> None:
         if change := data.describe_change(newest.meta["identity"], self._prepared.identity):
-            raise DataError(f"the training data is not what the checkpoint of step {newest.step} was trained on: {change}")
+            raise DataError(
+                f"the training data is not what the checkpoint of step {newest.step} was trained on: {change}"
+            )
 
     # -- what the loop asks for ------------------------------------------------------------------------------
 
@@ -190,17 +217,19 @@ class _Worker:
 
     def show_samples(self, step: int) -> None:
         """Log what the model generates, where the family generates something."""
-        generate = getattr(self._objective, "samples", None)
-        if generate is None:
+        if self._evaluation is None:
             return
-        batch = next(self.evaluation(), None) if self._evaluation is not None else None
-        for sample in generate(self._engine.modules, batch, 16):
-            if self._rank != 0:
-                continue
-            if sample.kind == "image":
-                self.tracker.image(step, sample.name, sample.data)
+        with contextlib.closing(self.evaluation()) as batches:
+            batch = next(batches)
+        with loop.evaluating(self._engine), torch.no_grad():
+            samples = self._objective.samples(self._engine.modules, batch, _SAMPLES)
+        if self._rank != 0:
+            return
+        for sample in samples:
+            if sample.kind == "text":
+                self.tracker.text(step, sample.name, data.decode_text(self._prepared, sample.data))
             else:
-                self.tracker.text(step, sample.name, data.sample_text(self._prepared, sample))
+                self.tracker.image(step, sample.name, pictures.of_sample(sample))
 
     def stop_requested(self, step: int) -> bool:
         """Whether somebody asked for a stop. Ranks agree about once a second, at a step that rank 0 names."""
@@ -221,7 +250,12 @@ class _Worker:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Metrics of a step, from rank 0."""
         if self._rank == 0:
-            events.emit("metrics", step=step, attempt=self._attempt, values={k: float(f"{v:.6g}") for k, v in values.items()})
+            events.emit(
+                "metrics",
+                step=step,
+                attempt=self._attempt,
+                values={k: float(f"{v:.6g}") for k, v in values.items()},
+            )
             self.tracker.log(step, values)
 
     # -- batches ---------------------------------------------------------------------------------------------
@@ -272,7 +306,9 @@ class _StopSignal:
     def _watch(self) -> None:
         from pyarrow import fs
 
-        filesystem, path = fs.FileSystem.from_uri(self._path) if "://" in self._path else (fs.LocalFileSystem(), self._path)
+        filesystem, path = (
+            fs.FileSystem.from_uri(self._path) if "://" in self._path else (fs.LocalFileSystem(), self._path)
+        )
         while not self._closed.wait(self._pause):
             with contextlib.suppress(OSError):
                 if filesystem.get_file_info(path).type != fs.FileType.NotFound:

@@ -8,7 +8,12 @@ from orchestrator.cli.options import AsJson, print_json, say
 
 
 def explain(
-    field: Annotated[str, typer.Argument(help="A field of the job file, with dots: training.optimizer.learning_rate.", metavar="FIELD")],
+    field: Annotated[
+        str,
+        typer.Argument(
+            help="A field of the job file, with dots: training.optimizer.learning_rate.", metavar="FIELD"
+        ),
+    ],
     json: AsJson = False,
 ) -> None:
     """Say what a field is: its type, default and meaning."""
@@ -25,7 +30,16 @@ def explain(
         of = f"  ({entry['section']})" if len(entries) > 1 else ""
         say(f"{entry['field']}{of}")
         say(f"  type     {entry['type']}")
-        say("  default  " + ("required" if entry["required"] else "null" if entry["default"] is None else str(entry["default"])))
+        say(
+            "  default  "
+            + (
+                "required"
+                if entry["required"]
+                else "null"
+                if entry["default"] is None
+                else str(entry["default"])
+            )
+        )
         say(f"  meaning  {entry['meaning']}")
         if entry["fields"]:
             say(f"  fields   {', '.join(entry['fields'])}")

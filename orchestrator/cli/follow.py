@@ -36,7 +36,11 @@ def follow(run: Run) -> int:
             except KeyboardInterrupt:
                 asked += 1
                 run.stop(now=asked > 1)
-                view.note("stopping at once" if asked > 1 else "stopping: finishing the step and saving (Ctrl-C again: at once)")
+                view.note(
+                    "stopping at once"
+                    if asked > 1
+                    else "stopping: finishing the step and saving (Ctrl-C again: at once)"
+                )
     status = run.status()
     summary(run, status, view)
     assert status.reason is not None
@@ -48,7 +52,7 @@ def _read(run: Run, lines: queue.SimpleQueue[str | Exception | None]) -> None:
         for line in run.cluster.logs(run.id, follow=True):
             lines.put(line)
         lines.put(None)
-    except Exception as error:  # noqa: BLE001 - handed to the main thread
+    except Exception as error:
         lines.put(error)
 
 
@@ -87,7 +91,11 @@ class _View:
                     self.note(f"goes on from step {event['start_step']} (attempt {event['attempt']})")
             case "incident":
                 self.restarts += event["retry"]
-                then = f"restarting ({event['failure']} of {event['max_failures']})" if event["retry"] else "not retried"
+                then = (
+                    f"restarting ({event['failure']} of {event['max_failures']})"
+                    if event["retry"]
+                    else "not retried"
+                )
                 self.note(f"{event['message']}; {then}")
             case "waiting":
                 self.note(f"waiting for nodes: {event['message']}")
@@ -111,7 +119,11 @@ class _View:
         cells = [("step", f"{self.step}/{self.total or '?'}")]
         if "train/epoch" in v:
             cells.append(("epoch", f"{v['train/epoch']:.2f}"))
-        cells += [(name.removeprefix("train/"), f"{v[name]:.4f}") for name in sorted(v) if name.startswith("train/loss")]
+        cells += [
+            (name.removeprefix("train/"), f"{v[name]:.4f}")
+            for name in sorted(v)
+            if name.startswith("train/loss")
+        ]
         cells += [(name, f"{v[name]:.4f}") for name in sorted(v) if name.startswith("val/")]
         for name, key in (("samples/s", "perf/samples_per_second"), ("tokens/s", "perf/tokens_per_second")):
             if key in v:
@@ -207,7 +219,9 @@ def summary(run: Run, status: RunStatus, view: _View) -> None:
     if view.restarts:
         rows.append(("restarts", str(view.restarts)))
     rows += [
-        (name, f"{value:.4f}") for name, value in sorted(status.metrics.items()) if "/" not in name or name.startswith("val/")
+        (name, f"{value:.4f}")
+        for name, value in sorted(status.metrics.items())
+        if "/" not in name or name.startswith("val/")
     ]
     rows += sorted(status.urls.items())
     if view.url:

@@ -6,7 +6,7 @@ import typer
 
 from orchestrator.cli.options import say
 
-_TEMPLATE = '''\
+_TEMPLATE = """\
 # A trainwright job. `trainwright explain training.optimizer` says what a field means;
 # `trainwright schema > job.schema.json` gives your editor completion and checks.
 name: {name}
@@ -39,12 +39,14 @@ scaling:
 
 checkpoint:
   keep: {{last: 2, best: 1, metric: loss, mode: min}}
-'''
+"""
 
 
 def init(
     path: Annotated[str, typer.Argument(help="The file to write.", metavar="JOB.yaml")] = "job.yaml",
-    family: Annotated[str, typer.Option("--family", help="The architecture family: cnn on images, mlp on tables.")] = "cnn",
+    family: Annotated[
+        str, typer.Option("--family", help="The architecture family: cnn on images, mlp on tables.")
+    ] = "cnn",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
 ) -> None:
     """Write a commented job file that runs as it is."""
@@ -55,7 +57,11 @@ def init(
 
     starts = {
         "cnn": ("builtin", "name: digits", ""),
-        "mlp": ("builtin", "name: breast_cancer", "  transforms:\n    - {kind: normalize, tensor: features, per: element}\n"),
+        "mlp": (
+            "builtin",
+            "name: breast_cancer",
+            "  transforms:\n    - {kind: normalize, tensor: features, per: element}\n",
+        ),
     }
     if family not in starts:
         raise SpecError(f"init writes a start for {' and '.join(starts)}; see examples/ for {family}")
@@ -64,5 +70,7 @@ def init(
         raise SpecError(f"{path} is there already; --force overwrites it")
     kind, where, columns = starts[family]
     name = re.sub(r"[^a-z0-9-]+", "-", file.stem.lower()).strip("-")[:40] or "job"
-    file.write_text(_TEMPLATE.format(name=name, family=family, kind=kind, where=where, columns=columns), encoding="utf-8")
+    file.write_text(
+        _TEMPLATE.format(name=name, family=family, kind=kind, where=where, columns=columns), encoding="utf-8"
+    )
     say(f"wrote {path}; next: trainwright plan {path}, trainwright run {path}")

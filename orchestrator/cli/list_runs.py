@@ -20,7 +20,9 @@ def list_runs(cluster: ClusterName = "local", json: AsJson = False) -> None:
     for status in runs:
         submitted = datetime.fromtimestamp(status.submitted_at).strftime("%Y-%m-%d %H:%M")
         note = "" if status.reason in (None, "completed") else str(status.reason)
-        rows.append((status.run_id, str(status.state), f"{status.step}/{status.total_steps}", submitted, note))
+        rows.append(
+            (status.run_id, str(status.state), f"{status.step}/{status.total_steps}", submitted, note)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

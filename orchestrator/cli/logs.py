@@ -11,7 +11,9 @@ def logs(
     run: RunId,
     cluster: ClusterName = "local",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
-    rank: Annotated[int | None, typer.Option("--rank", help="One worker's own output, over all attempts.", min=0)] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="One worker's own output, over all attempts.", min=0)
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Print a run's output: the driver's, or one worker's."""

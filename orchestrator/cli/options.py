@@ -12,7 +12,9 @@ import typer
 def _complete_run(incomplete: str) -> list[str]:
     from orchestrator.spec.load import home
 
-    return sorted(p.parent.name for p in (home() / "runs").glob("*/plan.json") if p.parent.name.startswith(incomplete))
+    return sorted(
+        p.parent.name for p in (home() / "runs").glob("*/plan.json") if p.parent.name.startswith(incomplete)
+    )
 
 
 def _complete_cluster(incomplete: str) -> list[str]:
@@ -22,16 +24,27 @@ def _complete_cluster(incomplete: str) -> list[str]:
 
 
 JobFile = Annotated[str, typer.Argument(help="The job file.", metavar="JOB.yaml")]
-RunId = Annotated[str, typer.Argument(help="The run's id, as list shows it.", metavar="RUN", autocompletion=_complete_run)]
+RunId = Annotated[
+    str, typer.Argument(help="The run's id, as list shows it.", metavar="RUN", autocompletion=_complete_run)
+]
 ClusterName = Annotated[
     str,
     typer.Option(
-        "--cluster", "-c", help="Where: a profile's name, or its file.", metavar="NAME|FILE", autocompletion=_complete_cluster
+        "--cluster",
+        "-c",
+        help="Where: a profile's name, or its file.",
+        metavar="NAME|FILE",
+        autocompletion=_complete_cluster,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="Override a field: training.max_steps=100. May be given again.", metavar="FIELD=VALUE"),
+    typer.Option(
+        "--set",
+        "-s",
+        help="Override a field: training.max_steps=100. May be given again.",
+        metavar="FIELD=VALUE",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 

@@ -20,7 +20,13 @@ def plan(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None, j
     made = make_plan(job, profile, overrides=set_ or ())
     request = open_cluster(profile).render(made)
     if json:
-        print_json({"plan": made.model_dump(mode="json"), "digest": made.digest, "request": request.model_dump(mode="json", exclude={"plan"})})
+        print_json(
+            {
+                "plan": made.model_dump(mode="json"),
+                "digest": made.digest,
+                "request": request.model_dump(mode="json", exclude={"plan"}),
+            }
+        )
         return
     for line in describe(made):
         say(line)
@@ -36,16 +42,24 @@ def describe(made: Plan) -> list[str]:
     job, memory = made.job, made.memory
     assert job.objective is not None
     strategy = ", ".join(
-        f"{key} {value}" for key, value in job.strategy.model_dump(mode="json").items() if key != "kind" and value not in ({}, [])
+        f"{key} {value}"
+        for key, value in job.strategy.model_dump(mode="json").items()
+        if key != "kind" and value not in ({}, [])
     )
     rows = [
         ("run", f"{made.run_id}  (digest {made.digest[:12]})"),
-        ("model", f"{job.model.family}, {made.parameters:,} parameters ({made.trainable_parameters:,} trained)"),
+        (
+            "model",
+            f"{job.model.family}, {made.parameters:,} parameters ({made.trainable_parameters:,} trained)",
+        ),
         ("objective", job.objective.kind),
         ("strategy", f"{job.strategy.kind}{f' ({strategy})' if strategy else ''}, {job.training.precision}"),
         ("batch", made.batch_equation),
         ("steps", f"{made.total_steps:,} of {job.training.global_batch_size} samples"),
-        ("data", f"{made.train_samples:,} training samples, {made.eval_samples:,} for evaluation, read by {job.data.reader}"),
+        (
+            "data",
+            f"{made.train_samples:,} training samples, {made.eval_samples:,} for evaluation, read by {job.data.reader}",
+        ),
         (
             "every",
             f"log {job.training.log_every}, evaluate {made.evaluate_every or '-'}, checkpoint {made.checkpoint_every} steps",
@@ -54,7 +68,8 @@ def describe(made: Plan) -> list[str]:
             "memory",
             f"about {format_bytes(memory.total)} a worker: parameters {format_bytes(memory.parameters)}, gradients"
             f" {format_bytes(memory.gradients)}, optimizer {format_bytes(memory.optimizer)}, activations"
-            f" {format_bytes(memory.activations)}" + (f"; {format_bytes(memory.offloaded)} offloaded" if memory.offloaded else ""),
+            f" {format_bytes(memory.activations)}"
+            + (f"; {format_bytes(memory.offloaded)} offloaded" if memory.offloaded else ""),
         ),
         (
             "workers",

@@ -8,7 +8,9 @@ from orchestrator.cli.options import print_json
 
 
 def schema(
-    profile: Annotated[bool, typer.Option("--profile", help="The schema of cluster profiles instead.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="The schema of cluster profiles instead.")
+    ] = False,
 ) -> None:
     """Print the JSON Schema of the job file, for editors."""
     from orchestrator.spec.job import JobSpec

@@ -14,7 +14,11 @@ def status(run: RunId, cluster: ClusterName = "local", json: AsJson = False) -> 
     rows = [("run", found.run_id), ("state", f"{found.state}{f' ({found.reason})' if found.reason else ''}")]
     if found.message:
         rows.append(("message", found.message))
-    rows += [("step", f"{found.step}/{found.total_steps}"), ("launch", str(found.launch)), ("attempt", str(found.attempt))]
+    rows += [
+        ("step", f"{found.step}/{found.total_steps}"),
+        ("launch", str(found.launch)),
+        ("attempt", str(found.attempt)),
+    ]
     rows += [(name, f"{value:.6g}") for name, value in sorted(found.metrics.items())]
     rows += sorted(found.urls.items())
     for name, text in rows:

@@ -8,12 +8,20 @@ from orchestrator.cli.options import AsJson, ClusterName, JobFile, Overrides, pr
 
 GivenId = Annotated[
     str | None,
-    typer.Option("--id", help="The run's id: submitting the same id again starts nothing. Default: a fresh one.", metavar="RUN"),
+    typer.Option(
+        "--id",
+        help="The run's id: submitting the same id again starts nothing. Default: a fresh one.",
+        metavar="RUN",
+    ),
 ]
 
 
 def submit(
-    job: JobFile, cluster: ClusterName = "local", set_: Overrides = None, id_: GivenId = None, json: AsJson = False
+    job: JobFile,
+    cluster: ClusterName = "local",
+    set_: Overrides = None,
+    id_: GivenId = None,
+    json: AsJson = False,
 ) -> None:
     """Start a run on a cluster and return at once."""
     from orchestrator import sdk
@@ -31,4 +39,6 @@ def submit(
         return
     where = "" if cluster == "local" else f" --cluster {cluster}"
     say(f"submitted {run.id}")
-    say(f"  trainwright logs {run.id} --follow{where}    trainwright status {run.id}{where}    trainwright stop {run.id}{where}")
+    say(
+        f"  trainwright logs {run.id} --follow{where}    trainwright status {run.id}{where}    trainwright stop {run.id}{where}"
+    )

@@ -10,7 +10,9 @@ from orchestrator.cli.options import ClusterName, say
 def ui(
     cluster: ClusterName = "local",
     port: Annotated[int, typer.Option("--port", help="Port; 0: any free one.", min=0, max=65535)] = 5000,
-    host: Annotated[str, typer.Option("--host", help="Address to serve on. Only this machine can reach the default.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to serve on. Only this machine can reach the default.")
+    ] = "127.0.0.1",
 ) -> None:
     """Serve the MLflow dashboard of the local store, or print the address of a cluster's."""
     import os
@@ -21,7 +23,11 @@ def ui(
     from orchestrator.errors import InfrastructureError
     from orchestrator.spec.load import home, load_profile
 
-    uri = load_profile(cluster).mlflow or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    uri = (
+        load_profile(cluster).mlflow
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{home() / 'mlflow.db'}"
+    )
     if uri.startswith("http"):
         say(f"{uri.rstrip('/')}/#/experiments?workflowType=machine_learning")
         return
@@ -30,14 +36,33 @@ def ui(
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise InfrastructureError(f"{host}:{port} can't be served on: {error.strerror}; give another --port") from None
+            raise InfrastructureError(
+                f"{host}:{port} can't be served on: {error.strerror}; give another --port"
+            ) from None
         port = probe.getsockname()[1]
     home().mkdir(parents=True, exist_ok=True)
-    say(f"MLflow dashboard: http://{host}:{port}/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)")
+    say(
+        f"MLflow dashboard: http://{host}:{port}/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)"
+    )
     sys.stdout.flush()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
     command += ["--workers", "1", "--default-artifact-root", (home() / "mlartifacts").as_uri()]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {
+        **os.environ,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     try:
         sys.exit(subprocess.run(command, env=environment, check=False).returncode)
     except KeyboardInterrupt:

@@ -11,4 +11,6 @@ def validate(job: JobFile, set_: Overrides = None, json: AsJson = False) -> None
     if json:
         print_json(spec.model_dump(mode="json"))
     else:
-        say(f"{job}: {spec.name} is a valid job ({spec.model.family}, {spec.strategy.kind}, {spec.scaling.workers} workers)")
+        say(
+            f"{job}: {spec.name} is a valid job ({spec.model.family}, {spec.strategy.kind}, {spec.scaling.workers} workers)"
+        )

@@ -8,7 +8,8 @@ _SHOWN = ("ray", "torch", "deepspeed", "mlflow", "pyarrow", "kubernetes")
 def version(json: AsJson = False) -> None:
     """Print the versions of trainwright and of what it stands on."""
     import platform
-    from importlib.metadata import PackageNotFoundError, version as installed
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
 
     import orchestrator
 

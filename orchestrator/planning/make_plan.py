@@ -21,6 +21,7 @@ def resolve_objective(job: JobSpec, facts: DataFacts) -> ObjectiveConfig:
 
     Raises:
         SpecError: the family can't be trained with it, or the data doesn't say what it needs.
+
     """
     own: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveSection)
     objective: ObjectiveConfig = job.objective or own.validate_python(
@@ -40,6 +41,7 @@ def resolve_model(job: JobSpec, objective: ObjectiveConfig, facts: DataFacts) ->
 
     Raises:
         SpecError: a size that the objective needs is neither written nor known, or contradicts the data.
+
     """
     model = job.model
     found = _from_data("model", model, model.FROM_DATA, model.needed(objective), facts)
@@ -100,6 +102,7 @@ def make_plan(
 
     Raises:
         SpecError: numbers that don't fit together, each named.
+
     """
     training, world_size = job.training, job.scaling.workers
     notes: list[str] = []

@@ -10,12 +10,19 @@ _MOMENTS = {"adamw": 2, "sgd": 1, "lion": 1, "adafactor": 1}
 
 
 def estimate_memory(
-    job: JobSpec, *, world_size: int, micro_batch_size: int, parameters: int, trainable: int, activation_elements: int
+    job: JobSpec,
+    *,
+    world_size: int,
+    micro_batch_size: int,
+    parameters: int,
+    trainable: int,
+    activation_elements: int,
 ) -> MemoryEstimate:
     """What one worker holds.
 
     Args:
         activation_elements: elements kept for the backward for one sample.
+
     """
     strategy = job.strategy
     compute_bytes = 4 if job.training.precision == "fp32" else 2

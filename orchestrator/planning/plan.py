@@ -105,5 +105,7 @@ class Plan(Section):
     @property
     def digest(self) -> str:
         """SHA-256 of what is planned, whatever the run is called."""
-        content = self.model_dump(mode="json", exclude={"run_id", "storage", "cache", "tracking_uri", "base_dir", "git_commit"})
+        content = self.model_dump(
+            mode="json", exclude={"run_id", "storage", "cache", "tracking_uri", "base_dir", "git_commit"}
+        )
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,9 @@ _COLLATERAL = re.compile(
     r"timed out waiting|process ?group|socket",
     re.IGNORECASE,
 )
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|OutOfMemory|\bOOM\b|memory monitor", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|OutOfMemory|\bOOM\b|memory monitor", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def _of_worker(rank: int, failure: BaseException) -> Incident:
             rank=rank,
         )
     if "Actor" in name or "Died" in name or "HealthCheck" in name or "Unavailable" in name:
-        return Incident(EndReason.WORKER_LOST, f"worker {rank} was lost ({_first_line(failure)})", retry=True, rank=rank)
+        return Incident(
+            EndReason.WORKER_LOST, f"worker {rank} was lost ({_first_line(failure)})", retry=True, rank=rank
+        )
     return _of_exception(failure, rank, "")
 
 
@@ -102,7 +106,9 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
         case MemoryError():
             return Incident(EndReason.OUT_OF_MEMORY, f"{where}out of memory: {text}", retry=False, rank=rank)
         case OSError() if error.errno == 28:
-            return Incident(EndReason.STORAGE_FAILED, f"{where}no space left on the disk: {text}", retry=False, rank=rank)
+            return Incident(
+                EndReason.STORAGE_FAILED, f"{where}no space left on the disk: {text}", retry=False, rank=rank
+            )
     if "OutOfMemory" in type(error).__name__ or _OUT_OF_MEMORY.search(text):
         return Incident(
             EndReason.OUT_OF_MEMORY,
@@ -115,12 +121,19 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
         isinstance(error, RuntimeError) and _COLLATERAL.search(text)
     ):
         return Incident(
-            EndReason.INFRASTRUCTURE, f"{where}lost the connection to another worker ({text[:200]})", retry=True, rank=rank
+            EndReason.INFRASTRUCTURE,
+            f"{where}lost the connection to another worker ({text[:200]})",
+            retry=True,
+            rank=rank,
         )
     if rank is None:
         return Incident(EndReason.INFRASTRUCTURE, f"{type(error).__name__}: {text}", retry=False)
     return Incident(
-        EndReason.USER_ERROR, f"{where}{type(error).__name__}: {text}", retry=False, rank=rank, traceback=traceback
+        EndReason.USER_ERROR,
+        f"{where}{type(error).__name__}: {text}",
+        retry=False,
+        rank=rank,
+        traceback=traceback,
     )
 
 

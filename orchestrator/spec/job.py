@@ -246,10 +246,16 @@ class EnvironmentSpec(Section):
         for name in self.env:
             if not name.replace("_", "a").isalnum() or name[:1].isdigit():
                 raise ValueError(f"environment.env: {name[:40]!r} is not a name of an environment variable")
-            if name in {"LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "PATH"} or name.startswith(
-                ("RAY_", "TRAINWRIGHT_")
-            ):
-                raise ValueError(f"environment.env: {name} is set by trainwright or the cluster, not by a job")
+            if name in {
+                "LD_PRELOAD",
+                "LD_LIBRARY_PATH",
+                "PYTHONPATH",
+                "PYTHONSTARTUP",
+                "PATH",
+            } or name.startswith(("RAY_", "TRAINWRIGHT_")):
+                raise ValueError(
+                    f"environment.env: {name} is set by trainwright or the cluster, not by a job"
+                )
         return self
 
 

@@ -39,6 +39,7 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Ite
     Raises:
         NotFoundError: no such file.
         SpecError: all that is wrong with it, one line each.
+
     """
     if isinstance(source, Mapping):
         text, origin = YamlText(data=dict(source)), "job"
@@ -55,6 +56,7 @@ def load_profile(name_or_path: str) -> ClusterProfile:
     Raises:
         NotFoundError: no such profile, with those that there are.
         SpecError: all that is wrong with it, one line each.
+
     """
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = FilePath(name_or_path)
@@ -143,9 +145,12 @@ def _error_lines(model: type[BaseModel], error: ValidationError, text: YamlText,
     problems = [(_data_path(detail, text.data), detail) for detail in error.errors(include_url=False)]
     lines: dict[str, None] = {}
     for path, detail in problems:
-        of_another_branch = detail["type"] in ("tuple_type", "list_type", "string_type", "model_type") and any(
-            len(other) > len(path) and other[: len(path)] == path for other, _ in problems
-        )
+        of_another_branch = detail["type"] in (
+            "tuple_type",
+            "list_type",
+            "string_type",
+            "model_type",
+        ) and any(len(other) > len(path) and other[: len(path)] == path for other, _ in problems)
         if not of_another_branch:
             lines[f"{_where(path, text, origin)}{_sentence(model, path, detail, text.data)}"] = None
     return list(lines)
@@ -171,7 +176,9 @@ def _where(path: Path, text: YamlText, origin: str) -> str:
     while known and known not in text.positions:
         known = known[:-1]
     line, column = text.positions.get(known, (0, 0))
-    place = f"{origin}:{line}:{column}" if line else ("--set" if known and known in text.positions else origin)
+    place = (
+        f"{origin}:{line}:{column}" if line else ("--set" if known and known in text.positions else origin)
+    )
     name = ".".join(str(part) for part in path)
     return f"{place}: {name}: " if name else f"{place}: "
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.section import Bytes, Seconds, Section
 
@@ -50,6 +50,12 @@ class NodeGroup(Section):
     shared_memory: Bytes | None = None
     """Size of ``/dev/shm``. Default: three tenths of the memory."""
 
+    @model_validator(mode="after")
+    def _max_is_more(self) -> NodeGroup:
+        if self.min > self.max:
+            raise ValueError(f"node_groups {self.name}: min {self.min} is more than max {self.max}")
+        return self
+
 
 class HeadNode(Section):
     """The pod or machine where Ray's head and the driver run."""
@@ -58,6 +64,10 @@ class HeadNode(Section):
     """CPU cores."""
     memory: Bytes = 8 * 10**9
     """Memory."""
+    labels: dict[str, str] = {}
+    """Node labels to select (kind kubernetes)."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints that the head pod tolerates (kind kubernetes)."""
 
 
 class SecretRefs(Section):
@@ -100,6 +110,9 @@ class KubernetesOptions(Section):
     """Where Ray's control state is kept, so that a lost head does not lose the job."""
     redis_address: str | None = None
     """Address of the Redis server, with ``gcs_fault_tolerance: redis``."""
+    cluster_retries: int = Field(default=1, ge=0, le=3)
+    """New Ray clusters that KubeRay may start after the first, where that failed as a whole. Lost workers are
+    restarted inside the cluster (``recovery.max_failures`` of the job) and don't count."""
     active_deadline: Seconds | None = None
     """Longest life of one RayJob. Default: no limit."""
     start_deadline: Seconds = 1800
@@ -142,3 +155,34 @@ class ClusterProfile(Section):
     """What only kind kubernetes uses."""
     environment: dict[str, str] = {}
     """Environment variables of every process of a job. No secrets here."""
+
+    @model_validator(mode="after")
+    def _complete_for_its_kind(self) -> ClusterProfile:
+        if self.kind == "ray" and not (self.address or "").startswith(("http://", "https://")):
+            raise ValueError("address: kind ray needs the dashboard's URL, e.g. http://head:8265")
+        if self.kind != "local" and not self.storage:
+            raise ValueError(
+                f"storage: kind {self.kind} needs a path that all nodes share, or s3:// or gs://"
+            )
+        if len({group.name for group in self.node_groups}) < len(self.node_groups):
+            raise ValueError("node_groups: two groups have the same name")
+        if self.kind != "kubernetes":
+            return self
+        if not self.image:
+            raise ValueError("image: kind kubernetes needs an image with this version of trainwright")
+        tag = self.image.rpartition("/")[2]
+        if not (":" in tag or "@" in tag) or tag.endswith(":latest"):
+            raise ValueError(f"image: {self.image} must end with a tag other than latest, or a digest")
+        if not self.node_groups:
+            raise ValueError("node_groups: kind kubernetes needs at least one")
+        if (self.kubernetes.gcs_fault_tolerance == "redis") != bool(self.kubernetes.redis_address):
+            raise ValueError(
+                "kubernetes.redis_address is needed with gcs_fault_tolerance redis, and only then"
+            )
+        if "://" not in str(self.storage) and not self.kubernetes.storage_claim:
+            raise ValueError("kubernetes.storage_claim is needed where storage is a path")
+        if self.kubernetes.queue and self.kubernetes.autoscaling:
+            raise ValueError(
+                "kubernetes.autoscaling: a Kueue queue admits a fixed number of pods; turn one of them off"
+            )
+        return self

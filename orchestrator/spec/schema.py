@@ -67,6 +67,11 @@ def suggest(wrong: str, right: list[str]) -> str:
     return f"; there is {', '.join(sorted(right))}" if 0 < len(right) <= 24 else ""
 
 
+def described(field: dict[str, Any], root: dict[str, Any]) -> str:
+    """A field's description; that of its section where the two are the same and pydantic wrote it once."""
+    return str(field.get("description") or _resolve(field, root).get("description", ""))
+
+
 def type_text(field: dict[str, Any], root: dict[str, Any]) -> str:
     """A field's type in a person's words."""
     if "const" in field:
@@ -85,7 +90,9 @@ def type_text(field: dict[str, Any], root: dict[str, Any]) -> str:
     if kind == "object":
         extra = field.get("additionalProperties")
         return f"map of {type_text(extra, root)}" if isinstance(extra, dict) and extra else "map"
-    return {"string": "text", "integer": "integer", "number": "number", "boolean": "true | false"}.get(kind, kind)
+    return {"string": "text", "integer": "integer", "number": "number", "boolean": "true | false"}.get(
+        kind, kind
+    )
 
 
 def explain(model: type[BaseModel], dotted: str) -> list[dict[str, Any]]:
@@ -93,6 +100,7 @@ def explain(model: type[BaseModel], dotted: str) -> list[dict[str, Any]]:
 
     Raises:
         NotFoundError: no such field, with the nearest name.
+
     """
     *parents, name = dotted.split(".")
     root = json_schema(model)
@@ -121,7 +129,7 @@ def explain(model: type[BaseModel], dotted: str) -> list[dict[str, Any]]:
                 "type": type_text(field, root),
                 "required": name in node.get("required", ()),
                 "default": field.get("default"),
-                "meaning": " ".join(field.get("description", "").split()),
+                "meaning": " ".join(described(field, root).split()),
                 "fields": sorted({key for part in inner for key in part["properties"]}),
             }
         )

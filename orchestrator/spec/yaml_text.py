@@ -52,6 +52,7 @@ def read_yaml(text: str | bytes, origin: str) -> YamlText:
 
     Raises:
         SpecError: names ``origin``, line and column, for anything that is not plain, finite, unambiguous data.
+
     """
     # ruamel.yaml loads in 0.1 s; validate, plan and submit need it, --help does not.
     from ruamel.yaml import YAML
@@ -70,7 +71,15 @@ def read_yaml(text: str | bytes, origin: str) -> YamlText:
         where = f"{origin}:{mark.line + 1}:{mark.column + 1}" if mark else origin
         problem = getattr(error, "problem", None) or getattr(error, "context", None) or "not valid YAML"
         raise SpecError(f"{where}: {problem}") from None
-    except (UnicodeDecodeError, ValueError, OverflowError, AttributeError, IndexError, KeyError, TypeError) as error:
+    except (
+        UnicodeDecodeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+    ) as error:
         # ruamel.yaml lets these escape on malformed escapes and directives
         raise SpecError(f"{origin}: not valid YAML: {error}") from None
 

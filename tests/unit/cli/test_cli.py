@@ -1,0 +1,86 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "ray", "mlflow", "deepspeed", "kubernetes", "pyarrow", "pandas", "numpy")
+
+
+def trainwright(*arguments, home):
+    environment = {"PATH": "/usr/bin:/bin", "TRAINWRIGHT_HOME": str(home), "HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=home,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_command_line_imports_nothing_heavy():
+    code = "import sys, orchestrator.cli.app, orchestrator.spec.load, orchestrator.clusters.local, orchestrator.planning.make_plan\n"
+    code += f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_help_takes_less_than_half_a_second_of_cpu():
+    code = (
+        "import subprocess, sys, resource\n"
+        "subprocess.run([sys.executable, '-c', 'from orchestrator.cli import main; main()', '--help'], check=True, stdout=-3)\n"
+        "usage = resource.getrusage(resource.RUSAGE_CHILDREN); print(usage.ru_utime + usage.ru_stime)"
+    )
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(seconds) < 0.5
+
+
+def test_init_writes_a_job_that_is_valid_and_plans(tmp_path):
+    for family in ("cnn", "mlp"):
+        assert trainwright("init", f"{family}.yaml", "--family", family, home=tmp_path).returncode == 0
+        assert trainwright("validate", f"{family}.yaml", home=tmp_path).returncode == 0
+    assert trainwright("init", "cnn.yaml", home=tmp_path).returncode == 2
+    answer = trainwright(
+        "plan", "cnn.yaml", "--json", "--set", "training.global_batch_size=128", home=tmp_path
+    )
+    assert answer.returncode == 0, answer.stderr
+    made = json.loads(answer.stdout)
+    assert made["plan"]["micro_batch_size"] == 64
+    assert made["request"]["body"]["command"][1:3] == ["-m", "orchestrator.driver"]
+    assert "global 64 = 2 workers" in trainwright("plan", "cnn.yaml", home=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("validate", "none.yaml"), 6, "none.yaml: no such file"),
+        (("status", "none"), 6, "no run 'none'"),
+        (("stop", "../x"), 6, "no run"),
+        (("status", "x", "--cluster", "nowhere"), 6, "no cluster named 'nowhere'"),
+        (("explain", "model.nothing"), 6, "no such field"),
+        (("frobnicate",), 2, "No such command"),
+        (("validate", "bad.yaml"), 2, "bad.yaml:1:1: name"),
+    ],
+)
+def test_errors_are_a_sentence_and_an_exit_code(tmp_path, arguments, code, says):
+    (tmp_path / "bad.yaml").write_text("name: 3 x\n")
+    answer = trainwright(*arguments, home=tmp_path)
+    assert answer.returncode == code
+    assert says in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_schema_explain_version_list(tmp_path):
+    schema = json.loads(trainwright("schema", home=tmp_path).stdout)
+    assert "training" in schema["properties"]
+    assert (
+        "learning rate"
+        in trainwright("explain", "training.optimizer.learning_rate", home=tmp_path).stdout.lower()
+    )
+    assert json.loads(trainwright("version", "--json", home=tmp_path).stdout)["trainwright"]
+    assert trainwright("list", home=tmp_path).stdout.strip() == "no runs on local"
