@@ -132,7 +132,8 @@ def uniform_from(sample_seed_B: Tensor, shape: tuple[int, ...], salt: int = 0) -
     for size in shape:
         count *= size
     counter = torch.arange(1, count + 1, device=sample_seed_B.device, dtype=torch.int64)
-    state_BN = _mixed(sample_seed_B[:, None] + salt * 7046029254386353131) + counter * -7046029254386353131
+    shift = (salt * 7046029254386353131 + 2**63) % 2**64 - 2**63  # wrapped to int64
+    state_BN = _mixed(sample_seed_B[:, None] + shift) + counter * -7046029254386353131
     bits_BN = (_mixed(state_BN) >> 40) & 0xFFFFFF
     return (bits_BN.to(torch.float32) / (1 << 24)).reshape(len(sample_seed_B), *shape)
 

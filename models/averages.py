@@ -1,0 +1,38 @@
+"""Exponential moving average of a module's parameters, kept in a module of its own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def averaged_copy(module: nn.Module, of: str) -> nn.Module:
+    """A copy of ``module`` to be moved by ``move_average``; ``of`` is the name that ``module`` has in its family."""
+    average: Any = copy.deepcopy(module).requires_grad_(False)
+    average.average_of = of
+    average.register_buffer("averaged_steps", torch.zeros(()))
+    made: nn.Module = average
+    return made
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, source: nn.Module, decay: float) -> None:
+    """One step of the average towards its source.
+
+    The decay grows to ``decay`` over the first steps, so that the initial weights are soon forgotten. Both modules
+    have the same parameters in the same order and layout; a wrapped source (DDP) has too.
+    """
+    steps = average.get_buffer("averaged_steps")
+    share = 1 - torch.clamp((1 + steps) / (10 + steps), max=decay)
+    for mean, new in zip(average.parameters(), source.parameters(), strict=True):
+        _local(mean).lerp_(_local(new).to(mean.dtype), share)
+    steps.add_(1)
+
+
+def _local(tensor: Any) -> Tensor:
+    """The part of a sharded tensor that is on this rank, or the whole tensor."""
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local

@@ -1,0 +1,193 @@
+"""Pre-norm transformer decoder: GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners")
+and, by its options, Llama (Touvron et al. 2023, arXiv:2302.13971).
+
+Options: learned or rotary positions (Su et al. 2021, arXiv:2104.09864), LayerNorm or RMSNorm (Zhang and Sennrich
+2019, arXiv:1910.07467), GELU or SwiGLU (Shazeer 2020, arXiv:2002.05202), grouped-query attention (Ainslie et al.
+2023, arXiv:2305.13245), tied embeddings (Press and Wolf 2016, arXiv:1608.05859).
+
+Shapes: B samples, T tokens, W width, H query heads, G key and value heads, D width of a head, F feed-forward
+width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrator.models.base import Modules
+from orchestrator.models.configs import GptConfig, ObjectiveConfig
+
+INITIAL_DEVIATION = 0.02
+
+
+def norm(config: GptConfig) -> nn.Module:
+    """The norm before each branch and before the output layer."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.width, eps=config.norm_epsilon)
+    return nn.LayerNorm(config.width, eps=config.norm_epsilon, bias=config.bias)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; several query heads may share one key and value head."""
+
+    def __init__(self, config: GptConfig) -> None:
+        super().__init__()
+        self.head_width = config.width // config.heads
+        self.key_value_heads = config.heads // config.heads_per_key_value
+        self.shared = config.heads_per_key_value > 1
+        key_value_width = self.key_value_heads * self.head_width
+        self.widths = (config.width, key_value_width, key_value_width)
+        self.query_key_value = nn.Linear(config.width, sum(self.widths), bias=config.bias)
+        self.project = nn.Linear(config.width, config.width, bias=config.bias)
+        self.dropout = config.dropout
+
+    def forward(
+        self, x_BTW: Tensor, rotation: tuple[Tensor, Tensor] | None, mask_B1TT: Tensor | None
+    ) -> Tensor:
+        """(B, T, W) -> (B, T, W). Without a mask each token sees itself and all before it."""
+        q_BHTD, k_BGTD, v_BGTD = (
+            part.unflatten(2, (-1, self.head_width)).transpose(1, 2)
+            for part in self.query_key_value(x_BTW).split(self.widths, dim=2)
+        )
+        if rotation is not None:
+            q_BHTD, k_BGTD = rotated(q_BHTD, *rotation), rotated(k_BGTD, *rotation)
+        y_BHTD = F.scaled_dot_product_attention(
+            q_BHTD,
+            k_BGTD,
+            v_BGTD,
+            attn_mask=mask_B1TT,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask_B1TT is None,
+            enable_gqa=self.shared,
+        )
+        y_BTW: Tensor = self.project(y_BHTD.transpose(1, 2).flatten(2))
+        return y_BTW
+
+
+def rotated(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """Each pair (d, d + D/2) turned by its position's angle."""
+    first, second = x_BHTD.chunk(2, dim=-1)
+    turned_BHTD = torch.cat((-second, first), dim=-1)
+    return x_BHTD * cos_TD.to(x_BHTD.dtype) + turned_BHTD * sin_TD.to(x_BHTD.dtype)
+
+
+def rotations(context: int, head_width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (T, D) of each position's angles."""
+    frequency_D = base ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    angle_TD = torch.outer(torch.arange(context, dtype=torch.float32), frequency_D).repeat(1, 2)
+    return angle_TD.cos(), angle_TD.sin()
+
+
+class FeedForward(nn.Module):
+    """Two layers with GELU, or three with a SiLU gate."""
+
+    def __init__(self, config: GptConfig) -> None:
+        super().__init__()
+        hidden = round(config.width * config.feedforward_ratio)
+        self.kind = config.feedforward
+        self.expand = nn.Linear(config.width, hidden * (2 if self.kind == "swiglu" else 1), bias=config.bias)
+        self.project = nn.Linear(hidden, config.width, bias=config.bias)
+
+    def forward(self, x_BTW: Tensor) -> Tensor:
+        """(B, T, W) -> (B, T, W)."""
+        if self.kind == "swiglu":
+            gate_BTF, x_BTF = self.expand(x_BTW).chunk(2, dim=-1)
+            x_BTF = F.silu(gate_BTF) * x_BTF
+        else:
+            x_BTF = F.gelu(self.expand(x_BTW), approximate="tanh" if self.kind == "gelu_tanh" else "none")
+        y_BTW: Tensor = self.project(x_BTF)
+        return y_BTW
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each added to what came in."""
+
+    def __init__(self, config: GptConfig) -> None:
+        super().__init__()
+        self.attention_norm = norm(config)
+        self.attention = Attention(config)
+        self.feedforward_norm = norm(config)
+        self.feedforward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(
+        self, x_BTW: Tensor, rotation: tuple[Tensor, Tensor] | None = None, mask_B1TT: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, W) -> (B, T, W)."""
+        x_BTW = x_BTW + self.dropout(self.attention(self.attention_norm(x_BTW), rotation, mask_B1TT))
+        return x_BTW + self.dropout(self.feedforward(self.feedforward_norm(x_BTW)))
+
+
+class Gpt(nn.Module):
+    """Embeddings, blocks, a last norm, and logits over the vocabulary."""
+
+    blocks: tuple[type[nn.Module], ...] = (Block,)
+
+    def __init__(self, config: GptConfig) -> None:
+        super().__init__()
+        assert config.vocabulary is not None
+        self.rotary = config.positions == "rotary"
+        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        if self.rotary:
+            cos_TD, sin_TD = rotations(config.context, config.width // config.heads, config.rotary_base)
+            self.register_buffer("rotary_cos", cos_TD, persistent=False)
+            self.register_buffer("rotary_sin", sin_TD, persistent=False)
+        else:
+            self.position_embedding = nn.Embedding(config.context, config.width)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = norm(config)
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.apply(_initialise)
+        for name, parameter in self.named_parameters():
+            if name.endswith("project.weight"):  # the residual stream keeps its variance however deep it is
+                nn.init.normal_(parameter, std=INITIAL_DEVIATION / math.sqrt(2 * config.layers))
+        if config.tied_embeddings:
+            self.head.weight = self.token_embedding.weight
+
+    def forward(self, tokens_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
+        """Token numbers (B, T), and the document that each belongs to -> logits (B, T, V)."""
+        length = tokens_BT.shape[1]
+        x_BTW = self.token_embedding(tokens_BT)
+        rotation = None
+        if self.rotary:
+            rotation = self.get_buffer("rotary_cos")[:length], self.get_buffer("rotary_sin")[:length]
+        elif document_BT is None:
+            x_BTW = x_BTW + self.position_embedding.weight[:length]
+        else:
+            x_BTW = x_BTW + self.position_embedding(positions_in_document(document_BT))
+        mask_B1TT = None if document_BT is None else document_mask(document_BT)
+        x_BTW = self.dropout(x_BTW)
+        for block in self.layers:
+            x_BTW = block(x_BTW, rotation, mask_B1TT)
+        logits_BTV: Tensor = self.head(self.norm(x_BTW))
+        return logits_BTV
+
+
+def document_mask(document_BT: Tensor) -> Tensor:
+    """Whether (B, 1, T, T) a token sees another: not after it, and of the same document."""
+    length = document_BT.shape[1]
+    causal_TT = torch.ones(length, length, dtype=torch.bool, device=document_BT.device).tril()
+    return ((document_BT[:, :, None] == document_BT[:, None, :]) & causal_TT)[:, None]
+
+
+def positions_in_document(document_BT: Tensor) -> Tensor:
+    """Each token's place (B, T) in its document, or in the part of it that the block holds."""
+    position_T = torch.arange(document_BT.shape[1], device=document_BT.device)
+    begins_BT = F.pad(document_BT[:, 1:] != document_BT[:, :-1], (1, 0), value=True)
+    return position_T - (position_T * begins_BT).cummax(dim=1).values
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def build(config: GptConfig, objective: ObjectiveConfig) -> Modules:
+    """The decoder."""
+    return {"model": Gpt(config)}

@@ -1,0 +1,64 @@
+"""The next steps of some series.
+
+Shapes: B samples, P past steps, H horizon, S series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, weights_of
+from orchestrator.models.configs import ForecastingConfig, RecurrentConfig
+from orchestrator.models.objectives.common import OnePhase
+
+
+class Forecasting(OnePhase):
+    """Squared or absolute error. Unit: one value of one series at one step."""
+
+    def __init__(self, config: RecurrentConfig, objective: ForecastingConfig) -> None:
+        assert config.horizon is not None
+        assert config.series is not None
+        self._past = config.input_tensors(objective)
+        self._future = TensorSpec((config.horizon, config.series), "float")
+        self._values = config.horizon * config.series
+        self._absolute = objective.loss == "mae"
+
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """The past, and what came."""
+        return {**self._past, "future": self._future}
+
+    @property
+    def units_per_sample(self) -> int | None:
+        """Values of one horizon."""
+        return self._values
+
+    def units(self, phase: str, batch: Batch) -> Tensor:
+        """Values that are not padding."""
+        return weights_of(batch, batch["future"]).sum() * self._values
+
+    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+        """See ``Objective.loss``."""
+        future_BHS = batch["future"].float()
+        error_BHS = modules["model"](batch["past"]).float() - future_BHS
+        weight_B = weights_of(batch, future_BHS)
+        squared = (error_BHS.square().sum((1, 2)) * weight_B).sum()
+        absolute = (error_BHS.abs().sum((1, 2)) * weight_B).sum()
+        count = weight_B.sum() * self._values
+        metrics = {"mse": (squared.detach(), count), "mae": (absolute.detach(), count)}
+        return Sums(absolute if self._absolute else squared, count, metrics)
+
+    @torch.no_grad()
+    def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
+        """The first series of some samples: what came, and what was forecast."""
+        past_BPS, future_BHS = batch["past"][:count].float(), batch["future"][:count].float()
+        forecast_BHS = modules["model"](batch["past"][:count]).float()
+        actual_BT = torch.cat([past_BPS, future_BHS], dim=1)[:, :, 0]
+        forecast_BT = torch.cat([past_BPS, forecast_BHS], dim=1)[:, :, 0]
+        both_B2T = torch.stack([actual_BT, forecast_BT], dim=1).cpu().numpy()
+        return [
+            Sample(f"forecast_{index}", "series", both, ("actual", "forecast"))
+            for index, both in enumerate(both_B2T)
+        ]

@@ -1,0 +1,206 @@
+"""Language models: the next token, or hidden tokens.
+
+Shapes: B samples, T tokens, K chosen tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrator.errors import SpecError
+from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, uniform_from, weights_of
+from orchestrator.models.configs import BertConfig, CausalLmConfig, GptConfig, MaskedLmConfig, RecurrentConfig
+from orchestrator.models.objectives.common import OnePhase
+
+SAMPLE_TOKENS = 128
+"""Tokens that a sample of text has after its prompt."""
+PROMPT_TOKENS = 16
+"""Tokens of evaluation text that a sample of text begins with."""
+
+
+class CausalLm(OnePhase):
+    """Cross-entropy of each token after the first, from those before it. Unit: predicted token."""
+
+    def __init__(self, config: GptConfig | RecurrentConfig, objective: CausalLmConfig) -> None:
+        if isinstance(config, RecurrentConfig) and config.bidirectional:
+            raise SpecError(
+                "model.bidirectional: a causal language model must not see what comes; set it to false"
+            )
+        if objective.packed and not isinstance(config, GptConfig):
+            raise SpecError("objective.packed: only family gpt keeps packed documents apart; set it to false")
+        self._tensors = dict(config.input_tensors(objective))
+        self._packed = objective.packed
+        self._context = config.context
+        document = self._tensors.pop("document", None)
+        if objective.packed and document is not None:
+            self._tensors["document"] = TensorSpec(document.shape, document.kind)
+
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """Tokens, and their documents where these are kept apart."""
+        return self._tensors
+
+    @property
+    def units_per_sample(self) -> int | None:
+        """Blocks may have any length up to the context."""
+        return None
+
+    def units(self, phase: str, batch: Batch) -> Tensor:
+        """Tokens with one before them, in their own document."""
+        if self._packed or "weight" in batch:
+            return self._unit_weights(batch).sum()
+        batch_size, length = batch["tokens"].shape
+        return torch.tensor(float(batch_size * (length - 1)), device=batch["tokens"].device)
+
+    def _unit_weights(self, batch: Batch) -> Tensor:
+        """(B, T) weight of each prediction."""
+        tokens_BT = batch["tokens"]
+        weight_BT = weights_of(batch, tokens_BT)[:, None].expand(-1, tokens_BT.shape[1] - 1)
+        if self._packed:
+            document_BT = batch["document"]
+            weight_BT = weight_BT * (document_BT[:, 1:] == document_BT[:, :-1])
+        return weight_BT
+
+    def _logits(self, modules: Mapping[str, nn.Module], batch: Batch) -> Tensor:
+        inputs_BT = batch["tokens"][:, :-1]
+        documents = (batch["document"][:, :-1],) if self._packed else ()
+        logits_BTV: Tensor = modules["model"](inputs_BT, *documents)
+        return logits_BTV.float()
+
+    def _loss(self, logits_BTV: Tensor, batch: Batch) -> Tensor:
+        logits_NV, target_N = logits_BTV.flatten(0, 1), batch["tokens"][:, 1:].flatten().long()
+        if self._packed or "weight" in batch:
+            loss_N = F.cross_entropy(logits_NV, target_N, reduction="none")
+            return (loss_N * self._unit_weights(batch).flatten()).sum()
+        return F.cross_entropy(logits_NV, target_N, reduction="sum")
+
+    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+        """See ``Objective.loss``; perplexity is the exponential of the mean."""
+        return Sums(self._loss(self._logits(modules, batch), batch), self.units(phase, batch), {})
+
+    @torch.no_grad()
+    def evaluate(self, modules: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Loss and the share of tokens that were the most likely one."""
+        logits_BTV, count = self._logits(modules, batch), self.units("model", batch)
+        right_BT = logits_BTV.argmax(-1) == batch["tokens"][:, 1:]
+        right = (right_BT * self._unit_weights(batch)).sum()
+        return {"loss": (self._loss(logits_BTV, batch), count), "accuracy": (right, count)}
+
+    @torch.no_grad()
+    def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
+        """Text that goes on from the first tokens of evaluation samples, drawn token by token.
+
+        The model always reads a whole context, of which only the part before the next token counts, so that a
+        compiled model sees one shape.
+        """
+        tokens_BT = batch["tokens"][:count].long()
+        prompt = min(PROMPT_TOKENS, tokens_BT.shape[1])
+        text_BT = F.pad(tokens_BT[:, :prompt], (0, SAMPLE_TOKENS))
+        noise_BT = uniform_from(batch["sample_seed"][:count], (SAMPLE_TOKENS,), salt=3)
+        for end in range(prompt, text_BT.shape[1]):
+            begin = max(0, end - self._context)
+            window_BT = text_BT[:, begin : begin + self._context]
+            window_BT = F.pad(window_BT, (0, self._context - window_BT.shape[1]))
+            documents = (torch.zeros_like(window_BT),) if self._packed else ()
+            likely_BV = modules["model"](window_BT, *documents)[:, end - begin - 1].float().softmax(-1)
+            drawn_B = (likely_BV.cumsum(-1) < noise_BT[:, end - prompt, None]).sum(-1)
+            text_BT[:, end] = drawn_B.clamp(max=likely_BV.shape[1] - 1)
+        return [Sample(f"text_{index}", "text", text.cpu().numpy()) for index, text in enumerate(text_BT)]
+
+
+class MaskedLm(OnePhase):
+    """Cross-entropy of chosen tokens, of which 80 % are hidden, 10 % replaced and 10 % left. Unit: chosen token.
+
+    As many tokens of a sample are chosen as ``share`` says, at least one, so shapes don't depend on chance.
+    Choice and replacements are a function of ``sample_seed`` alone.
+    """
+
+    def __init__(self, config: BertConfig, objective: MaskedLmConfig) -> None:
+        assert config.vocabulary is not None
+        if objective.mask_token is None:
+            raise SpecError("objective.mask_token: the data names no mask token; write its number")
+        if objective.mask_token >= config.vocabulary:
+            raise SpecError(
+                f"objective.mask_token {objective.mask_token} is not below model.vocabulary {config.vocabulary}"
+            )
+        self._tensors = config.input_tensors(objective)
+        self._vocabulary = config.vocabulary
+        self._share = objective.share
+        self._whole_words = objective.whole_words
+        self._mask_token = objective.mask_token
+        self._special_tokens = sorted({objective.mask_token, *(objective.special_tokens or ())})
+
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """The family's inputs, and words where whole ones are chosen."""
+        if self._whole_words:
+            return {**self._tensors, "word": TensorSpec((None,), "int")}
+        return self._tensors
+
+    @property
+    def units_per_sample(self) -> int | None:
+        """Samples differ in how many tokens can be chosen."""
+        return None
+
+    def units(self, phase: str, batch: Batch) -> Tensor:
+        """Chosen tokens."""
+        _, weight_BK = self._chosen(batch)
+        return weight_BK.sum()
+
+    def _chosen(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Places (B, K) of the tokens to predict, and the weight (B, K) of each: 0 where a sample has fewer."""
+        tokens_BT = batch["tokens"]
+        length = tokens_BT.shape[1]
+        position_T = torch.arange(length, device=tokens_BT.device)
+        eligible_BT = torch.isin(
+            tokens_BT, torch.tensor(self._special_tokens, device=tokens_BT.device), invert=True
+        )
+        if "length" in batch:
+            eligible_BT &= position_T < batch["length"][:, None]
+        score_BT = uniform_from(batch["sample_seed"], (length,), salt=4)
+        slots = math.ceil(self._share * length)
+        if self._whole_words:
+            # All tokens of a word have its first token's score; a word that crosses the share is taken whole.
+            begins_BT = F.pad(batch["word"][:, 1:] != batch["word"][:, :-1], (1, 0), value=True)
+            first_BT = (position_T * begins_BT).cummax(dim=1).values
+            score_BT = score_BT.take_along_dim(first_BT, dim=1)
+            slots = min(length, slots + _LONGEST_WORD)
+        score_BT = score_BT.masked_fill(~eligible_BT, 2.0)
+        score_BK, place_BK = score_BT.sort(dim=1, stable=True)
+        score_BK, place_BK = score_BK[:, :slots], place_BK[:, :slots]
+        wanted_B = (eligible_BT.sum(1) * self._share).round().clamp(min=1)
+        rank_BK = torch.arange(slots, device=tokens_BT.device).expand_as(place_BK)
+        if self._whole_words:
+            begins_BK = F.pad(score_BK[:, 1:] != score_BK[:, :-1], (1, 0), value=True)
+            rank_BK = (rank_BK * begins_BK).cummax(dim=1).values
+        weight_BK = ((rank_BK < wanted_B[:, None]) & (score_BK < 2.0)).float()
+        return place_BK, weight_BK * weights_of(batch, tokens_BT)[:, None]
+
+    def _hidden(self, batch: Batch, place_BK: Tensor, weight_BK: Tensor) -> Tensor:
+        """Tokens (B, T) with the chosen ones hidden, replaced or left."""
+        tokens_BT, slots = batch["tokens"], place_BK.shape[1]
+        way_BK = uniform_from(batch["sample_seed"], (slots,), salt=5)
+        random_BK = (uniform_from(batch["sample_seed"], (slots,), salt=6) * self._vocabulary).to(
+            tokens_BT.dtype
+        )
+        own_BK = tokens_BT.take_along_dim(place_BK, dim=1)
+        new_BK = torch.where(way_BK < 0.9, random_BK, own_BK).masked_fill(way_BK < 0.8, self._mask_token)
+        return tokens_BT.scatter(1, place_BK, torch.where(weight_BK > 0, new_BK, own_BK))
+
+    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+        """See ``Objective.loss``."""
+        place_BK, weight_BK = self._chosen(batch)
+        tokens_BT = self._hidden(batch, place_BK, weight_BK)
+        logits_BKV = modules["model"](tokens_BT, batch.get("length"), batch.get("segment"), place_BK).float()
+        target_BK = batch["tokens"].take_along_dim(place_BK, dim=1).long()
+        loss_N = F.cross_entropy(logits_BKV.flatten(0, 1), target_BK.flatten(), reduction="none")
+        count = weight_BK.sum()
+        right = ((logits_BKV.argmax(-1) == target_BK) * weight_BK).sum()
+        return Sums((loss_N * weight_BK.flatten()).sum(), count, {"accuracy": (right, count)})
+
+
+_LONGEST_WORD = 15
+"""Tokens by which a word taken whole may exceed the share."""

@@ -1,0 +1,157 @@
+"""Recurrent networks: Elman's RNN (1990), LSTM (Hochreiter and Schmidhuber 1997), GRU (Cho et al. 2014,
+arXiv:1406.1078), as a language model (Zaremba et al. 2014, arXiv:1409.2329), a classifier, and a forecaster.
+
+The recurrence is torch's own, which runs fused kernels where the device has them.
+
+Shapes: B samples, T tokens or steps, E embedding width, W width of the output of the layers, V vocabulary,
+C channels, O outputs, P past steps, H horizon, S series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from orchestrator.models.base import Modules
+from orchestrator.models.configs import ObjectiveConfig, RecurrentConfig, RnnConfig
+
+LAYERS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+def recurrence(config: RecurrentConfig, in_width: int) -> nn.RNNBase:
+    """The layers, batch first."""
+    options: dict[str, Any] = {"nonlinearity": config.activation} if isinstance(config, RnnConfig) else {}
+    if config.projection is not None:
+        options["proj_size"] = config.projection
+    return LAYERS[config.family](
+        in_width,
+        config.width,
+        num_layers=config.layers,
+        batch_first=True,
+        dropout=config.dropout if config.layers > 1 else 0.0,
+        bidirectional=config.bidirectional,
+        **options,
+    )
+
+
+def output_width(config: RecurrentConfig) -> int:
+    """Width of one step's output."""
+    return (config.projection or config.width) * (2 if config.bidirectional else 1)
+
+
+def last_state(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor | None) -> Tensor:
+    """The last layer's state (B, W) after each sequence's own last step, of both directions side by side.
+
+    With lengths the sequences are packed, so that neither direction reads what fills them up.
+    """
+    packed: Any = x_BTE
+    if length_B is not None:
+        packed = pack_padded_sequence(x_BTE, length_B.cpu().long(), batch_first=True, enforce_sorted=False)
+    _, state = layers(packed)
+    hidden: Tensor = state[0] if isinstance(state, tuple) else state
+    return torch.cat([hidden[-2], hidden[-1]], dim=1) if layers.bidirectional else hidden[-1]
+
+
+class LanguageModel(nn.Module):
+    """Predicts each next token from those before it."""
+
+    blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+
+    def __init__(self, config: RecurrentConfig) -> None:
+        super().__init__()
+        assert config.vocabulary is not None
+        self.embedding = nn.Embedding(config.vocabulary, config.embedding_width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = recurrence(config, config.embedding_width)
+        self.head = nn.Linear(output_width(config), config.vocabulary)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        if config.tied_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """(B, T) -> logits (B, T, V)."""
+        x_BTE = self.dropout(self.embedding(tokens_BT))
+        x_BTW, _ = self.layers(x_BTE)
+        logits_BTV: Tensor = self.head(self.dropout(x_BTW))
+        return logits_BTV
+
+
+class TokensClassifier(nn.Module):
+    """Outputs for a whole sequence of tokens, from the last state."""
+
+    blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+
+    def __init__(self, config: RecurrentConfig, outputs: int) -> None:
+        super().__init__()
+        assert config.vocabulary is not None
+        self.embedding = nn.Embedding(config.vocabulary, config.embedding_width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = recurrence(config, config.embedding_width)
+        self.head = nn.Linear(output_width(config), outputs)
+
+    def forward(self, tokens_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """(B, T) and how many tokens of each are real -> outputs (B, O)."""
+        x_BTE = self.dropout(self.embedding(tokens_BT))
+        y_BO: Tensor = self.head(self.dropout(last_state(self.layers, x_BTE, length_B)))
+        return y_BO
+
+
+class SignalClassifier(nn.Module):
+    """Outputs for a whole signal, from the last state."""
+
+    blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+
+    def __init__(self, config: RecurrentConfig, outputs: int) -> None:
+        super().__init__()
+        assert config.channels is not None
+        self.layers = recurrence(config, config.channels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(output_width(config), outputs)
+
+    def forward(self, signal_BCT: Tensor) -> Tensor:
+        """(B, C, T) -> outputs (B, O)."""
+        y_BO: Tensor = self.head(self.dropout(last_state(self.layers, signal_BCT.transpose(1, 2), None)))
+        return y_BO
+
+
+class Forecaster(nn.Module):
+    """All steps of the horizon at once, from the state after the past.
+
+    Reads and forecasts differences from the last value, where ``last_value`` says so: a series whose level drifts
+    then looks the same at any level (Zeng et al. 2022, arXiv:2205.13504, their NLinear).
+    """
+
+    blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+
+    def __init__(self, config: RecurrentConfig) -> None:
+        super().__init__()
+        assert config.series is not None
+        assert config.horizon is not None
+        self.from_last_value = config.last_value
+        self.horizon = config.horizon
+        self.layers = recurrence(config, config.series)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(output_width(config), config.horizon * config.series)
+
+    def forward(self, past_BPS: Tensor) -> Tensor:
+        """(B, P, S) -> (B, H, S)."""
+        last_B1S = past_BPS[:, -1:]
+        if self.from_last_value:
+            past_BPS = past_BPS - last_B1S
+        state_BW = last_state(self.layers, past_BPS, None)
+        future_BHS: Tensor = self.head(self.dropout(state_BW)).unflatten(1, (self.horizon, -1))
+        return future_BHS + last_B1S if self.from_last_value else future_BHS
+
+
+def build(config: RecurrentConfig, objective: ObjectiveConfig) -> Modules:
+    """The network whose last layer is what the objective needs."""
+    if objective.kind == "causal_lm":
+        return {"model": LanguageModel(config)}
+    if objective.kind == "forecasting":
+        return {"model": Forecaster(config)}
+    classifier = TokensClassifier if config.inputs == "tokens" else SignalClassifier
+    return {"model": classifier(config, config.outputs_for(objective))}

@@ -1,0 +1,141 @@
+"""Every family with every objective that it has, in small, and random batches for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from orchestrator.models.configs import (
+    AdversarialConfig,
+    AutoencoderConfig,
+    BertConfig,
+    BinaryConfig,
+    CausalLmConfig,
+    ClassificationConfig,
+    CnnConfig,
+    FamilyConfig,
+    ForecastingConfig,
+    GanConfig,
+    GptConfig,
+    GruConfig,
+    LstmConfig,
+    MaskedLmConfig,
+    MlpConfig,
+    MultilabelConfig,
+    ObjectiveConfig,
+    ReconstructionConfig,
+    RegressionConfig,
+    RnnConfig,
+    TokenClassificationConfig,
+)
+from orchestrator.models.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    config: FamilyConfig
+    objective: ObjectiveConfig
+    optional: tuple[str, ...] = ()
+    """Optional tensors that the batch has too."""
+
+
+_TEXT = {"vocabulary": 19, "context": 12}
+_LSTM = {"width": 8, "embedding_width": 8}
+_IMAGE = {"channels": 1, "image_size": 8, "width": 8}
+_MASK = {"mask_token": 2, "special_tokens": (0, 1)}
+
+CASES = [
+    Case("mlp-classification", MlpConfig(size="debug", in_features=5, outputs=3), ClassificationConfig()),
+    Case(
+        "mlp-categories",
+        MlpConfig(size="base", width=16, in_features=5, outputs=3, cardinalities=(4, 7)),
+        ClassificationConfig(label_smoothing=0.1),
+    ),
+    Case("mlp-regression", MlpConfig(size="debug", in_features=5, outputs=2), RegressionConfig()),
+    Case("mlp-binary", MlpConfig(size="debug", in_features=5), BinaryConfig(positive_weight=3)),
+    Case("mlp-multilabel", MlpConfig(size="debug", in_features=5, outputs=4), MultilabelConfig()),
+    Case("cnn-images", CnnConfig(size="debug", in_channels=2, image_size=8, outputs=3), ClassificationConfig()),
+    Case(
+        "cnn-bottleneck",
+        CnnConfig(
+            size="debug", block="bottleneck", stem="imagenet", squeeze_excitation=True, in_channels=2, image_size=16, outputs=3
+        ),
+        ClassificationConfig(),
+    ),
+    Case(
+        "cnn-signals",
+        CnnConfig(size="debug", dimensions=1, in_channels=2, signal_length=16, outputs=1),
+        RegressionConfig(),
+    ),
+    Case("rnn-lm", RnnConfig(**_TEXT, **_LSTM, tied_embeddings=True), CausalLmConfig()),
+    Case("lstm-lm", LstmConfig(**_TEXT, **_LSTM, layers=2, projection=4), CausalLmConfig()),
+    Case("gru-lm", GruConfig(**_TEXT, **_LSTM), CausalLmConfig()),
+    Case(
+        "lstm-classification",
+        LstmConfig(**_TEXT, **_LSTM, bidirectional=True, outputs=3),
+        ClassificationConfig(),
+        optional=("length",),
+    ),
+    Case("gru-signals", GruConfig(inputs="signal", channels=3, outputs=2, width=8), MultilabelConfig()),
+    Case("lstm-forecasting", LstmConfig(series=3, past=6, horizon=4, width=8), ForecastingConfig()),
+    Case("rnn-forecasting", RnnConfig(series=3, past=6, horizon=4, width=8, last_value=False), ForecastingConfig(loss="mae")),
+    Case("gpt", GptConfig(size="debug", **_TEXT), CausalLmConfig()),
+    Case("gpt-packed", GptConfig(size="debug", **_TEXT), CausalLmConfig(packed=True)),
+    Case(
+        "gpt-llama",
+        GptConfig(
+            **_TEXT, layers=2, heads=4, heads_per_key_value=2, width=32, positions="rotary", norm="rms",
+            feedforward="swiglu", feedforward_ratio=2.6875, bias=False, tied_embeddings=False,
+        ),
+        CausalLmConfig(packed=True),
+    ),
+    Case("bert-mlm", BertConfig(size="debug", **_TEXT), MaskedLmConfig(**_MASK), optional=("length",)),
+    Case("bert-words", BertConfig(size="debug", **_TEXT), MaskedLmConfig(**_MASK, share=0.3, whole_words=True)),
+    Case(
+        "bert-classification",
+        BertConfig(size="debug", **_TEXT, outputs=3),
+        ClassificationConfig(),
+        optional=("length", "segment"),
+    ),
+    Case("bert-tokens", BertConfig(size="debug", **_TEXT, outputs=3), TokenClassificationConfig()),
+    Case("gan", GanConfig(size="debug", **_IMAGE), AdversarialConfig()),
+    Case("gan-wasserstein", GanConfig(size="debug", **_IMAGE), AdversarialConfig(loss="wasserstein", gradient_penalty=10)),
+    Case("gan-hinge", GanConfig(size="debug", layers="mlp", spectral_norm=True, **_IMAGE), AdversarialConfig(loss="hinge")),
+    Case("autoencoder", AutoencoderConfig(size="debug", in_features=6), ReconstructionConfig(noise=0.1)),
+    Case(
+        "autoencoder-variational",
+        AutoencoderConfig(size="debug", layers="convolution", variational=True, **_IMAGE),
+        ReconstructionConfig(beta=2),
+    ),
+]  # fmt: skip
+
+IDS = [case.name for case in CASES]
+
+
+def random_batch(case: Case, specs: dict[str, TensorSpec], samples: int, seed: int = 0) -> dict[str, Tensor]:
+    """A batch as the objective's specs ask for."""
+    generator = torch.Generator().manual_seed(seed)
+    length = specs["tokens"].longest if "tokens" in specs else 16
+    batch = {"sample_seed": torch.randint(0, 2**62, (samples,), generator=generator)}
+    for name, spec in specs.items():
+        if spec.optional and name not in case.optional:
+            continue
+        side = getattr(case.config, "image_size", None) if name == "image" else length
+        shape = (samples, *(side if size is None else size for size in spec.shape))
+        if spec.kind == "float":
+            batch[name] = torch.randn(shape, generator=generator)
+        else:
+            batch[name] = torch.randint(0, spec.below or 3, shape, generator=generator)
+    if "length" in batch:
+        batch["length"] = torch.randint(4, length + 1, (samples,), generator=generator)
+    for name in ("document", "word"):
+        if name in batch:
+            batch[name] = batch[name].clamp(max=1).cumsum(1)
+    if "cardinalities" in type(case.config).model_fields and case.config.cardinalities:
+        batch["categories"] %= torch.tensor(case.config.cardinalities)
+    if case.objective.kind == "token_classification":
+        batch["label"][:, ::3] = -100
+    return batch
