@@ -1,0 +1,118 @@
+"""Wrong values fail with a sentence that says what to set; none is ignored."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from chartkit.combinations import GPU_GROUPS
+from chartkit.helm import CHART, IMAGE, HelmError, template
+
+# (values, what the message says)
+MISTAKES = {
+    # Images
+    "no image": ({"image": ""}, "image is not set: set image to a trainwright image by tag or digest"),
+    "latest": ({"image": "r.example.com/t:latest"}, "at '/image': value must be 'an image with the tag of a version"),
+    "no tag": ({"image": "r.example.com/t"}, "at '/image': value must be 'an image with a tag or a digest"),
+    "a port is no tag": ({"image": "r.example.com:5000/t"}, "an image with a tag or a digest"),
+    "latest for MLflow": ({"mlflow": {"image": "r.example.com/m:latest"}}, "at '/mlflow/image': value must be 'an image with the tag"),
+    "a nightly operator": ({"kuberay-operator": {"image": {"tag": "nightly"}}}, "at '/kuberay-operator/image/tag'"),
+    # Unknown keys
+    "unknown key": ({"mlflw": {}}, "additional properties 'mlflw' not allowed"),
+    "unknown key below": ({"mlflow": {"replica": 1}}, "at '/mlflow': additional properties 'replica' not allowed"),
+    "unknown key of a node group": ({"nodeGroups": [{"name": "a", "cpus": 1, "memory": "1Gi", "gpu": 1}]}, "additional properties 'gpu' not allowed"),
+    "unknown key of the operator": ({"kuberay-operator": {"nosuch": 1}}, "at '/kuberay-operator': additional properties 'nosuch' not allowed"),
+    "unknown key of a toleration": ({"nodeGroups": [{"name": "a", "cpus": 1, "memory": "1Gi", "tolerations": [{"efect": "x"}]}]}, "additional properties 'efect' not allowed"),
+    # Wrong types
+    "text for a number": ({"mlflow": {"replicas": "two"}}, "at '/mlflow/replicas': got string, want integer"),
+    "number for a switch": ({"kueue": {"enabled": 1}}, "at '/kueue/enabled': got number, want boolean"),
+    "text for a switch": ({"rayCluster": {"enabled": "false"}}, "at '/rayCluster/enabled': got string, want boolean"),
+    "map for a list": ({"nodeGroups": {"cpu": {}}}, "at '/nodeGroups': got object, want array"),
+    "number for an annotation": ({"jobs": {"serviceAccountAnnotations": {"a": 1}}}, "got number, want string"),
+    "zero workers": ({"mlflow": {"workers": 0}}, "at '/mlflow/workers': minimum: got 0, want 1"),
+    "a size without a unit": ({"storage": {"size": "100"}}, "at '/storage/size': '100' does not match pattern"),
+    "a size in GB": ({"head": {"memory": "8GB"}}, "at '/head/memory': '8GB' does not match pattern"),
+    "a duration without a unit": ({"jobs": {"keepHead": "60"}}, "at '/jobs/keepHead': '60' does not match pattern"),
+    "a bucket of another kind": ({"storage": {"url": "https://bucket"}}, "at '/storage/url'"),
+    "a relative storage path": ({"storage": {"path": "data"}}, "at '/storage/path'"),
+    "a name that Kubernetes refuses": ({"rayToken": {"existingSecret": "My_Token"}}, "at '/rayToken/existingSecret'"),
+    "no node group": ({"nodeGroups": []}, "at '/nodeGroups': minItems: got 0, want 1"),
+    "a node group without memory": ({"nodeGroups": [{"name": "a", "cpus": 1}]}, "missing property 'memory'"),
+    "a port out of range": ({"networkPolicy": {"storagePorts": [70000]}}, "maximum: got 70,000, want 65,535"),
+    "all hosts": ({"mlflow": {"allowedHosts": ["*"]}}, "at '/mlflow/allowedHosts/0'"),
+    "a wildcard origin": ({"mlflow": {"corsOrigins": ["https://*"]}}, "at '/mlflow/corsOrigins/0'"),
+    "an unknown scheduler": ({"jobs": {"gangScheduler": "slurm"}}, "value must be one of 'none', 'volcano', 'yunikorn', 'kai-scheduler'"),
+    "a schedule of four fields": ({"mlflow": {"backupSchedule": "1 2 3 4"}}, "at '/mlflow/backupSchedule'"),
+    "privileged Pod Security": ({"namespace": {"podSecurity": "privileged"}}, "at '/namespace/podSecurity'"),
+    "a priority above the user range": ({"priorityClasses": [{"name": "a", "value": 2000000000}]}, "at '/priorityClasses/0/value'"),
+    # Choices that contradict each other
+    "SQLite with two replicas": ({"mlflow": {"replicas": 2}}, "mlflow.replicas is 2 and the database is SQLite, which one pod alone can use: set mlflow.replicas=1, or mlflow.databaseSecret"),
+    "two replicas with artifacts on a volume": ({"mlflow": {"replicas": 2, "databaseSecret": "d"}}, "artifacts are on one pod's volume: set mlflow.replicas=1, or mlflow.artifacts"),
+    "auth off with an Ingress": ({"mlflow": {"auth": False}, "ingress": {"enabled": True, "host": "h", "tlsSecret": "t"}}, "set mlflow.auth=true, or ingress.enabled=false"),
+    "an Ingress without a host": ({"ingress": {"enabled": True, "tlsSecret": "t"}}, "set ingress.host"),
+    "an Ingress without TLS": ({"ingress": {"enabled": True, "host": "h"}}, "set ingress.tlsSecret"),
+    "an Ingress to nothing": ({"mlflow": {"enabled": False}, "ingress": {"enabled": True, "host": "h", "tlsSecret": "t"}}, "set ingress.enabled=false"),
+    "two storages": ({"storage": {"url": "s3://bucket/x", "existingClaim": "c"}}, "set storage.url for object storage or storage.existingClaim for a volume, not both"),
+    "two MLflows": ({"mlflow": {"externalUri": "https://m"}}, "set mlflow.enabled=false to use the server at mlflow.externalUri"),
+    "a claim that is not used": ({"mlflow": {"existingClaim": "c", "databaseSecret": "d", "artifacts": "s3://bucket/x"}}, "unset mlflow.existingClaim"),
+    "an administrator without auth": ({"mlflow": {"auth": False, "existingSecret": "s"}}, "set mlflow.auth=true, or unset mlflow.existingSecret"),
+    "two queues": ({"kueue": {"enabled": True}, "jobs": {"queue": "q"}}, "unset jobs.queue to use the queue that the chart makes, or set kueue.enabled=false"),
+    "a queue and a gang scheduler": ({"jobs": {"queue": "q", "gangScheduler": "volcano"}}, "set jobs.gangScheduler=none, or use no queue"),
+    "a gang scheduler that the operator doesn't know": ({"jobs": {"gangScheduler": "volcano"}}, "set kuberay-operator.batchScheduler.name=volcano"),
+    "two node groups of one name": ({"nodeGroups": [GPU_GROUPS[0], GPU_GROUPS[0]]}, "two of nodeGroups are named cpu: give each a name of its own"),
+    "more at least than at most": ({"nodeGroups": [{**GPU_GROUPS[0], "min": 9}]}, "nodeGroups cpu has min 9 above max 4: set min to 4 or less"),
+    "too many groups for Kueue": ({"kueue": {"enabled": True}, "nodeGroups": [{**GPU_GROUPS[0], "name": f"g{i}"} for i in range(16)]}, "at most 15 nodeGroups and there are 16"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_refused_with_a_sentence(name):
+    values, message = MISTAKES[name]
+    with pytest.raises(HelmError) as error:
+        template(values)
+    assert message in str(error.value)
+
+
+def test_a_gang_scheduler_that_the_operator_knows_is_accepted():
+    template({"jobs": {"gangScheduler": "volcano"}, "kuberay-operator": {"batchScheduler": {"name": "volcano"}}})
+
+
+@pytest.mark.parametrize("image", [IMAGE, "t:1", "r:5000/a/b:v1.2", "t@sha256:" + "a" * 64, "t:1@sha256:" + "a" * 64])
+def test_pinned_images_are_accepted(image):
+    template({"image": image})
+
+
+def _patterns(schema):
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key == "pattern":
+                yield value
+            yield from _patterns(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _patterns(value)
+
+
+def test_patterns_are_those_that_helm_can_compile():
+    """RE2 knows no look-around, no back reference and no possessive quantifier."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    patterns = list(_patterns(schema))
+    assert patterns
+    for pattern in patterns:
+        re.compile(pattern)
+        assert not re.search(r"\(\?[=!<]|\\[1-9]|[*+?]\+|\(\?>", pattern), pattern
+
+
+def test_the_schema_is_draft_07_and_closed():
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
+
+    def walk(part, where):
+        if isinstance(part, dict):
+            if "properties" in part:
+                assert part["additionalProperties"] is False, where
+            for key, value in part.items():
+                walk(value, f"{where}/{key}")
+
+    walk(schema, "")
