@@ -13,13 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.base import Modules, Objective, parameter_names
-from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
+from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, RecurrentConfig
 from orchestrator.models.sizes import Counts
 from orchestrator.models.tensors import TensorSpec
 
+_UNKNOWN = {"image": "image_size", "signal": "signal_length"}
+"""Tensor whose size the network leaves open -> field of the config that may say it."""
 _OTHER_LENGTH = {"image": 64, "signal": 1024}
-"""Height and width, or length, where the config doesn't know it: memory is then counted for this size."""
-
+"""Size where the config doesn't say it: memory is then counted for this one, and operations are not."""
+_FEW_STEPS = (4, 8)
 
 _Shape = tuple[int, ...]
 
@@ -57,13 +59,14 @@ def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Count
     with FakeTensorMode(), _without_onednn():
         modules = build_modules(config, objective_config)
         objective = build_objective(config, objective_config)
-        batch, known = _fake_batch(config, objective.inputs())
-        flops, kept = 0, 0
-        for phase in objective.phases:
-            phase_flops, phase_kept = _count_phase(objective, phase, modules, batch)
-            flops += phase_flops
-            kept = max(kept, phase_kept)
+        specs, lengths = objective.inputs(), _lengths(config, objective.inputs())
+        steps = next((name for name in ("tokens", "past", "signal") if name in specs), None)
+        if isinstance(config, RecurrentConfig) and steps is not None and lengths[steps] > _FEW_STEPS[1]:
+            flops, kept = _count_recurrence(objective, modules, specs, lengths, steps)
+        else:
+            flops, kept = _count_phases(objective, modules, _fake_batch(specs, lengths))
         sizes = tuple((name, parameter.numel()) for name, parameter in parameter_names(modules))
+    known = all(getattr(config, field, None) for name, field in _UNKNOWN.items() if name in specs)
     return Counts(
         parameters=sum(size for _, size in sizes),
         flops_per_sample=flops if known else 0,
@@ -72,25 +75,53 @@ def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Count
     )
 
 
-def _fake_batch(config: FamilyConfig, specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Tensor], bool]:
-    """One sample of the longest length, and whether every length was known."""
-    lengths: dict[str, int | None]
-    lengths = {"image": getattr(config, "image_size", None), "signal": getattr(config, "signal_length", None)}
-    if "tokens" in specs:
-        longest = specs["tokens"].longest
-        lengths = dict.fromkeys(specs, longest)
-    batch = {"sample_seed": torch.zeros(1, dtype=torch.int64)}
-    known = True
+def _lengths(config: FamilyConfig, specs: Mapping[str, TensorSpec]) -> dict[str, int]:
+    """For each named tensor, the size that stands for those that its spec leaves open, or its first size."""
+    longest = specs["tokens"].longest if "tokens" in specs else None
+    lengths = {}
     for name, spec in specs.items():
-        if spec.optional:
-            continue
-        length = lengths.get(name)
-        if None in spec.shape and length is None:
-            known = False
-            length = _OTHER_LENGTH[name]
-        shape = [int(length or 0) if size is None else size for size in spec.shape]
-        batch[name] = torch.zeros(1, *shape, dtype=torch.float32 if spec.kind == "float" else torch.int64)
-    return batch, known
+        first = spec.shape[0] if spec.shape else None
+        own = getattr(config, _UNKNOWN[name], None) or _OTHER_LENGTH[name] if name in _UNKNOWN else None
+        lengths[name] = own or longest or first or 1
+    return lengths
+
+
+def _fake_batch(specs: Mapping[str, TensorSpec], lengths: Mapping[str, int]) -> dict[str, Tensor]:
+    """One sample of the longest length."""
+    batch = {"sample_seed": torch.zeros(1, dtype=torch.int64)}
+    for name, spec in specs.items():
+        if not spec.optional:
+            shape = [lengths[name] if size is None else size for size in spec.shape]
+            batch[name] = torch.zeros(1, *shape, dtype=torch.float32 if spec.kind == "float" else torch.int64)
+    return batch
+
+
+def _count_recurrence(
+    objective: Objective,
+    modules: Modules,
+    specs: Mapping[str, TensorSpec],
+    lengths: dict[str, int],
+    steps: str,
+) -> tuple[int, int]:
+    """Counts of a recurrence grow by as much with each step: a few steps tell how many there are in many."""
+    few, more = _FEW_STEPS
+    counts = []
+    for length in (few, more):
+        batch = _fake_batch(specs, {**lengths, steps: length})
+        if steps == "past":
+            batch[steps] = batch[steps].new_zeros(1, length, batch[steps].shape[2])
+        counts.append(_count_phases(objective, modules, batch))
+    flops, kept = (
+        first + (second - first) * (lengths[steps] - few) // (more - few)
+        for first, second in zip(*counts, strict=True)
+    )
+    return flops, kept
+
+
+def _count_phases(objective: Objective, modules: Modules, batch: dict[str, Tensor]) -> tuple[int, int]:
+    """Operations of all phases, and kept elements of the phase that keeps most."""
+    counts = [_count_phase(objective, phase, modules, batch) for phase in objective.phases]
+    return sum(flops for flops, _ in counts), max(kept for _, kept in counts)
 
 
 def _count_phase(

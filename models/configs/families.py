@@ -136,6 +136,7 @@ class RecurrentConfig(FamilyConfig):
         "vocabulary": "vocabulary",
         "outputs": "outputs",
         "channels": "channels",
+        "signal_length": "signal_length",
         "series": "series",
         "past": "past",
         "horizon": "horizon",
@@ -155,6 +156,8 @@ class RecurrentConfig(FamilyConfig):
     """Different tokens. Default: as many as the data has."""
     channels: Count | None = None
     """Channels of a signal. Default: as many as the data has."""
+    signal_length: Count | None = None
+    """Steps of a signal, used to count operations; any length is taken. Default: as the data has."""
     outputs: Count | None = None
     """Classes, or numbers to predict. Default: as many as the data has."""
     series: Count | None = None
