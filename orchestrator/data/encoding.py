@@ -53,9 +53,12 @@ class EncodeKind:
         out = encoded[0] if values.ndim == 1 else np.stack(encoded, axis=1)
         return {**batch, section.tensor: out}
 
-    def cardinalities(self, section: Encode, fitted: Fitted) -> tuple[int, ...]:
-        """Numbers that each column can become."""
-        return tuple(len(known) + (section.unseen == "unknown") for known in fitted["values"])
+    def sizes(self, section: Encode, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """How many numbers a label or each categorical column can become."""
+        counts = tuple(len(known) + (section.unseen == "unknown") for known in fitted["values"])
+        if section.tensor == "label":
+            return {"outputs": counts[0]} if len(counts) == 1 else {}
+        return {"cardinalities": counts} if section.tensor == "categories" else {}
 
 
 def _columns(values: np.ndarray) -> list[pa.Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,10 @@ class PackKind:
     """Text into blocks of one length."""
 
     version = 1
+
+    def fingerprint(self, section: Pack, base_dir: str) -> str:
+        """A tokenizer file's content."""
+        return _file_digest(section, base_dir)
 
     def columns(self, section: Pack) -> tuple[str, ...]:
         """See PreparationKind."""
@@ -100,6 +105,10 @@ class TokenizeKind:
     """A text a row."""
 
     version = 1
+
+    def fingerprint(self, section: Tokenize, base_dir: str) -> str:
+        """A tokenizer file's content."""
+        return _file_digest(section, base_dir)
 
     def columns(self, section: Tokenize) -> tuple[str, ...]:
         """See PreparationKind."""
@@ -221,6 +230,13 @@ def load_tokenizer_file(path: str, base_dir: str) -> Tokenizer:
         )
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
+
+
+def _file_digest(section: Pack | Tokenize, base_dir: str) -> str:
+    wanted = section.tokenizer
+    if not isinstance(wanted, FileTokenizer):
+        return ""
+    return hashlib.sha256(read_range(absolute(wanted.path, base_dir))).hexdigest()
 
 
 def _texts(column: str, tables: Iterable[pa.Table]) -> Iterator[str]:

@@ -29,6 +29,10 @@ class PreparationKind(Protocol):
     version: int
     """Part of the cache's key: raise it when the output changes for the same input."""
 
+    def fingerprint(self, section: Any, base_dir: str) -> str:
+        """What the outcome depends on beside section and rows: the contents of files that the section names."""
+        ...
+
     def columns(self, section: Any) -> tuple[str, ...] | None:
         """The source's columns that are read; None for all."""
         ...

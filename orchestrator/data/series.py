@@ -21,6 +21,10 @@ class WindowsKind:
 
     version = 1
 
+    def fingerprint(self, section: Windows, base_dir: str) -> str:
+        """Nothing beside."""
+        return ""
+
     def columns(self, section: Windows) -> tuple[str, ...] | None:
         """See PreparationKind."""
         if section.columns == "*":

@@ -27,11 +27,13 @@ class BuiltinSource(Section):
         "pydoc_topics",
         "docstrings",
         "neuron",
+        "neuron_spikes",
         "eeg",
     ]
     """Which. ``pydoc_topics``: Python's language reference as text; ``docstrings``: the standard library's, with the
-    part of the library they are from; ``neuron``: a nerve cell's membrane potential; ``eeg``: windows of four
-    electrodes' signals, with the electrode (both from matplotlib's sample data)."""
+    kind of object and the part of the library they are from; ``neuron``: a nerve cell's membrane potential, a row a
+    reading; ``neuron_spikes``: its last 200 readings, and whether it fires within the next 20; ``eeg``: the signals
+    of four electrodes (these three from matplotlib's sample data)."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share in a mix of several sources, relative to the others'."""
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from orchestrator.data.transforms import apply_all, fit_all
+from orchestrator.data.transforms import apply_all, fit_all, kind_of
 from orchestrator.errors import DataError
 from orchestrator.spec.transforms import Encode, Normalize, RandomCrop, RandomFlip, Resize
 
@@ -40,6 +40,7 @@ def test_several_columns_are_encoded_each_by_itself():
     assert fitted == {"values": [["blue", "red"], ["x", "y", "z"]]}
     out = apply_all([section], [fitted], batch(categories=values), training=True)["categories"]
     assert out.tolist() == [[1, 0], [0, 1], [1, 2]]
+    assert kind_of(section).sizes(section, fitted) == {"cardinalities": (2, 3)}
     assert out.dtype == np.int64
 
 

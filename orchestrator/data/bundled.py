@@ -1,0 +1,110 @@
+"""Text and signals that travel with Python and with matplotlib (which MLflow needs), as tables."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+_EEG_ELECTRODES = 4
+_SPIKE_LEVEL = -0.2
+_SIGNAL_READINGS, _AHEAD_READINGS, _STRIDE = 200, 20, 4
+
+
+def pydoc_topics() -> pa.Table:
+    """``text``: the topics of Python's language reference, about 465,000 characters of English."""
+    from pydoc_data.topics import topics
+
+    return pa.table({"text": [topics[name] for name in sorted(topics)]})
+
+
+def docstrings() -> pa.Table:
+    """``text``: docstrings of the standard library; ``kind``: whether they document a class, function or module;
+    ``package``: the top-level package or module they are from. Read from source: nothing is imported.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    rows = [row for path in _sources(root) for row in _documented(path, root)]
+    texts, kinds, packages = zip(*rows, strict=True)
+    return pa.table({"text": list(texts), "kind": list(kinds), "package": list(packages)})
+
+
+_LEFT_OUT = (
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idle_test",
+    "__pycache__",
+    "pydoc_data",
+    "lib2to3",
+)
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    for path in sorted(root.rglob("*.py")):
+        if not set(path.relative_to(root).parts) & set(_LEFT_OUT):
+            yield path
+
+
+def _documented(path: Path, root: Path) -> Iterator[tuple[str, str, str]]:
+    kinds: dict[type, str] = {
+        ast.Module: "module",
+        ast.ClassDef: "class",
+        ast.FunctionDef: "function",
+        ast.AsyncFunctionDef: "function",
+    }
+    package = path.relative_to(root).parts[0].removesuffix(".py")
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if (kind := kinds.get(type(node))) and (text := ast.get_docstring(node)):
+            yield text, kind, package
+
+
+def neuron() -> pa.Table:
+    """``potential``: a nerve cell's membrane potential, 12,000 readings, spikes and all, a row a reading."""
+    return pa.table({"potential": _membrane()})
+
+
+def neuron_spikes() -> pa.Table:
+    """``signal`` (1, 200): the readings up to now; ``label``: whether the nerve cell fires within the next 20.
+
+    In order of time, every fourth reading: hold the last ones out (``by: position``), since neighbours overlap.
+    """
+    potential = _membrane()
+    fires = np.zeros(len(potential), dtype=np.int64)
+    fires[1:] = (potential[1:] > _SPIKE_LEVEL) & (potential[:-1] <= _SPIKE_LEVEL)
+    fired = np.concatenate([[0], np.cumsum(fires)])
+    now = np.arange(_SIGNAL_READINGS, len(potential) - _AHEAD_READINGS, _STRIDE)
+    signal = potential[now[:, None] + np.arange(-_SIGNAL_READINGS, 0)]
+    label = (fired[now + _AHEAD_READINGS] > fired[now]).astype(np.int64)
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(signal[:, None]))
+    return pa.table({"signal": tensor, "label": label})
+
+
+def _membrane() -> np.ndarray:
+    return np.fromfile(_sample("membrane.dat"), dtype="<f4")
+
+
+def eeg() -> pa.Table:
+    """Four electrodes' electroencephalogram, 800 readings each, a row a time."""
+    values = np.fromfile(_sample("eeg.dat"), dtype="<f8").reshape(-1, _EEG_ELECTRODES).astype(np.float32)
+    return pa.table({f"electrode_{number}": values[:, number] for number in range(_EEG_ELECTRODES)})
+
+
+def _sample(name: str) -> Path:
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "sample_data" / name
+
+
+TABLES: dict[str, Callable[[], pa.Table]] = {
+    "pydoc_topics": pydoc_topics,
+    "docstrings": docstrings,
+    "neuron": neuron,
+    "neuron_spikes": neuron_spikes,
+    "eeg": eeg,
+}
+"""Name of a builtin source -> its rows."""
