@@ -1,0 +1,129 @@
+"""Whether a plan can ever fit the nodes that a profile names, and on how many of them."""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator.errors import ResourcesError, SpecError
+from orchestrator.planning.plan import Plan
+from orchestrator.section import format_bytes
+from orchestrator.spec.job import ScalingSpec
+from orchestrator.spec.profile import ClusterProfile, NodeGroup
+
+_SLACK = 1e-9
+"""Fractions of a core are compared with this tolerance, so that ten times 0.1 is one."""
+
+
+def fits(plan: Plan, profile: ClusterProfile) -> None:
+    """Refuse a plan that can never run on the profile's nodes, however long it waits. Pure.
+
+    A profile without node groups says nothing of its nodes: then every plan passes.
+
+    Raises:
+        SpecError: no node group has the labels or the accelerator that the job asks for.
+        ResourcesError: too much for one node, or for all of them together; with the arithmetic.
+    """
+    nodes_for(plan, profile)
+
+
+def nodes_for(plan: Plan, profile: ClusterProfile) -> dict[str, int]:
+    """Nodes to use of each group (groups that are not used are left out). Pure; raises as ``fits``.
+
+    Groups are taken in the profile's order, those with GPUs last where no worker needs one. One group that holds
+    all workers goes before several that do it together: workers of one run should be alike.
+    """
+    if not profile.node_groups:
+        return {}
+    scaling = plan.job.scaling
+    groups = sorted(
+        _matching(scaling, profile), key=lambda group: scaling.gpus_per_worker == 0 and group.gpus > 0
+    )
+    rooms = {group.name: workers_per_node(scaling, group) for group in groups}
+    usable = [group for group in groups if rooms[group.name]]
+    total = sum(rooms[group.name] * group.max for group in usable)
+    if total < plan.world_size:
+        raise ResourcesError(_arithmetic(plan, profile, groups, rooms, total))
+    single = [group for group in usable if rooms[group.name] * group.max >= plan.world_size]
+    chosen: dict[str, int] = {}
+    left = plan.world_size
+    for group in single[:1] or usable:
+        most = left if scaling.placement == "spread" else math.ceil(left / rooms[group.name])
+        chosen[group.name] = min(group.max, most)
+        left -= min(left, chosen[group.name] * rooms[group.name])
+        if not left:
+            break
+    return chosen
+
+
+def workers_per_node(scaling: ScalingSpec, group: NodeGroup) -> int:
+    """Workers that one node of the group holds at once."""
+    room = math.floor(group.cpus / scaling.cpus_per_worker + _SLACK)
+    if scaling.gpus_per_worker:
+        room = min(room, group.gpus // scaling.gpus_per_worker)
+    if scaling.memory_per_worker:
+        room = min(room, group.memory // scaling.memory_per_worker)
+    return room
+
+
+def _matching(scaling: ScalingSpec, profile: ClusterProfile) -> list[NodeGroup]:
+    groups = [group for group in profile.node_groups if scaling.node_labels.items() <= group.labels.items()]
+    if not groups:
+        wanted = ", ".join(f"{key}={value}" for key, value in scaling.node_labels.items())
+        raise SpecError(
+            f"scaling.node_labels: no node group of cluster {profile.name} has {wanted};"
+            f" its groups are {_names(profile.node_groups)}"
+        )
+    if scaling.accelerator_type is None:
+        return groups
+    groups = [group for group in groups if group.accelerator_type == scaling.accelerator_type]
+    if not groups:
+        known = sorted({group.accelerator_type for group in profile.node_groups if group.accelerator_type})
+        raise SpecError(
+            f"scaling.accelerator_type: cluster {profile.name} has no {scaling.accelerator_type};"
+            f" it has {', '.join(known) or 'no accelerators'}"
+        )
+    return groups
+
+
+def _arithmetic(
+    plan: Plan, profile: ClusterProfile, groups: list[NodeGroup], rooms: dict[str, int], total: int
+) -> str:
+    scaling = plan.job.scaling
+    asked = _amounts(
+        plan.world_size * scaling.cpus_per_worker,
+        plan.world_size * scaling.gpus_per_worker,
+        plan.world_size * (scaling.memory_per_worker or 0),
+    )
+    largest = max(groups, key=lambda group: (rooms[group.name], group.gpus, group.cpus))
+    each = _amounts(scaling.cpus_per_worker, scaling.gpus_per_worker, scaling.memory_per_worker or 0)
+    node = _amounts(largest.cpus, largest.gpus, largest.memory)
+    everything = _amounts(
+        sum(group.cpus * group.max for group in groups),
+        sum(group.gpus * group.max for group in groups),
+        sum(group.memory * group.max for group in groups),
+    )
+    if not total:
+        mend = "ask for less for each worker (scaling.*_per_worker) or take another cluster"
+    else:
+        mend = f"lower scaling.workers to {total} or raise node_groups.max"
+    return (
+        f"cluster {profile.name} can never hold the job: asked for {asked} ({plan.world_size} workers × {each});"
+        f" largest node {node} ({largest.name}, {rooms[largest.name]} workers);"
+        f" total {everything} ({total} workers); {mend}"
+    )
+
+
+def _amounts(cpus: float, gpus: float, memory: int) -> str:
+    parts = [f"{cpus:g} CPU"]
+    if gpus:
+        parts.append(f"{gpus:g} GPU")
+    if memory:
+        parts.append(format_bytes(memory))
+    return " + ".join(parts)
+
+
+def _names(groups: tuple[NodeGroup, ...]) -> str:
+    return ", ".join(
+        f"{group.name} ({', '.join(f'{key}={value}' for key, value in group.labels.items()) or 'no labels'})"
+        for group in groups
+    )
