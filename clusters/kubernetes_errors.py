@@ -1,0 +1,93 @@
+"""What a Kubernetes API server's answers mean for a person, in one sentence each. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from orchestrator.errors import (
+    InfrastructureError,
+    NotFoundError,
+    ResourcesError,
+    SpecError,
+    TrainwrightError,
+)
+from orchestrator.spec.profile import ClusterProfile
+
+
+class AlreadyThereError(TrainwrightError):
+    """An object of the name exists (409 on creation)."""
+
+
+class GoneError(InfrastructureError):
+    """The place in a list or in history is no more (410)."""
+
+
+def refusal(profile: ClusterProfile, verb: str, resource: str, status: int, text: str) -> TrainwrightError:
+    """The error for an answer that was not good; status 0: for none, with ``text`` saying why. Pure."""
+    namespace = profile.kubernetes.namespace
+    where = f"cluster {profile.name}"
+    said = _message_of(text)
+    if status == 0:
+        return InfrastructureError(
+            f"{where}: the API server does not answer ({said}); check context and network"
+        )
+    if status == 401:
+        return InfrastructureError(
+            f"{where}: the API server does not know you; log in again (kubectl auth whoami)"
+        )
+    if status == 403 and "exceeded quota" in said:
+        return ResourcesError(f"{where}: {said}")
+    if status == 403:
+        return InfrastructureError(
+            f"{where}: you have no right to {verb} {resource} in namespace {namespace}; ask for a role that"
+            f" has it (the chart's <name>-submitter does)"
+        )
+    if status == 404 and f'namespaces "{namespace}"' in said:
+        return InfrastructureError(f"{where}: namespace {namespace} is not there")
+    if (
+        status == 404
+        and resource.endswith("ray.io")
+        and "not found" not in said.replace("page not found", "")
+    ):
+        return InfrastructureError(
+            f"{where}: the API server knows no {resource} in version v1; install the KubeRay operator 1.7"
+        )
+    if status == 404:
+        return NotFoundError(f"{where}: {said or resource + ' not found'}")
+    if status == 409:
+        return AlreadyThereError(f"{where}: {said}")
+    if status == 410:
+        return GoneError(f"{where}: {said}")
+    if status in (400, 422):
+        hint = " (its KubeRay is of another version)" if "unknown field" in said else ""
+        return SpecError(f"{where} refuses the object{hint}: {said}")
+    return InfrastructureError(
+        f"{where}: can't {verb} {resource}: HTTP {status}{f': {said}' if said else ''}"
+    )
+
+
+def _message_of(text: str) -> str:
+    """The message of a Status object; else the first line of what is no web page."""
+    try:
+        value = json.loads(text)
+        if isinstance(value, dict) and value.get("message"):
+            return str(value["message"])[:500]
+    except ValueError:
+        pass
+    lines = text.strip().splitlines()
+    return "" if not lines or lines[0].lstrip().startswith("<") else lines[0][:300]
+
+
+def connection_problem(error: Exception) -> str:
+    """Why there was no answer, in a few words."""
+    text = str(error)
+    for sign, meaning in (
+        ("Name or service not known", "no such host"),
+        ("Temporary failure in name resolution", "no such host"),
+        ("Connection refused", "connection refused"),
+        ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
+        ("timed out", "no answer in time"),
+    ):
+        if sign in text:
+            return meaning
+    return "connection dropped"

@@ -1,0 +1,35 @@
+"""Which API server to talk to, and as whom: a kubeconfig's context, or the pod that this runs in."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from orchestrator.errors import SpecError
+from orchestrator.spec.profile import ClusterProfile
+
+
+def connect(profile: ClusterProfile) -> Any:
+    """A client for the profile's context. Connects to nothing yet. Raises SpecError where there is no such context."""
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    context = profile.kubernetes.context
+    try:
+        if context is None:
+            try:
+                config.load_incluster_config(client_configuration=configuration)
+            except config.ConfigException:
+                config.load_kube_config(client_configuration=configuration)
+        else:
+            config.load_kube_config(context=context, client_configuration=configuration)
+    except config.ConfigException as error:
+        known = ""
+        with contextlib.suppress(config.ConfigException, TypeError):
+            known = ", ".join(entry["name"] for entry in config.list_kube_config_contexts()[0])
+        has = f"; the kubeconfig has {known}" if known else "; there is no kubeconfig"
+        raise SpecError(
+            f"cluster {profile.name}: kubernetes.context {context or '(none)'} can't be used: {str(error).strip()[:200]}{has}"
+        ) from None
+    configuration.retries = False  # what is tried again is said in one place
+    return client.ApiClient(configuration)
