@@ -95,16 +95,35 @@ class Places:
     """False where the slot is padding; the row is then the last of the lane."""
 
 
+class RowSpace:
+    """The rows of groups laid end to end, in the groups' given order."""
+
+    def __init__(self, groups: np.ndarray, group_rows: np.ndarray) -> None:
+        self.groups = groups
+        self._ends = np.cumsum(group_rows[groups])
+        self._starts = self._ends - group_rows[groups]
+
+    def find(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The group of each place, and which of the group's rows it is."""
+        order = np.searchsorted(self._ends, place, side="right")
+        return self.groups[order], place - self._starts[order]
+
+    def between(self, first: int, last: int) -> set[int]:
+        """The groups from one place to another, both included."""
+        low, high = np.searchsorted(self._ends, (first, last), side="right")
+        return set(self.groups[low : high + 1].tolist())
+
+
 class EpochOrder:
     """The order of one epoch."""
 
     def __init__(self, shape: OrderShape, group_rows: np.ndarray, *, seed: int, epoch: int) -> None:
         self.shape = shape
         self._key = mix(seed, epoch)
-        self.groups = np.flatnonzero(group_rows)
+        groups = np.flatnonzero(group_rows)
         if shape.shuffle:
-            self.groups = self.groups[permutation(mix(self._key, 1), len(self.groups))]
-        self._ends = np.cumsum(group_rows[self.groups])
+            groups = groups[permutation(mix(self._key, 1), len(groups))]
+        self._space = RowSpace(groups, group_rows)
         self._windows: dict[tuple[int, int], np.ndarray] = {}
 
     def lane(self, number: int) -> tuple[int, int]:
@@ -119,26 +138,27 @@ class EpochOrder:
         steps = np.arange(first_step, stop_step, dtype=np.int64)[:, None]
         for number in range(first_slot // shape.lane_batch, -(-stop_slot // shape.lane_batch)):
             base = number * shape.lane_batch
-            slots = slice(max(base, first_slot) - first_slot, min(base + shape.lane_batch, stop_slot) - first_slot)
+            slots = slice(
+                max(base, first_slot) - first_slot, min(base + shape.lane_batch, stop_slot) - first_slot
+            )
             within = np.arange(slots.start, slots.stop, dtype=np.int64) + first_slot - base
             position = steps * shape.lane_batch + within
             start, stop = self.lane(number)
             real[:, slots] = position < stop - start
             place[:, slots] = start + self._shuffled(number, np.minimum(position, stop - start - 1))
-        order = np.searchsorted(self._ends, place, side="right")
-        starts = np.concatenate(([0], self._ends[:-1]))
-        return Places(self.groups[order], place - starts[order], real)
+        group, nth = self._space.find(place)
+        return Places(group, nth, real)
 
     def open_groups(self, step: int, first_slot: int, stop_slot: int) -> set[int]:
         """Row groups that those slots need from the step on, up to the end of the windows that it is in."""
-        shape, needed = self.shape, set()
+        shape = self.shape
+        needed: set[int] = set()
         for number in range(first_slot // shape.lane_batch, -(-stop_slot // shape.lane_batch)):
             start, stop = self.lane(number)
             first = start + step * shape.lane_batch // shape.window * shape.window
             last = min(first + shape.window, stop) - 1
             if first <= last:
-                low, high = np.searchsorted(self._ends, (first, last), side="right")
-                needed |= set(self.groups[low : high + 1].tolist())
+                needed |= self._space.between(first, last)
         return needed
 
     def _shuffled(self, lane: int, position: np.ndarray) -> np.ndarray:

@@ -102,6 +102,11 @@ class DataSpec(Section):
     """The epoch's last, incomplete batch: filled up with samples of weight zero, or left out."""
     reader: Literal["ray", "worker"] = "ray"
     """``ray``: Ray Data reads and transforms on any node of the cluster; ``worker``: each worker by itself."""
+    reader_tasks: Positive = 2
+    """Read tasks of each worker that run at once (reader ``ray``)."""
+    reader_cpus: Annotated[float, Field(ge=0)] = 0
+    """CPU cores that Ray sets aside for each read task; with 0 reading never waits for cores that workers have
+    (reader ``ray``)."""
     prefetch_batches: Annotated[int, Field(ge=0)] = 4
     """Batches made ready ahead of the loop."""
 

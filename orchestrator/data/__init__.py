@@ -1,0 +1,20 @@
+"""Where samples come from, what is done to them, and which one comes when. Heavy libraries are imported on use."""
+
+from __future__ import annotations
+
+from orchestrator.data.inspection import inspect
+from orchestrator.data.prepare import prepare
+from orchestrator.data.prepared import Prepared, describe_change
+from orchestrator.data.stream import EvalStream, StepBatch, TrainStream, open_eval, open_train
+
+__all__ = [
+    "EvalStream",
+    "Prepared",
+    "StepBatch",
+    "TrainStream",
+    "describe_change",
+    "inspect",
+    "open_eval",
+    "open_train",
+    "prepare",
+]

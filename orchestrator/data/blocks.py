@@ -1,0 +1,182 @@
+"""Blocks: consecutive steps of one rank, as arrays of shape (steps, samples of the rank, ...).
+
+``TrainingBlocks.read`` and ``EvaluationBlocks.read`` are all that reading is; the transports (``stream.py``,
+``ray_reader.py``) only decide which process calls them, and when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from orchestrator.data.hashing import sample_seeds
+from orchestrator.data.order import EpochOrder, RowSpace
+from orchestrator.data.prepared import Prepared, PreparedSource
+from orchestrator.data.rows import RowReader, refuse_text
+from orchestrator.data.transforms import Batch, apply_all
+from orchestrator.planning.plan import Plan
+
+BLOCK_BYTES = 2**24
+"""A block holds about as much, and at least one step."""
+TASK_BYTES = 2**27
+"""A read task makes about as much, where windows are smaller."""
+
+
+def share_of(total: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First and one past the last of ``total`` things that a rank has."""
+    return rank * total // world_size, (rank + 1) * total // world_size
+
+
+def block_bounds(first: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut steps into blocks: short ones first, so that the first batch comes soon."""
+    size = 1
+    while first < stop:
+        end = min(stop, first + min(size, most))
+        yield first, end
+        first, size = end, size * 2
+
+
+class TrainingBlocks:
+    """Training steps of one rank."""
+
+    def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
+        self._prepared, self._plan = prepared, plan
+        self.stop = plan.total_steps
+        batch = plan.job.training.global_batch_size
+        first, stop = share_of(batch, rank, world_size)
+        self.samples = stop - first
+        self.most_steps = max(1, BLOCK_BYTES // max(1, self.samples * prepared.sample_bytes))
+        self._sources: list[_SourceSlots] = []
+        offset = 0
+        for source in prepared.train:
+            assert source.order is not None
+            end = offset + source.order.batch
+            low, high = max(first, offset), min(stop, end)
+            if low < high:
+                self._sources.append(
+                    _SourceSlots(source, plan.job.training.seed, low - offset, high - offset)
+                )
+            offset = end
+
+    def task_bounds(self, first_step: int) -> Iterator[tuple[int, int]]:
+        """Cut the steps from one on into tasks that read little twice.
+
+        A task begins and ends where shuffle windows do, since it needs whole windows; small ones are joined.
+        """
+        largest = max(self._sources, key=lambda source: source.shape.samples)
+        window_steps = min(largest.shape.steps, max(1, largest.shape.window // largest.shape.lane_batch))
+        joined = max(1, TASK_BYTES // max(1, window_steps * self.samples * self._prepared.sample_bytes))
+        while first_step < self.stop:
+            epoch, inside = divmod(first_step, largest.shape.steps)
+            if joined * window_steps >= largest.shape.steps:
+                end = (epoch + max(1, joined * window_steps // largest.shape.steps)) * largest.shape.steps
+            else:
+                inside_end = (inside // window_steps + joined) * window_steps
+                end = epoch * largest.shape.steps + min(inside_end, largest.shape.steps)
+            yield first_step, min(end, self.stop)
+            first_step = min(end, self.stop)
+
+    def forget(self) -> None:
+        """Let go of the rows that are held for the next step."""
+        for source in self._sources:
+            source.reader.keep(set())
+
+    def read(self, first_step: int, stop_step: int) -> Batch:
+        """Steps [first_step, stop_step), transformed, with ``weight`` (0 for padding)."""
+        steps = stop_step - first_step
+        parts = [source.read(first_step, stop_step) for source in self._sources]
+        rows = parts[0] if len(parts) == 1 else _side_by_side(parts, steps)
+        rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=True)
+        refuse_text(rows)
+        return {name: values.reshape(steps, self.samples, *values.shape[1:]) for name, values in rows.items()}
+
+
+class _SourceSlots:
+    """The slots of one source that a rank has in each global batch."""
+
+    def __init__(self, source: PreparedSource, seed: int, first_slot: int, stop_slot: int) -> None:
+        assert source.order is not None
+        self.shape, self._seed = source.order, seed
+        self._slots = first_slot, stop_slot
+        self.reader = RowReader(source)
+        self._epochs: dict[int, EpochOrder] = {}
+
+    def read(self, first_step: int, stop_step: int) -> Batch:
+        """Rows of shape (steps * slots, ...)."""
+        per_epoch = self.shape.steps
+        group, nth, real, epochs = [], [], [], []
+        step = first_step
+        while step < stop_step:
+            epoch, inside = divmod(step, per_epoch)
+            count = min(stop_step - step, per_epoch - inside)
+            places = self._epoch(epoch).locate(inside, inside + count, *self._slots)
+            group.append(places.group.ravel())
+            nth.append(places.nth.ravel())
+            real.append(places.real.ravel())
+            epochs.append(np.full(places.real.size, epoch, dtype=np.int64))
+            step += count
+        rows = self.reader.read(np.concatenate(group), np.concatenate(nth))
+        epoch, inside = divmod(stop_step, per_epoch)
+        self.reader.keep(self._epoch(epoch).open_groups(inside, *self._slots))
+        rows["sample_seed"] = sample_seeds(self._seed, np.concatenate(epochs), rows["sample_id"])
+        real_rows = np.concatenate(real)
+        rows["sample_id"] = np.where(real_rows, rows["sample_id"], -1)
+        rows["weight"] = real_rows.astype(np.float32)
+        return rows
+
+    def _epoch(self, number: int) -> EpochOrder:
+        if number not in self._epochs:
+            self._epochs = {n: order for n, order in self._epochs.items() if n >= number - 1}
+            self._epochs[number] = EpochOrder(
+                self.shape, self.reader.selection.counts, seed=self._seed, epoch=number
+            )
+        return self._epochs[number]
+
+
+def _side_by_side(parts: list[Batch], steps: int) -> Batch:
+    """The slots of several sources next to each other within each step."""
+    joined = {}
+    for name in parts[0]:
+        shaped = [part[name].reshape(steps, -1, *part[name].shape[1:]) for part in parts]
+        values = np.concatenate(shaped, axis=1)
+        joined[name] = values.reshape(-1, *values.shape[2:])
+    return joined
+
+
+class EvaluationBlocks:
+    """The evaluation set in the order of its files; a "step" is one batch of each rank.
+
+    Every rank has as many batches of as many samples, since the forward may be collective; where the set does
+    not come out even, the rest is padding of weight zero. Each sample is real exactly once over all ranks.
+    """
+
+    def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
+        assert prepared.evaluation is not None
+        self._prepared, self._plan = prepared, plan
+        self.samples = plan.micro_batch_size
+        self._total = prepared.eval_samples
+        self._first, self._end = share_of(self._total, rank, world_size)
+        longest = -(-self._total // world_size)
+        self.stop = -(-longest // self.samples)
+        self.most_steps = max(1, BLOCK_BYTES // max(1, self.samples * prepared.sample_bytes))
+        self._reader = RowReader(prepared.evaluation)
+        counts = self._reader.selection.counts
+        self._space = RowSpace(np.flatnonzero(counts), counts)
+
+    def read(self, first_step: int, stop_step: int) -> Batch:
+        """Batches [first_step, stop_step), transformed without augmentation, with ``weight``."""
+        place = self._first + np.arange(first_step * self.samples, stop_step * self.samples, dtype=np.int64)
+        real = place < self._end
+        group, nth = self._space.find(np.where(real, place, min(self._first, self._total - 1)))
+        rows = self._reader.read(group, nth)
+        self._reader.keep({int(group[-1])})
+        rows["sample_seed"] = sample_seeds(
+            self._plan.job.training.seed, np.full(len(group), -1), rows["sample_id"]
+        )
+        rows["sample_id"] = np.where(real, rows["sample_id"], -1)
+        rows["weight"] = real.astype(np.float32)
+        rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=False)
+        refuse_text(rows)
+        steps = stop_step - first_step
+        return {name: values.reshape(steps, self.samples, *values.shape[1:]) for name, values in rows.items()}

@@ -1,0 +1,109 @@
+"""What the data says about the model's sizes, about its classes, and where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.data import preparations, transforms
+from orchestrator.data.prepared import PreparedSource
+from orchestrator.data.transforms import Batch
+from orchestrator.spec.job import JobSpec
+
+
+def sizes(
+    job: JobSpec,
+    train: Sequence[PreparedSource],
+    fitted: Sequence[dict[str, Any]],
+    head: Batch,
+    learned: dict[str, Any],
+) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Sizes that a model takes from the data, one number each, and those of which there are several.
+
+    Args:
+        head: a few samples as the loop gets them.
+        learned: by ``data.prepare``.
+    """
+    dims: dict[str, int] = {}
+    lists: dict[str, tuple[int, ...]] = {}
+    if "features" in head:
+        dims["features"] = head["features"].shape[1]
+    if "image" in head and head["image"].ndim == 4:
+        _, dims["channels"], height, width = head["image"].shape
+        if height == width:
+            dims["image_size"] = height
+    if "signal" in head and head["signal"].ndim == 3:
+        _, dims["channels"], dims["signal_length"] = head["signal"].shape
+    if "past" in head and head["past"].ndim == 3:
+        _, dims["past"], dims["series"] = head["past"].shape
+    if "future" in head and head["future"].ndim == 3:
+        dims["horizon"] = head["future"].shape[1]
+    if "label" in head:
+        label = head["label"]
+        if label.dtype.kind == "f" or (job.objective is not None and job.objective.kind == "multilabel"):
+            dims["outputs"] = 1 if label.ndim == 1 else label.shape[1]
+        elif (classes := _classes(train)) is not None:
+            dims["outputs"] = classes
+    for section, known in zip(job.data.transforms, fitted, strict=True):
+        found = getattr(transforms.kind_of(section), "sizes", None)
+        if found is not None:
+            _merge(found(section, known), dims, lists)
+    if job.data.prepare is not None:
+        kind = preparations.kind_of(job.data.prepare)
+        _merge({**kind.dims(job.data.prepare, learned), **kind.lists(job.data.prepare, learned)}, dims, lists)
+    return dims, lists
+
+
+def _merge(found: dict[str, Any], dims: dict[str, int], lists: dict[str, tuple[int, ...]]) -> None:
+    for name, value in found.items():
+        if isinstance(value, int):
+            dims[name] = value
+        else:
+            lists[name] = tuple(value)
+
+
+def _classes(train: Sequence[PreparedSource]) -> int | None:
+    """Classes of a label of whole numbers, where that is known without reading all of it."""
+    counts: list[int] = []
+    for source in train:
+        layout = next(one for one in source.layouts if one.name == "label")
+        bounds = [source.index.bounds.get(name) for name in layout.columns]
+        if source.index.classes:
+            counts.append(len(source.index.classes))
+        elif len(bounds) == 1 and bounds[0] is not None:
+            counts.append(bounds[0][1] + 1)
+        else:
+            return None
+    return max(counts)
+
+
+def class_names(
+    job: JobSpec, train: Sequence[PreparedSource], fitted: Sequence[dict[str, Any]]
+) -> tuple[str, ...]:
+    """Names of the classes: of the folders, or of the values that the label was encoded from."""
+    for section, known in zip(job.data.transforms, fitted, strict=True):
+        if section.kind == "encode" and section.tensor == "label":
+            return tuple(str(value) for value in known["values"][0])
+    return train[0].index.classes
+
+
+def lineage(train: Sequence[PreparedSource], evaluation: PreparedSource | None) -> dict[str, Any]:
+    """What a tracker keeps of the data's origin."""
+    made = {"train": _record(train)}
+    if evaluation is not None:
+        made["eval"] = _record([evaluation])
+    return made
+
+
+def _record(sources: Sequence[PreparedSource]) -> dict[str, str]:
+    first = sources[0].index
+    columns = [{"name": field.name, "type": str(field.type)} for field in first.schema][:200]
+    return {
+        "name": first.root.rstrip("/").rsplit("/", 1)[-1][:200],
+        "digest": first.identity[:32],
+        "source_type": first.kind,
+        "source": json.dumps({"uri": [source.index.root for source in sources]}),
+        "schema": json.dumps({"columns": columns}),
+        "profile": json.dumps({"samples": sum(source.samples for source in sources)}),
+    }

@@ -1,0 +1,160 @@
+"""Which columns become which tensors: decided once, from the job and the first rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from orchestrator.data.index import SourceIndex
+from orchestrator.data.tensors import TensorLayout, column_array, encoded_bytes, image_shape, numbers
+from orchestrator.errors import DataError
+from orchestrator.models.configs import DEFAULT_OBJECTIVES, ObjectiveSection
+from orchestrator.models.configs.base import ObjectiveConfig
+from orchestrator.spec.data import DataSpec
+from orchestrator.spec.job import JobSpec
+
+TARGETS: dict[str, dict[str, str]] = {
+    "classification": {"label": "int"},
+    "regression": {"label": "float"},
+    "binary": {"label": "int"},
+    "multilabel": {"label": "int"},
+    "token_classification": {"label": "int"},
+    "forecasting": {"future": "float"},
+    "masked_lm": {"word": "int"},
+}
+"""Kind of objective -> the tensors that it takes beside the family's inputs, and their kind."""
+
+
+def wanted_tensors(job: JobSpec) -> dict[str, str]:
+    """The tensors that the job's model and objective take: name -> ``float`` or ``int``."""
+    from pydantic import TypeAdapter
+
+    adapter: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveSection)
+    objective = job.objective or adapter.validate_python({"kind": DEFAULT_OBJECTIVES[job.model.family]})
+    inputs = {name: spec.kind for name, spec in job.model.input_tensors(objective).items()}
+    return {**inputs, **TARGETS.get(objective.kind, {})}
+
+
+def choose_layouts(
+    spec: DataSpec, wanted: Mapping[str, str], index: SourceIndex, head: pa.Table
+) -> tuple[TensorLayout, ...]:
+    """The tensors of a source.
+
+    Named columns make the tensors that ``data.columns`` says; a column whose name is that of a tensor which the
+    model or a transform takes makes it; after ``data.prepare`` every column is a tensor.
+
+    Args:
+        head: the source's first rows.
+
+    Raises:
+        DataError: a column isn't there, or can't be what it is meant to be.
+    """
+    chosen: dict[str, tuple[str, ...]] = {}
+    starred: set[str] = set()
+    for tensor, columns in spec.columns.items():
+        names = (columns,) if isinstance(columns, str) else columns
+        if "*" in names:
+            starred.add(tensor)
+        chosen[tensor] = names
+    named = {name for names in chosen.values() for name in names}
+    transformed = {tensor for t in spec.transforms for tensor in (getattr(t, "tensor", None),) if tensor}
+    for name in head.column_names:
+        if name in chosen or name in named:
+            continue
+        if name in wanted or name in transformed or spec.prepare is not None:
+            chosen[name] = (name,)
+            named.add(name)
+    layouts = []
+    for tensor, names in chosen.items():
+        columns = tuple(c for name in names for c in (_numeric(head, named) if name == "*" else (name,)))
+        layouts.append(_layout(tensor, columns, spec, wanted.get(tensor), index, head, tensor in starred))
+    if not layouts:
+        raise DataError(
+            f"{index.root}: no column is named like a tensor of the model ({', '.join(wanted)}); say in data.columns"
+            f" which make them; there are {_listed(head)}"
+        )
+    return tuple(layouts)
+
+
+def _layout(
+    tensor: str,
+    columns: tuple[str, ...],
+    spec: DataSpec,
+    wanted: str | None,
+    index: SourceIndex,
+    head: pa.Table,
+    starred: bool,
+) -> TensorLayout:
+    if not columns:
+        raise DataError(f"data.columns.{tensor}: the data has no numeric column that isn't named elsewhere")
+    arrays = []
+    for name in columns:
+        if name not in head.column_names and name.split(".", 1)[0] not in head.column_names:
+            raise DataError(
+                f"data.columns.{tensor}: {index.root} has no column {name!r}; it has {_listed(head)}"
+            )
+        arrays.append(column_array(head, name))
+    flat = starred or len(columns) > 1 or tensor == "features"
+    first = encoded_bytes(arrays[0])
+
+    def where(row: int) -> str:
+        return index.where(0, row)
+
+    if pa.types.is_binary(first.type) or pa.types.is_large_binary(first.type):
+        channels, height, width = image_shape(first[0].as_py(), lambda: where(0))
+        resize = next((t for t in spec.transforms if t.kind == "resize" and t.tensor == tensor), None)
+        if resize is not None:
+            height, width = resize.height, resize.width
+        return TensorLayout(
+            name=tensor,
+            columns=columns,
+            kind="image",
+            shape=(channels, height, width),
+            resizes=resize is not None,
+        )
+    if any(pa.types.is_string(a.type) or pa.types.is_large_string(a.type) for a in arrays):
+        return TensorLayout(
+            name=tensor,
+            columns=columns,
+            kind="text",
+            shape=(len(columns),) if flat else (),
+            dtype="object",
+            flat=flat,
+        )
+    encoded = any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms)
+    parts = [numbers(array, name, where, missing=True) for array, name in zip(arrays, columns, strict=True)]
+    whole = all(part.dtype.kind in "iu" for part in parts)
+    if wanted == "int" and not whole and not encoded and any((part % 1 != 0).any() for part in parts):
+        raise DataError(
+            f"data.columns.{tensor}: column {columns[0]!r} of {index.root} has fractions or missing values, but"
+            f" {tensor!r} takes whole numbers"
+        )
+    dtype = "int64" if wanted == "int" or (wanted is None and whole) else "float32"
+    width = sum(part[0].size for part in parts)
+    return TensorLayout(
+        name=tensor,
+        columns=columns,
+        kind="numbers",
+        shape=(width,) if flat else parts[0].shape[1:],
+        dtype="int64" if encoded and whole else dtype,
+        flat=flat,
+    )
+
+
+def _numeric(head: pa.Table, named: set[str]) -> list[str]:
+    return [f.name for f in head.schema if f.name not in named and _is_numeric(f.type)]
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return True
+    if pa.types.is_fixed_size_list(kind):
+        return _is_numeric(kind.value_type)
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
+    return any(test(kind) for test in tests)
+
+
+def _listed(head: pa.Table) -> str:
+    names = head.column_names
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

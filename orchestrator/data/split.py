@@ -1,0 +1,72 @@
+"""Which rows of each group are for training and which are held out; an exact count, and nothing the size of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from orchestrator.data.hashing import feistel, mix
+from orchestrator.errors import DataError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a source's rows. ``by="all"``: every row."""
+
+    by: Literal["all", "hash", "position"] = "all"
+    held_out: int = 0
+    """Rows held out of the whole source."""
+    seed: int = 0
+    evaluation: bool = False
+    """The held-out rows, or the others."""
+
+
+def held_out_rows(rows: int, fraction: float) -> int:
+    """How many of ``rows`` are held out: the nearest count, but at least one on each side.
+
+    Raises:
+        DataError: there are fewer than two rows.
+    """
+    if rows < 2:
+        raise DataError(f"data.eval: {rows} rows can't be split; name an eval source")
+    return min(rows - 1, max(1, round(rows * fraction)))
+
+
+class Selection:
+    """The rows of a part, group by group."""
+
+    def __init__(self, part: Part, group_rows: np.ndarray) -> None:
+        self._part, self._rows = part, group_rows
+        self._held = _held_out_by_group(part, group_rows)
+        self.counts = self._held if part.evaluation else group_rows - self._held
+        """Selected rows of each group, int64."""
+
+    def rows(self, group: int) -> np.ndarray | None:
+        """The selected rows of a group, ascending; None for all of them."""
+        size, held = int(self._rows[group]), int(self._held[group])
+        if self.counts[group] == size:
+            return None
+        if self._part.by == "position":
+            inside = np.arange(size) >= size - held
+        else:
+            inside = feistel(mix(self._part.seed, group, 0x5917), size, np.arange(size)) < held
+        return np.flatnonzero(inside == self._part.evaluation)
+
+
+def _held_out_by_group(part: Part, group_rows: np.ndarray) -> np.ndarray:
+    if part.by == "all":
+        return np.zeros_like(group_rows) if not part.evaluation else group_rows.copy()
+    total = int(group_rows.sum())
+    if part.by == "position":
+        ends = np.cumsum(group_rows)
+        return np.clip(ends - (total - part.held_out), 0, group_rows)
+    # Each group gives its share, rounded so that the shares add up to the exact count; Python's whole
+    # numbers, since rows times rows passes 64 bits.
+    held, before, given = np.empty_like(group_rows), 0, 0
+    for group, rows in enumerate(group_rows.tolist()):
+        before += rows
+        upto = before * part.held_out // total
+        held[group], given = upto - given, upto
+    return held

@@ -1,0 +1,232 @@
+"""What the loop reads from: steps of training and batches of evaluation, made ready ahead of it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from orchestrator.data.blocks import EvaluationBlocks, TrainingBlocks, block_bounds
+from orchestrator.data.prepared import Prepared
+from orchestrator.data.transforms import Batch
+from orchestrator.errors import DataError
+from orchestrator.planning.plan import Plan
+
+KEPT_EVALUATION_BYTES = 2**28
+"""An evaluation set whose share of a rank is smaller stays in memory after the first evaluation."""
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One rank's share of one global batch."""
+
+    micros: list[Batch]
+    """Micro-batches; the first dimension of each array is the sample. ``sample_id`` and ``sample_seed`` are int64
+    (the id is -1 for padding); ``weight`` float32 is there only where the global step is padded."""
+    samples: int
+    """Samples of the global batch that are not padding."""
+    padded: bool
+    """Whether the global batch has padding, on this rank or another."""
+    epoch: float
+    """Passes over the training data after this step."""
+
+
+class Blocks(Protocol):
+    """What can be read block by block."""
+
+    stop: int
+    samples: int
+    most_steps: int
+
+    def read(self, first_step: int, stop_step: int) -> Batch:
+        """A block."""
+        ...
+
+
+def read_here(blocks: Blocks, first_step: int) -> Generator[Batch, None, None]:
+    """The transport that is none: read in this thread, when asked."""
+    for first, stop in block_bounds(first_step, blocks.stop, blocks.most_steps):
+        yield blocks.read(first, stop)
+
+
+class TrainStream:
+    """Iterates over ``StepBatch`` from a step on. Close it to end its thread and its reading."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        plan: Plan,
+        source: Generator[Batch, None, None],
+        *,
+        start_step: int,
+        steps_per_block: int,
+    ) -> None:
+        self._prepared, self._plan, self._step = prepared, plan, start_step
+        ahead = -(-plan.job.data.prefetch_batches // steps_per_block)
+        self._blocks = ahead_of(source, ahead)
+        self._block: Batch = {}
+        self._next = self._length = 0
+
+    def __iter__(self) -> TrainStream:
+        return self
+
+    def __next__(self) -> StepBatch:
+        if self._next == self._length:
+            self._block = next(self._blocks)
+            self._next, self._length = 0, len(self._block["weight"])
+        here = {name: values[self._next] for name, values in self._block.items()}
+        real = self._real_samples(self._step)
+        batch = self._plan.job.training.global_batch_size
+        padded = real < batch
+        if not padded:
+            del here["weight"]
+        micro = self._plan.micro_batch_size
+        rows = len(here["sample_id"])
+        micros = [
+            {name: values[start : start + micro] for name, values in here.items()}
+            for start in range(0, rows, micro)
+        ]
+        self._next += 1
+        self._step += 1
+        return StepBatch(micros, real, padded, self._step / self._prepared.steps_per_epoch)
+
+    def _real_samples(self, step: int) -> int:
+        real = 0
+        for source in self._prepared.train:
+            assert source.order is not None
+            done = step % source.order.steps * source.order.batch
+            real += min(source.order.batch, source.order.samples - done)
+        return real
+
+    def close(self) -> None:
+        """Stop reading. Safe to call twice."""
+        self._blocks.close()
+
+
+def ahead_of(source: Generator[Batch, None, None], count: int) -> Prefetched | Generator[Batch, None, None]:
+    """The same items, up to ``count`` of them made ready ahead by a thread; 0: none is."""
+    return Prefetched(source, count) if count else source
+
+
+class Prefetched:
+    """Iterates over what a thread has taken from an iterator, a bounded number ahead; its errors come out here."""
+
+    def __init__(self, source: Generator[Any, None, None], ahead: int) -> None:
+        self._source = source
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="data-prefetch", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            for item in self._source:
+                if not self._put(("item", item)):
+                    return
+            self._put(("end", None))
+        except BaseException as error:  # whatever it is, the loop's thread has to raise it
+            self._put(("error", error))
+        finally:
+            self._source.close()
+
+    def _put(self, message: tuple[str, Any]) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._ready.put(message, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def __iter__(self) -> Prefetched:
+        return self
+
+    def __next__(self) -> Any:
+        kind, value = self._ready.get()
+        if kind == "item":
+            return value
+        # Stays there for whoever asks again.
+        self._ready.put((kind, value))
+        if kind == "error":
+            raise value
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                self._thread.join(timeout=0.05)
+
+
+class EvalStream:
+    """The evaluation set of one rank, as often as asked for."""
+
+    def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
+        self._make = lambda: EvaluationBlocks(prepared, plan, rank=rank, world_size=world_size)
+        blocks = self._make()
+        self._batches = blocks.stop
+        self._ahead = -(-plan.job.data.prefetch_batches // blocks.most_steps)
+        self._keeps = blocks.stop * blocks.samples * prepared.sample_bytes <= KEPT_EVALUATION_BYTES
+        self._kept: list[Batch] | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """One evaluation: as many batches of the same size on every rank, each sample real once over all ranks.
+
+        ``weight`` float32 is there where a batch has padding.
+        """
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Batch] = []
+        source = ahead_of(read_here(self._make(), 0), self._ahead)
+        try:
+            for block in source:
+                for index in range(len(block["weight"])):
+                    batch = {name: values[index] for name, values in block.items()}
+                    if batch["weight"].all():
+                        del batch["weight"]
+                    if self._keeps:
+                        kept.append(batch)
+                    yield batch
+        finally:
+            source.close()
+        if self._keeps:
+            self._kept = kept
+
+    def __len__(self) -> int:
+        return self._batches
+
+
+def open_train(prepared: Prepared, plan: Plan, *, rank: int, world_size: int, start_step: int) -> TrainStream:
+    """This rank's steps ``start_step`` (0: from the beginning) to ``plan.total_steps``. Nothing before is read."""
+    if prepared.train_samples == 0 or prepared.steps_per_epoch == 0:
+        raise DataError("data.train: there is no full batch of training samples")
+    blocks = TrainingBlocks(prepared, plan, rank=rank, world_size=world_size)
+    if plan.job.data.reader == "ray":
+        from orchestrator.data.ray_reader import read_with_ray
+
+        source = read_with_ray(
+            prepared, plan, blocks, rank=rank, world_size=world_size, first_step=start_step
+        )
+    else:
+        source = read_here(blocks, start_step)
+    return TrainStream(prepared, plan, source, start_step=start_step, steps_per_block=blocks.most_steps)
+
+
+def open_eval(prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> EvalStream:
+    """This rank's share of the evaluation set."""
+    if prepared.evaluation is None:
+        raise DataError("data.eval: there is nothing to evaluate on")
+    return EvalStream(prepared, plan, rank=rank, world_size=world_size)
+
+
+def step_ids(block: Batch) -> np.ndarray:
+    """Ids of the real samples of a block, for tests and audits."""
+    return block["sample_id"][block["weight"] > 0]

@@ -1,0 +1,213 @@
+"""Columns to named tensors, without a Python object for each row."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from orchestrator.errors import DataError
+from orchestrator.section import Section
+
+Values = Any
+"""A group's values of one tensor: numbers and text as an array (rows, *shape); encoded images as Arrow's."""
+
+
+class TensorLayout(Section):
+    """Which columns make one named tensor, and how."""
+
+    name: str
+    """The tensor."""
+    columns: tuple[str, ...]
+    """In this order; a column in a struct is ``outer.inner``."""
+    kind: Literal["numbers", "image", "text"]
+    """``numbers``: numbers, lists of numbers, tensors; ``image``: encoded images, decoded to 0..1;
+    ``text``: strings, which a transform must turn into numbers."""
+    shape: tuple[int, ...] = ()
+    """Of one sample; empty for one number or text."""
+    dtype: Literal["float32", "int64", "object"] = "float32"
+    """As transforms get it."""
+    flat: bool = False
+    """Several columns, or ``features``: laid end to end."""
+    resizes: bool = False
+    """Images are brought to ``shape`` as they are decoded; otherwise they must have it."""
+
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """What is asked of the source."""
+        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in self.columns))
+
+
+def group_values(table: pa.Table, layout: TensorLayout, where: Any) -> Values:
+    """A group's values of one tensor, in the source's own type where that saves copying.
+
+    Args:
+        where: (row) -> words that say where it is, for messages.
+    """
+    columns = [column_array(table, name) for name in layout.columns]
+    if layout.kind == "image":
+        return encoded_bytes(columns[0])
+    if layout.kind == "text":
+        texts = [column.to_numpy(zero_copy_only=False).astype(object) for column in columns]
+        return texts[0] if not layout.flat else np.stack(texts, axis=1)
+    missing = layout.dtype == "float32"
+    parts = [
+        numbers(column, name, where, missing=missing)
+        for column, name in zip(columns, layout.columns, strict=True)
+    ]
+    if not layout.flat:
+        values = parts[0]
+    else:
+        flat = [part.reshape(len(part), -1) for part in parts]
+        values = flat[0] if len(flat) == 1 else np.concatenate([p.astype(layout.dtype) for p in flat], axis=1)
+    if layout.dtype == "int64" and values.dtype.kind == "f":
+        whole = (values % 1 == 0).reshape(len(values), -1).all(axis=1)
+        if not whole.all():
+            row = int(np.flatnonzero(~whole)[0])
+            raise DataError(f"{where(row)}: {values[row]} is no whole number, which {layout.name!r} takes")
+    if values.shape[1:] != layout.shape:
+        raise DataError(
+            f"{where(0)}: tensor {layout.name!r} has the shape {values.shape[1:]} there, but {layout.shape} elsewhere"
+        )
+    return values
+
+
+def column_array(table: pa.Table, name: str) -> pa.Array:
+    """A column as one array; ``a.b`` is the field b of the struct a."""
+    outer, _, inner = name.partition(".")
+    array = table.column(name if name in table.column_names else outer)
+    whole = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], type=whole.type)
+    if inner and name not in table.column_names:
+        whole = pc.struct_field(whole, inner.split("."))
+    if pa.types.is_dictionary(whole.type):
+        whole = whole.dictionary_decode()
+    return whole
+
+
+def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndarray:
+    """Numbers, lists of numbers (nested too) or tensors as an array (rows, *shape).
+
+    Args:
+        missing: a missing whole number becomes NaN, as a missing fraction always does; else it is an error.
+
+    Raises:
+        DataError: a whole number is missing, or lists have different lengths.
+    """
+    kind, rows = array.type, len(array)
+    if isinstance(kind, pa.FixedShapeTensorType):
+        _refuse_missing(array, name, where)
+        values: np.ndarray = array.to_numpy_ndarray()  # heeds the type's permutation of axes
+        return values
+    if isinstance(kind, pa.ExtensionType):
+        return numbers(array.storage, name, where, missing=missing)
+    if pa.types.is_fixed_size_list(kind):
+        _refuse_missing(array, name, where)
+        inner = array.flatten()
+        flat = numbers(inner, name, lambda row: where(row // max(1, kind.list_size)), missing=missing)
+        return _nested(flat, rows, kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        _refuse_missing(array, name, where)
+        lengths = np.diff(array.offsets.to_numpy())
+        size = int(lengths[0]) if rows else 0
+        if (lengths != size).any():
+            row = int(np.flatnonzero(lengths != size)[0])
+            raise DataError(
+                f"{where(row)}: column {name!r} has {lengths[row]} values there, but {size} in the row before"
+            )
+        flat = numbers(array.flatten(), name, lambda row: where(row // max(1, size)), missing=missing)
+        return _nested(flat, rows, size)
+    if pa.types.is_boolean(kind):
+        _refuse_missing(array, name, where)
+        return array.to_numpy(zero_copy_only=False).astype(np.uint8)
+    if pa.types.is_floating(kind):
+        # A missing number is NaN, for a transform to fill.
+        return array.to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(kind):
+        if not missing:
+            _refuse_missing(array, name, where)
+        return array.to_numpy(zero_copy_only=False)
+    if pa.types.is_decimal(kind):
+        return array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    raise DataError(
+        f"column {name!r} is {kind}, which is not numbers; leave it out of data.columns, or transform it"
+    )
+
+
+def _nested(flat: np.ndarray, rows: int, size: int) -> np.ndarray:
+    return flat.reshape(rows, size, *flat.shape[1:])
+
+
+def _refuse_missing(array: pa.Array, name: str, where: Any) -> None:
+    if array.null_count:
+        row = int(np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"{where(row)}: column {name!r} has no value there; fill it, or leave the row out")
+
+
+def encoded_bytes(array: pa.Array) -> pa.Array:
+    """Encoded images: binary, or the ``bytes`` of a struct as Hugging Face datasets write it."""
+    if pa.types.is_struct(array.type):
+        return pc.struct_field(array, "bytes")
+    return array
+
+
+def take(values: Values, rows: np.ndarray) -> Values:
+    """Some rows."""
+    return values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
+
+
+def decode_images(encoded: Sequence[bytes | None], layout: TensorLayout, where: Any) -> list[np.ndarray]:
+    """Pixels of each image as uint8 (channels, height, width), scaled to the layout's size where it ``resizes``.
+
+    Raises:
+        DataError: one can't be decoded, or has another size.
+    """
+    return [_decode(one, layout, where, row) for row, one in enumerate(encoded)]
+
+
+def _decode(encoded: bytes | None, layout: TensorLayout, where: Any, row: int) -> np.ndarray:
+    channels, height, width = layout.shape
+    with _opened(encoded, lambda: where(row)) as image:
+        if layout.resizes and image.size != (width, height):
+            # Lets libjpeg decode at the nearest larger eighth of the size.
+            image.draft(None, (width, height))
+            mode = "L" if channels == 1 else "RGB"
+            image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
+        elif image.size != (width, height):
+            raise DataError(
+                f"{where(row)}: the image is {image.size[1]} x {image.size[0]}, others are {height} x {width};"
+                " add a resize transform (data.transforms: {kind: resize, height: ..., width: ...})"
+            )
+        pixels = np.asarray(image if image.mode == "RGB" and channels == 3 else _converted(image, channels))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+@contextmanager
+def _opened(encoded: bytes | None, where: Any) -> Iterator[Image.Image]:
+    """The image, opened; what Pillow raises on a damaged one becomes one sentence."""
+    if encoded is None:
+        raise DataError(f"{where()}: has no image")
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where()}: the image can't be decoded ({str(error)[:120]})") from error
+
+
+def image_shape(encoded: bytes | None, where: Any) -> tuple[int, int, int]:
+    """Channels (1 for grey, else 3), height and width of an encoded image."""
+    with _opened(encoded, where) as image:
+        channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
+        return channels, image.size[1], image.size[0]
