@@ -80,6 +80,9 @@ class Driver:
 
     def _train(self) -> RunStatus:
         _set_environment(self._plan)
+        if self._ray_dir:
+            os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less to start
+            _set_token(self._ray_dir)  # before the import: Ray's core reads it as it loads
         import ray
 
         if self._ray_dir:
@@ -91,7 +94,7 @@ class Driver:
         from orchestrator import data
 
         prepared = data.prepare(self._plan)
-        result = _trainer(self._plan, self._launch, prepared.model_dump_json()).fit()
+        result = _trainer(self._plan, self._launch, prepared.model_dump_json(), own_ray=bool(self._ray_dir)).fit()
         outcome: dict[str, Any] = result.return_value
         metrics = {name: value for name, value in outcome["metrics"].items() if isinstance(value, float)}
         self._status = self._status.model_copy(
@@ -185,11 +188,9 @@ def _runtime_env(plan: Plan) -> dict[str, Any]:
     return made
 
 
-def _start_private_ray(plan: Plan, ray_dir: str) -> None:
-    """A Ray instance of this run's own, with token authentication, on ports that are free."""
+def _set_token(ray_dir: str) -> None:
+    """A fresh token for a private Ray instance, in a file that only this user reads."""
     import secrets
-
-    import ray
 
     Path(ray_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     token = Path(ray_dir) / "token"
@@ -198,7 +199,12 @@ def _start_private_ray(plan: Plan, ray_dir: str) -> None:
         file.write(secrets.token_hex(32))
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    os.environ.pop("RAY_ADDRESS", None)
+
+
+def _start_private_ray(plan: Plan, ray_dir: str) -> None:
+    """A Ray instance of this run's own, on ports that are free."""
+    import ray
+
     scaling = plan.job.scaling
     ray.init(
         address="local",
@@ -267,8 +273,8 @@ def _workers_that_fit(node: dict[str, float], plan: Plan) -> int:
     return fits
 
 
-def _trainer(plan: Plan, launch: int, prepared: str) -> Any:
-    from ray.train import RunConfig, ScalingConfig
+def _trainer(plan: Plan, launch: int, prepared: str, *, own_ray: bool) -> Any:
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from orchestrator import worker
@@ -276,13 +282,18 @@ def _trainer(plan: Plan, launch: int, prepared: str) -> Any:
 
     scaling, recovery = plan.job.scaling, plan.job.recovery
 
-    class Trainer(TorchTrainer):  # type: ignore[misc]
+    unused = {"PlacementGroupCleanerCallback"} if own_ray else set()
+
+    class Trainer(TorchTrainer):
         """TorchTrainer with our failure policy in place of Ray's, which retries user errors and waits without end."""
 
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
             arguments["failure_policy"] = RetryWhatCanHelp(recovery.max_failures)
-            result = super()._initialize_and_run_controller(**arguments)
-            return result
+            return super()._initialize_and_run_controller(**arguments)
+
+        def _create_default_callbacks(self) -> Any:
+            """Without Ray's placement-group cleaner: it needs the dashboard, and here the driver's end frees all."""
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in unused]
 
         def _register_sigint_handler(self, controller: Any) -> None:
             """Ours stays: it stops gracefully where Ray's aborts."""
@@ -308,7 +319,11 @@ def _trainer(plan: Plan, launch: int, prepared: str) -> Any:
             accelerator_type=scaling.accelerator_type,
             label_selector=labels,
         ),
-        run_config=RunConfig(name=f"launch-{launch}", storage_path=f"{plan.storage}/ray"),
+        run_config=RunConfig(
+            name=f"launch-{launch}",
+            storage_path=f"{plan.storage}/ray",
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
     )
 
 

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -185,13 +186,11 @@ class MlflowTracker:
         ]
         for start in range(0, len(points), _LARGEST_BATCH):
             batch = points[start : start + _LARGEST_BATCH]
-            if not self._retrying(
-                lambda batch=batch: self._client.log_batch(self._mlflow_run_id, metrics=batch)
-            ):
+            if not self._retrying(partial(self._client.log_batch, self._mlflow_run_id, metrics=batch)):
                 self._lost += len(batch)
         for kind, content in items:
             if kind == "call":
-                self._retrying(lambda call=content: call(self._client, self._mlflow_run_id), attempts=2)
+                self._retrying(partial(content, self._client, self._mlflow_run_id), attempts=2)
 
     def _retrying(self, call: Callable[[], Any], attempts: int = 1_000_000) -> bool:
         pause, warned = 0.5, False

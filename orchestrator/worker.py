@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -100,9 +100,11 @@ class _Worker:
         self._checked_batch = False
 
     def _start_weights(self, modules: models.base.Modules) -> None:
+        job = self._plan.job
+        if not (job.initialize.weights or job.initialize.freeze or job.training.activation_checkpointing):
+            return
         from orchestrator.models import initialize
 
-        job = self._plan.job
         if job.initialize.weights:
             path = job.initialize.weights
             if "://" not in path and not Path(path).is_absolute():
@@ -188,7 +190,7 @@ class _Worker:
 
     # -- what the loop asks for ------------------------------------------------------------------------------
 
-    def evaluation(self) -> Iterator[Batch]:
+    def evaluation(self) -> Generator[Batch]:
         """The evaluation set's batches on the device."""
         assert self._evaluation is not None
         for arrays in self._evaluation.batches():
@@ -369,12 +371,13 @@ def _own_log(plan: Plan, attempt: int, rank: int) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         out, err = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = _Tee(out, file), _Tee(err, file)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = _Tee(out, file), _Tee(err, file)
         handler.setStream(sys.stdout)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the driver prints the first failure, once
         try:
             yield
         except BaseException:
