@@ -56,6 +56,9 @@ class FsdpEngine(TorchEngine):
                 param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
         )
+        # an adversarial loss may differentiate a gradient (a gradient penalty), which needs the same gathered
+        # parameters once more after a backward has passed; so they stay until the micro-batch is done
+        self._stays_gathered = len(objective.phases) > 1
         self._own_group = SingleProcessGroup()
         self._mesh: DeviceMesh = init_device_mesh(device.type, (dist.get_world_size(),))
         super().__init__(plan, modules, objective, device)
@@ -76,7 +79,7 @@ class FsdpEngine(TorchEngine):
             fully_shard(
                 part,
                 mesh=self._mesh,
-                reshard_after_forward=self._strategy.reshard_after_forward,
+                reshard_after_forward=self._strategy.reshard_after_forward and not self._stays_gathered,
                 mp_policy=self._mixed,
                 offload_policy=offload,
             )
@@ -84,6 +87,7 @@ class FsdpEngine(TorchEngine):
             # each rank's loss is its share of the global mean, so gradients are summed, not averaged
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
+            sharded.set_reshard_after_backward(not self._stays_gathered)
         return module
 
     @property

@@ -102,10 +102,9 @@ def restore_moments(
     optimizer: torch.optim.Optimizer, parameter: Tensor, moments: Mapping[str, Tensor], steps: int
 ) -> None:
     """Put saved moments of ``parameter`` in place, as if ``steps`` updates had been made."""
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     state: dict[str, Any] = dict(moments)
     if not isinstance(optimizer, Lion | torch.optim.SGD):
         # torch keeps the count where the update runs: beside the parameter when fused, else on the CPU
-        beside = group.get("fused") or group.get("capturable")
+        beside = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
         state["step"] = torch.tensor(float(steps), device=parameter.device if beside else "cpu")
     optimizer.state[parameter] = state

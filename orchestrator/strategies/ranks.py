@@ -143,7 +143,8 @@ def _serve(
             answer = (error, None)
         except BaseException:
             answer = (InfrastructureError(f"rank {rank} failed:\n{traceback.format_exc()}"), None)
-        pipe.send(answer)
+        with contextlib.suppress(BrokenPipeError):  # whoever asked has gone
+            pipe.send(answer)
 
 
 def _received(pipe: Connection) -> Any:

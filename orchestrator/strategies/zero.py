@@ -1,0 +1,337 @@
+"""ZeRO: DeepSpeed partitions optimizer state (1), gradients (2) and parameters (3). Only this file imports deepspeed.
+
+How DeepSpeed 0.19 is used, and why not through its ``engine(...)`` call: that registers hooks on the outputs which
+divide gradients by the accumulation steps and begin a reduction, also when a loss differentiates an output by itself
+(a gradient penalty). So the objective calls the plain module, whose own hooks gather and release parameters, and
+``backward`` does what those output hooks would have done, once. DeepSpeed averages over ranks; the loss is this rank's
+share of the global mean, so it is multiplied by the world size, and never divided by the accumulation steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import InfrastructureError, SpecError
+from orchestrator.models.base import Modules, Objective
+from orchestrator.planning.deepspeed_config import deepspeed_config
+from orchestrator.planning.plan import Plan
+from orchestrator.spec.job import ZeroStrategy
+from orchestrator.strategies import precision, replicated, saved
+from orchestrator.strategies.base import StateRange, StateReader
+from orchestrator.strategies.blocks import recompute_blocks
+from orchestrator.strategies.optimizers import (
+    ELEMENTWISE,
+    MOMENTS,
+    build_optimizer,
+    moments_of,
+    parameter_groups,
+    restore_moments,
+    set_learning_rate,
+)
+from orchestrator.strategies.single_process import SingleProcessGroup
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """What this rank holds of one parameter, within one of DeepSpeed's flat fp32 partitions."""
+
+    path: str
+    shape: tuple[int, ...]
+    start: int
+    """First element in the flattened parameter."""
+    partition: Tensor
+    """The flat partition, which is what the optimizer knows as its parameter."""
+    offset: int
+    """First element in the partition."""
+    count: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        """Its part of a tensor laid out like the partition."""
+        return flat.detach().narrow(0, self.offset, self.count)
+
+
+class ZeroEngine:
+    """An Engine over one DeepSpeed engine for each phase."""
+
+    def __init__(self, plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> None:
+        strategy, training = plan.job.strategy, plan.job.training
+        assert isinstance(strategy, ZeroStrategy)
+        precision.check_precision(training.precision, device)
+        if training.compile:
+            raise SpecError(
+                "training.compile: strategy zero can't be compiled; use strategy ddp or fsdp, or compile: false"
+            )
+        self.device = device
+        self._precision, self._stage = training.precision, strategy.stage
+        self._module_of = {phase: objective.trains(phase) for phase in objective.phases}
+        self._specs = {p: training.phase_optimizers.get(p, training.optimizer) for p in objective.phases}
+        self._own_group = SingleProcessGroup()
+        self._rank, self._world_size = replicated.rank_and_world_size()
+        deepspeed = import_deepspeed(device, self._world_size)
+        if "nvme" in (strategy.offload.optimizer, strategy.offload.parameters):
+            _check_async_io(deepspeed)
+        config = deepspeed_config(
+            plan.job,
+            world_size=plan.world_size,
+            micro_batch_size=plan.micro_batch_size,
+            accumulation_steps=plan.accumulation_steps,
+            parameters=plan.parameters,
+        )
+        if len(modules) > 1:
+            # an adversarial loss may differentiate a gradient, and averages read parameters between steps: both
+            # need whole parameters, so stage 3 shards their gradients and moments only
+            config["zero_optimization"]["stage3_param_persistence_threshold"] = max(plan.parameters, 1)
+        elif self._stage == 3:
+            config["zero_optimization"].setdefault("stage3_param_persistence_threshold", 0)
+        self.modules: Modules = {name: module.to(device) for name, module in modules.items()}
+        self._trainable = {
+            name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()
+        }
+        self._untrained = self._keep_untrained()
+        self._engines = {phase: self._engine(deepspeed, phase, config, plan) for phase in objective.phases}
+        self._updates = dict.fromkeys(objective.phases, 0)
+
+    def _engine(self, deepspeed: Any, phase: str, config: Mapping[str, Any], plan: Plan) -> Any:
+        spec, module = self._specs[phase], self.modules[self._module_of[phase]]
+        if spec.kind not in ELEMENTWISE:
+            raise SpecError(
+                f"training.optimizer: {spec.kind} needs whole parameters and strategy zero partitions them; use strategy ddp"
+            )
+        if not self._trainable[self._module_of[phase]]:
+            raise SpecError(f"initialize.freeze: it leaves nothing to train in {phase}")
+        if plan.job.training.activation_checkpointing:
+            recompute_blocks(module)
+        offloads = config["zero_optimization"]["offload_optimizer"]["device"] != "none"
+        optimizer = build_optimizer(
+            parameter_groups(module.named_parameters(), spec),
+            spec,
+            torch.device("cpu") if offloads else self.device,
+        )
+        engine, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=dict(config), dist_init_required=False
+        )
+        return engine
+
+    def _keep_untrained(self) -> dict[str, Tensor]:
+        """fp32 values of parameters that are not trained, on the CPU: DeepSpeed keeps no master of those, and
+        rounds them to the compute format. Only where that loses something.
+        """
+        if self._precision == "fp32" and self._stage < 3:
+            return {}
+        trained = set(self._module_of.values())
+        return {
+            f"{name}/{path}": parameter.detach().to("cpu", torch.float32, copy=True)
+            for name, module in self.modules.items()
+            if name in trained
+            for path, parameter in module.named_parameters()
+            if not parameter.requires_grad
+        }
+
+    # -- a step ----------------------------------------------------------------------------------------------
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Around forward and loss: the precision of the job."""
+        return precision.autocast(self._precision, self.device)
+
+    @contextmanager
+    def micro_step(self, phase: str, *, last: bool) -> Iterator[None]:
+        """Around forward and backward of one micro-batch; see Engine. Stages 2 and 3 reduce in each, as they hold
+        no whole gradients.
+        """
+        trained = self._module_of[phase]
+        others = [p for name, group in self._trainable.items() if name != trained for p in group]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        self._engines[phase].set_gradient_accumulation_boundary(last)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def backward(self, phase: str, loss: Tensor) -> None:
+        """Accumulate gradients of ``loss``, this rank's share of the global mean."""
+        engine = self._engines[phase]
+        optimizer = engine.optimizer
+        optimizer.clear_backward_seen_flag()
+        optimizer.backward_prologue()
+        optimizer.enter_backward()
+        engine.backward(loss * self._world_size, scale_wrt_gas=False)
+
+    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
+        """Clip, update, zero the gradients; returns the global norm before clipping.
+
+        Where the norm is not finite nothing is updated, so that the state stays usable.
+        """
+        engine = self._engines[phase]
+        set_learning_rate(engine.optimizer, self._specs[phase].learning_rate * learning_rate_factor)
+        engine.optimizer.clip_grad = clip_norm or 0.0
+        engine.step()
+        self._updates[phase] += engine.was_step_applied()
+        buffers = [b for _, b in replicated.persistent_buffers(self.modules[self._module_of[phase]])]
+        if buffers and self._world_size > 1:
+            replicated.broadcast_from_rank_zero(buffers)
+        return float(engine.get_global_grad_norm())
+
+    # -- state -----------------------------------------------------------------------------------------------
+
+    def _fragments(self, phase: str) -> Iterator[Fragment]:
+        """What this rank holds of each trained parameter."""
+        optimizer = self._engines[phase].optimizer
+        for path, parameter in self.modules[self._module_of[phase]].named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if self._stage == 3:
+                group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+                whole: Any = parameter
+                start = min(self._rank * size, whole.ds_numel)
+                count = min(size, whole.ds_numel - start)
+                partition, shape = optimizer.fp32_partitioned_groups_flat[group], tuple(whole.ds_shape)
+            elif (mapping := parameter._hp_mapping) is not None:  # type: ignore[attr-defined]
+                offset, count = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
+                start = mapping.lp_fragment_address.start
+                partition = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+                shape = tuple(parameter.shape)
+            else:
+                continue
+            if count > 0:
+                yield Fragment(path, shape, start, partition, offset, count)
+
+    def _whole_tensors(self) -> Iterator[replicated.Named]:
+        """Everything that all ranks hold whole: buffers, parameters that are not trained, averages."""
+        trained = set(self._module_of.values())
+        for module_name, module in self.modules.items():
+            for path, parameter in module.named_parameters():
+                name = f"{module_name}/{path}"
+                if module_name not in trained or not parameter.requires_grad:
+                    yield "parameter", name, self._untrained.get(name, parameter)
+            for path, buffer in replicated.persistent_buffers(module):
+                yield "buffer", f"{module_name}/{path}", buffer
+
+    def state(self) -> Iterator[StateRange]:
+        """fp32 masters and moments of this rank's partitions, and its equal share of what all ranks hold."""
+        for phase in self._engines:
+            base = self._engines[phase].optimizer.optimizer
+            for part in self._fragments(phase):
+                name = f"{self._module_of[phase]}/{part.path}"
+                yield StateRange("parameter", name, part.shape, part.start, part.of(part.partition))
+                for kind, moment in moments_of(base, part.partition).items():
+                    yield StateRange(kind, name, part.shape, part.start, part.of(moment))
+        yield from replicated.share_of(list(self._whole_tensors()), self._rank, self._world_size)
+
+    def scalars(self) -> dict[str, float]:
+        """``updates/PHASE``, and with fp16 ``loss_scale/PHASE``."""
+        values: dict[str, float] = {f"updates/{phase}": count for phase, count in self._updates.items()}
+        if self._precision == "fp16":
+            values |= {
+                f"loss_scale/{phase}": float(e.optimizer.loss_scale) for phase, e in self._engines.items()
+            }
+        return values
+
+    @torch.no_grad()
+    def load(self, reader: StateReader, scalars: Mapping[str, float]) -> None:
+        """Put saved state in place, whatever strategy and world size wrote it."""
+        for kind, name, tensor in self._whole_tensors():
+            values = saved.read_range(reader, kind, name, tensor.shape, 0, tensor.numel())
+            tensor.copy_(values.reshape(tensor.shape))
+        for phase, engine in self._engines.items():
+            self._updates[phase] = int(scalars[f"updates/{phase}"])
+            if self._precision == "fp16" and f"loss_scale/{phase}" in scalars:
+                engine.optimizer.loss_scale = scalars[f"loss_scale/{phase}"]
+            if self._stage == 3:
+                engine.optimizer._partition_all_parameters()
+            self._load_partitions(phase, reader)
+            self._masters_to_parameters(engine.optimizer)
+        self._copy_untrained_into_modules()
+
+    def _load_partitions(self, phase: str, reader: StateReader) -> None:
+        base = self._engines[phase].optimizer.optimizer
+        allowed = MOMENTS[self._specs[phase].kind]
+        for part in self._fragments(phase):
+            name, stop = f"{self._module_of[phase]}/{part.path}", part.start + part.count
+            part.of(part.partition).copy_(
+                saved.read_range(reader, "parameter", name, part.shape, part.start, stop)
+            )
+            kinds = saved.moments_of(reader, name, allowed)
+            if kinds and part.partition not in base.state:
+                fresh = {kind: torch.zeros_like(part.partition) for kind in kinds}
+                restore_moments(base, part.partition, fresh, self._updates[phase])
+            for kind in kinds:
+                part.of(base.state[part.partition][kind]).copy_(
+                    saved.read_range(reader, kind, name, part.shape, part.start, stop)
+                )
+
+    def _masters_to_parameters(self, optimizer: Any) -> None:
+        """What DeepSpeed does after an update: masters are rounded into parameters, on all ranks. Collective."""
+        if self._stage < 3:
+            optimizer.update_lp_params()
+            return
+        for group in range(len(optimizer.fp16_groups)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def _copy_untrained_into_modules(self) -> None:
+        for name, values in self._untrained.items():
+            module_name, _, path = name.partition("/")
+            parameter = self.modules[module_name].get_parameter(path)
+            if self._stage == 3:
+                shard = parameter.ds_tensor  # type: ignore[attr-defined]
+                start = min(self._rank * shard.ds_numel, values.numel())
+                count = min(shard.ds_numel, values.numel() - start)
+                shard.narrow(0, 0, count).copy_(values.reshape(-1).narrow(0, start, count))
+            else:
+                parameter.copy_(values)
+
+    def replicas_differ(self) -> str | None:
+        """Collective. The first replicated tensor that is not equal on all ranks, or None."""
+        tensors = {f"{kind} {name}": tensor for kind, name, tensor in self._whole_tensors()}
+        if self._stage < 3:
+            for module_name in self._module_of.values():
+                for path, parameter in self.modules[module_name].named_parameters():
+                    tensors[f"parameter {module_name}/{path}"] = parameter
+        return replicated.first_difference(tensors)
+
+    def close(self) -> None:
+        """Remove DeepSpeed's hooks, and the process group that a single process made for itself."""
+        for engine in self._engines.values():
+            engine.destroy()
+        self._own_group.close()
+
+
+def import_deepspeed(device: torch.device, world_size: int) -> Any:
+    """DeepSpeed, set up for the device. It reads its settings from the environment when it is imported."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+    os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    if get_accelerator()._name != device.type:
+        raise InfrastructureError(
+            f"DeepSpeed was imported for {get_accelerator()._name} earlier in this process and is needed for {device.type}"
+        )
+    # its shared-memory collectives would be compiled at first use; gloo's serve as well
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    return deepspeed
+
+
+def _check_async_io(deepspeed: Any) -> None:
+    """NVMe offload needs DeepSpeed's async I/O, which is compiled at first use from libaio's headers."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise SpecError(
+            "strategy.offload: nvme needs async I/O, and DeepSpeed finds no libaio here (package libaio-dev or libaio-devel"
+            " and a C++ compiler); use cpu, or an image that has it"
+        )
