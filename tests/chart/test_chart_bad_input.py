@@ -59,6 +59,7 @@ MISTAKES = {
     "an administrator without auth": ({"mlflow": {"auth": False, "existingSecret": "s"}}, "set mlflow.auth=true, or unset mlflow.existingSecret"),
     "two queues": ({"kueue": {"enabled": True}, "jobs": {"queue": "q"}}, "unset jobs.queue to use the queue that the chart makes, or set kueue.enabled=false"),
     "a queue and a gang scheduler": ({"jobs": {"queue": "q", "gangScheduler": "volcano"}}, "set jobs.gangScheduler=none, or use no queue"),
+    "a queue and autoscaling": ({"kueue": {"enabled": True}, "jobs": {"autoscaling": True}}, "set jobs.autoscaling=false, or use no queue"),
     "a gang scheduler that the operator doesn't know": ({"jobs": {"gangScheduler": "volcano"}}, "set kuberay-operator.batchScheduler.name=volcano"),
     "two node groups of one name": ({"nodeGroups": [GPU_GROUPS[0], GPU_GROUPS[0]]}, "two of nodeGroups are named cpu: give each a name of its own"),
     "more at least than at most": ({"nodeGroups": [{**GPU_GROUPS[0], "min": 9}]}, "nodeGroups cpu has min 9 above max 4: set min to 4 or less"),

@@ -44,6 +44,9 @@
 {{- if and (include "trainwright.queue" .) (ne .Values.jobs.gangScheduler "none") -}}
 {{- fail "jobs.gangScheduler is set together with a Kueue queue, which places jobs as a whole already: set jobs.gangScheduler=none, or use no queue" -}}
 {{- end -}}
+{{- if and (include "trainwright.queue" .) .Values.jobs.autoscaling -}}
+{{- fail "jobs.autoscaling is set together with a Kueue queue, which admits a fixed number of pods: set jobs.autoscaling=false, or use no queue" -}}
+{{- end -}}
 {{- $operator := index .Values "kuberay-operator" -}}
 {{- if and $operator.enabled (ne .Values.jobs.gangScheduler "none") (ne (dig "batchScheduler" "name" "" $operator) .Values.jobs.gangScheduler) -}}
 {{- fail (printf "jobs.gangScheduler is %s, but the operator doesn't know it: set kuberay-operator.batchScheduler.name=%s" .Values.jobs.gangScheduler .Values.jobs.gangScheduler) -}}

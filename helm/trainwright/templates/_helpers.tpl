@@ -74,6 +74,12 @@ http://{{ include "trainwright.name" . }}-mlflow.{{ .Release.Namespace }}.svc:50
 {{- end -}}
 {{- end -}}
 
+{{/* The ConfigMap with the server's scripts; another name for other contents, since it is immutable. */}}
+{{- define "trainwright.mlflowScripts" -}}
+{{- $contents := printf "%s%s%s" (.Files.Get "files/check_mlflow.py") (.Files.Get "files/mlflow_backup.py") (.Files.Get "files/mlflow_start.py") -}}
+{{- printf "%s-mlflow-%s" (include "trainwright.name" .) ($contents | sha256sum | trunc 8) -}}
+{{- end -}}
+
 {{/* Every Host header that reaches the server by a way that the chart makes. The comparison is exact. */}}
 {{- define "trainwright.mlflowHosts" -}}
 {{- $service := printf "%s-mlflow" (include "trainwright.name" .) -}}
@@ -185,6 +191,14 @@ secrets:
 head:
   cpus: {{ .Values.head.cpus }}
   memory: {{ .Values.head.memory }}
+  {{- with .Values.head.labels }}
+  labels:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.head.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 node_groups:
 {{- range .Values.nodeGroups }}
   - name: {{ .name }}
