@@ -1,0 +1,149 @@
+"""The RayJob that `trainwright submit` makes from the chart's profile meets what the chart enforces."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from chartkit.combinations import COMBINATIONS, FILES, GPU_GROUPS
+from chartkit.flows import Pod, connects
+from chartkit.helm import REPO, find, pod_templates, render
+from chartkit.podsecurity import violations
+from chartkit.quotas import quantity, rayjob_demand
+from chartkit.strict import errors, has_crd
+from test_chart_profile import profile_of
+
+from orchestrator.clusters.rayjob_manifest import plan_to_config_map, plan_to_rayjob
+from orchestrator.models.sizes import Counts
+from orchestrator.planning.make_plan import make_plan, resolve_model, resolve_objective
+from orchestrator.planning.plan import DataFacts
+from orchestrator.spec.job import JobSpec
+
+NAMES = [*sorted(COMBINATIONS)[::5], *sorted(FILES)]
+
+
+def plan_for(profile, workers: int, gpus: int):
+    """A small MLP on the profile's storage."""
+    facts = DataFacts(train_samples=1000, eval_samples=100, dims={"features": 30, "outputs": 2})
+    job = JobSpec.model_validate(
+        {
+            "name": "job",
+            "model": {"family": "mlp", "size": "debug"},
+            "data": {
+                "train": {"kind": "builtin", "name": "breast_cancer"},
+                "eval": {"kind": "split", "fraction": 0.1},
+            },
+            "training": {"max_steps": 100, "global_batch_size": 16 * workers},
+            "scaling": {"workers": workers, "gpus_per_worker": gpus, "cpus_per_worker": 1},
+        }
+    )
+    objective = resolve_objective(job, facts)
+    job = job.model_copy(update={"objective": objective, "model": resolve_model(job, objective, facts)})
+    counts = Counts(1000, 6000, 50, (("model/a.weight", 900), ("model/a.bias", 100)))
+    folders = {"base_dir": "/b", "storage": f"{profile.storage}/runs/job-x", "cache": f"{profile.storage}/cache"}
+    return make_plan(job, facts, counts, version="0.1.0", run_id="job-x", tracking_uri=profile.mlflow or "", **folders)
+
+
+def largest_job(objects):
+    """A RayJob that takes every node of the first or, where there are GPUs, of the GPU group."""
+    profile = profile_of(objects)
+    group = max(profile.node_groups, key=lambda group: group.gpus)
+    workers = group.max * (group.gpus or int(group.cpus))
+    return plan_to_rayjob(plan_for(profile, workers, 1 if group.gpus else 0), profile)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rayjob_is_admitted(name):
+    objects = render({**COMBINATIONS, **FILES}[name])
+    profile = profile_of(objects)
+    rayjob = largest_job(objects)
+    pods = pod_templates([rayjob])
+    assert len(pods) >= 2
+    assert [f"{where}: {v}" for where, pod in pods for v in violations(pod)] == []
+    assert rayjob["metadata"]["namespace"] == "training"
+    for _, pod in pods:
+        assert find(objects, "ServiceAccount", pod["spec"]["serviceAccountName"])
+        assert pod["spec"]["automountServiceAccountToken"] in (False, profile.kubernetes.autoscaling)
+        for container in pod["spec"]["containers"]:
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+            assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+    assert rayjob["spec"]["rayClusterSpec"]["authOptions"] == {
+        "mode": "token",
+        "secretName": profile.secrets.ray_token_secret,
+    }
+    if quota := find(objects, "ResourceQuota", profile.name):
+        hard, demand = quota["spec"]["hard"], rayjob_demand(rayjob)
+        over = {k: (str(v), hard[k]) for k, v in demand.items() if k in hard and v > quantity(hard[k])}
+        assert not over
+        assert {"requests.cpu", "limits.cpu", "requests.memory", "limits.memory"} <= set(demand)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rayjob_is_valid(name):
+    if not has_crd("ray.io/RayJob"):
+        pytest.skip("the KubeRay CRDs are not at hand (../shared/crds)")
+    objects = render({**COMBINATIONS, **FILES}[name])
+    assert errors(largest_job(objects)) == ()
+    profile = profile_of(objects)
+    assert errors(plan_to_config_map(plan_for(profile, 1, 0), profile, 1, None)) == ()
+
+
+def test_as_many_jobs_as_the_values_say_fit_the_quota():
+    """Ten heads, and workers on every node there is."""
+    objects = render({"nodeGroups": GPU_GROUPS[:1], "jobs": {"maxConcurrent": 10}})
+    profile = profile_of(objects)
+    hard = find(objects, "ResourceQuota", "train")["spec"]["hard"]
+    one = rayjob_demand(plan_to_rayjob(plan_for(profile, 1, 0), profile))
+    group = quantity(4)
+    heads = one["requests.cpu"] - group
+    assert 10 * heads + profile.node_groups[0].max * group <= quantity(hard["requests.cpu"])
+
+
+def test_rayjob_goes_to_the_queue_that_the_chart_makes_and_fits_it():
+    objects = render({"nodeGroups": GPU_GROUPS, "kueue": {"enabled": True}})
+    rayjob = largest_job(objects)
+    queue = rayjob["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    assert find(objects, "LocalQueue", queue)
+    assert rayjob["spec"]["suspend"]
+    assert rayjob["spec"]["shutdownAfterJobFinishes"]
+    flavors = find(objects, "ClusterQueue", "train")["spec"]["resourceGroups"][0]["flavors"]
+    for resource in ("cpu", "memory", "nvidia.com/gpu"):
+        quota = sum(
+            quantity(r["nominalQuota"]) for f in flavors for r in f["resources"] if r["name"] == resource
+        )
+        assert rayjob_demand(rayjob)[f"requests.{resource}"] <= quota
+
+
+def test_rayjobs_pods_are_those_that_the_network_policies_know():
+    """KubeRay adds its labels to every pod of a cluster; ours and its own must not be in each other's way."""
+    objects = render()
+    rayjob = largest_job(objects)
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    added = {"ray.io/is-ray-node": "yes", "ray.io/cluster": "job-x-abcde"}
+    head = Pod({**cluster["headGroupSpec"]["template"]["metadata"]["labels"], **added, "ray.io/node-type": "head"})
+    labels = cluster["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
+    worker = Pod({**labels, **added, "ray.io/node-type": "worker"})
+    mlflow = Pod(find(objects, "Deployment", "train-mlflow")["spec"]["template"]["metadata"]["labels"])
+    assert connects(objects, worker, head, 6379)
+    assert connects(objects, head, mlflow, 5000)
+    assert connects(objects, worker, mlflow, 5000)
+    assert not connects(objects, worker, head, 10001)
+
+
+def test_the_submitters_role_covers_what_the_client_asks_for():
+    """Verbs and resources as the Kubernetes client module names them in its error messages."""
+    source = (REPO / "clusters" / "kubernetes_api.py").read_text(encoding="utf-8")
+    pairs = set(re.findall(r'"(get|list|create|patch|delete|watch)",\s+"([a-z./]+)"', source))
+    pairs |= {("list", resource) for resource in re.findall(r'_pages\(\s*"([a-z./]+)"', source)}
+    pairs = {pair for pair in pairs if pair[1] not in ("get", "list", "create", "patch", "delete", "watch")}
+    pairs -= {("create", "selfsubjectaccessreviews"), ("get", "version"), ("get", "apis/ray.io")}  # everyone may
+    assert ("create", "rayjobs.ray.io") in pairs or ("get", "rayjobs.ray.io") in pairs
+    role = find(render({"kueue": {"enabled": True}}), "Role", "train-submitter")
+    granted = {
+        (verb, f"{resource}.{group}" if group else resource)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert pairs <= granted, pairs - granted
