@@ -243,16 +243,19 @@ class GruConfig(RecurrentConfig):
     """The architecture family."""
 
 
+_GPT2 = {"feedforward": "gelu_tanh"}
+
+
 class GptConfig(FamilyConfig):
     """Pre-norm transformer decoder (Radford et al. 2019; Touvron et al. 2023, arXiv:2302.13971)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "debug": {"layers": 2, "heads": 2, "width": 32, "context": 64},
         "nano": {"layers": 4, "heads": 4, "width": 128, "context": 64, "bias": False},
-        "124m": {"layers": 12, "heads": 12, "width": 768, "context": 1024},
-        "350m": {"layers": 24, "heads": 16, "width": 1024, "context": 1024},
-        "774m": {"layers": 36, "heads": 20, "width": 1280, "context": 1024},
-        "1.5b": {"layers": 48, "heads": 25, "width": 1600, "context": 1024},
+        "124m": {"layers": 12, "heads": 12, "width": 768, "context": 1024, **_GPT2},
+        "350m": {"layers": 24, "heads": 16, "width": 1024, "context": 1024, **_GPT2},
+        "774m": {"layers": 36, "heads": 20, "width": 1280, "context": 1024, **_GPT2},
+        "1.5b": {"layers": 48, "heads": 25, "width": 1600, "context": 1024, **_GPT2},
         "7b": {
             "layers": 32,
             "heads": 32,

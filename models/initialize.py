@@ -1,0 +1,197 @@
+"""Weights to start from, and which of them stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from orchestrator.errors import NotFoundError, SpecError
+from orchestrator.models.base import Modules, parameter_names
+from orchestrator.models.configs import FamilyConfig
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of weights that were loaded; ``str()`` is a sentence for a person."""
+
+    matched: tuple[str, ...]
+    """Parameters that took a weight."""
+    missing: tuple[str, ...]
+    """Parameters that found none and keep their initial value."""
+    unused: tuple[str, ...]
+    """Weights that no parameter took."""
+    mismatched: tuple[str, ...]
+    """Parameters whose weight has another shape, as ``name (theirs -> ours)``; they keep their initial value."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every parameter took a weight."""
+        return not self.missing and not self.mismatched
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} parameters took a weight"]
+        for count, what in (
+            (self.missing, "found none"),
+            (self.mismatched, "have another shape"),
+            (self.unused, "weights were not used"),
+        ):
+            if count:
+                parts.append(f"{len(count)} {what}: {_listed(count)}")
+        return "; ".join(parts)
+
+
+class WeightFiles(Mapping[str, Tensor]):
+    """The tensors of one ``.safetensors`` file, or of all in a folder, each read when it is asked for."""
+
+    def __init__(self, path: str) -> None:
+        place = Path(path)
+        if not place.exists():
+            raise NotFoundError(f"initialize.weights: there is no {path}")
+        files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+        if not files:
+            raise NotFoundError(f"initialize.weights: folder {path} holds no .safetensors file")
+        self._file_of: dict[str, Path] = {}
+        for file in files:
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    self._file_of.update(dict.fromkeys(opened.keys(), file))
+            except SafetensorError as error:
+                raise SpecError(f"initialize.weights: {file} is not a safetensors file: {error}") from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._file_of[name], framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+
+def load_weights(
+    modules: Modules,
+    path: str,
+    *,
+    prefix: str = "",
+    into: str = "",
+    strict: bool = True,
+    config: FamilyConfig | None = None,
+) -> LoadReport:
+    """Put the weights of a safetensors file or folder in place; see ``place_weights``.
+
+    With the family's config, files of the same architecture with Hugging Face's names are understood too.
+    """
+    weights: Mapping[str, Tensor] = WeightFiles(path)
+    if config is not None:
+        from orchestrator.models import huggingface
+
+        if huggingface.recognises(config, weights):
+            weights = huggingface.from_huggingface(config, weights)
+    return place_weights(modules, weights, prefix=prefix, into=into, strict=strict)
+
+
+@torch.no_grad()
+def place_weights(
+    modules: Modules, weights: Mapping[str, Tensor], *, prefix: str = "", into: str = "", strict: bool = True
+) -> LoadReport:
+    """Put weights in place by name, and give averages that got none their source's.
+
+    Args:
+        modules: whose parameters are named as ``parameter_names`` does, with or without ``model/`` in front.
+        weights: tensors by name.
+        prefix: only names that begin with it are taken, and it is cut off.
+        into: put before each name after that.
+        strict: refuse where a parameter finds no weight of its shape.
+
+    Raises:
+        SpecError: nothing matched, or not everything did and ``strict`` holds.
+    """
+    given = {
+        _bare(into + name.removeprefix(prefix), modules): name for name in weights if name.startswith(prefix)
+    }
+    matched, missing, mismatched = [], [], []
+    for name, parameter in parameter_names(modules):
+        if name not in given:
+            missing.append(name)
+            continue
+        weight = weights[given[name]]
+        if weight.shape != parameter.shape:
+            mismatched.append(f"{name} ({_shape(weight)} -> {_shape(parameter)})")
+            continue
+        parameter.copy_(weight)
+        matched.append(name)
+    for name in _follow_sources(modules, missing):
+        missing.remove(name)
+        matched.append(name)
+    used = {*matched, *(entry.partition(" (")[0] for entry in mismatched)}
+    unused = [name for own, name in given.items() if own not in used]
+    report = LoadReport(tuple(matched), tuple(missing), tuple(unused), tuple(mismatched))
+    if not matched:
+        raise SpecError(
+            f"initialize.weights: no weight fits (prefix {prefix!r}, into {into!r}): the file has names like"
+            f" {_listed(list(weights))}, the model like {_listed([n for n, _ in parameter_names(modules)])}"
+        )
+    if strict and not report.is_complete:
+        raise SpecError(
+            f"initialize.weights: {report}; set initialize.strict: false to keep those parameters' initial values"
+        )
+    return report
+
+
+def freeze(modules: Modules, patterns: tuple[str, ...]) -> list[str]:
+    """Stop training parameters whose names match one of the patterns (``*`` as in a shell); returns their names.
+
+    Raises:
+        SpecError: a pattern matches nothing.
+    """
+    named = parameter_names(modules)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name, _ in named):
+            raise SpecError(
+                f"initialize.freeze: no parameter matches {pattern!r}; names are like"
+                f" {_listed([name for name, _ in named])}"
+            )
+    frozen = [(name, p) for name, p in named if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    for _, parameter in frozen:
+        parameter.requires_grad_(False)
+    return [name for name, _ in frozen]
+
+
+def _follow_sources(modules: Modules, missing: list[str]) -> list[str]:
+    """Names of parameters of averages that found no weight, set to their source's."""
+    sources: dict[str, nn.Module] = {
+        name: modules[of]
+        for name, module in modules.items()
+        if isinstance(of := getattr(module, "average_of", 0), str)
+    }
+    followed = []
+    for module_name, source in sources.items():
+        theirs = dict(source.named_parameters())
+        for path, parameter in modules[module_name].named_parameters():
+            if f"{module_name}/{path}" in missing:
+                parameter.copy_(theirs[path])
+                followed.append(f"{module_name}/{path}")
+    return followed
+
+
+def _bare(name: str, modules: Modules) -> str:
+    """The name as ``parameter_names`` writes it: without its module's where there is only one."""
+    return name.removeprefix(f"{next(iter(modules))}/") if len(modules) == 1 else name
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
+
+
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
