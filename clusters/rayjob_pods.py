@@ -132,12 +132,12 @@ def _ray_container(
 
 
 def _run_log_container(profile: ClusterProfile, launch: int) -> dict[str, Any]:
-    amounts = {"cpu": "50m", "memory": "256Mi"}
+    resources = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "500m", "memory": "256Mi"}}
     command = ["python", "-m", "orchestrator.clusters.run_log", "--plan", f"{RUN_FOLDER}/plan.json"]
     return {
         **_container(profile, RUN_LOG_CONTAINER),
         "command": [*command, "--launch", str(launch)],
-        "resources": {"requests": amounts, "limits": dict(amounts)},
+        "resources": resources,
     }
 
 

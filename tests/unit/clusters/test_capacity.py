@@ -1,0 +1,88 @@
+import pytest
+from cluster_cases import kubernetes_profile, plan, ray_profile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.clusters.capacity import fits, nodes_for, workers_per_node
+from orchestrator.errors import ResourcesError, SpecError
+
+
+def _plan(**scaling):
+    return plan(
+        scaling=scaling, training={"max_steps": 10, "global_batch_size": 64 * scaling.get("workers", 1)}
+    )
+
+
+def _groups(*groups):
+    return kubernetes_profile(node_groups=[{"memory": "64GB", "cpus": 8, **group} for group in groups])
+
+
+def test_a_plan_that_fits_says_on_how_many_nodes():
+    profile = _groups({"name": "cpu", "max": 4})
+    assert nodes_for(_plan(workers=17), profile) == {"cpu": 3}
+    assert nodes_for(_plan(workers=3, placement="spread"), profile) == {"cpu": 3}
+    assert nodes_for(_plan(workers=9, placement="spread"), profile) == {"cpu": 4}
+
+
+def test_too_many_workers_are_refused_with_the_arithmetic():
+    profile = _groups({"name": "gpu", "gpus": 4, "max": 2})
+    with pytest.raises(ResourcesError) as caught:
+        fits(_plan(workers=16, gpus_per_worker=1, cpus_per_worker=2), profile)
+    assert str(caught.value) == (
+        "cluster prod can never hold the job: asked for 32 CPU + 16 GPU (16 workers × 2 CPU + 1 GPU);"
+        " largest node 8 CPU + 4 GPU + 64GB (gpu, 4 workers); total 16 CPU + 8 GPU + 128GB (8 workers);"
+        " lower scaling.workers to 8 or raise node_groups.max"
+    )
+
+
+def test_a_worker_larger_than_any_node_is_refused():
+    with pytest.raises(
+        ResourcesError, match=r"asked for 1 CPU \+ 100GB .*\(0 workers\); ask for less for each"
+    ):
+        fits(_plan(memory_per_worker="100GB"), _groups({"name": "cpu", "max": 9}))
+
+
+def test_labels_and_accelerators_that_no_group_has_are_refused_with_those_that_there_are():
+    profile = _groups({"name": "a", "labels": {"zone": "x"}, "gpus": 1, "accelerator_type": "L4"})
+    with pytest.raises(
+        SpecError, match=r"no node group of cluster prod has zone=y; its groups are a \(zone=x\)"
+    ):
+        fits(_plan(node_labels={"zone": "y"}), profile)
+    with pytest.raises(SpecError, match=r"cluster prod has no H100; it has L4"):
+        fits(_plan(accelerator_type="H100", gpus_per_worker=1), profile)
+
+
+def test_workers_without_gpus_leave_gpu_nodes_alone_and_one_group_goes_before_two():
+    profile = _groups(
+        {"name": "gpu", "gpus": 8, "max": 9}, {"name": "few", "max": 1}, {"name": "many", "max": 3}
+    )
+    assert nodes_for(_plan(workers=8), profile) == {"few": 1}
+    assert nodes_for(_plan(workers=9), profile) == {"many": 2}
+    assert nodes_for(_plan(workers=60), profile) == {"gpu": 8}
+    assert nodes_for(_plan(workers=104), profile) == {"few": 1, "many": 3, "gpu": 9}
+
+
+def test_a_profile_that_says_nothing_of_its_nodes_takes_everything():
+    assert nodes_for(_plan(workers=1000), ray_profile()) == {}
+
+
+@given(
+    workers=st.integers(1, 64),
+    cpus=st.sampled_from([0.1, 0.5, 1, 2, 3]),
+    groups=st.lists(st.tuples(st.integers(1, 32), st.integers(1, 5)), min_size=1, max_size=4),
+    placement=st.sampled_from(["pack", "spread"]),
+)
+def test_chosen_nodes_hold_all_workers_and_are_no_more_than_there_are(workers, cpus, groups, placement):
+    profile = _groups(
+        *({"name": f"g{n}", "cpus": size, "max": most} for n, (size, most) in enumerate(groups))
+    )
+    wanted = _plan(workers=workers, cpus_per_worker=cpus, placement=placement)
+    by_name = {group.name: group for group in profile.node_groups}
+    rooms = {name: workers_per_node(wanted.job.scaling, group) for name, group in by_name.items()}
+    if sum(rooms[name] * group.max for name, group in by_name.items()) < workers:
+        with pytest.raises(ResourcesError):
+            fits(wanted, profile)
+        return
+    nodes = nodes_for(wanted, profile)
+    assert all(0 < count <= by_name[name].max for name, count in nodes.items())
+    assert sum(rooms[name] * count for name, count in nodes.items()) >= workers

@@ -1,0 +1,122 @@
+import pytest
+
+from orchestrator.clusters.pod_problems import pods_problem, queue_problem
+
+
+def pod(name="run-head", **status):
+    return {"metadata": {"name": name}, "status": {"phase": "Pending", **status}}
+
+
+def container(state=None, last=None, name="ray-head"):
+    return {"name": name, "state": state or {}, "lastState": last or {}}
+
+
+UNSCHEDULABLE = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+}
+
+
+def waiting(reason, message=""):
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (
+            {"conditions": [UNSCHEDULABLE]},
+            "pod run-head has no node: Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
+        ),
+        (
+            {"containerStatuses": [container(waiting("ImagePullBackOff", 'Back-off pulling image "a:1"'))]},
+            'pod run-head: ray-head: ImagePullBackOff: Back-off pulling image "a:1"; check image and'
+            " secrets.image_pull_secrets of the profile",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    container(waiting("CreateContainerConfigError", 'secret "mlflow" not found'))
+                ]
+            },
+            'pod run-head: ray-head: CreateContainerConfigError: secret "mlflow" not found; check that the profile\'s'
+            " secrets are there, with the keys it needs",
+        ),
+        (
+            {
+                "initContainerStatuses": [
+                    container(waiting("CrashLoopBackOff", "back-off 5m0s"), name="wait-gcs-ready")
+                ]
+            },
+            "pod run-head: wait-gcs-ready: CrashLoopBackOff: back-off 5m0s; it ends again and again; its log says why",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    container(
+                        waiting("CrashLoopBackOff"), {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+                    )
+                ]
+            },
+            "pod run-head: ray-head used more than its memory and was killed (OOMKilled)",
+        ),
+        (
+            {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
+            "pod run-head failed: Evicted: The node was low on resource: memory.",
+        ),
+    ],
+)
+def test_each_trouble_is_told_with_the_reason_that_kubernetes_gives(status, sentence):
+    assert pods_problem([pod(**status)]) == sentence
+
+
+def test_pods_that_come_up_are_no_trouble():
+    fine = [
+        pod(containerStatuses=[container(waiting("ContainerCreating"))]),
+        pod(phase="Running", containerStatuses=[container({"running": {}})]),
+        pod(conditions=[{"type": "PodScheduled", "status": "True"}]),
+    ]
+    assert pods_problem(fine) is None
+    assert (
+        pods_problem([], {"status": {"conditions": [{"type": "ReplicaFailure", "status": "False"}]}}) is None
+    )
+
+
+def test_one_sentence_for_many_pods():
+    pods = [pod(f"w-{n}", conditions=[UNSCHEDULABLE]) for n in range(3)]
+    assert pods_problem(pods).startswith("pod w-0 has no node")
+    assert pods_problem(pods).endswith("(and 2 more pods)")
+
+
+def test_pods_that_a_quota_keeps_from_being_made():
+    condition = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreateWorkerPod",
+        "message": 'pods "w" is forbidden: exceeded quota: team, requested: limits.memory=32Gi',
+    }
+    assert pods_problem([], {"status": {"conditions": [condition]}}) == (
+        'a pod can\'t be made: FailedCreateWorkerPod: pods "w" is forbidden: exceeded quota: team, requested: limits.memory=32Gi'
+    )
+
+
+def test_what_a_queue_says():
+    workload = {
+        "spec": {"queueName": "team-a"},
+        "status": {
+            "conditions": [
+                {
+                    "type": "QuotaReserved",
+                    "status": "False",
+                    "reason": "Pending",
+                    "message": "couldn't assign flavors to pod set head: insufficient unused quota for cpu",
+                }
+            ]
+        },
+    }
+    assert queue_problem([workload]) == (
+        "waiting in queue team-a: Pending: couldn't assign flavors to pod set head: insufficient unused quota for cpu"
+    )
+    assert queue_problem([{"spec": {}, "status": {}}]) is None
