@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.data.inspection import inspect
 from orchestrator.data.prepare import prepare
 from orchestrator.data.prepared import Prepared, describe_change
+from orchestrator.data.reading_back import decode_text
 from orchestrator.data.stream import EvalStream, StepBatch, TrainStream, open_eval, open_train
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Prepared",
     "StepBatch",
     "TrainStream",
+    "decode_text",
     "describe_change",
     "inspect",
     "open_eval",

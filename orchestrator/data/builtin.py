@@ -23,7 +23,10 @@ FACTS: dict[str, tuple[int, dict[str, int]]] = {
 
 
 def materialise(name: str, cache: str) -> str:
-    """The Parquet file of bundled data: ``image`` (1, 8, 8) for digits, else ``features``; and ``label``."""
+    """The Parquet file of bundled data.
+
+    scikit-learn's have ``image`` (1, 8, 8) for digits, else ``features``, and ``label``; see ``bundled`` for others.
+    """
     path = f"{cache}/builtin/{name}-{_VERSION}.parquet"
     if not exists(path):
         write_whole(path, lambda draft: pq.write_table(_table(name), draft, row_group_size=_GROUP_ROWS))

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
 from orchestrator.data.raw import prepare_rows
 from orchestrator.data.rows import RowReader
 from orchestrator.data.split import Part, Selection, held_out_rows
-from orchestrator.data.storage import exists, read_range, write_whole
+from orchestrator.data.storage import exists, read_range, write_text
 from orchestrator.data.transforms import Batch, apply_all, fit_all
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
@@ -200,12 +199,8 @@ def fit(job: JobSpec, train: Sequence[PreparedSource], cache: str) -> list[dict[
         return fitted
     fitted = fit_all(transforms, (_all_rows(train, job.training.seed) for _ in iter(int, 1)))
     if any(fitted):
-        write_whole(kept, lambda draft: _write(draft, json.dumps(fitted)))
+        write_text(kept, json.dumps(fitted))
     return fitted
-
-
-def _write(path: str, text: str) -> None:
-    Path(path).write_text(text, encoding="utf-8")
 
 
 def _all_rows(train: Sequence[PreparedSource], seed: int) -> Iterator[Batch]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from orchestrator.data.formats import format_of
 from orchestrator.data.index import SourceIndex
 from orchestrator.data.preparations import kind_of
 from orchestrator.data.split import Part, Selection
-from orchestrator.data.storage import exists, read_range, write_whole
+from orchestrator.data.storage import exists, read_range, write_text, write_whole
 from orchestrator.errors import DataError
 from orchestrator.section import Section
 
@@ -72,7 +71,7 @@ def prepare_rows(
         fitted: dict[str, Any] = json.loads(read_range(fit_path))
     else:
         fitted = kind.fit(section, RawRows(train, columns), base_dir)
-        write_whole(fit_path, lambda draft: _write(draft, json.dumps(fitted)))
+        write_text(fit_path, json.dumps(fitted))
 
     def build(source: tuple[SourceIndex, Part]) -> str:
         path = f"{cache}/prepared/{key}-{_key(section, version, [source])}.parquet"
@@ -86,13 +85,9 @@ def prepare_rows(
     )
 
 
-def _key(section: Section, version: list[Any], sources: Sequence[tuple[SourceIndex, Part]]) -> str:
-    content = [section.model_dump(mode="json"), version, [[i.identity, vars(p)] for i, p in sources]]
+def _key(section: Section, about: list[Any], sources: Sequence[tuple[SourceIndex, Part]]) -> str:
+    content = [section.model_dump(mode="json"), about, [[i.identity, vars(p)] for i, p in sources]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _write(path: str, text: str) -> None:
-    Path(path).write_text(text, encoding="utf-8")
 
 
 def _write_tables(path: str, tables: Iterable[pa.Table], root: str) -> None:

@@ -138,3 +138,4 @@ def _set_context(block_bytes: int) -> None:
     # Ray joins blocks up to the target and cuts those over one and a half of it: between, ours stay as they are.
     context.target_max_block_size = max(1, int(min(block_bytes, BLOCK_BYTES) / 1.25))
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

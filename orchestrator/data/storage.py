@@ -225,3 +225,12 @@ def write_whole(path: str, write: Callable[[str], None]) -> None:
         write(draft)
         # An object appears when its upload ends, so none is seen half.
         retrying(lambda: fs.copy_files(draft, inner, destination_filesystem=system), path)
+
+
+def write_text(path: str, text: str) -> None:
+    """The same with a text, in UTF-8."""
+    write_whole(path, lambda draft: _write(draft, text))
+
+
+def _write(path: str, text: str) -> None:
+    Path(path).write_text(text, encoding="utf-8")

@@ -41,8 +41,9 @@ class BuiltinSource(Section):
 class FileSource(Section):
     """Files as they lie, on disk, ``s3://`` or ``gs://``."""
 
-    kind: Literal["parquet", "csv", "images"]
-    """``parquet`` and ``csv``: a row a sample; ``images``: a folder with one folder of images for each class."""
+    kind: Literal["parquet", "csv", "jsonl", "images"]
+    """``parquet``, ``csv`` (with a header) and ``jsonl`` (an object a line): a row a sample; ``images``: a folder with
+    one folder of images for each class, or Parquet with their bytes."""
     path: str
     """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
     weight: Annotated[float, Field(gt=0)] = 1.0

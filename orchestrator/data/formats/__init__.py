@@ -13,7 +13,8 @@ from orchestrator.data.storage import absolute
 
 FORMATS: dict[str, str] = {
     "parquet": "orchestrator.data.formats.parquet:ParquetFormat",
-    "csv": "orchestrator.data.formats.lines:CsvFormat",
+    "csv": "orchestrator.data.formats.delimited:CsvFormat",
+    "jsonl": "orchestrator.data.formats.delimited:JsonLinesFormat",
     "text": "orchestrator.data.formats.text:TextFormat",
     "images": "orchestrator.data.formats.images:ImagesFormat",
 }

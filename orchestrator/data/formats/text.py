@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.index import DataFile, SourceIndex, schema_text
-from orchestrator.data.storage import FileFacts, list_files, locate, read_range, retrying
+from orchestrator.data.storage import FileFacts, exists, list_files, locate, read_range, retrying, write_text
 from orchestrator.errors import DataError
 
 _GROUP_BYTES = 2**20
@@ -66,6 +64,10 @@ class TextFormat:
         except pa.ArrowInvalid:
             raise DataError(f"{file.path}: {_bad_byte(content, first)}; write the file as UTF-8") from None
 
+    def head(self, index: SourceIndex, rows: int) -> pa.Table:
+        """The first group's."""
+        return self.read(index, 0, ("text",)).slice(0, rows)
+
 
 def _bad_byte(content: bytes, first: int) -> str:
     try:
@@ -80,14 +82,11 @@ def _indexed(facts: FileFacts, rows: str, cache: str) -> DataFile:
     key = hashlib.sha256(
         json.dumps([facts.path, facts.bytes, facts.stamp, _GROUP_BYTES, rows]).encode()
     ).hexdigest()
-    kept = Path(cache) / "indexes" / f"text-{key[:24]}.json"
-    if kept.exists():
-        return DataFile.model_validate_json(kept.read_bytes())
+    kept = f"{cache}/indexes/text-{key[:24]}.json"
+    if exists(kept):
+        return DataFile.model_validate_json(read_range(kept))
     made = _scanned(facts, rows)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    draft = kept.with_suffix(f".{os.getpid()}.draft")
-    draft.write_text(made.model_dump_json())
-    draft.replace(kept)
+    write_text(kept, made.model_dump_json())
     return made
 
 
