@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ class LocalCluster:
     def _launch_dir(self, run_id: str, launch: int) -> Path:
         return self._runs / run_id / "launches" / str(launch)
 
-    def _launch(self, plan: Plan, launch: int, command: list[str], cwd: str) -> None:
+    def _launch(self, plan: Plan, launch: int, command: Sequence[str], cwd: str) -> None:
         folder = self._launch_dir(plan.run_id, launch)
         record = RunRecord(plan.storage)
         pending = RunStatus(

@@ -82,6 +82,7 @@ class Driver:
         _set_environment(self._plan)
         if self._ray_dir:
             os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less to start
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # one machine only: Ray binds to loopback
             _set_token(self._ray_dir)  # before the import: Ray's core reads it as it loads
         import ray
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 import sys
 import tempfile
 import threading
@@ -126,6 +128,7 @@ class _Worker:
     def train(self, newest: Checkpoint | None) -> dict[str, Any]:
         """Load what there is, and take the remaining steps."""
         plan, start_step = self._plan, 0
+        events.emit("worker", rank=self._rank, pid=os.getpid(), host=socket.gethostname(), attempt=self._attempt)
         if newest is not None:
             self._check_identity(newest)
             with checkpoint.open_reader(newest) as reader:
@@ -152,6 +155,7 @@ class _Worker:
                 plan, self._engine, self._objective, self._on_device(stream), self, start_step
             )
         self._checkpoints.wait()
+        self._prune()
         if difference := self._engine.replicas_differ():
             raise InfrastructureError(
                 f"after step {outcome.step} the workers' copies of {difference} are not equal"
@@ -209,13 +213,16 @@ class _Worker:
             "metrics": metrics,
             "model": plan.job.model.model_dump(mode="json"),
         }
-        keep = plan.job.checkpoint.keep
         stall = self._checkpoints.save(
             step, self._engine.state(), meta, asynchronous=plan.job.checkpoint.asynchronous
         )
-        self._checkpoints.prune(last=keep.last, best=keep.best, metric=keep.metric, mode=keep.mode)
+        self._prune()
         if self._rank == 0:
             events.emit("checkpoint", step=step, stall_seconds=round(stall, 4))
+
+    def _prune(self) -> None:
+        keep = self._plan.job.checkpoint.keep
+        self._checkpoints.prune(last=keep.last, best=keep.best, metric=keep.metric, mode=keep.mode)
 
     def show_samples(self, step: int) -> None:
         """Log what the model generates, where the family generates something."""

@@ -13,7 +13,7 @@ from orchestrator import events
 from orchestrator.recovery.incidents import incident_of
 
 
-class RetryWhatCanHelp(FailurePolicy):  # type: ignore[misc]
+class RetryWhatCanHelp(FailurePolicy):
     """Retries lost workers and infrastructure faults ``max_failures`` times; never an error in the job's own code."""
 
     def __init__(self, max_failures: int) -> None:

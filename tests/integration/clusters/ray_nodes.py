@@ -1,0 +1,109 @@
+"""Real Ray nodes, started as a person starts them: ``ray start``, token authentication on, ports that are free."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+class RayNodes:
+    def __init__(self) -> None:
+        # short: Ray puts sockets below it, and their paths may have 107 characters
+        self.folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
+        self.token = secrets.token_hex(32)
+        self.gcs_port, self.dashboard_port = _free_ports(2)
+        self.address = f"http://127.0.0.1:{self.dashboard_port}"
+        self.processes: list[subprocess.Popen] = []
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        return {
+            **kept,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def start_head(self, *options: str) -> None:
+        self._start(
+            "head",
+            "--head",
+            f"--port={self.gcs_port}",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={self.dashboard_port}",
+            f"--temp-dir={self.folder}/ray",
+            *options,
+        )
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{self.address}/api/gcs_healthz", timeout=5)
+                return
+            assert self.processes[0].poll() is None, self.log("head")
+            assert time.monotonic() < deadline, self.log("head")
+            time.sleep(0.2)
+
+    def start_node(self, name: str, *options: str) -> subprocess.Popen:
+        return self._start(name, f"--address=127.0.0.1:{self.gcs_port}", *options)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
+
+    def _start(self, name: str, *options: str) -> subprocess.Popen:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    str(BIN / "ray"),
+                    "start",
+                    "--block",
+                    "--node-ip-address=127.0.0.1",
+                    "--object-store-memory=120000000",
+                    "--dashboard-agent-listen-port=0",
+                    "--disable-usage-stats",
+                    *options,
+                ],
+                env=self.environment(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            end_node(process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def end_node(process: subprocess.Popen) -> None:
+    """Ends one ``ray start --block`` and all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

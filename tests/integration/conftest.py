@@ -1,0 +1,129 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import events
+
+
+class Home:
+    """A trainwright home of its own, and the command line in it as a person uses it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))},
+            "TRAINWRIGHT_HOME": str(folder),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
+
+    def call(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=self.folder,
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment,
+            cwd=self.folder,
+        )
+
+    def job(self, **sections) -> Path:
+        """A job file: digits on two workers, small and quick, unless sections say otherwise."""
+        training = {
+            "max_steps": 2000,
+            "global_batch_size": 32,
+            "evaluate_every": 1000,
+            "log_every": 50,
+            "optimizer": {"learning_rate": 3e-3},
+            **sections.pop("training", {}),
+        }
+        job = {
+            "name": "job",
+            "model": {"family": "mlp", "size": "debug", "dropout": 0.1},
+            "data": {
+                "train": {"kind": "builtin", "name": "breast_cancer"},
+                "eval": {"kind": "split", "fraction": 0.2},
+                "transforms": [{"kind": "normalize", "tensor": "features", "per": "element"}],
+            },
+            "training": {key: value for key, value in training.items() if value is not None},
+            "scaling": {"workers": 2},
+            "checkpoint": {"every_steps": 100},
+            "tracking": {"log_model": False},
+            **sections,
+        }
+        path = self.folder / "job.yaml"
+        path.write_text(json.dumps(job))
+        return path
+
+    def status(self, run: str) -> dict:
+        return json.loads(self.call("status", run, "--json").stdout)
+
+    def driver_log(self, run: str, launch: int = 1) -> Path:
+        return self.folder / "runs" / run / "launches" / str(launch) / "driver.log"
+
+    def wait_for(self, run: str, wanted, launch: int = 1):
+        """Follow the run's own output until an event is the wanted one; an end is always the last."""
+        from orchestrator.clusters import open_cluster
+        from orchestrator.spec.profile import ClusterProfile
+
+        cluster = open_cluster(ClusterProfile(name="local", kind="local", storage=str(self.folder)))
+        for line in cluster.logs(run, follow=True):
+            event = events.parse(line)
+            if event and event["event"] != "end" and wanted(event):
+                return event
+        pytest.fail(f"{run} ended before the event:\n{self.driver_log(run, launch).read_text()[-3000:]}")
+
+    def final_state(self, run: str):
+        """Every tensor of the newest checkpoint by (kind, name)."""
+        from orchestrator import checkpoint
+
+        newest = checkpoint.newest_good(str(self.folder / "runs" / run / "checkpoints"))
+        with checkpoint.open_reader(newest) as reader:
+            tensors = {}
+            for (kind, name), (shape, _) in reader.tensors().items():
+                size = 1
+                for length in shape:
+                    size *= length
+                tensors[kind, name] = reader.read(kind, name, 0, size)
+        return newest.step, tensors
+
+    def processes(self, run: str) -> list[str]:
+        """Command lines of processes that belong to a run's private Ray instance or driver."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    environment = (entry / "environ").read_bytes()
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                except OSError:
+                    continue
+                if (
+                    state != "Z"
+                    and (f"TRAINWRIGHT_HOME={self.folder}".encode() in environment)
+                    and "orchestrator.cli" not in command
+                ):
+                    found.append(command[:150])
+        return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return Home(tmp_path_factory.mktemp("home"))

@@ -1,0 +1,188 @@
+"""Runs on this machine as a person makes them: the command line, real Ray, a real MLflow store, real kills."""
+
+import json
+import os
+import signal
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.ray
+
+
+def submit(home, job, *arguments):
+    answer = home.call("submit", str(job), "--json", *arguments)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)["run_id"]
+
+
+def follow(home, run):
+    answer = home.call("logs", run, "--follow")
+    assert answer.returncode == 0, answer.stderr
+    return home.status(run)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home):
+    """A run that nothing happens to, by ``trainwright run``."""
+    answer = home.call("run", str(home.job()))
+    assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr
+    run = next(line.split()[1] for line in answer.stdout.splitlines() if line.startswith("run "))
+    return run, answer.stdout
+
+
+def assert_equal_states(home, run, other):
+    (step, state), (other_step, other_state) = home.final_state(run), home.final_state(other)
+    assert step == other_step == 2000
+    assert state.keys() == other_state.keys()
+    assert {kind for kind, _ in state} >= {"parameter", "exp_avg", "exp_avg_sq"}
+    for name, tensor in state.items():
+        assert torch.equal(tensor, other_state[name]), name
+
+
+def metric_steps(home, run):
+    answer = home.call("logs", run, "--json")
+    return [
+        event["step"]
+        for event in json.loads(answer.stdout)
+        if event["event"] == "metrics" and "train/loss" in event["values"]
+    ]
+
+
+def test_a_run_shows_its_progress_and_ends_with_a_summary(home, uninterrupted):
+    run, output = uninterrupted
+    assert "global 32 = 2 workers × 16 micro × 1 accumulation" in output
+    assert "step 2000/2000" in output and "data wait" in output
+    assert "succeeded: took all 2000 steps" in output
+    status = home.status(run)
+    assert (status["state"], status["reason"], status["step"], status["attempt"]) == (
+        "succeeded",
+        "completed",
+        2000,
+        1,
+    )
+    assert status["metrics"]["accuracy"] > 0.9
+    assert metric_steps(home, run) == [1, *range(50, 2001, 50)]
+    assert "no log of rank 7" in home.call("logs", run, "--rank", "7").stderr
+
+
+def test_nothing_is_left_behind(home, uninterrupted):
+    run, _ = uninterrupted
+    assert home.processes(run) == []
+    assert not (Path(tempfile.gettempdir()) / f"tw-{os.getuid()}" / f"{run[-8:]}-1").exists()
+
+
+def test_mlflow_holds_the_run(home, uninterrupted):
+    from mlflow import MlflowClient
+
+    run, _ = uninterrupted
+    client = MlflowClient(f"sqlite:///{home.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("trainwright")
+    found = client.search_runs([experiment.experiment_id], f"tags.`trainwright.run_id` = '{run}'")
+    assert len(found) == 1 and found[0].info.status == "FINISHED"
+    record = found[0]
+    assert record.data.params["model.family"] == "mlp" and record.data.params["plan.world_size"] == "2"
+    assert record.data.tags["trainwright.strategy"] == "ddp"
+    assert {artifact.path for artifact in client.list_artifacts(record.info.run_id)} >= {
+        "job.yaml",
+        "plan.json",
+        "environment.txt",
+    }
+    history = client.get_metric_history(record.info.run_id, "train/loss")
+    assert sorted(point.step for point in history) == [1, *range(50, 2001, 50)]
+    assert [point.step for point in client.get_metric_history(record.info.run_id, "val/loss")] == [1000, 2000]
+    assert record.inputs.dataset_inputs[0].tags[0].value == "train"
+
+
+def test_a_stopped_run_goes_on_to_the_same_result(home, uninterrupted):
+    run = submit(home, home.job())
+    home.wait_for(run, lambda event: event["event"] == "metrics")
+    assert home.call("stop", run).returncode == 0
+    assert home.call("stop", run).returncode == 0
+    status = follow(home, run)
+    assert (status["state"], status["reason"]) == ("stopped", "stopped_by_user")
+    assert 0 < status["step"] < 2000
+    assert home.call("resume", run).returncode == 0
+    assert home.call("resume", run).returncode == 2
+    assert follow(home, run)["state"] == "succeeded"
+    assert home.call("stop", run).returncode == 0 and home.status(run)["state"] == "succeeded"
+    assert_equal_states(home, run, uninterrupted[0])
+
+
+def test_a_killed_worker_is_replaced_and_the_result_is_the_same(home, uninterrupted):
+    run = submit(home, home.job())
+    worker = home.wait_for(run, lambda event: event["event"] == "worker" and event["rank"] == 1)
+    home.wait_for(run, lambda event: event["event"] == "checkpoint" and event["step"] >= 100)
+    os.kill(worker["pid"], signal.SIGKILL)
+    status = follow(home, run)
+    assert status["state"] == "succeeded", status["message"]
+    assert status["attempt"] == 2
+    assert_equal_states(home, run, uninterrupted[0])
+
+
+def test_a_killed_driver_is_told_and_its_run_goes_on(home, uninterrupted):
+    run = submit(home, home.job())
+    home.wait_for(run, lambda event: event["event"] == "checkpoint" and event["step"] >= 100)
+    process = json.loads((home.folder / "runs" / run / "launches" / "1" / "process.json").read_text())
+    os.kill(process["pid"], signal.SIGKILL)
+    status = follow(home, run)
+    assert (status["state"], status["reason"]) == ("failed", "driver_lost")
+    assert "killed" in status["message"] and "resume" in status["message"]
+    assert home.call("resume", run, "--follow").returncode == 0
+    assert home.status(run)["launch"] == 2
+    assert_equal_states(home, run, uninterrupted[0])
+    assert home.processes(run) == []
+
+
+def test_a_loss_that_is_not_a_number_is_one_sentence(home):
+    job = home.job(
+        training={
+            "optimizer": {"learning_rate": 1e30},
+            "clip_grad_norm": None,
+            "max_steps": 30,
+            "evaluate_every": None,
+        }
+    )
+    answer = home.call("run", str(job))
+    assert answer.returncode == 3
+    assert "no longer a number" in answer.stdout and "learning_rate" in answer.stdout
+    assert "Traceback" not in answer.stdout + answer.stderr
+
+
+def test_an_absent_mlflow_server_does_not_hold_up_training(home):
+    answer = home.call(
+        "run",
+        str(
+            home.job(tracking={"uri": "http://127.0.0.1:9"}, training={"max_steps": 20, "evaluate_every": 20})
+        ),
+    )
+    assert answer.returncode == 0, answer.stdout[-2000:]
+    assert "training goes on" in answer.stdout
+    assert "Traceback" not in answer.stdout + answer.stderr
+
+
+def test_ctrl_c_stops_gracefully_and_the_same_id_is_one_run(home):
+    job = home.job(training={"max_steps": 100_000})
+    followed = home.start("run", str(job))
+    run = next(line.split()[1] for line in followed.stdout if line.startswith("run "))
+    drained = threading.Thread(target=followed.stdout.read, daemon=True)
+    drained.start()
+    home.wait_for(run, lambda event: event["event"] == "metrics" and event["step"] >= 50)
+    again = home.call("submit", str(job), "--id", run, "--json")
+    assert json.loads(again.stdout)["launch"] == 1
+    followed.send_signal(signal.SIGINT)
+    assert followed.wait(timeout=120) == 5
+    status = home.status(run)
+    assert status["state"] == "stopped"
+    assert home.final_state(run)[0] == status["step"]
+
+
+def test_stop_now_ends_a_run_at_any_moment(home):
+    run = submit(home, home.job(training={"max_steps": 100_000}))
+    assert home.call("stop", run, "--now").returncode == 0
+    status = home.status(run)
+    assert (status["state"], status["reason"]) == ("stopped", "stopped_by_user")
+    assert home.processes(run) == []
