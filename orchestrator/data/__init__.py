@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.data.inspection import inspect
-from orchestrator.data.prepare import prepare
 from orchestrator.data.prepared import Prepared, describe_change
+from orchestrator.data.preparing import prepare
 from orchestrator.data.reading_back import decode_text
 from orchestrator.data.stream import EvalStream, StepBatch, TrainStream, open_eval, open_train
 

@@ -15,13 +15,14 @@ from orchestrator.spec.job import JobSpec
 def sizes(
     job: JobSpec,
     train: Sequence[PreparedSource],
-    fitted: Sequence[dict[str, Any]],
+    fitted: Sequence[dict[str, Any]] | None,
     head: Batch,
     learned: dict[str, Any],
 ) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """Sizes that a model takes from the data, one number each, and those of which there are several.
 
     Args:
+        fitted: by the transforms; None where they are not fitted yet.
         head: a few samples as the loop gets them.
         learned: by ``data.prepare``.
     """
@@ -45,7 +46,7 @@ def sizes(
             dims["outputs"] = 1 if label.ndim == 1 else label.shape[1]
         elif (classes := _classes(train)) is not None:
             dims["outputs"] = classes
-    for section, known in zip(job.data.transforms, fitted, strict=True):
+    for section, known in zip(job.data.transforms, fitted or (), strict=fitted is not None):
         found = getattr(transforms.kind_of(section), "sizes", None)
         if found is not None:
             _merge(found(section, known), dims, lists)

@@ -23,6 +23,9 @@ T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
 _RETRIES = 5
 _FIRST_WAIT_SECONDS = 0.2
+_DAMAGE = ("Corrupt", "deserialize", "Unexpected end of stream", "Malformed", "malformed", "data page")
+"""Words of Arrow's errors about a file's contents, which come as OSError too."""
+_REFUSALS = ("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "NoSuchBucket", "NO_SUCH_KEY")
 _HOPELESS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -168,8 +171,9 @@ def retrying(action: Callable[[], T], what: str) -> T:
         except _HOPELESS as error:
             raise DataError(f"{what}: can't be read ({_first_line(error)})") from error
         except OSError as error:
-            # Arrow raises its own errors of content (ArrowInvalid) as ValueError: those are never tried again.
-            if _is_denied(error):
+            if any(word in str(error) for word in _DAMAGE):
+                raise DataError(f"{what}: is damaged ({_first_line(error)})") from error
+            if any(word in str(error) for word in _REFUSALS):
                 raise DataError(f"{what}: can't be read ({_first_line(error)})") from error
             if attempt == _RETRIES:
                 raise InfrastructureError(
@@ -179,14 +183,6 @@ def retrying(action: Callable[[], T], what: str) -> T:
             _LOGGER.warning("%s: %s; trying again in %.1f s", what, _first_line(error), wait)
             time.sleep(wait)
     raise AssertionError
-
-
-def _is_denied(error: OSError) -> bool:
-    text = str(error)
-    return any(
-        word in text
-        for word in ("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "NoSuchBucket", "NO_SUCH_KEY")
-    )
 
 
 def _first_line(error: BaseException) -> str:

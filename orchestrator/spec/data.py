@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,9 +41,11 @@ class BuiltinSource(Section):
 class FileSource(Section):
     """Files as they lie, on disk, ``s3://`` or ``gs://``."""
 
-    kind: Literal["parquet", "csv", "jsonl", "images"]
-    """``parquet``, ``csv`` (with a header) and ``jsonl`` (an object a line): a row a sample; ``images``: a folder with
-    one folder of images for each class, or Parquet with their bytes."""
+    kind: Literal["parquet", "csv", "jsonl", "images", "webdataset", "arrow", "numpy"]
+    """``parquet``, ``csv`` (with a header), ``jsonl`` (an object a line) and ``arrow`` (IPC files, Hugging Face
+    datasets on disk): a row a sample; ``images``: a folder with one folder of images for each class, or Parquet with
+    their bytes; ``webdataset``: tars, in which files of one name but their extension are a sample; ``numpy``: a folder
+    of ``.npy`` files of one length, each a column."""
     path: str
     """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
     weight: Annotated[float, Field(gt=0)] = 1.0
@@ -64,7 +66,26 @@ class TextSource(Section):
     """Share in a mix of several sources, relative to the others'."""
 
 
-Source = Annotated[BuiltinSource | FileSource | TextSource, Field(discriminator="kind")]
+class PipelineSource(Section):
+    """A Ray Data pipeline of one's own. It is run once, sorted by its id column and written to Parquet in the cache;
+    training reads that, so all guarantees hold from there on. That what it makes is always the same is its own affair.
+    """
+
+    kind: Literal["pipeline"] = "pipeline"
+    """A pipeline."""
+    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """``module:function`` in the job's working directory; returns a ``ray.data.Dataset``."""
+    arguments: dict[str, Any] = {}
+    """What the function is called with."""
+    id_column: str
+    """The column whose values tell rows apart and put them in order."""
+    version: str = "1"
+    """Change it, or the module's text, to have the pipeline run anew."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share in a mix of several sources, relative to the others'."""
+
+
+Source = Annotated[BuiltinSource | FileSource | TextSource | PipelineSource, Field(discriminator="kind")]
 
 
 class Split(Section):
@@ -83,9 +104,12 @@ class DataSpec(Section):
 
     train: Source | tuple[Source, ...]
     """The source of training samples; several are mixed by their weights."""
-    eval: Annotated[BuiltinSource | FileSource | TextSource | Split, Field(discriminator="kind")] | None = (
-        None
-    )
+    eval: (
+        Annotated[
+            BuiltinSource | FileSource | TextSource | PipelineSource | Split, Field(discriminator="kind")
+        ]
+        | None
+    ) = None
     """What is evaluated on: a source, or a split of the training data. Default: nothing."""
     columns: dict[str, str | tuple[str, ...]] = {}
     """Which columns make each named tensor that the model takes, e.g. ``{features: "*", label: target}``;

@@ -17,12 +17,21 @@ FORMATS: dict[str, str] = {
     "jsonl": "orchestrator.data.formats.delimited:JsonLinesFormat",
     "text": "orchestrator.data.formats.text:TextFormat",
     "images": "orchestrator.data.formats.images:ImagesFormat",
+    "webdataset": "orchestrator.data.formats.webdataset:WebDatasetFormat",
+    "arrow": "orchestrator.data.formats.ipc:ArrowFormat",
+    "numpy": "orchestrator.data.formats.arrays:NumpyFormat",
 }
 """Kind -> ``module:class`` of its ``Format``, imported on use."""
+
+MUST_BE_SCANNED = {"csv", "jsonl", "text", "webdataset"}
+"""Formats without an index of their own: making ours reads them whole, once. They have ``index_beginning``."""
 
 
 class Format(Protocol):
     """How one format is read. Made once for each process that reads."""
+
+    extensions: tuple[str, ...]
+    """Ends of names that count within a folder; empty for all."""
 
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Find files and groups. May read a text format whole, once, and keeps what it found in the cache.

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv, json
 
-from orchestrator.data.formats.lines import GROUP_BYTES, Rows, index_lines
+from orchestrator.data.formats.lines import GROUP_BYTES, index_lines, scan
 from orchestrator.data.index import DataFile, SourceIndex, schema_text
 from orchestrator.data.storage import FileFacts, list_files, read_range
 from orchestrator.errors import DataError
@@ -17,16 +17,25 @@ from orchestrator.errors import DataError
 class CsvFormat:
     """Comma-separated values with a header line; quoted fields may hold line breaks."""
 
+    extensions = (".csv",)
+
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Reads each file once, unless the cache has its index."""
-        files = list_files(path, (".csv",))
+        files = list_files(path, self.extensions)
         header = _header(files[0])
         for facts in files[1:]:
             if (other := _header(facts)) != header:
                 raise DataError(
                     f"{facts.path}: its header {other!r} is not that of {files[0].path}, {header!r}"
                 )
-        return _index("csv", path, files, cache, "csv", _parse_csv_start, header=True)
+        return _index("csv", path, files, index_lines(files, cache, "csv", header=True), _parse_csv_start)
+
+    def index_beginning(self, source: Any, path: str) -> SourceIndex:
+        """The first file's first megabyte."""
+        facts = list_files(path, self.extensions)[0]
+        return _index(
+            "csv", path, [facts], (scan(facts, "csv", header=True, most=GROUP_BYTES),), _parse_csv_start
+        )
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """One run of lines."""
@@ -40,10 +49,19 @@ class CsvFormat:
 class JsonLinesFormat:
     """A JSON object a line; fields that the first megabyte of the first file lacks are left out."""
 
+    extensions = (".jsonl", ".ndjson", ".json")
+
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Reads each file once, unless the cache has its index."""
-        files = list_files(path, (".jsonl", ".ndjson", ".json"))
-        return _index("jsonl", path, files, cache, "line", _parse_json_start, header=False)
+        files = list_files(path, self.extensions)
+        return _index("jsonl", path, files, index_lines(files, cache, "line"), _parse_json_start)
+
+    def index_beginning(self, source: Any, path: str) -> SourceIndex:
+        """The first file's first megabyte."""
+        facts = list_files(path, self.extensions)[0]
+        return _index(
+            "jsonl", path, [facts], (scan(facts, "line", header=False, most=GROUP_BYTES),), _parse_json_start
+        )
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """One run of lines."""
@@ -58,13 +76,9 @@ def _index(
     kind: str,
     path: str,
     files: list[FileFacts],
-    cache: str,
-    rows: Rows,
+    found: tuple[DataFile, ...],
     parse: Callable[[bytes], pa.Table],
-    *,
-    header: bool,
 ) -> SourceIndex:
-    found = index_lines(files, cache, rows, header=header)
     count = sum(sum(file.rows) for file in found)
     if count == 0:
         raise DataError(f"{path}: has no rows")

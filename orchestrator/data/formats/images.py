@@ -24,12 +24,14 @@ _GROUP_ROWS = 256
 class ImagesFormat:
     """Rows of ``image`` (encoded bytes) and ``label`` (the folder's number among the sorted names)."""
 
+    extensions = (*EXTENSIONS, ".parquet")
+
     def __init__(self) -> None:
         self._parquet = ParquetFormat()
 
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Lists the folder."""
-        files = list_files(path, (*EXTENSIONS, ".parquet"))
+        files = list_files(path, self.extensions)
         if all(facts.path.endswith(".parquet") for facts in files):
             return index_parquet(path)
         files = [facts for facts in files if not facts.path.endswith(".parquet")]

@@ -23,6 +23,8 @@ _THREADS = 16
 class ParquetFormat:
     """Reads row groups; keeps the files of late open with their footers."""
 
+    extensions = (".parquet", ".pq")
+
     def __init__(self) -> None:
         self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
 
@@ -81,7 +83,7 @@ def index_parquet(path: str) -> SourceIndex:
     Raises:
         DataError: a file is missing or damaged, or a column has another type in another file.
     """
-    files = list_files(path, (".parquet", ".pq"))
+    files = list_files(path, ParquetFormat.extensions)
     with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
         found = list(pool.map(_footer, files))
     first_schema = found[0].schema

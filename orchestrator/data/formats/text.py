@@ -27,6 +27,8 @@ _SCHEMA = pa.schema([("text", pa.large_string())])
 class TextFormat:
     """Rows of one column, ``text``. Lines and paragraphs one after the other are the file, to the last byte."""
 
+    extensions: tuple[str, ...] = ()
+
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Reads each file once, unless the cache has its index."""
         files = [facts for facts in list_files(path, ()) if facts.bytes]
@@ -63,6 +65,20 @@ class TextFormat:
             return pa.table({"text": texts.cast(pa.large_string())}, schema=_SCHEMA).select(list(columns))
         except pa.ArrowInvalid:
             raise DataError(f"{file.path}: {_bad_byte(content, first)}; write the file as UTF-8") from None
+
+    def index_beginning(self, source: Any, path: str) -> SourceIndex:
+        """The first file's first megabyte."""
+        facts = next(facts for facts in list_files(path, ()) if facts.bytes)
+        ends = _row_ends(read_range(facts.path, 0, min(_GROUP_BYTES, facts.bytes)), source.rows, last=True)
+        file = DataFile(path=facts.path, bytes=facts.bytes, rows=(len(ends),), marks=(0, int(ends[-1])))
+        return SourceIndex(
+            kind="text",
+            root=path,
+            files=(file,),
+            arrow_schema=schema_text(_SCHEMA),
+            row_bytes=1,
+            options={"rows": source.rows},
+        )
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""

@@ -18,7 +18,9 @@ def shapes(draw) -> tuple[OrderShape, np.ndarray]:
     filled = int((rows > 0).sum())
     lanes = draw(st.sampled_from([n for n in range(1, min(batch, filled) + 1) if batch % n == 0]))
     window = draw(st.integers(1, 8)) * (batch // lanes)
-    return OrderShape(samples, batch, lanes, window, draw(st.booleans()) or lanes > 1, draw(st.booleans())), rows
+    return OrderShape(
+        samples, batch, lanes, window, draw(st.booleans()) or lanes > 1, draw(st.booleans())
+    ), rows
 
 
 def epoch_ids(shape: OrderShape, rows: np.ndarray, epoch: int, worlds: list[int]) -> list[np.ndarray]:
@@ -95,7 +97,8 @@ def test_a_worker_reads_its_own_lanes_only():
     shape = shape_order(rows, row_bytes=4000, batch=256, window_rows=65_536, shuffle=True, drop_tail=False)
     order = EpochOrder(shape, rows, seed=0, epoch=0)
     read = [
-        set(np.unique(order.locate(0, shape.steps, rank * 64, (rank + 1) * 64).group).tolist()) for rank in range(4)
+        set(np.unique(order.locate(0, shape.steps, rank * 64, (rank + 1) * 64).group).tolist())
+        for rank in range(4)
     ]
     assert sum(len(groups) for groups in read) <= len(rows) + 3
 

@@ -18,6 +18,7 @@ from orchestrator.data.hashing import sample_seeds
 from orchestrator.data.index import SourceIndex
 from orchestrator.data.layouts import choose_layouts, wanted_tensors
 from orchestrator.data.order import shape_order
+from orchestrator.data.pipeline import materialise_pipeline
 from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
 from orchestrator.data.raw import prepare_rows
 from orchestrator.data.rows import RowReader
@@ -97,6 +98,8 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
 def _index(section: Any, base_dir: str, cache: str) -> SourceIndex:
     if section.kind == "builtin":
         return index_parquet(materialise(section.name, cache))
+    if section.kind == "pipeline":
+        return index_parquet(materialise_pipeline(section, cache))
     return index_source(section, base_dir, cache)
 
 

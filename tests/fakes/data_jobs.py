@@ -1,0 +1,48 @@
+"""Jobs and plans for tests of data: small, and with nothing but what reading needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.planning.plan import MemoryEstimate, Plan
+from orchestrator.spec.job import JobSpec
+
+
+def job_of(
+    data: dict[str, Any], *, batch: int = 8, family: str = "mlp", seed: int = 0, **more: Any
+) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "name": "data-test",
+            "model": {"family": family},
+            "data": {"reader": "worker", **data},
+            "training": {"max_steps": 10, "global_batch_size": batch, "seed": seed},
+            **more,
+        }
+    )
+
+
+def plan_of(job: JobSpec, cache: Any, *, workers: int = 1, steps: int = 10, micro: int | None = None) -> Plan:
+    share = job.training.global_batch_size // workers
+    return Plan(
+        version="0",
+        run_id="data-test-abcdefgh",
+        job=job,
+        base_dir=str(cache),
+        storage=str(cache / "run"),
+        cache=str(cache / "cache"),
+        tracking_uri="",
+        world_size=workers,
+        micro_batch_size=micro or share,
+        accumulation_steps=share // (micro or share),
+        total_steps=steps,
+        train_samples=0,
+        eval_samples=0,
+        evaluate_every=0,
+        sample_every=1,
+        checkpoint_every=1,
+        parameters=0,
+        trainable_parameters=0,
+        flops_per_sample=0,
+        memory=MemoryEstimate(parameters=0, gradients=0, optimizer=0, activations=0),
+    )

@@ -1,0 +1,355 @@
+"""What the loop gets: each sample once, the same batches for any workers, from any step, with nothing read in vain."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data_jobs import job_of, plan_of
+
+from orchestrator import data
+from orchestrator.data import Prepared
+from orchestrator.data.formats.parquet import ParquetFormat
+from orchestrator.data.order import OrderShape
+from orchestrator.errors import DataError
+
+ROWS = 1000
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Rows whose features say which they are, in files of 300, 300 and 400."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for number, (start, stop) in enumerate(((0, 300), (300, 600), (600, ROWS))):
+        ids = np.arange(start, stop)
+        made = pa.table({"a": ids.astype(np.float32), "b": -ids.astype(np.float32), "label": ids % 3})
+        pq.write_table(made, folder / f"{number}.parquet", row_group_size=50)
+    return {"train": {"kind": "parquet", "path": str(folder)}, "columns": {"features": "*"}}
+
+
+@pytest.fixture
+def many_lanes(monkeypatch):
+    """Make the order treat this small data set as a large one."""
+
+    def shape(group_rows, *, row_bytes, batch, window_rows, shuffle, drop_tail):
+        lanes = max(n for n in range(1, 9) if batch % n == 0)
+        return OrderShape(int(group_rows.sum()), batch, lanes, 3 * (batch // lanes), True, drop_tail)
+
+    monkeypatch.setattr("orchestrator.data.preparing.shape_order", shape)
+
+
+def prepared_of(plan) -> Prepared:
+    """As the workers get it."""
+    return Prepared.model_validate_json(data.prepare(plan).model_dump_json())
+
+
+def global_steps(prepared, plan, start: int, stop: int) -> list[dict[str, np.ndarray]]:
+    """Whole global batches of steps [start, stop)."""
+    ranks = [
+        data.open_train(prepared, plan, rank=rank, world_size=plan.world_size, start_step=start)
+        for rank in range(plan.world_size)
+    ]
+    steps = []
+    for _ in range(start, stop):
+        micros = [micro for stream in ranks for micro in next(stream).micros]
+        steps.append({name: np.concatenate([micro[name] for micro in micros]) for name in micros[0]})
+    for stream in ranks:
+        stream.close()
+    return steps
+
+
+def test_arrays_are_as_promised(table, tmp_path):
+    plan = plan_of(job_of(table, batch=12), tmp_path, workers=2, micro=3)
+    prepared = prepared_of(plan)
+    assert prepared.dims["features"] == 2 and prepared.dims["outputs"] == 3
+    step = next(data.open_train(prepared, plan, rank=0, world_size=2, start_step=0))
+    assert len(step.micros) == 2 and step.samples == 12 and not step.padded
+    micro = step.micros[0]
+    assert {name: (str(values.dtype), values.shape) for name, values in micro.items()} == {
+        "features": ("float32", (3, 2)),
+        "label": ("int64", (3,)),
+        "sample_id": ("int64", (3,)),
+        "sample_seed": ("int64", (3,)),
+    }
+    np.testing.assert_array_equal(micro["features"][:, 0], micro["sample_id"])
+    np.testing.assert_array_equal(micro["features"][:, 1], -micro["sample_id"])
+    np.testing.assert_array_equal(micro["label"], micro["sample_id"] % 3)
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_hundred_schedules_of_kills_and_changes_of_workers_lose_nothing(table, tmp_path, request, lanes):
+    """Three epochs; killed at random steps, resumed on 4, 3, 2, 4 ... workers: each id once an epoch, same batches."""
+    if lanes:
+        request.getfixturevalue("many_lanes")
+    batch, epochs = 24, 3
+    job = job_of(table, batch=batch)
+    prepared = prepared_of(plan_of(job, tmp_path))
+    total = prepared.steps_per_epoch * epochs
+    whole = global_steps(prepared, plan_of(job, tmp_path, workers=1, steps=total), 0, total)
+    schedule = random.Random(5)
+    for _ in range(50):
+        kills = sorted(schedule.sample(range(1, total), schedule.randint(1, 4)))
+        taken = []
+        for turn, (start, stop) in enumerate(zip([0, *kills], [*kills, total], strict=True)):
+            plan = plan_of(job, tmp_path, workers=(4, 3, 2, 4)[turn % 4], steps=total)
+            taken += global_steps(prepared, plan, start, stop)
+        for epoch in range(epochs):
+            steps = taken[epoch * prepared.steps_per_epoch : (epoch + 1) * prepared.steps_per_epoch]
+            seen = Counter(np.concatenate([step["sample_id"] for step in steps]).tolist())
+            del seen[-1]
+            assert seen == Counter(range(ROWS))
+        for ours, theirs in zip(taken, whole, strict=True):
+            for name in ours:
+                np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_reading_begins_at_the_step(table, tmp_path, many_lanes, monkeypatch):
+    """What lies before is skipped by row group, not read and thrown away."""
+    job = job_of(table, batch=24)
+    prepared = prepared_of(plan_of(job, tmp_path))
+    read: list[int] = []
+    original = ParquetFormat.read
+
+    def counted(self, index, group, columns):
+        read.append(group)
+        return original(self, index, group, columns)
+
+    monkeypatch.setattr(ParquetFormat, "read", counted)
+    last = prepared.steps_per_epoch - 1
+    plan = plan_of(job, tmp_path, steps=last + 1)
+    global_steps(prepared, plan, last, last + 1)
+    assert len(read) <= 2 * prepared.train[0].order.lanes
+    # And a whole epoch reads each row group about once: twice only where a lane ends within it.
+    read.clear()
+    global_steps(prepared, plan, 0, last + 1)
+    groups = len(prepared.train[0].index.group_rows)
+    assert len(read) <= groups + prepared.train[0].order.lanes
+
+
+def test_the_last_batch_is_padded_with_weight_zero(table, tmp_path):
+    plan = plan_of(job_of(table, batch=24), tmp_path, workers=3, steps=100)
+    prepared = prepared_of(plan)
+    last = prepared.steps_per_epoch - 1
+    streams = [data.open_train(prepared, plan, rank=r, world_size=3, start_step=last) for r in range(3)]
+    steps = [next(stream) for stream in streams]
+    assert {step.samples for step in steps} == {ROWS % 24} and all(step.padded for step in steps)
+    weights = np.concatenate([step.micros[0]["weight"] for step in steps])
+    ids = np.concatenate([step.micros[0]["sample_id"] for step in steps])
+    assert weights.dtype == np.float32 and weights.sum() == ROWS % 24
+    assert ((ids == -1) == (weights == 0)).all()
+    assert steps[0].epoch == pytest.approx(1.0)
+    following = [next(stream) for stream in streams]
+    assert all("weight" not in step.micros[0] and not step.padded for step in following)
+
+
+def test_the_tail_can_be_dropped(table, tmp_path):
+    plan = plan_of(job_of({**table, "tail": "drop"}, batch=24), tmp_path, steps=ROWS // 24)
+    prepared = prepared_of(plan)
+    assert prepared.steps_per_epoch == ROWS // 24
+    ids = np.concatenate([step["sample_id"] for step in global_steps(prepared, plan, 0, ROWS // 24)])
+    assert len(set(ids.tolist())) == len(ids) == ROWS // 24 * 24 and (ids >= 0).all()
+
+
+@pytest.mark.parametrize("by", ["hash", "position"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_held_out_rows_are_evaluated_once_and_never_trained_on(table, tmp_path, by, workers):
+    spec = {**table, "eval": {"kind": "split", "fraction": 0.123, "by": by}}
+    plan = plan_of(job_of(spec, batch=24), tmp_path, workers=workers, steps=60, micro=8)
+    prepared = prepared_of(plan)
+    assert prepared.eval_samples == 123 and prepared.train_samples == 877
+    trained = {
+        int(i)
+        for step in global_steps(prepared, plan, 0, prepared.steps_per_epoch)
+        for i in step["sample_id"]
+    }
+    ranks = [
+        list(data.open_eval(prepared, plan, rank=r, world_size=workers).batches()) for r in range(workers)
+    ]
+    # A forward may be collective: each rank has as many batches of one size.
+    assert len({len(batches) for batches in ranks}) == 1
+    assert all(len(batch["sample_id"]) == 8 for batches in ranks for batch in batches)
+    evaluated = [
+        int(i)
+        for batches in ranks
+        for batch in batches
+        for i, weight in zip(batch["sample_id"], batch.get("weight", np.ones(8)), strict=True)
+        if weight
+    ]
+    assert len(evaluated) == len(set(evaluated)) == 123
+    assert set(evaluated) | (trained - {-1}) == set(range(ROWS)) and not set(evaluated) & trained
+    if by == "position":
+        assert sorted(evaluated) == list(range(877, ROWS))
+
+
+def test_a_second_evaluation_is_the_same_and_reads_nothing(table, tmp_path, monkeypatch):
+    plan = plan_of(job_of({**table, "eval": {"kind": "split"}}, batch=8), tmp_path)
+    evaluation = data.open_eval(prepared_of(plan), plan, rank=0, world_size=1)
+    first = list(evaluation.batches())
+    monkeypatch.setattr(ParquetFormat, "read", None)
+    for one, other in zip(first, evaluation.batches(), strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_normalize_is_fitted_on_training_rows_only(table, tmp_path):
+    spec = {
+        **table,
+        "eval": {"kind": "split", "fraction": 0.5, "by": "position"},
+        "transforms": [{"kind": "normalize", "tensor": "features"}],
+    }
+    plan = plan_of(job_of(spec, batch=8), tmp_path)
+    prepared = prepared_of(plan)
+    np.testing.assert_allclose(prepared.fitted[0]["mean"], [249.5, -249.5])
+    np.testing.assert_allclose(prepared.fitted[0]["deviation"], np.arange(500).std())
+    steps = global_steps(prepared, plan_of(plan.job, tmp_path, steps=70), 0, prepared.steps_per_epoch)
+    features = np.concatenate([s["features"][s["sample_id"] >= 0] for s in steps])
+    np.testing.assert_allclose(features.mean(0), 0, atol=1e-5)
+
+
+def test_sources_are_mixed_by_weight_in_every_batch(table, tmp_path):
+    other = tmp_path / "other.parquet"
+    ids = np.arange(200)
+    pq.write_table(
+        pa.table({"a": ids.astype(np.float32) + 5000, "b": ids.astype(np.float32), "label": ids % 3}), other
+    )
+    spec = {**table, "train": [{**table["train"], "weight": 3}, {"kind": "parquet", "path": str(other)}]}
+    job = job_of(spec, batch=20)
+    prepared = prepared_of(plan_of(job, tmp_path))
+    assert [source.order.batch for source in prepared.train] == [15, 5]
+    whole = global_steps(prepared, plan_of(job, tmp_path, steps=80), 0, 80)
+    for step in whole:
+        assert (step["features"][:, 0] >= 5000).sum() == 5
+    # The small source: each row once in 40 steps, twice in 80; ids are those of the row, whatever the source.
+    small = Counter(int(i) for step in whole for i in step["sample_id"] if i >= ROWS)
+    assert small == Counter({ROWS + i: 2 for i in range(200)})
+    # Killed at step 33 and resumed on four workers, the batches are the same.
+    resumed = global_steps(prepared, plan_of(job, tmp_path, workers=4, steps=80), 33, 80)
+    for one, other_step in zip(whole[33:], resumed, strict=True):
+        np.testing.assert_array_equal(one["sample_id"], other_step["sample_id"])
+        np.testing.assert_array_equal(one["sample_seed"], other_step["sample_seed"])
+
+
+def test_a_source_too_light_for_the_batch_is_refused(table, tmp_path):
+    spec = {**table, "train": [{**table["train"], "weight": 100}, table["train"]]}
+    with pytest.raises(DataError, match=r"source 2 of 2 has a share of 0.99%.*global batch of 8"):
+        data.prepare(plan_of(job_of(spec), tmp_path))
+
+
+def test_sample_seeds_differ_by_epoch_and_job_seed_but_not_by_place(table, tmp_path):
+    plan = plan_of(job_of(table, batch=8), tmp_path, steps=250)
+    prepared = prepared_of(plan)
+    seeds: list[dict[int, int]] = []
+    for start in (0, 125):
+        steps = global_steps(prepared, plan, start, start + 125)
+        seeds.append(
+            {
+                int(i): int(s)
+                for step in steps
+                for i, s in zip(step["sample_id"], step["sample_seed"], strict=True)
+            }
+        )
+    assert len(set(seeds[0].values())) == ROWS
+    assert all(seeds[0][i] != seeds[1][i] for i in range(ROWS))
+
+
+def test_what_changed_is_said(table, tmp_path):
+    job = job_of(table)
+    before = prepared_of(plan_of(job, tmp_path)).identity
+    assert data.describe_change(before, prepared_of(plan_of(job, tmp_path, workers=4)).identity) is None
+
+    def after(**changed) -> str:
+        new = data.describe_change(
+            before, data.prepare(plan_of(job_of({**table, **changed}), tmp_path)).identity
+        )
+        assert new is not None
+        return new
+
+    assert "other rows are held out" in after(eval={"kind": "split"})
+    assert "the order of samples changed" in after(shuffle=False)
+    folder = tmp_path / "rows"
+    extra = pa.table({"a": [1.0], "b": [1.0], "label": [1]}, schema=pq.read_schema(folder / "0.parquet"))
+    pq.write_table(extra, folder / "3.parquet")
+    assert "file 3.parquet is new (rows were 1000, now 1001)" in after()
+    (folder / "3.parquet").unlink()
+    (folder / "1.parquet").unlink()
+    assert "file 1.parquet is gone (rows were 1000, now 700)" in after()
+
+
+def test_errors_of_the_reading_thread_reach_the_loop(table, tmp_path):
+    plan = plan_of(job_of(table, batch=8), tmp_path)
+    prepared = prepared_of(plan)
+    for path in (tmp_path / "rows").iterdir():
+        path.unlink()
+    stream = data.open_train(prepared, plan, rank=0, world_size=1, start_step=0)
+    with pytest.raises(DataError, match="can't be read"):
+        for _ in stream:
+            pass
+    stream.close()
+
+
+def test_closing_ends_the_thread(table, tmp_path):
+    import threading
+
+    before = set(threading.enumerate())
+    plan = plan_of(job_of(table, batch=8), tmp_path, steps=10_000)
+    stream = data.open_train(prepared_of(plan), plan, rank=0, world_size=1, start_step=0)
+    next(stream)
+    assert set(threading.enumerate()) - before
+    stream.close()
+    stream.close()
+    assert not set(threading.enumerate()) - before
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"features": "c"}, "has no column 'c'; it has a, b, label"),
+        ({"features": "*", "label": "a"}, None),
+        ({"features": ["a", "b"], "label": "b"}, None),
+        ({"nothing": "a"}, None),
+    ],
+)
+def test_columns_that_are_not_there_are_named(table, tmp_path, columns, message):
+    plan = plan_of(job_of({**table, "columns": columns}), tmp_path)
+    if message is None:
+        data.prepare(plan)
+        return
+    with pytest.raises(DataError, match=message):
+        data.prepare(plan)
+
+
+def test_fractions_are_no_labels(table, tmp_path):
+    path = tmp_path / "fractions.parquet"
+    pq.write_table(pa.table({"x": [1.0, 2.0], "label": [0.5, 1.0]}), path)
+    spec = {"train": {"kind": "parquet", "path": str(path)}, "columns": {"features": "x"}}
+    with pytest.raises(DataError, match=r"column 'label' of .* has fractions"):
+        data.prepare(plan_of(job_of(spec), tmp_path))
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path, many_lanes):
+    """Ten times the rows, less than 1.1 times the peak."""
+    import tracemalloc
+
+    peaks = []
+    for times in (1, 10):
+        path = tmp_path / f"{times}.parquet"
+        rows = 20_000 * times
+        values = np.random.default_rng(0).normal(size=(rows, 16)).astype(np.float32)
+        column = pa.FixedSizeListArray.from_arrays(values.reshape(-1), 16)
+        pq.write_table(pa.table({"features": column, "label": np.zeros(rows, int)}), path, row_group_size=500)
+        job = job_of({"train": {"kind": "parquet", "path": str(path)}, "prefetch_batches": 0}, batch=32)
+        prepared = prepared_of(plan_of(job, tmp_path))
+        del values, column
+        stream = data.open_train(
+            prepared, plan_of(job, tmp_path, steps=600), rank=0, world_size=1, start_step=0
+        )
+        tracemalloc.start()
+        for _ in range(600):
+            next(stream)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        stream.close()
+    assert peaks[1] < 1.1 * peaks[0] + 100_000
