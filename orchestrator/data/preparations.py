@@ -19,6 +19,7 @@ PREPARATIONS: dict[str, str] = {
     "pack": "orchestrator.data.language:PackKind",
     "tokenize": "orchestrator.data.language:TokenizeKind",
     "windows": "orchestrator.data.series:WindowsKind",
+    "select": "orchestrator.data.selection:SelectKind",
 }
 """Kind of preparation -> ``module:class`` of its ``PreparationKind``, imported on use."""
 

@@ -152,4 +152,23 @@ class Windows(Section):
     """Subtract each series' mean and divide by its standard deviation, both fitted on the training rows."""
 
 
-Preparation = Annotated[Pack | Tokenize | Windows, Field(discriminator="kind")]
+class Select(Section):
+    """Keep some rows, by the value of a column; for example all but one class, to learn what is normal."""
+
+    kind: Literal["select"] = "select"
+    """The preparation."""
+    column: str
+    """The column."""
+    only: tuple[str | int, ...] = ()
+    """Rows with one of these values are kept."""
+    without: tuple[str | int, ...] = ()
+    """Rows with none of these values are kept. One of ``only`` and ``without`` must be given."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Select:
+        if bool(self.only) == bool(self.without):
+            raise ValueError("give exactly one of only and without")
+        return self
+
+
+Preparation = Annotated[Pack | Tokenize | Windows | Select, Field(discriminator="kind")]

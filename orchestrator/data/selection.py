@@ -1,0 +1,65 @@
+"""Preparation that keeps some rows: ``select``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.errors import DataError
+from orchestrator.spec.preparations import Select
+
+
+class SelectKind:
+    """Rows by the value of a column."""
+
+    version = 1
+
+    def fingerprint(self, section: Select, base_dir: str) -> str:
+        """Nothing beside."""
+        return ""
+
+    def columns(self, section: Select) -> None:
+        """All."""
+
+    def fit(self, section: Select, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
+        """Nothing to learn."""
+        return {}
+
+    def build(
+        self, section: Select, fitted: Mapping[str, Any], tables: Iterable[pa.Table]
+    ) -> Iterator[pa.Table]:
+        """The kept rows as they are."""
+        for table in tables:
+            if section.column not in table.column_names:
+                raise DataError(
+                    f"data.prepare: there is no column {section.column!r}; the data has {', '.join(table.column_names)}"
+                )
+            column = table[section.column]
+            try:
+                named = pc.is_in(
+                    column, value_set=pa.array(section.only or section.without).cast(column.type)
+                )
+            except pa.ArrowException:
+                raise DataError(
+                    f"data.prepare: column {section.column!r} is {column.type}, which none of the named values is"
+                ) from None
+            yield table.filter(named if section.only else pc.invert(named))
+
+    def dims(self, section: Select, fitted: Mapping[str, Any]) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def lists(self, section: Select, fitted: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """None."""
+        return {}
+
+    def dims_before(self, section: Select, base_dir: str) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def lists_before(self, section: Select, base_dir: str) -> dict[str, tuple[int, ...]]:
+        """None."""
+        return {}
