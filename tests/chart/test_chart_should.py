@@ -266,7 +266,7 @@ CASES = [
     Case("ship the runs dashboard", {}, "ConfigMap", "train-dashboard-runs", "metadata/labels/grafana_dashboard", "1"),
     Case("ship the platform dashboard", {}, "ConfigMap", "train-dashboard-platform", "data/trainwright-platform.json", Has('service=\\"train-mlflow\\"', 'namespace=\\"training\\"')),
     Case("render no dashboard when off", {"monitoring": {"dashboards": False}}, "ConfigMap", "train-dashboard-runs", "", ABSENT),
-    Case("scrape MLflow with the jobs' user", {}, "ServiceMonitor", "train-mlflow", "spec/endpoints/0/basicAuth/username/name", "train-mlflow-jobs"),
+    Case("scrape MLflow as its administrator", {}, "ServiceMonitor", "train-mlflow", "spec/endpoints/0/basicAuth/username/name", "train-mlflow-admin"),
     Case("scrape an open MLflow without a user", {"mlflow": {"auth": False}}, "ServiceMonitor", "train-mlflow", "spec/endpoints/0/basicAuth", ABSENT),
     Case("scrape every Ray node", {}, "PodMonitor", "train-ray", "spec/selector/matchLabels", {"ray.io/is-ray-node": "yes"}),
     Case("set the interval", {"monitoring": {"interval": "5s"}}, "PodMonitor", "train-ray", "spec/podMetricsEndpoints/0/interval", "5s"),

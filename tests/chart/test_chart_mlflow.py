@@ -1,0 +1,297 @@
+"""The scripts that the chart runs in MLflow's image, and the server itself with the arguments of the Deployment."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from configparser import ConfigParser
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from chartkit.helm import CHART, find, render
+
+FILES = CHART / "files"
+
+
+def module(name: str):
+    """A script of the chart as a module."""
+    spec = importlib.util.spec_from_file_location(name, FILES / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FILES / f"{script}.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def databases(tmp_path):
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    for name in ("mlflow", "auth"):
+        with closing(sqlite3.connect(folder / f"{name}.db")) as database:
+            database.execute("create table runs (id integer)")
+            database.executemany("insert into runs values (?)", [(i,) for i in range(1000)])
+            database.commit()
+    return folder
+
+
+def count(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute("select count(*) from runs").fetchone()[0]
+
+
+def test_a_backup_holds_what_is_committed_while_a_writer_is_at_work(databases, tmp_path):
+    with closing(sqlite3.connect(databases / "mlflow.db")) as writer:
+        writer.execute("pragma journal_mode=wal")
+        writer.execute("insert into runs values (-1)")
+        done = run("mlflow_backup", str(databases), str(tmp_path / "backups"), "3")
+        writer.rollback()
+    assert done.returncode == 0, done.stderr
+    copies = sorted((tmp_path / "backups").iterdir())
+    assert [path.name.split("-")[0] for path in copies] == ["auth", "mlflow"]
+    assert all(count(path) == 1000 for path in copies)
+
+
+def test_the_newest_backups_are_kept(databases, tmp_path):
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    for day in range(1, 6):
+        for name in ("mlflow", "auth"):
+            (backups / f"{name}-2020010{day}T000000.db").write_bytes(b"")
+    assert run("mlflow_backup", str(databases), str(backups), "2").returncode == 0
+    left = sorted(path.name for path in backups.glob("mlflow-*"))
+    assert len(left) == 2
+    assert left[0] == "mlflow-20200105T000000.db"
+
+
+def test_a_backup_of_nothing_fails(tmp_path):
+    done = run("mlflow_backup", str(tmp_path), str(tmp_path / "backups"), "2")
+    assert done.returncode != 0
+    assert "no database in" in done.stderr
+
+
+def test_a_damaged_database_leaves_no_backup(databases, tmp_path):
+    (databases / "auth.db").write_bytes(b"not a database at all" * 100)
+    done = run("mlflow_backup", str(databases), str(tmp_path / "backups"), "2")
+    assert done.returncode != 0
+    assert not list((tmp_path / "backups").glob("*.db"))
+
+
+@pytest.mark.parametrize("text", [None, "", "\n"])
+def test_a_missing_secret_is_named(tmp_path, monkeypatch, text):
+    start = module("mlflow_start")
+    monkeypatch.setattr(start, "SECRETS", tmp_path)
+    (tmp_path / "mlflow").mkdir()
+    if text is not None:
+        (tmp_path / "mlflow" / "password").write_text(text)
+    with pytest.raises(SystemExit, match=r"the Secret mounted at .*/mlflow needs the key 'password'"):
+        start.read_secret("mlflow", "password")
+
+
+def test_the_auth_config_is_private_and_survives_percent_signs(tmp_path, monkeypatch):
+    """Percent signs stand in database URIs for other characters, and for references in MLflow's parser."""
+    start = module("mlflow_start")
+    monkeypatch.setattr(start, "RUNTIME", tmp_path)
+    uri = "postgresql://mlflow:p%40ss%25word@db/mlflow"
+    path = start.write_auth_config(uri, "EDIT")
+    assert path.stat().st_mode & 0o777 == 0o600
+    config = ConfigParser()
+    config.read(path)
+    assert config["mlflow"]["database_uri"] == uri
+    assert config["mlflow"]["default_permission"] == "EDIT"
+    assert "password" not in dict(config["mlflow"])
+
+
+class Answers(BaseHTTPRequestHandler):
+    """An MLflow server that answers with the statuses of the test."""
+
+    health, stranger, friend = 200, 401, 200
+
+    def do_GET(self):
+        known = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"jobs:pw").decode()
+        status = self.health if self.path == "/health" else self.friend if known else self.stranger
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+CHECKS = {
+    "good": ({}, "yes", 0, "accepts the jobs user"),
+    "open": ({"stranger": 200}, "no", 0, "open to all"),
+    "down": ({"health": 503}, "yes", 1, "/health answered 503, expected 200"),
+    "lets strangers in": ({"stranger": 200}, "yes", 1, "without a password the server answered 200, expected 401"),
+    "refuses the jobs user": ({"friend": 401}, "yes", 1, "the jobs' user 'jobs' was answered 401"),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_helm_test_says_what_is_wrong(name, tmp_path):
+    statuses, auth, code, message = CHECKS[name]
+    (tmp_path / "username").write_text("jobs\n")
+    (tmp_path / "password").write_text("pw\n")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Server", (Answers,), statuses))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = run("check_mlflow", f"http://127.0.0.1:{server.server_port}", auth, str(tmp_path))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == code
+    assert message in done.stdout + done.stderr
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """MLflow as the Deployment starts it, with the pod's folders moved to a temporary one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.passwords = {"admin": "admin-password-1", "jobs": "jobs-password-11"}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        container = find(render(), "Deployment", "train-mlflow")["spec"]["template"]["spec"]["containers"][0]
+        move = [("/mlflow/", f"{self.folder}/mlflow/"), ("/tmp/", f"{self.folder}/tmp/"), ("0.0.0.0", "127.0.0.1")]
+        move += [("--port=5000", f"--port={self.port}"), ("--workers=2", "--workers=1"), ("$(POD_IP)", "127.0.0.1")]
+
+        def moved(text: str) -> str:
+            for old, new in move:
+                text = text.replace(old, new)
+            return text
+
+        for name in ("mlflow", "tmp"):
+            (self.folder / name).mkdir(exist_ok=True)
+        for secret, keys in {
+            "mlflow": {"username": "admin", "password": self.passwords["admin"], "flask-secret-key": "f" * 64},
+            "jobs": {"username": "jobs", "password": self.passwords["jobs"]},
+        }.items():
+            (self.folder / "secrets" / secret).mkdir(parents=True, exist_ok=True)
+            for key, value in keys.items():
+                (self.folder / "secrets" / secret / key).write_text(value)
+        environment = {v["name"]: moved(v["value"]) for v in container["env"] if "value" in v}
+        environment |= {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "HOME": f"{self.folder}/tmp",
+            "TRAINWRIGHT_SECRETS": f"{self.folder}/secrets",
+            "TRAINWRIGHT_RUNTIME": f"{self.folder}/tmp",
+        }
+        command = [sys.executable, str(FILES / "mlflow_start.py"), *map(moved, container["args"])]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, cwd=self.folder / "tmp", start_new_session=True
+            )
+        deadline = time.monotonic() + 240
+        while self.get("/health")[0] != 200:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the server did not start:\n{(self.folder / 'log').read_text()[-3000:]}")
+            time.sleep(1)
+
+    def stop(self) -> None:
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(20)
+
+    def get(self, path: str, user: str = "", password: str = "", host: str = "", body=None) -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        if user:
+            pair = f"{user}:{password or self.passwords[user]}".encode()
+            request.add_header("Authorization", "Basic " + base64.b64encode(pair).decode())
+        if host:
+            request.add_header("Host", host)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+
+@pytest.mark.slow
+def test_the_server_starts_and_is_guarded(tmp_path):
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed: the server needs flask-wtf")
+    pytest.importorskip("prometheus_flask_exporter", reason="prometheus-flask-exporter is not installed")
+    server = Server(tmp_path)
+    search = "/api/2.0/mlflow/experiments/search?max_results=1"
+    try:
+        server.start()
+        assert server.get(search)[0] == 401
+        assert server.get(search, "jobs", "wrong-password-1")[0] == 401
+        assert server.get(search, "jobs")[0] == 200
+        assert server.get("/", "admin")[0] == 200
+        for host in ("train-mlflow", "train-mlflow:5000", "train-mlflow.training.svc:5000",
+                     "train-mlflow.training.svc.cluster.local:5000", "localhost:5001", "127.0.0.1:5000"):  # fmt: skip
+            assert server.get(search, "jobs", host=host)[0] == 200, host
+        for host in ("evil.example.com", "train-mlflow:5001", "train-mlflow.other.svc:5000"):
+            assert server.get(search, "jobs", host=host)[0] == 403, host
+        # A job logs to a run of an experiment that somebody else made, and administers nothing.
+        created = server.get("/api/2.0/mlflow/experiments/create", "admin", body={"name": "theirs"})
+        experiment = json.loads(created[1])["experiment_id"]
+        made = server.get("/api/2.0/mlflow/runs/create", "admin", body={"experiment_id": experiment})
+        run_id = json.loads(made[1])["run"]["info"]["run_id"]
+        point = {"run_id": run_id, "key": "train/loss", "value": 1.0, "timestamp": 1, "step": 1}
+        assert server.get("/api/2.0/mlflow/runs/log-metric", "jobs", body=point)[0] == 200
+        own = server.get("/api/2.0/mlflow/experiments/create", "jobs", body={"name": "ours"})
+        assert own[0] == 200
+        location = json.loads(server.get(f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}", "jobs")[1])
+        assert location["experiment"]["artifact_location"].startswith("mlflow-artifacts:")
+        grab = {"username": "mallory", "password": "password-of-mallory"}
+        assert server.get("/api/2.0/mlflow/users/create", "jobs", body=grab)[0] == 403
+        # The administrator alone may read metrics, so Prometheus does it as the administrator.
+        assert server.get("/metrics", "jobs")[0] == 403
+        status, text = server.get("/metrics", "admin", host="127.0.0.1:5000")
+        assert status == 200
+        assert "mlflow_http_request_total" in text
+        assert "mlflow_http_request_duration_seconds_bucket" in text
+        assert server.get("/metrics")[0] == 401
+        (tmp_path / "me").mkdir()
+        for key, value in (("username", "jobs"), ("password", server.passwords["jobs"])):
+            (tmp_path / "me" / key).write_text(value)
+        checked = run("check_mlflow", f"http://127.0.0.1:{server.port}", "yes", str(tmp_path / "me"))
+        assert checked.returncode == 0, checked.stderr
+        done = run("mlflow_backup", str(tmp_path / "mlflow"), str(tmp_path / "backups"), "2")
+        assert done.returncode == 0, done.stderr
+        # A Secret with another password takes effect at the next start.
+        server.stop()
+        server.passwords = {"admin": "admin-password-2", "jobs": "jobs-password-22"}
+        server.start()
+        assert server.get(search, "jobs", "jobs-password-11")[0] == 401
+        assert server.get(search, "jobs")[0] == 200
+        assert server.get(search, "admin")[0] == 200
+        log = (tmp_path / "log").read_text()
+        assert "changed the password of user 'jobs' to the Secret's" in log
+        assert not [p for p in ("admin-password", "jobs-password", "f" * 64) if p in log]
+    finally:
+        server.stop()
