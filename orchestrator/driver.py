@@ -23,6 +23,8 @@ from orchestrator.records import RunRecord
 from orchestrator.recovery.incidents import Incident, incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
 
+_STARTED_AT = time.time()
+
 DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
 
@@ -95,7 +97,9 @@ class Driver:
         from orchestrator import data
 
         prepared = data.prepare(self._plan)
-        result = _trainer(self._plan, self._launch, prepared.model_dump_json(), own_ray=bool(self._ray_dir)).fit()
+        result = _trainer(
+            self._plan, self._launch, prepared.model_dump_json(), own_ray=bool(self._ray_dir)
+        ).fit()
         outcome: dict[str, Any] = result.return_value
         metrics = {name: value for name, value in outcome["metrics"].items() if isinstance(value, float)}
         self._status = self._status.model_copy(
@@ -307,7 +311,12 @@ def _trainer(plan: Plan, launch: int, prepared: str, *, own_ray: bool) -> Any:
     labels = [dict(scaling.node_labels)] * plan.world_size if scaling.node_labels else None
     return Trainer(
         worker.run,
-        train_loop_config={"plan": plan.model_dump_json(), "prepared": prepared, "launch": launch},
+        train_loop_config={
+            "plan": plan.model_dump_json(),
+            "prepared": prepared,
+            "launch": launch,
+            "started_at": _STARTED_AT,
+        },
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if scaling.gpus_per_worker else "gloo",
             timeout_s=int(recovery.hang_timeout),

@@ -48,8 +48,8 @@ class Surroundings(Protocol):
         """Whether the run should end after this step."""
         ...
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Hand metrics on. Returns at once."""
+    def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
+        """Hand metrics on, and the seconds by part since the last log of training. Returns at once."""
         ...
 
 
@@ -124,7 +124,7 @@ def train(
                 "perf/step_ms": 1e3 * (wall - parts["evaluate"] - parts["checkpoint"]) / recent.steps,
                 "data/wait_share": parts["data_wait"] / wall,
             }
-            around.log(step, values)
+            around.log(step, values, parts)
             recent = _Sums()
             if not plan.evaluate_every:
                 outcome.metrics = means
@@ -132,7 +132,7 @@ def train(
         if plan.evaluate_every and (step % plan.evaluate_every == 0 or last):
             with meter.part("evaluate"):
                 outcome.metrics = evaluate(engine, objective, around.evaluation())
-            around.log(step, {f"val/{name}": value for name, value in outcome.metrics.items()})
+            around.log(step, {f"val/{name}": value for name, value in outcome.metrics.items()}, {})
 
         if step % plan.sample_every == 0 or last:
             with meter.part("evaluate"):

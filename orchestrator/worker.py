@@ -21,12 +21,16 @@ from orchestrator import checkpoint, data, events, loop, models, pictures, strat
 from orchestrator.checkpoint import Checkpoint, Checkpoints
 from orchestrator.data import Prepared
 from orchestrator.errors import CheckpointError, DataError, InfrastructureError
+from orchestrator.gauges import Gauges
 from orchestrator.models.base import Batch, Objective, check_batch
 from orchestrator.planning.plan import Plan
+from orchestrator.records import RunRecord
 from orchestrator.strategies.base import Engine
 from orchestrator.tracking import NullTracker, Tracker, open_tracker
 
 logger = logging.getLogger("orchestrator")
+
+_REACHED = "control/reached"
 
 _SAMPLES = 16
 """Generated samples that are logged at a time."""
@@ -36,7 +40,8 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     """Train on this worker. Called by Ray Train on every worker of the group, once for each attempt.
 
     Args:
-        config: ``plan`` and ``prepared`` as JSON text, and ``launch``.
+        config: ``plan`` and ``prepared`` as JSON text, ``launch``, and ``started_at`` (the driver's start, in seconds
+            since the epoch).
 
     Returns:
         The step reached, whether the run was stopped, and the last metrics.
@@ -51,7 +56,16 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
 
     with _own_log(plan, attempt, rank):
         newest = _agree(rank, control, lambda: checkpoint.newest_good(f"{plan.storage}/checkpoints"))
-        worker = _Worker(plan, prepared, rank, world_size, attempt, control, launch=int(config["launch"]))
+        worker = _Worker(
+            plan,
+            prepared,
+            rank,
+            world_size,
+            attempt,
+            control,
+            launch=int(config["launch"]),
+            started_at=float(config["started_at"]),
+        )
         try:
             return worker.train(newest)
         except BaseException:
@@ -74,7 +88,9 @@ class _Worker:
         control: dist.ProcessGroup | None,
         *,
         launch: int,
+        started_at: float,
     ) -> None:
+        self._started_at = started_at
         self._plan, self._prepared, self._rank, self._world_size = plan, prepared, rank, world_size
         self._attempt, self._control, self._launch = attempt, control, launch
         job = plan.job
@@ -96,14 +112,15 @@ class _Worker:
             data.open_eval(prepared, plan, rank=rank, world_size=world_size) if plan.evaluate_every else None
         )
         self.tracker: Tracker = NullTracker()
-        self._stop = _StopSignal(plan, launch) if rank == 0 else None
+        self._mailbox = _Mailbox(plan, launch) if rank == 0 else None
+        self._gauges: Gauges | None = None
         self._next_stop_check = 0
         self._last_stop_check = (0, time.monotonic())
         self._checked_batch = False
 
     def _start_weights(self, modules: models.base.Modules) -> None:
         job = self._plan.job
-        if not (job.initialize.weights or job.initialize.freeze or job.training.activation_checkpointing):
+        if not (job.initialize.weights or job.initialize.freeze):
             return
         from orchestrator.models import initialize
 
@@ -117,18 +134,19 @@ class _Worker:
                 prefix=job.initialize.prefix,
                 into=job.initialize.into,
                 strict=job.initialize.strict,
+                config=job.model,
             )
             if self._rank == 0:
                 logger.info("%s", report)
         if job.initialize.freeze:
             initialize.freeze(modules, job.initialize.freeze)
-        if job.training.activation_checkpointing:
-            initialize.recompute_blocks(modules)
 
     def train(self, newest: Checkpoint | None) -> dict[str, Any]:
         """Load what there is, and take the remaining steps."""
         plan, start_step = self._plan, 0
-        events.emit("worker", rank=self._rank, pid=os.getpid(), host=socket.gethostname(), attempt=self._attempt)
+        events.emit(
+            "worker", rank=self._rank, pid=os.getpid(), host=socket.gethostname(), attempt=self._attempt
+        )
         if newest is not None:
             self._check_identity(newest)
             with checkpoint.open_reader(newest) as reader:
@@ -147,6 +165,7 @@ class _Worker:
                 start_step=start_step,
                 total_steps=plan.total_steps,
             )
+            self._gauges = Gauges(plan, attempt=self._attempt, start_seconds=time.time() - self._started_at)
         stream = data.open_train(
             self._prepared, plan, rank=self._rank, world_size=self._world_size, start_step=start_step
         )
@@ -218,6 +237,8 @@ class _Worker:
         )
         self._prune()
         if self._rank == 0:
+            if self._gauges is not None:
+                self._gauges.saved(stall)
             events.emit("checkpoint", step=step, stall_seconds=round(stall, 4))
 
     def _prune(self) -> None:
@@ -236,7 +257,7 @@ class _Worker:
             return
         for sample in samples:
             if sample.kind == "text":
-                self.tracker.text(step, sample.name, data.decode_text(self._prepared, sample.data))
+                self.tracker.text(step, sample.name, data.decode_text(self._prepared, sample.data.tolist()))
             else:
                 self.tracker.image(step, sample.name, pictures.of_sample(sample))
 
@@ -245,10 +266,10 @@ class _Worker:
         if step < self._next_stop_check:
             return False
         answer = torch.zeros(2, dtype=torch.int64)
-        if self._stop is not None:
+        if self._mailbox is not None:
             last_step, last_time = self._last_stop_check
             seconds_per_step = (time.monotonic() - last_time) / max(1, step - last_step)
-            answer[0] = int(self._stop.is_set())
+            answer[0] = int(self._mailbox.stop_asked())
             answer[1] = step + max(1, min(1000, int(0.5 / max(seconds_per_step, 1e-6))))
             self._last_stop_check = step, time.monotonic()
         if self._control is not None:
@@ -256,16 +277,16 @@ class _Worker:
         stop, self._next_stop_check = bool(answer[0]), int(answer[1])
         return stop
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Metrics of a step, from rank 0."""
-        if self._rank == 0:
-            events.emit(
-                "metrics",
-                step=step,
-                attempt=self._attempt,
-                values={k: float(f"{v:.6g}") for k, v in values.items()},
-            )
-            self.tracker.log(step, values)
+    def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
+        """Metrics of a step, from rank 0: as an event, to the tracker, to Prometheus."""
+        if self._mailbox is None:
+            return
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        events.emit("metrics", step=step, attempt=self._attempt, values=rounded)
+        self.tracker.log(step, values)
+        if seconds and self._gauges is not None:
+            self._gauges.logged(step, values, seconds, again=step <= self._mailbox.reached_before)
+        self._mailbox.reached(step)
 
     # -- batches ---------------------------------------------------------------------------------------------
 
@@ -287,8 +308,8 @@ class _Worker:
 
     def close(self) -> None:
         """Let go of threads and groups."""
-        if self._stop is not None:
-            self._stop.close()
+        if self._mailbox is not None:
+            self._mailbox.close()
         self._checkpoints.close()
         self._engine.close()
 
@@ -302,34 +323,38 @@ class _OnDevice:
         self.micros, self.samples, self.padded, self.epoch = micros, samples, padded, epoch
 
 
-class _StopSignal:
-    """Watches the run's storage for a stop request, from a thread of rank 0."""
+class _Mailbox:
+    """Rank 0's small exchange with the run's storage, from a thread: has a stop been asked for, how far have we come."""
 
     def __init__(self, plan: Plan, launch: int) -> None:
-        self._set = threading.Event()
-        self._closed = threading.Event()
-        self._path = f"{plan.storage}/control/stop-{launch}"
+        self._record = RunRecord(plan.storage)
+        self._launch = launch
+        self._stop, self._closed = threading.Event(), threading.Event()
         self._pause = 0.5 if "://" not in plan.storage else 5.0
-        threading.Thread(target=self._watch, name="stop-signal", daemon=True).start()
+        self.reached_before = int(self._record.read(_REACHED) or 0)
+        """Last step that an earlier attempt logged."""
+        self._reached = self._written = 0
+        threading.Thread(target=self._work, name="mailbox", daemon=True).start()
 
-    def _watch(self) -> None:
-        from pyarrow import fs
-
-        filesystem, path = (
-            fs.FileSystem.from_uri(self._path) if "://" in self._path else (fs.LocalFileSystem(), self._path)
-        )
+    def _work(self) -> None:
         while not self._closed.wait(self._pause):
-            with contextlib.suppress(OSError):
-                if filesystem.get_file_info(path).type != fs.FileType.NotFound:
-                    self._set.set()
-                    return
+            with contextlib.suppress(OSError):  # storage that fails for a moment is asked again
+                if self._record.stop_was_asked(self._launch):
+                    self._stop.set()
+                if self._reached > self._written:
+                    self._written = self._reached
+                    self._record.write(_REACHED, str(self._written).encode())
 
-    def is_set(self) -> bool:
+    def reached(self, step: int) -> None:
+        """Note the last step that was logged."""
+        self._reached = max(step, self.reached_before)
+
+    def stop_asked(self) -> bool:
         """Whether a stop was asked for."""
-        return self._set.is_set()
+        return self._stop.is_set()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop looking."""
         self._closed.set()
 
 
