@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def averaged_copy(module: nn.Module, of: str) -> nn.Module:
-    """A copy of ``module`` to be moved by ``move_average``; ``of`` is the name that ``module`` has in its family."""
-    average: Any = copy.deepcopy(module).requires_grad_(False)
+def as_average(module: nn.Module, source: nn.Module, of: str) -> nn.Module:
+    """Make ``module``, of the same class as ``source``, its average, to be moved by ``move_average``.
+
+    Args:
+        of: the name that ``source`` has in its family.
+    """
+    module.load_state_dict(source.state_dict())
+    average: Any = module.requires_grad_(False)
     average.average_of = of
     average.register_buffer("averaged_steps", torch.zeros(()))
-    made: nn.Module = average
-    return made
+    return module
 
 
 @torch.no_grad()

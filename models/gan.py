@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from orchestrator.models.averages import averaged_copy
+from orchestrator.models.averages import as_average
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import GanConfig, ObjectiveConfig
 from orchestrator.models.images import Down, FromNumbers, ToNumbers, Up
@@ -124,5 +124,5 @@ def build(config: GanConfig, objective: ObjectiveConfig) -> Modules:
     return {
         "discriminator": Discriminator(config),
         "generator": generator,
-        "generator_ema": averaged_copy(generator, of="generator"),
+        "generator_ema": as_average(Generator(config), generator, of="generator"),
     }
