@@ -78,6 +78,12 @@ class WeightFiles(Mapping[str, Tensor]):
         return len(self._file_of)
 
 
+def is_weight_folder(path: str) -> bool:
+    """Whether it is a folder of safetensors files as people hand them on, not of a run's checkpoint."""
+    place = Path(path)
+    return any(place.glob("*.safetensors")) and not (place / "manifest.json").exists()
+
+
 def load_weights(
     modules: Modules,
     path: str,

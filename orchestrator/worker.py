@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from orchestrator import checkpoint, data, events, loop, models, pictures, strategies
 from orchestrator.checkpoint import Checkpoint, Checkpoints
+from orchestrator.checkpoint.weights import weights_at
 from orchestrator.data import Prepared
 from orchestrator.errors import CheckpointError, DataError, InfrastructureError
 from orchestrator.gauges import Gauges
@@ -128,14 +129,15 @@ class _Worker:
             path = job.initialize.weights
             if "://" not in path and not Path(path).is_absolute():
                 path = str(Path(self._plan.base_dir) / path)
-            report = initialize.load_weights(
-                modules,
-                path,
-                prefix=job.initialize.prefix,
-                into=job.initialize.into,
-                strict=job.initialize.strict,
-                config=job.model,
-            )
+            part: dict[str, Any] = {
+                "prefix": job.initialize.prefix,
+                "into": job.initialize.into,
+                "strict": job.initialize.strict,
+            }
+            if path.endswith(".safetensors") or initialize.is_weight_folder(path):
+                report = initialize.load_weights(modules, path, **part, config=job.model)
+            else:
+                report = initialize.place_weights(modules, weights_at(path), **part)
             if self._rank == 0:
                 logger.info("%s", report)
         if job.initialize.freeze:

@@ -1,0 +1,49 @@
+"""The parameters of a checkpoint, to start another run from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from orchestrator.checkpoint.find import checkpoint_at, newest_good
+from orchestrator.checkpoint.format import Checkpoint, parse_folder_name
+from orchestrator.checkpoint.reader import CheckpointReader
+from orchestrator.errors import CheckpointError
+
+
+class CheckpointWeights(Mapping[str, Tensor]):
+    """Parameters by ``module/path``, each read and verified when it is asked for."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._reader = CheckpointReader(checkpoint)
+        self._shapes = {
+            name: shape for (kind, name), (shape, _) in self._reader.tensors().items() if kind == "parameter"
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape = self._shapes[name]
+        return self._reader.read("parameter", name, 0, math.prod(shape)).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def weights_at(path: str) -> CheckpointWeights:
+    """The weights of one checkpoint's folder, or of the newest good one in a folder of several.
+
+    Raises CheckpointError where there is none.
+    """
+    if parse_folder_name(path.rstrip("/").rpartition("/")[2]) is not None:
+        return CheckpointWeights(checkpoint_at(path))
+    newest = newest_good(path)
+    if newest is None:
+        raise CheckpointError(
+            f"{path}: here is neither a .safetensors file nor a committed checkpoint; give a file, a folder of"
+            " safetensors files, a checkpoint's folder, or a run's folder checkpoints"
+        )
+    return CheckpointWeights(newest)
