@@ -319,7 +319,9 @@ def _clear(folder: Path, ray_dir: Path) -> None:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if str(ray_dir).encode() in (entry / "cmdline").read_bytes():
+                # workers rename themselves, but inherit the path of the token
+                words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                if f"{ray_dir}/".encode() in words:
                     os.kill(int(entry.name), signal.SIGKILL)
     shutil.rmtree(ray_dir, ignore_errors=True)
 

@@ -22,6 +22,8 @@ _COLLATERAL = re.compile(
     r"timed out waiting|process ?group|socket",
     re.IGNORECASE,
 )
+_NODE_OUT_OF_MEMORY = re.compile(r"memory monitor|running low on memory", re.IGNORECASE)
+"""What Ray says when it ended a worker for its memory. (Of every killed worker it says that this *may* be the cause.)"""
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|OutOfMemory|\bOOM\b|memory monitor", re.IGNORECASE
 )
@@ -68,7 +70,7 @@ def _of_worker(rank: int, failure: BaseException) -> Incident:
     if base is not None:
         return _of_exception(base, rank, getattr(failure, "_traceback_str", ""))
     name, text = type(failure).__name__, str(failure)
-    if "OutOfMemory" in name or _OUT_OF_MEMORY.search(text):
+    if "OutOfMemory" in name or _NODE_OUT_OF_MEMORY.search(text):
         return Incident(
             EndReason.OUT_OF_MEMORY,
             f"worker {rank} was ended because its node ran out of memory; lower training.micro_batch_size,"

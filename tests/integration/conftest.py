@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,23 +106,26 @@ class Home:
         return newest.step, tensors
 
     def processes(self, run: str) -> list[str]:
-        """Command lines of processes that belong to a run's private Ray instance or driver."""
+        """Command lines of a run's driver and of all that belongs to its private Ray instance."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    environment = (entry / "environ").read_bytes()
-                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    command = (entry / "cmdline").read_bytes()
+                    words = command + (entry / "environ").read_bytes()
                     state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
                 except OSError:
                     continue
-                if (
-                    state != "Z"
-                    and (f"TRAINWRIGHT_HOME={self.folder}".encode() in environment)
-                    and "orchestrator.cli" not in command
-                ):
-                    found.append(command[:150])
+                if state != "Z" and f"/{run[-8:]}-".encode() in words:
+                    found.append(command.replace(b"\0", b" ").decode(errors="replace")[:150])
         return found
+
+    def wait_until_gone(self, run: str, seconds: float = 15) -> None:
+        """Processes end a moment after the file that says so."""
+        deadline = time.monotonic() + seconds
+        while self.processes(run) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert self.processes(run) == []
 
 
 @pytest.fixture(scope="module")

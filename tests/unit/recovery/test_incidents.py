@@ -24,6 +24,13 @@ def group(**by_rank):
     return GroupError("text", failures)
 
 
+def killed(text):
+    """What Ray raises for an actor whose process ended without a word."""
+    error = ActorDiedError()
+    error.error_msg = text
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "retry"),
     [
@@ -33,6 +40,7 @@ def group(**by_rank):
         (group(rank0=CheckpointError("disk full")), EndReason.STORAGE_FAILED, False),
         (group(rank0=OSError(errno.ENOSPC, "No space left")), EndReason.STORAGE_FAILED, False),
         (group(rank0=ActorDiedError()), EndReason.WORKER_LOST, True),
+        (group(rank0=killed("the process is killed by SIGKILL by OOM killer due to high memory usage")), EndReason.WORKER_LOST, True),
         (group(rank0=OutOfMemoryError("memory monitor")), EndReason.OUT_OF_MEMORY, False),
         (
             group(rank0=RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")),
