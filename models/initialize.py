@@ -154,6 +154,33 @@ def place_weights(
     return report
 
 
+@torch.no_grad()
+def restore(modules: Modules, weights: Mapping[str, Tensor]) -> None:
+    """Put everything that a trained family holds in place: parameters and saved buffers as ``module/path``.
+
+    Raises:
+        SpecError: something is missing, left over or of another shape: the weights are another model's.
+    """
+    held = {
+        f"{module_name}/{path}": tensor
+        for module_name, module in modules.items()
+        for path, tensor in (*module.named_parameters(), *_saved_buffers(module))
+    }
+    if differing := sorted(set(held) ^ set(weights)):
+        raise SpecError(f"the weights are not this model's: {_listed(differing)} is only in one of the two")
+    for name, tensor in held.items():
+        if tensor.shape != weights[name].shape:
+            raise SpecError(
+                f"the weights are not this model's: {name} is {_shape(weights[name])}, not {_shape(tensor)}"
+            )
+        tensor.copy_(weights[name])
+
+
+def _saved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    saved = module.state_dict(keep_vars=True)
+    return [(path, buffer) for path, buffer in module.named_buffers() if path in saved]
+
+
 def freeze(modules: Modules, patterns: tuple[str, ...]) -> list[str]:
     """Stop training parameters whose names match one of the patterns (``*`` as in a shell); returns their names.
 

@@ -23,6 +23,7 @@ class TrainedModel(PythonModel):
 
         from orchestrator.models import build_modules
         from orchestrator.models.configs import ModelConfig, ObjectiveSection
+        from orchestrator.models.initialize import restore
 
         folder = Path(context.artifacts["model"])
         written = json.loads((folder / "config.json").read_text())
@@ -30,33 +31,32 @@ class TrainedModel(PythonModel):
         objective: Any = TypeAdapter(ObjectiveSection).validate_python(written["objective"])
         weights = load_file(folder / "model.safetensors")
         self.modules = build_modules(config, objective)
-        for name, module in self.modules.items():
-            own = {
-                key.removeprefix(f"{name}/"): value
-                for key, value in weights.items()
-                if key.startswith(f"{name}/")
-            }
-            module.load_state_dict(own)
+        restore(self.modules, weights)
+        for module in self.modules.values():
             module.eval()
+        self.names = tuple(config.input_tensors(objective))
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """Outputs for named arrays: ``{"image": (B, C, H, W)}``, ``{"features": (B, F)}``, ``{"tokens": (B, T)}`` ..."""
-        import numpy as np
         import torch
 
-        module = (
-            self.modules.get("model") or self.modules.get("generator") or next(iter(self.modules.values()))
-        )
-        arrays = (
-            model_input
-            if isinstance(model_input, dict)
-            else {"features": np.asarray(model_input, np.float32)}
-        )
-        tensors = [torch.as_tensor(np.asarray(value)) for value in arrays.values()]
+        module = self.modules.get("model") or self.modules["generator_ema"]
+        arrays = model_input if isinstance(model_input, dict) else {self.names[0]: model_input}
+        names = self.names if set(arrays) <= set(self.names) else tuple(arrays)  # a generator takes noise
+        tensors = [_tensor(arrays[name]) if name in arrays else None for name in names]
         with torch.no_grad():
             output = module(*tensors)
         first = output[0] if isinstance(output, tuple) else output
         return first.float().numpy()
+
+
+def _tensor(values: Any) -> Any:
+    """float32 or int64, as the families take them."""
+    import numpy as np
+    import torch
+
+    array = np.asarray(values)
+    return torch.as_tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
 
 
 mlflow.models.set_model(TrainedModel())

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import CASES, IDS, Case
 from safetensors.torch import save_file
 
 from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.models import build_modules
 from orchestrator.models.configs import AdversarialConfig, ClassificationConfig, GanConfig, MlpConfig
-from orchestrator.models.initialize import freeze, load_weights, place_weights
+from orchestrator.models.initialize import freeze, load_weights, place_weights, restore
 
 MLP = MlpConfig(size="debug", in_features=4, outputs=3)
 
@@ -108,3 +109,27 @@ def test_an_average_follows_what_its_source_loaded():
     assert place_weights(modules, weights).is_complete
     for path, parameter in modules["generator_ema"].named_parameters():
         assert torch.equal(parameter, weights[f"generator/{path}"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_what_a_family_holds_is_restored_whole(case: Case):
+    source, target = (build_modules(case.config, case.objective) for _ in range(2))
+    held = {
+        f"{name}/{path}": tensor.detach().clone()
+        for name, module in source.items()
+        for path, tensor in (*module.named_parameters(), *module.named_buffers())
+        if path in module.state_dict()
+    }
+    restore(target, held)
+    for name, module in source.items():
+        for one, other in zip(module.state_dict().values(), target[name].state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_another_models_weights_are_not_restored():
+    modules = _mlp()
+    held = {f"model/{name}": parameter.detach() for name, parameter in modules["model"].named_parameters()}
+    with pytest.raises(SpecError, match=r"model/head\.bias is only in one of the two"):
+        restore(modules, {name: tensor for name, tensor in held.items() if name != "model/head.bias"})
+    with pytest.raises(SpecError, match=r"model/head\.bias is 4, not 3"):
+        restore(modules, {**held, "model/head.bias": torch.zeros(4)})
