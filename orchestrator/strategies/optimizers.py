@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from orchestrator.spec.job import OptimizerSpec
 
@@ -76,7 +77,10 @@ def build_optimizer(
     groups: list[dict[str, Any]], spec: OptimizerSpec, device: torch.device
 ) -> torch.optim.Optimizer:
     """The torch optimizer that ``spec`` names over ``groups``: fused where the device has it."""
-    fused = device.type in ("cuda", "cpu")
+    sharded = any(isinstance(p, DTensor) for group in groups for p in group["params"])
+    fused = device.type in ("cuda", "cpu") and not (
+        sharded and spec.kind == "sgd"
+    )  # torch has none for shards
     if spec.kind == "adamw":
         return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.epsilon, fused=fused)
     if spec.kind == "sgd":

@@ -96,10 +96,12 @@ class ZeroEngine:
             name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()
         }
         self._untrained = self._keep_untrained()
-        self._engines = {phase: self._engine(deepspeed, phase, config, plan) for phase in objective.phases}
+        self._engines: dict[str, Any] = {}
+        for phase in objective.phases:
+            self._start_engine(deepspeed, phase, config, plan)
         self._updates = dict.fromkeys(objective.phases, 0)
 
-    def _engine(self, deepspeed: Any, phase: str, config: Mapping[str, Any], plan: Plan) -> Any:
+    def _start_engine(self, deepspeed: Any, phase: str, config: Mapping[str, Any], plan: Plan) -> None:
         spec, module = self._specs[phase], self.modules[self._module_of[phase]]
         if spec.kind not in ELEMENTWISE:
             raise SpecError(
@@ -115,10 +117,23 @@ class ZeroEngine:
             spec,
             torch.device("cpu") if offloads else self.device,
         )
+        rounds = self._precision != "fp32"
+        exact = (
+            {path: p.detach().to("cpu", copy=True) for path, p in module.named_parameters()} if rounds else {}
+        )
         engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=dict(config), dist_init_required=False
         )
-        return engine
+        if self._stage == 3 and len(self.modules) > 1:
+            parameter: Any
+            for parameter in module.parameters():
+                parameter.is_external_param = True  # not released between the hooks of one step
+        self._engines[phase] = engine
+        if exact:
+            # DeepSpeed makes its masters from parameters that it has rounded already
+            for part in self._fragments(phase):
+                values = exact[part.path].reshape(-1)[part.start : part.start + part.count]
+                part.of(part.partition).copy_(values)
 
     def _keep_untrained(self) -> dict[str, Tensor]:
         """fp32 values of parameters that are not trained, on the CPU: DeepSpeed keeps no master of those, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,7 +124,7 @@ def toy_plan(world_size: int, strategy: Mapping[str, Any], **training: Any) -> P
         "max_steps": 1000,
         "global_batch_size": GLOBAL_BATCH,
         "micro_batch_size": 2,
-        "clip_grad_norm": 0.5,
+        "clip_grad_norm": 1.0,
         "optimizer": {"learning_rate": 0.01, "weight_decay": 0.1},
         **training,
     }
@@ -155,8 +156,8 @@ def toy_plan(world_size: int, strategy: Mapping[str, Any], **training: Any) -> P
         evaluate_every=0,
         sample_every=0,
         checkpoint_every=1,
-        parameters=1,
-        trainable_parameters=1,
+        parameters=2000,
+        trainable_parameters=2000,
         flops_per_sample=0,
         memory=MemoryEstimate(parameters=0, gradients=0, optimizer=0, activations=0),
     )
@@ -249,3 +250,55 @@ def assembled(runs: list[Run]) -> dict[tuple[str, str], Tensor]:
     for key, seen in covered.items():
         assert bool((seen == 1).all()), key
     return whole
+
+
+def train_steps(plan: Plan, kind: str, steps: int) -> Run:
+    return train(plan, kind, steps=steps)
+
+
+def train_and_save(plan: Plan, kind: str, steps: int, root: str) -> Run:
+    return train(plan, kind, steps=steps, save=root)
+
+
+def resume(plan: Plan, kind: str, path: str, start: int, steps: int) -> Run:
+    return train(plan, kind, start=start, steps=steps, resume=path)
+
+
+def evaluating(plan: Plan) -> Run:
+    return train(plan, evaluate=True)
+
+
+def train_with_one_rank_changed(plan: Plan) -> str | None:
+    """One bit of one element on rank 1 is another: what ``replicas_differ`` says."""
+    import torch.distributed as dist
+
+    engine = strategies.prepare(plan, toy_modules("classify"), Classify(), torch.device("cpu"))
+    assert engine.replicas_differ() is None
+    bias = engine.modules["model"].get_parameter("layers.1.up.bias")
+    if dist.get_rank() == 1:
+        bias.data.view(torch.int32)[3] ^= 1
+    answer = engine.replicas_differ()
+    engine.close()
+    return answer
+
+
+def step_on_nan(plan: Plan) -> tuple[float, dict[tuple[str, str], Tensor], dict[tuple[str, str], Tensor]]:
+    """The norm of a gradient that is no number on rank 1 only, and the parameters before and after the step."""
+    import torch.distributed as dist
+
+    engine = strategies.prepare(plan, toy_modules("classify"), Classify(), torch.device("cpu"))
+
+    def parameters() -> dict[tuple[str, str], Tensor]:
+        return {(r.name, str(r.start)): r.values.clone() for r in engine.state() if r.kind == "parameter"}
+
+    before = parameters()
+    micros = micro_batches(0, dist.get_rank(), dist.get_world_size())
+    for index, batch in enumerate(micros):
+        with engine.micro_step("model", last=index == len(micros) - 1):
+            sums = Classify().loss("model", engine.modules, batch)
+            bad = math.nan if dist.get_rank() == 1 and index == 0 else 1.0
+            engine.backward("model", sums.loss * bad / GLOBAL_BATCH)
+    norm = engine.step("model", 1.0, 1.0)
+    after = parameters()
+    engine.close()
+    return norm, before, after

@@ -1,0 +1,182 @@
+"""Every engine trains like one worker does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import engine_toys as toys
+import pytest
+import torch
+from ranks_fixture import Pools, pools
+
+from orchestrator.errors import SpecError
+
+__all__ = ["pools"]
+
+OFFLOAD = {"optimizer": "cpu", "parameters": "none"}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"kind": "ddp"},
+    "fsdp": {"kind": "fsdp"},
+    "fsdp-kept": {"kind": "fsdp", "reshard_after_forward": False},
+    "zero1": {"kind": "zero", "stage": 1},
+    "zero2": {"kind": "zero", "stage": 2},
+    "zero3": {"kind": "zero", "stage": 3},
+    "zero1-offload": {"kind": "zero", "stage": 1, "offload": OFFLOAD},
+    "zero2-offload": {"kind": "zero", "stage": 2, "offload": OFFLOAD},
+    "zero3-offload": {"kind": "zero", "stage": 3, "offload": {"optimizer": "cpu", "parameters": "cpu"}},
+}
+MAIN = ("ddp", "fsdp", "zero1", "zero2", "zero3")
+
+
+@pytest.fixture(scope="module")
+def alone() -> Any:
+    """What one worker, without torch.distributed, makes of a toy."""
+    made: dict[tuple[str, str], toys.Run] = {}
+
+    def run(kind: str, **training: Any) -> toys.Run:
+        key = (kind, repr(sorted(training.items())))
+        if key not in made:
+            made[key] = toys.train(toys.toy_plan(1, {"kind": "ddp"}, **training), kind)
+        return made[key]
+
+    return run
+
+
+def assert_same(runs: list[toys.Run], expected: toys.Run, *, loss: float = 1e-5, state: float = 1e-5) -> None:
+    assert all(run.differ is None for run in runs)
+    assert all(run.losses == runs[0].losses for run in runs)
+    torch.testing.assert_close(
+        torch.tensor(runs[0].losses), torch.tensor(expected.losses), rtol=loss, atol=1e-6
+    )
+    torch.testing.assert_close(
+        torch.tensor(runs[0].norms), torch.tensor(expected.norms), rtol=1e-4, atol=1e-6
+    )
+    got, want = toys.assembled(runs), toys.assembled([expected])
+    assert got.keys() == want.keys()
+    for key, tensor in want.items():
+        if key[0] == "buffer":  # counts micro-batches of one rank
+            continue
+        torch.testing.assert_close(
+            got[key], tensor, rtol=state, atol=state, msg=lambda m, key=key: f"{key}: {m}"
+        )
+
+
+@pytest.mark.parametrize("kind", ["classify", "wgan"])
+@pytest.mark.parametrize("strategy", MAIN)
+def test_two_workers_train_like_one(pools: Pools, alone: Any, strategy: str, kind: str) -> None:
+    """20 steps with accumulation and clipping; tied to one worker's losses, norms, parameters and moments."""
+    expected = alone(kind)
+    assert (
+        min(expected.norms) < 1.0 < max(expected.norms) or kind != "classify"
+    )  # clipping is on some of the time
+    plan = toys.toy_plan(2, STRATEGIES[strategy])
+    assert plan.accumulation_steps == 3
+    assert_same(pools.run(2, toys.train, plan, kind), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["classify", "gan", "wgan"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_any_number_of_workers_trains_like_one(
+    pools: Pools, alone: Any, strategy: str, kind: str, world_size: int
+) -> None:
+    runs = pools.run(world_size, toys.train, toys.toy_plan(world_size, STRATEGIES[strategy]), kind)
+    assert_same(runs, alone(kind))
+
+
+@pytest.mark.parametrize("strategy", ["zero2-offload", "zero3-offload"])
+def test_offload_changes_no_number(pools: Pools, alone: Any, strategy: str) -> None:
+    assert_same(pools.run(2, toys.train, toys.toy_plan(2, STRATEGIES[strategy])), alone("classify"))
+
+
+@pytest.mark.parametrize("strategy", MAIN)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"kind": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 0.01},
+        {"kind": "sgd", "learning_rate": 0.05, "momentum": 0.0},
+        {"kind": "lion", "learning_rate": 0.001, "weight_decay": 0.1},
+    ],
+    ids=["momentum", "plain", "lion"],
+)
+def test_other_optimizers_train_like_on_one_worker(
+    pools: Pools, alone: Any, strategy: str, optimizer: dict[str, Any]
+) -> None:
+    runs = pools.run(2, toys.train, toys.toy_plan(2, STRATEGIES[strategy], optimizer=optimizer))
+    # lion takes signs: where two gradients cancel to nothing, rounding decides
+    assert_same(
+        runs, alone("classify", optimizer=optimizer), state=5e-3 if optimizer["kind"] == "lion" else 1e-5
+    )
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "zero1", "zero2", "zero3"])
+def test_adafactor_is_refused_where_parameters_are_sharded(pools: Pools, strategy: str) -> None:
+    plan = toys.toy_plan(2, STRATEGIES[strategy], optimizer={"kind": "adafactor"})
+    with pytest.raises(SpecError, match="adafactor needs whole parameters"):
+        pools.run(2, toys.train, plan)
+
+
+def test_adafactor_trains_under_ddp_like_on_one_worker(pools: Pools, alone: Any) -> None:
+    optimizer = {"kind": "adafactor", "learning_rate": 0.01}
+    assert_same(
+        pools.run(2, toys.train, toys.toy_plan(2, {"kind": "ddp"}, optimizer=optimizer)),
+        alone("classify", optimizer=optimizer),
+    )
+
+
+@pytest.mark.parametrize("strategy", MAIN)
+def test_bf16_keeps_fp32_masters(pools: Pools, alone: Any, strategy: str) -> None:
+    """Updates far smaller than bf16 can add to a weight are not lost, and all strategies agree within its rounding."""
+    optimizer = {"learning_rate": 1e-4, "weight_decay": 0.0}
+    runs = pools.run(
+        2, toys.train, toys.toy_plan(2, STRATEGIES[strategy], precision="bf16", optimizer=optimizer)
+    )
+    got = toys.assembled(runs)
+    want = toys.assembled([alone("classify", precision="bf16", optimizer=optimizer)])
+    for key, tensor in want.items():
+        if key[0] == "parameter":
+            assert got[key].dtype == torch.float32
+            torch.testing.assert_close(got[key], tensor, rtol=0, atol=4e-4)
+    weight = got["parameter", "model/head.weight"]
+    assert not torch.equal(weight, weight.bfloat16().float())
+    torch.testing.assert_close(
+        torch.tensor(runs[0].losses), torch.tensor(alone("classify").losses), rtol=0.2, atol=0.1
+    )
+
+
+@pytest.mark.parametrize("strategy", MAIN)
+def test_recomputation_changes_no_number(pools: Pools, alone: Any, strategy: str) -> None:
+    plan = toys.toy_plan(2, STRATEGIES[strategy], activation_checkpointing=True)
+    assert_same(pools.run(2, toys.train, plan), alone("classify"))
+
+
+@pytest.mark.parametrize("strategy", MAIN)
+def test_evaluation_between_steps_changes_no_number(pools: Pools, alone: Any, strategy: str) -> None:
+    expected = alone("classify")
+    plan = toys.toy_plan(2, STRATEGIES[strategy])
+    assert_same(pools.run(2, toys.evaluating, plan), expected)
+
+
+def test_zero_is_not_compiled(pools: Pools) -> None:
+    with pytest.raises(SpecError, match=r"training\.compile"):
+        pools.run(2, toys.train, toys.toy_plan(2, STRATEGIES["zero2"], compile=True))
+
+
+def test_fp16_needs_a_gpu() -> None:
+    with pytest.raises(SpecError, match="fp16 needs a GPU"):
+        toys.train(toys.toy_plan(1, {"kind": "ddp"}, precision="fp16"))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2"])
+def test_replicas_that_differ_are_named(pools: Pools, strategy: str) -> None:
+    answers = pools.run(2, toys.train_with_one_rank_changed, toys.toy_plan(2, STRATEGIES[strategy]))
+    assert answers == ["parameter model/layers.1.up.bias"] * 2
+
+
+@pytest.mark.parametrize("strategy", MAIN)
+def test_a_gradient_that_is_no_number_updates_nothing(pools: Pools, strategy: str) -> None:
+    for norm, before, after in pools.run(2, toys.step_on_nan, toys.toy_plan(2, STRATEGIES[strategy])):
+        assert not torch.isfinite(torch.tensor(norm))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
