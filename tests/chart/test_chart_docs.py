@@ -13,7 +13,7 @@ from chartkit.combinations import COMBINATIONS, FILES
 from chartkit.helm import CHART, IMAGE, REPO, helm, work_copy
 
 sys.path.insert(0, str(REPO / "scripts"))
-import chart_readme  # noqa: E402
+import chart_readme
 
 
 def test_the_readme_is_current():
@@ -24,7 +24,11 @@ def leaves(values, path=()):
     """Paths of the values, not entering the maps that a person fills freely."""
     for key, value in values.items():
         here = (*path, key)
-        if isinstance(value, dict) and value and here not in {("monitoring", "dashboardLabels"), ("mlflow", "resources")}:
+        if (
+            isinstance(value, dict)
+            and value
+            and here not in {("monitoring", "dashboardLabels"), ("mlflow", "resources")}
+        ):
             yield from leaves(value, here)
         else:
             yield here

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from chartkit.combinations import COMBINATIONS, FILES
+from chartkit.combinations import ALL, COMBINATIONS, FILES, NAMES, kube_version_of
 from chartkit.helm import (
     IMAGE,
     KUBE_VERSIONS,
@@ -20,9 +20,6 @@ from chartkit.helm import (
 )
 from chartkit.podsecurity import violations
 from chartkit.strict import errors, has_crd
-
-ALL = {**COMBINATIONS, **FILES}
-NAMES = sorted(ALL)
 
 
 def check(values: Values, kube_version: str) -> None:
@@ -45,7 +42,7 @@ def test_combination_is_valid(name):
     """One Kubernetes version each, so that all are covered; the slow suite takes every version."""
     if "interactive" in name and not has_crd("ray.io/RayCluster"):
         pytest.skip("the KubeRay CRDs are not at hand (../shared/crds)")
-    check(ALL[name], KUBE_VERSIONS[NAMES.index(name) % len(KUBE_VERSIONS)])
+    check(ALL[name], kube_version_of(name))
 
 
 @pytest.mark.parametrize("kube_version", KUBE_VERSIONS)

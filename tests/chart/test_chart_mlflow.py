@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -138,7 +139,12 @@ CHECKS = {
     "good": ({}, "yes", 0, "accepts the jobs user"),
     "open": ({"stranger": 200}, "no", 0, "open to all"),
     "down": ({"health": 503}, "yes", 1, "/health answered 503, expected 200"),
-    "lets strangers in": ({"stranger": 200}, "yes", 1, "without a password the server answered 200, expected 401"),
+    "lets strangers in": (
+        {"stranger": 200},
+        "yes",
+        1,
+        "without a password the server answered 200, expected 401",
+    ),
     "refuses the jobs user": ({"friend": 401}, "yes", 1, "the jobs' user 'jobs' was answered 401"),
 }
 
@@ -175,18 +181,26 @@ class Server:
 
     def start(self) -> None:
         container = find(render(), "Deployment", "train-mlflow")["spec"]["template"]["spec"]["containers"][0]
-        move = [("/mlflow/", f"{self.folder}/mlflow/"), ("/tmp/", f"{self.folder}/tmp/"), ("0.0.0.0", "127.0.0.1")]
-        move += [("--port=5000", f"--port={self.port}"), ("--workers=2", "--workers=1"), ("$(POD_IP)", "127.0.0.1")]
+        moves = {
+            "/mlflow/": f"{self.folder}/mlflow/",
+            "/tmp/": f"{self.folder}/tmp/",
+            "0.0.0.0": "127.0.0.1",
+            "$(POD_IP)": "127.0.0.1",
+            "--port=5000": f"--port={self.port}",
+            "--workers=2": "--workers=1",
+        }
 
         def moved(text: str) -> str:
-            for old, new in move:
-                text = text.replace(old, new)
-            return text
+            return re.sub("|".join(map(re.escape, moves)), lambda match: moves[match[0]], text)
 
         for name in ("mlflow", "tmp"):
             (self.folder / name).mkdir(exist_ok=True)
         for secret, keys in {
-            "mlflow": {"username": "admin", "password": self.passwords["admin"], "flask-secret-key": "f" * 64},
+            "mlflow": {
+                "username": "admin",
+                "password": self.passwords["admin"],
+                "flask-secret-key": "f" * 64,
+            },
             "jobs": {"username": "jobs", "password": self.passwords["jobs"]},
         }.items():
             (self.folder / "secrets" / secret).mkdir(parents=True, exist_ok=True)
@@ -203,7 +217,12 @@ class Server:
         command = [sys.executable, str(FILES / "mlflow_start.py"), *map(moved, container["args"])]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, cwd=self.folder / "tmp", start_new_session=True
+                command,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder / "tmp",
+                start_new_session=True,
             )
         deadline = time.monotonic() + 240
         while self.get("/health")[0] != 200:
@@ -220,7 +239,9 @@ class Server:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait(20)
 
-    def get(self, path: str, user: str = "", password: str = "", host: str = "", body=None) -> tuple[int, str]:
+    def get(
+        self, path: str, user: str = "", password: str = "", host: str = "", body=None
+    ) -> tuple[int, str]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
         if user:
             pair = f"{user}:{password or self.passwords[user]}".encode()
@@ -265,7 +286,9 @@ def test_the_server_starts_and_is_guarded(tmp_path):
         assert server.get("/api/2.0/mlflow/runs/log-metric", "jobs", body=point)[0] == 200
         own = server.get("/api/2.0/mlflow/experiments/create", "jobs", body={"name": "ours"})
         assert own[0] == 200
-        location = json.loads(server.get(f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}", "jobs")[1])
+        location = json.loads(
+            server.get(f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}", "jobs")[1]
+        )
         assert location["experiment"]["artifact_location"].startswith("mlflow-artifacts:")
         grab = {"username": "mallory", "password": "password-of-mallory"}
         assert server.get("/api/2.0/mlflow/users/create", "jobs", body=grab)[0] == 403

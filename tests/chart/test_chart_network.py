@@ -6,10 +6,18 @@ import pytest
 from chartkit.flows import Pod, connects, outside
 from chartkit.helm import merge, render
 
-OURS = {"app.kubernetes.io/name": "trainwright", "app.kubernetes.io/instance": "train", "app.kubernetes.io/part-of": "trainwright"}
+OURS = {
+    "app.kubernetes.io/name": "trainwright",
+    "app.kubernetes.io/instance": "train",
+    "app.kubernetes.io/part-of": "trainwright",
+}
 HEAD = Pod({"ray.io/is-ray-node": "yes", "ray.io/node-type": "head", "ray.io/originated-from-crd": "RayJob"})
-WORKER = Pod({"ray.io/is-ray-node": "yes", "ray.io/node-type": "worker", "ray.io/originated-from-crd": "RayJob"})
-JOB_SUBMITTER = Pod({"ray.io/originated-from-crd": "RayJob", "app.kubernetes.io/created-by": "kuberay-operator"})
+WORKER = Pod(
+    {"ray.io/is-ray-node": "yes", "ray.io/node-type": "worker", "ray.io/originated-from-crd": "RayJob"}
+)
+JOB_SUBMITTER = Pod(
+    {"ray.io/originated-from-crd": "RayJob", "app.kubernetes.io/created-by": "kuberay-operator"}
+)
 SUBMITTER = Pod({"trainwright/submitter": "true"})
 OPERATOR = Pod({"app.kubernetes.io/name": "kuberay-operator"})
 FOREIGN_OPERATOR = Pod({"app.kubernetes.io/name": "kuberay-operator"}, "kuberay-operator")
@@ -108,7 +116,9 @@ def test_ray_client_is_closed_to_everyone(values, target):
     assert not [source for source in EVERYONE if connects(objects, source, target, 10001)]
 
 
-@pytest.mark.parametrize("source", [HEAD, WORKER, JOB_SUBMITTER, SUBMITTER, OPERATOR, MLFLOW, BACKUP, TEST], ids=str)
+@pytest.mark.parametrize(
+    "source", [HEAD, WORKER, JOB_SUBMITTER, SUBMITTER, OPERATOR, MLFLOW, BACKUP, TEST], ids=str
+)
 def test_everyone_resolves_names(source):
     objects = render()
     assert connects(objects, source, DNS, 53, "UDP")

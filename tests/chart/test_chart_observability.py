@@ -28,7 +28,9 @@ def expressions() -> dict[str, str]:
                 found[f"{name}: {panel['title']}: {target['refId']}"] = target["expr"]
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
-                found[f"{name}: ${variable['name']}"] = re.sub(r"^label_values\((.*), *\w+\)$", r"\1", variable["query"]["query"])
+                found[f"{name}: ${variable['name']}"] = re.sub(
+                    r"^label_values\((.*), *\w+\)$", r"\1", variable["query"]["query"]
+                )
     rule = find(render(api_versions=(MONITORING,)), "PrometheusRule", "train")
     for alert in rule["spec"]["groups"][0]["rules"]:
         found[f"alert: {alert['alert']}"] = alert["expr"]
@@ -84,7 +86,11 @@ def test_dashboard_is_well_formed(index):
     for panel in board["panels"]:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert not cells & taken, f"{panel['title']} overlaps another panel"
         taken |= cells
         assert panel["datasource"]["uid"] == "${datasource}"

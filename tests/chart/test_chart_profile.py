@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from chartkit.combinations import COMBINATIONS, FILES
+from chartkit.combinations import ALL, FILES, NAMES, render_combination
 from chartkit.helm import find, render
 
 from orchestrator.spec.profile import ClusterProfile
 
-ALL = {**COMBINATIONS, **FILES}
-
 
 def profile_of(objects) -> ClusterProfile:
-    (config,) = [o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith("-profile")]
+    (config,) = [
+        o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith("-profile")
+    ]
     return ClusterProfile.model_validate(yaml.safe_load(config["data"]["profile.yaml"]))
 
 
-@pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.parametrize("name", NAMES)
 def test_profile_is_valid(name):
-    profile = profile_of(render(ALL[name]))
+    profile = profile_of(render_combination(name))
     assert profile.kind == "kubernetes"
     assert profile.secrets.ray_token_secret
 
@@ -57,13 +57,12 @@ def test_profile_says_what_the_values_say():
     assert (gpu.tolerations[0].key, gpu.tolerations[0].effect) == ("nvidia.com/gpu", "NoSchedule")
 
 
-@pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.parametrize("name", NAMES)
 def test_what_the_profile_names_is_rendered_or_told_to_exist(name):
     """A job must not wait for a Secret, claim, queue or ServiceAccount that nobody makes."""
-    values = ALL[name]
-    objects = render(values)
+    objects = render_combination(name)
     profile = profile_of(objects)
-    told = yaml.safe_dump(values)
+    told = yaml.safe_dump(ALL[name])
     named = [
         ("ServiceAccount", profile.kubernetes.service_account),
         ("Secret", profile.secrets.ray_token_secret),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from chartkit.combinations import COMBINATIONS, FILES, GPU_GROUPS
+from chartkit.combinations import COMBINATIONS, FILES, GPU_GROUPS, render_combination
 from chartkit.flows import Pod, connects
 from chartkit.helm import REPO, find, pod_templates, render
 from chartkit.podsecurity import violations
@@ -40,8 +40,14 @@ def plan_for(profile, workers: int, gpus: int):
     objective = resolve_objective(job, facts)
     job = job.model_copy(update={"objective": objective, "model": resolve_model(job, objective, facts)})
     counts = Counts(1000, 6000, 50, (("model/a.weight", 900), ("model/a.bias", 100)))
-    folders = {"base_dir": "/b", "storage": f"{profile.storage}/runs/job-x", "cache": f"{profile.storage}/cache"}
-    return make_plan(job, facts, counts, version="0.1.0", run_id="job-x", tracking_uri=profile.mlflow or "", **folders)
+    folders = {
+        "base_dir": "/b",
+        "storage": f"{profile.storage}/runs/job-x",
+        "cache": f"{profile.storage}/cache",
+    }
+    return make_plan(
+        job, facts, counts, version="0.1.0", run_id="job-x", tracking_uri=profile.mlflow or "", **folders
+    )
 
 
 def largest_job(objects):
@@ -54,7 +60,7 @@ def largest_job(objects):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rayjob_is_admitted(name):
-    objects = render({**COMBINATIONS, **FILES}[name])
+    objects = render_combination(name)
     profile = profile_of(objects)
     rayjob = largest_job(objects)
     pods = pod_templates([rayjob])
@@ -82,7 +88,7 @@ def test_rayjob_is_admitted(name):
 def test_rayjob_is_valid(name):
     if not has_crd("ray.io/RayJob"):
         pytest.skip("the KubeRay CRDs are not at hand (../shared/crds)")
-    objects = render({**COMBINATIONS, **FILES}[name])
+    objects = render_combination(name)
     assert errors(largest_job(objects)) == ()
     profile = profile_of(objects)
     assert errors(plan_to_config_map(plan_for(profile, 1, 0), profile, 1, None)) == ()
@@ -120,7 +126,9 @@ def test_rayjobs_pods_are_those_that_the_network_policies_know():
     rayjob = largest_job(objects)
     cluster = rayjob["spec"]["rayClusterSpec"]
     added = {"ray.io/is-ray-node": "yes", "ray.io/cluster": "job-x-abcde"}
-    head = Pod({**cluster["headGroupSpec"]["template"]["metadata"]["labels"], **added, "ray.io/node-type": "head"})
+    head = Pod(
+        {**cluster["headGroupSpec"]["template"]["metadata"]["labels"], **added, "ray.io/node-type": "head"}
+    )
     labels = cluster["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
     worker = Pod({**labels, **added, "ray.io/node-type": "worker"})
     mlflow = Pod(find(objects, "Deployment", "train-mlflow")["spec"]["template"]["metadata"]["labels"])
@@ -136,7 +144,11 @@ def test_the_submitters_role_covers_what_the_client_asks_for():
     pairs = set(re.findall(r'"(get|list|create|patch|delete|watch)",\s+"([a-z./]+)"', source))
     pairs |= {("list", resource) for resource in re.findall(r'_pages\(\s*"([a-z./]+)"', source)}
     pairs = {pair for pair in pairs if pair[1] not in ("get", "list", "create", "patch", "delete", "watch")}
-    pairs -= {("create", "selfsubjectaccessreviews"), ("get", "version"), ("get", "apis/ray.io")}  # everyone may
+    pairs -= {
+        ("create", "selfsubjectaccessreviews"),
+        ("get", "version"),
+        ("get", "apis/ray.io"),
+    }  # everyone may
     assert ("create", "rayjobs.ray.io") in pairs or ("get", "rayjobs.ray.io") in pairs
     role = find(render({"kueue": {"enabled": True}}), "Role", "train-submitter")
     granted = {

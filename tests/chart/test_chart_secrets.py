@@ -52,7 +52,10 @@ def test_install_generates_every_secret(release):
         assert set(release.secrets()[name]) == keys
         for key in keys - {"username"}:
             assert len(base64.b64decode(release.secrets()[name][key])) >= 32
-    assert release.secrets()["train-mlflow-admin"]["password"] != release.secrets()["train-mlflow-jobs"]["password"]
+    assert (
+        release.secrets()["train-mlflow-admin"]["password"]
+        != release.secrets()["train-mlflow-jobs"]["password"]
+    )
 
 
 def test_upgrades_and_rollbacks_keep_them(release):
@@ -113,7 +116,11 @@ def test_secrets_that_are_there_already_are_not_touched(release):
 
 def test_a_secret_of_somebody_else_is_not_overwritten(release):
     path = "/api/v1/namespaces/training/secrets/train-ray-token"
-    theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "train-ray-token", "namespace": "training"}}
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "train-ray-token", "namespace": "training"},
+    }
     release.api.objects[path] = {**theirs, "data": {"auth_token": "dGhlaXJz"}}
     with pytest.raises(HelmError, match="invalid ownership metadata"):
         release.run("install")

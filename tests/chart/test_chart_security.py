@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chartkit.combinations import COMBINATIONS, FILES
+from chartkit.combinations import COMBINATIONS, FILES, render_combination
 from chartkit.helm import MONITORING, find, operator_chart, pod_templates, render, template
 from chartkit.podsecurity import violations
 
@@ -16,7 +16,9 @@ EVERYTHING = FILES["ci/everything-values.yaml"]
 SECRET_WORDS = ("password", "token", "secret", "credential", "key")
 
 
-@pytest.mark.parametrize("name", ["ci/default-values.yaml", "ci/everything-values.yaml", "presets/eks-gpu.yaml"])
+@pytest.mark.parametrize(
+    "name", ["ci/default-values.yaml", "ci/everything-values.yaml", "presets/eks-gpu.yaml"]
+)
 def test_every_pod_template_is_restricted(name):
     """The matrix checks this for every combination as well."""
     templates = pod_templates(render(FILES[name]))
@@ -27,7 +29,9 @@ def test_every_pod_template_is_restricted(name):
 def test_the_operators_pod_is_restricted():
     if operator_chart() is None:
         pytest.skip("the operator's own chart is not at hand (TRAINWRIGHT_KUBERAY_CHECKOUT)")
-    pods = pod_templates([o for o in render(with_operator=True) if o["metadata"]["name"] == "kuberay-operator"])
+    pods = pod_templates(
+        [o for o in render(with_operator=True) if o["metadata"]["name"] == "kuberay-operator"]
+    )
     assert pods
     assert [violations(pod) for _, pod in pods] == [[]] * len(pods)
 
@@ -48,7 +52,9 @@ def test_the_checker_finds_what_is_not_restricted(name):
     assert len(violations(pod)) == 1
 
 
-@pytest.mark.parametrize("field, value", [("hostNetwork", True), ("volumes", [{"name": "x", "hostPath": {"path": "/"}}])])
+@pytest.mark.parametrize(
+    "field, value", [("hostNetwork", True), ("volumes", [{"name": "x", "hostPath": {"path": "/"}}])]
+)
 def test_the_checker_finds_what_reaches_the_host(field, value):
     ((_, pod),) = pod_templates([find(render(), "Deployment", "train-mlflow")])
     pod["spec"][field] = value
@@ -78,7 +84,7 @@ def test_rights_are_those_of_the_golden_file():
 
 @pytest.mark.parametrize("name", sorted(COMBINATIONS)[::7] + sorted(FILES))
 def test_no_role_reads_secrets_or_has_wildcards(name):
-    objects = render({**COMBINATIONS, **FILES}[name])
+    objects = render_combination(name)
     assert not [o for o in objects if o["kind"] in ("ClusterRole", "ClusterRoleBinding")]
     for role in (o for o in objects if o["kind"] == "Role"):
         for rule in role["rules"]:
@@ -89,7 +95,7 @@ def test_no_role_reads_secrets_or_has_wildcards(name):
 
 @pytest.mark.parametrize("name", sorted(COMBINATIONS)[::5] + sorted(FILES))
 def test_secrets_stand_in_secrets_alone(name):
-    objects = render({**COMBINATIONS, **FILES}[name], api_versions=(MONITORING,))
+    objects = render_combination(name)
     secret_values = [
         base64.b64decode(value).decode()
         for o in objects
@@ -109,7 +115,9 @@ def test_secrets_stand_in_secrets_alone(name):
 
 def test_values_take_no_secret():
     """There is no value to write a password into: only names of Secrets."""
-    values = yaml.safe_load((Path(__file__).parents[2] / "helm/trainwright/values.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load(
+        (Path(__file__).parents[2] / "helm/trainwright/values.yaml").read_text(encoding="utf-8")
+    )
 
     def names(value, path=""):
         if isinstance(value, dict):
@@ -118,7 +126,9 @@ def test_values_take_no_secret():
         else:
             yield path
 
-    suspicious = [n for n in names(values) if any(w in n.lower() for w in ("password", "token", "credential"))]
+    suspicious = [
+        n for n in names(values) if any(w in n.lower() for w in ("password", "token", "credential"))
+    ]
     assert suspicious == [".rayToken.existingSecret"]
 
 

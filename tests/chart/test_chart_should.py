@@ -11,7 +11,9 @@ ABSENT = object()
 S3 = {"storage": {"url": "s3://bucket/runs"}}
 POSTGRES = {"mlflow": {"databaseSecret": "database"}}
 SCALED = {"mlflow": {"replicas": 3, "databaseSecret": "database", "artifacts": "s3://bucket/mlflow"}}
-INGRESS = {"ingress": {"enabled": True, "host": "mlflow.example.com", "tlsSecret": "tls", "className": "nginx"}}
+INGRESS = {
+    "ingress": {"enabled": True, "host": "mlflow.example.com", "tlsSecret": "tls", "className": "nginx"}
+}
 GROUP = {
     "name": "gpu", "cpus": 8, "memory": "64Gi", "gpus": 2, "acceleratorType": "A100", "min": 1, "max": 3, "spot": True,
     "labels": {"pool": "gpu"}, "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
@@ -21,7 +23,9 @@ CLUSTER = {"rayCluster": {"enabled": True}}
 GPU_CLUSTER = {**GPU, **CLUSTER}
 AUTOSCALED = {**CLUSTER, "jobs": {"autoscaling": True}}
 KUEUE = {"kueue": {"enabled": True}}
-PRIORITY = {"priorityClasses": [{"name": "urgent", "value": 1000, "preempt": True}, {"name": "low", "value": -5}]}
+PRIORITY = {
+    "priorityClasses": [{"name": "urgent", "value": 1000, "preempt": True}, {"name": "low", "value": -5}]
+}
 OWN_OPERATOR = {"kuberay-operator": {"enabled": False}}
 PROFILE = ("ConfigMap", "train-profile", "data/profile.yaml")
 SERVER = "spec/template/spec/containers/0"

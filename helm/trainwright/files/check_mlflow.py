@@ -1,6 +1,6 @@
 """Run by `helm test`: the MLflow server answers, refuses strangers, and accepts the jobs' user.
 
-    check_mlflow.py URL yes|no      (whether a password is asked for)
+check_mlflow.py URL yes|no      (whether a password is asked for)
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Back up the SQLite databases of the MLflow server while it runs, and keep the newest few copies.
 
-    mlflow_backup.py FOLDER_OF_DATABASES FOLDER_OF_BACKUPS KEEP
+mlflow_backup.py FOLDER_OF_DATABASES FOLDER_OF_BACKUPS KEEP
 """
 
 import datetime
@@ -14,10 +14,10 @@ def back_up(database: Path, folder: Path, stamp: str) -> Path:
     """One consistent copy, checked before it gets its final name."""
     target = folder / f"{database.stem}-{stamp}.db"
     partial = target.with_suffix(".partial")
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as source:
-        with closing(sqlite3.connect(partial)) as copy:
-            source.backup(copy)
-            (state,) = copy.execute("PRAGMA integrity_check").fetchone()
+    source = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    with closing(source), closing(sqlite3.connect(partial)) as copy:
+        source.backup(copy)
+        (state,) = copy.execute("PRAGMA integrity_check").fetchone()
     if state != "ok":
         sys.exit(f"the copy of {database} is damaged: {state}")
     return partial.replace(target)

@@ -42,7 +42,8 @@ def write_auth_config(database_uri: str, default_permission: str) -> Path:
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
     path = RUNTIME / "auth.ini"
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
         config.write(out)
     return path
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chartkit.helm import CHART, Values, merge, values_file
+from chartkit.helm import CHART, KUBE_VERSIONS, MONITORING, Object, Values, merge, render, values_file
 
 GPU_GROUPS = [
     {"name": "cpu", "cpus": 4, "memory": "16Gi", "max": 4},
@@ -78,3 +78,16 @@ FILES: dict[str, Values] = {
     for folder in ("presets", "ci")
     for path in sorted((CHART / folder).glob("*.yaml"))
 }
+
+ALL = {**COMBINATIONS, **FILES}
+NAMES = sorted(ALL)
+
+
+def kube_version_of(name: str) -> str:
+    """The Kubernetes version that a combination is rendered for, where one is enough: all have their turn."""
+    return KUBE_VERSIONS[NAMES.index(name) % len(KUBE_VERSIONS)]
+
+
+def render_combination(name: str) -> list[Object]:
+    """A combination for its version, with the Prometheus operator there; rendered once in a test session."""
+    return render(ALL[name], kube_version=kube_version_of(name), api_versions=(MONITORING,))

@@ -79,7 +79,9 @@ SCHEMAS: dict[str, Schema] = {
             ("resourceGroups",),
             namespaceSelector=_SELECTOR,
             queueingStrategy={"enum": ["BestEffortFIFO", "StrictFIFO"]},
-            preemption=_object(withinClusterQueue={"enum": ["Never", "LowerPriority", "LowerOrNewerEqualPriority"]}),
+            preemption=_object(
+                withinClusterQueue={"enum": ["Never", "LowerPriority", "LowerOrNewerEqualPriority"]}
+            ),
             resourceGroups=_list(_GROUP),
         )
     ),

@@ -130,7 +130,12 @@ def _discovery(path: str) -> Object | None:
              "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"]}
             for kind, plural, namespaced in KINDS[version]
         ]  # fmt: skip
-        return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
+        return {
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": version,
+            "resources": resources,
+        }
     return None
 
 
@@ -158,7 +163,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _missing(self, path: str) -> None:
-        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+        status = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "reason": "NotFound",
+            "code": 404,
+        }
         self._answer(404, {**status, "message": f"{path} not found", "details": {}})
 
     def _body(self) -> Any:
@@ -185,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
                         if path.rpartition("/")[0] == url.path
                         and all((o["metadata"].get("labels") or {}).get(k) == v for k, v in terms)
                     ]
-                    return self._answer(200, {"kind": f"{kind}List", "apiVersion": version, "metadata": {}, "items": items})
+                    return self._answer(
+                        200, {"kind": f"{kind}List", "apiVersion": version, "metadata": {}, "items": items}
+                    )
         return self._missing(url.path)
 
     def _store(self, path: str, o: Object, verb: str, dry: bool) -> None:

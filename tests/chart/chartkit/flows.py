@@ -60,7 +60,8 @@ def _is_peer(peer: Object, pod: Pod, namespace: str) -> bool:
 
 def _is_port(ports: list[Object] | None, port: int, protocol: str) -> bool:
     return not ports or any(
-        p.get("protocol", "TCP") == protocol and p["port"] <= port <= p.get("endPort", p["port"]) for p in ports
+        p.get("protocol", "TCP") == protocol and p["port"] <= port <= p.get("endPort", p["port"])
+        for p in ports
     )
 
 

@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -35,6 +36,7 @@ STAND_IN = {
     "values.yaml": "replicas: 1\nlivenessProbe:\n  periodSeconds: 5\nwatchNamespace: []\n",
     "templates/configmap.yaml": (
         "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: kuberay-operator-stand-in\n"
+        "  namespace: {{ .Release.Namespace }}\n"
         "data:\n  values: |\n    {{- toYaml .Values | nindent 4 }}\n"
     ),
 }
@@ -48,7 +50,9 @@ def binary(name: str) -> str:
         script = [sys.executable, str(REPO / "scripts" / "fetch_helm.py")]
         done = subprocess.run(script, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode != 0:
-            pytest.skip(f"no {name}: scripts/fetch_helm.py failed: {(done.stderr or done.stdout).strip()[-200:]}")
+            pytest.skip(
+                f"no {name}: scripts/fetch_helm.py failed: {(done.stderr or done.stdout).strip()[-200:]}"
+            )
     return str(path)
 
 
@@ -99,7 +103,9 @@ def helm(*arguments: str, values: Values | None = None, environment: dict[str, s
 
 
 @functools.lru_cache(maxsize=4096)
-def _template(values: str, kube_version: str, api_versions: tuple[str, ...], release: str, namespace: str) -> str:
+def _template(
+    values: str, kube_version: str, api_versions: tuple[str, ...], release: str, namespace: str
+) -> str:
     arguments = ["template", release, str(work_copy()), "--namespace", namespace, "--skip-crds"]
     arguments += ["--kube-version", kube_version]
     for version in api_versions:
@@ -123,15 +129,16 @@ def template(
 _OURS = re.compile(r"^# Source: trainwright/templates/", re.MULTILINE)
 
 
+@functools.lru_cache(maxsize=4096)
+def _parse(text: str, with_operator: bool) -> bytes:
+    documents = re.split(r"^---\s*$", text, flags=re.MULTILINE)
+    wanted = [document for document in documents if with_operator or _OURS.search(document)]
+    return pickle.dumps([o for o in (yaml.load(d, yaml.CSafeLoader) for d in wanted) if o])
+
+
 def render(values: Values | None = None, *, with_operator: bool = False, **options: Any) -> list[Object]:
     """The objects that our own templates render; ``with_operator`` adds those of the subchart."""
-    documents = re.split(r"^---\s*$", template(values, **options), flags=re.MULTILINE)
-    objects = [
-        yaml.load(document, yaml.CSafeLoader)
-        for document in documents
-        if with_operator or _OURS.search(document)
-    ]
-    return [o for o in objects if o]
+    return pickle.loads(_parse(template(values, **options), with_operator))
 
 
 def find(objects: list[Object], kind: str, name: str) -> Object | None:

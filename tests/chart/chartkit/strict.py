@@ -75,9 +75,7 @@ def crd_validator(kind: str, version: str) -> Draft202012Validator:
     if kind not in _crds():
         return Draft202012Validator(SCHEMAS[kind])
     crd = yaml.load(_crds()[kind].read_text(encoding="utf-8"), yaml.CSafeLoader)
-    (schema,) = [
-        v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"] if v["name"] == version
-    ]
+    (schema,) = [v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"] if v["name"] == version]
     closed = close(schema)
     closed["properties"]["metadata"] = {"type": "object"}
     return Draft202012Validator(closed)
@@ -113,7 +111,8 @@ def _errors(text: str, kube_version: str) -> tuple[str, ...]:
         validator = _builtin_validator(o["kind"], api, kube_version)
     where = f"{o['kind']}/{o['metadata']['name']}"
     return tuple(
-        f"{where}: /{'/'.join(map(str, e.absolute_path))}: {e.message[:300]}" for e in validator.iter_errors(o)
+        f"{where}: /{'/'.join(map(str, e.absolute_path))}: {e.message[:300]}"
+        for e in validator.iter_errors(o)
     )
 
 
