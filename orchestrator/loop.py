@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.errors import NotANumberError
-from orchestrator.meter import Meter
+from orchestrator.meter import Meter, throughput
 from orchestrator.models.base import Batch, Objective
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import learning_rate_factor
@@ -27,6 +27,8 @@ class Step(Protocol):
     samples: int
     padded: bool
     epoch: float
+    tokens: int
+    """Tokens of the global batch; 0 where samples are no text."""
 
 
 class Surroundings(Protocol):
@@ -105,7 +107,7 @@ def train(
             recent.norms[phase] = norm
 
         outcome.step, last = step, step == plan.total_steps
-        recent.samples, recent.steps = recent.samples + batch.samples, recent.steps + 1
+        recent.take(batch)
         outcome.stopped = not last and around.stop_requested(step)
 
         if step % training.log_every == 0 or last or step == start_step + 1:
@@ -119,8 +121,8 @@ def train(
                 "train/epoch": batch.epoch,
             }
             values |= {f"perf/{part}_ms": 1e3 * parts[part] / recent.steps for part in parts}
+            values |= throughput(plan, recent.samples / wall, recent.tokens / wall, engine.device)
             values |= {
-                "perf/samples_per_second": recent.samples / wall,
                 "perf/step_ms": 1e3 * (wall - parts["evaluate"] - parts["checkpoint"]) / recent.steps,
                 "data/wait_share": parts["data_wait"] / wall,
             }
@@ -196,10 +198,16 @@ class _Sums:
     """Sums since the last log, kept on the device: nothing waits for it between logs."""
 
     def __init__(self) -> None:
-        self.samples = 0
-        self.steps = 0
+        self.samples = self.tokens = self.steps = 0
         self.norms: dict[str, float] = {}
         self._sums: dict[str, tuple[Any, Any]] = {}
+
+    def take(self, batch: Step) -> None:
+        self.samples, self.tokens, self.steps = (
+            self.samples + batch.samples,
+            self.tokens + batch.tokens,
+            self.steps + 1,
+        )
 
     def add(self, name: str, loss: Tensor, count: Tensor, metrics: Any) -> None:
         self.add_metrics({name: (loss, count), **metrics})

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -298,7 +299,8 @@ class _Worker:
             if not self._checked_batch:
                 self._checked_batch = True
                 check_batch(micros[0], self._objective.inputs())
-            yield _OnDevice(micros, share.samples, share.padded, share.epoch)
+            tokens = sum(micro["tokens"].numel() for micro in micros if "tokens" in micro) * self._world_size
+            yield _OnDevice(micros, share.samples, share.padded, share.epoch, tokens)
 
     def _to_device(self, arrays: Mapping[str, Any]) -> Batch:
         if self._device.type == "cpu":
@@ -316,13 +318,15 @@ class _Worker:
         self._engine.close()
 
 
+@dataclass(frozen=True, slots=True)
 class _OnDevice:
     """A StepBatch as tensors."""
 
-    __slots__ = ("epoch", "micros", "padded", "samples")
-
-    def __init__(self, micros: list[Batch], samples: int, padded: bool, epoch: float) -> None:
-        self.micros, self.samples, self.padded, self.epoch = micros, samples, padded, epoch
+    micros: list[Batch]
+    samples: int
+    padded: bool
+    epoch: float
+    tokens: int
 
 
 class _Mailbox:

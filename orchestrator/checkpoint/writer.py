@@ -77,7 +77,7 @@ class Checkpoints:
         self._storage = storage or storage_at(root)
         self._attempt, self._rank, self._world_size, self._group = attempt, rank, world_size, group
         self._staging = Staging()
-        self._pending: _Save | None = None
+        self._pending: Save | None = None
 
     def save(
         self, step: int, state: Iterable[StateRange], meta: dict[str, Any], *, asynchronous: bool
@@ -93,9 +93,9 @@ class Checkpoints:
         self.wait()
         if not self._already_committed(step):
             self._staging.restart()
-            staged = [(_describe(part), self._staging.copy(part.values)) for part in state]
+            staged = [(describe(part), self._staging.copy(part.values)) for part in state]
             self._staging.finish()
-            self._pending = _Save(
+            self._pending = Save(
                 self._storage, step, self._attempt, self._rank, self._world_size, meta, staged
             )
             self._pending.start()
@@ -160,7 +160,8 @@ class Checkpoints:
         return next(text for text in failures if text is not None)
 
 
-def _describe(part: StateRange) -> IndexedRange:
+def describe(part: StateRange) -> IndexedRange:
+    """The index's entry of a range, its place in the file still open."""
     return IndexedRange(
         kind=part.kind,
         name=part.name,
@@ -172,7 +173,7 @@ def _describe(part: StateRange) -> IndexedRange:
     )
 
 
-class _Save:
+class Save:
     """One save of one rank, on a thread of its own."""
 
     def __init__(

@@ -14,6 +14,7 @@ class ResizeKind:
     """Images to one size."""
 
     training_only = False
+    keeps_type = False
 
     def fitter(self, section: Resize) -> None:
         """Nothing to learn."""
@@ -30,12 +31,13 @@ class RandomCropKind:
     """A random place of the padded image."""
 
     training_only = True
+    keeps_type = True
 
     def fitter(self, section: RandomCrop) -> None:
         """Nothing to learn."""
 
     def apply(self, section: RandomCrop, fitted: Fitted, batch: Batch) -> Batch:
-        """Float32, of the size that came in."""
+        """Of the size and type that came in."""
         image_BCHW = _images(batch, section.tensor, "random_crop")
         size = (image_BCHW.shape[2], image_BCHW.shape[3])
         return {**batch, section.tensor: random_crop(image_BCHW, batch["sample_seed"], section.padding, size)}
@@ -45,12 +47,13 @@ class RandomFlipKind:
     """Some mirrored."""
 
     training_only = True
+    keeps_type = True
 
     def fitter(self, section: RandomFlip) -> None:
         """Nothing to learn."""
 
     def apply(self, section: RandomFlip, fitted: Fitted, batch: Batch) -> Batch:
-        """Float32, of the size that came in."""
+        """Of the size and type that came in."""
         image_BCHW = _images(batch, section.tensor, "random_flip")
         return {**batch, section.tensor: random_flip(image_BCHW, batch["sample_seed"], section.probability)}
 
@@ -62,4 +65,4 @@ def _images(batch: Batch, name: str, kind: str) -> np.ndarray:
             f"data.transforms: {kind} takes images (channels, height, width), but a sample's {name!r} has the shape"
             f" {values.shape[1:]}"
         )
-    return values.astype(np.float32, copy=False)
+    return values

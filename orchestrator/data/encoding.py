@@ -36,6 +36,7 @@ class EncodeKind:
     """Values to their numbers."""
 
     training_only = False
+    keeps_type = False
 
     def fitter(self, section: Encode) -> _Distinct:
         """Distinct values."""

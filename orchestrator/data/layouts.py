@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.index import SourceIndex
 from orchestrator.data.tensors import TensorLayout, column_array, encoded_bytes, image_shape, numbers
+from orchestrator.data.transforms import kind_of, tensors_of
 from orchestrator.errors import DataError
 from orchestrator.models.configs import DEFAULT_OBJECTIVES, ObjectiveSection
 from orchestrator.models.configs.base import ObjectiveConfig
@@ -42,7 +45,7 @@ def choose_layouts(
     """The tensors of a source.
 
     Named columns make the tensors that ``data.columns`` says; a column whose name is that of a tensor which the
-    model or a transform takes makes it; after ``data.prepare`` every column is a tensor.
+    model or a transform takes makes it.
 
     Args:
         head: the source's first rows.
@@ -62,7 +65,7 @@ def choose_layouts(
     for name in head.column_names:
         if name in chosen or name in named:
             continue
-        if name in wanted or name in transformed or spec.prepare is not None:
+        if name in wanted or name in transformed:
             chosen[name] = (name,)
             named.add(name)
     layouts = []
@@ -112,6 +115,7 @@ def _layout(
             kind="image",
             shape=(channels, height, width),
             resizes=resize is not None,
+            carried="float32" if _computed_with(spec, tensor) else "uint8",
         )
     if any(pa.types.is_string(a.type) or pa.types.is_large_string(a.type) for a in arrays):
         return TensorLayout(
@@ -120,6 +124,7 @@ def _layout(
             kind="text",
             shape=(len(columns),) if flat else (),
             dtype="object",
+            carried="object",
             flat=flat,
         )
     encoded = any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms)
@@ -130,16 +135,46 @@ def _layout(
             f"data.columns.{tensor}: column {columns[0]!r} of {index.root} has fractions or missing values, but"
             f" {tensor!r} takes whole numbers"
         )
-    dtype = "int64" if wanted == "int" or (wanted is None and whole) else "float32"
+    dtype: Literal["int64", "float32"] = (
+        "int64" if wanted == "int" or (wanted is None and whole) else "float32"
+    )
+    if encoded and whole:
+        dtype = "int64"
     width = sum(part[0].size for part in parts)
+    carried: str = dtype
+    if index.kind in _TYPED and len(parts) == 1 and not _computed_with(spec, tensor):
+        carried = _smaller(parts[0], dtype)
     return TensorLayout(
         name=tensor,
         columns=columns,
         kind="numbers",
         shape=(width,) if flat else parts[0].shape[1:],
-        dtype="int64" if encoded and whole else dtype,
+        dtype=dtype,
+        carried=carried,
         flat=flat,
     )
+
+
+_TYPED = ("parquet", "arrow", "numpy")
+"""Formats in which a column has one type throughout."""
+
+
+def _computed_with(spec: DataSpec, tensor: str) -> bool:
+    """Whether a transform computes with the tensor's values, so that it must have them in their final type."""
+    return any(
+        tensor in touched or "*" in touched
+        for touched in (
+            tensors_of(t) for t in spec.transforms if not getattr(kind_of(t), "keeps_type", False)
+        )
+    )
+
+
+def _smaller(values: np.ndarray, dtype: str) -> str:
+    """The source's type where it takes less than the final one and holds no missing values."""
+    own = values.dtype
+    if own.kind in "iu" and own.itemsize < np.dtype(dtype).itemsize and (dtype == "int64" or values.ndim > 1):
+        return own.name
+    return own.name if own == np.float16 and dtype == "float32" else dtype
 
 
 def _numeric(head: pa.Table, named: set[str]) -> list[str]:

@@ -24,9 +24,9 @@ from orchestrator.data.hashing import mix, permutation
 MAX_LANES = 64
 SMALL_BYTES = 64 * 2**20
 """Up to this, all samples are shuffled together in one lane: reading them on every worker costs little."""
-OPEN_BYTES = 2**30
+OPEN_BYTES = 2**29
 """Row groups that all lanes together hold open, at most."""
-WINDOW_BYTES = 2**28
+WINDOW_BYTES = 2**27
 """Rows that are shuffled together, at most, whatever ``shuffle_window_rows`` says."""
 
 

@@ -24,6 +24,7 @@ from orchestrator.data.raw import prepare_rows
 from orchestrator.data.rows import RowReader
 from orchestrator.data.split import Part, Selection, held_out_rows
 from orchestrator.data.storage import exists, read_range, write_text
+from orchestrator.data.tensors import finished
 from orchestrator.data.transforms import Batch, apply_all, fit_all
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
@@ -164,8 +165,8 @@ def _check_alike(sources: Sequence[PreparedSource]) -> None:
     """Refuse sources whose tensors differ."""
     first = sources[0]
     for source in sources[1:]:
-        ours = {one.name: (one.shape, one.dtype) for one in first.layouts}
-        theirs = {one.name: (one.shape, one.dtype) for one in source.layouts}
+        ours = {one.name: (one.shape, one.dtype, one.kind) for one in first.layouts}
+        theirs = {one.name: (one.shape, one.dtype, one.kind) for one in source.layouts}
         for name in ours.keys() | theirs.keys():
             if ours.get(name) != theirs.get(name):
                 raise DataError(
@@ -174,10 +175,11 @@ def _check_alike(sources: Sequence[PreparedSource]) -> None:
                 )
 
 
-def _said(layout: tuple[tuple[int, ...], str] | None) -> str:
+def _said(layout: tuple[tuple[int, ...], str, str] | None) -> str:
     if layout is None:
         return "missing"
-    return f"{layout[1]} of shape {'x'.join(map(str, layout[0])) or 'one number'}"
+    shape, dtype, kind = layout
+    return f"{dtype} ({kind}) of shape {'x'.join(map(str, shape)) or 'one number'}"
 
 
 # -- fitting ---------------------------------------------------------------------------------------------------
@@ -228,4 +230,4 @@ def first_rows(job: JobSpec, source: PreparedSource, fitted: Sequence[dict[str, 
     group = int(np.flatnonzero(reader.selection.counts)[0])
     nth = np.arange(min(4, int(reader.selection.counts[group])), dtype=np.int64)
     batch = _seeded(reader.read(np.full(len(nth), group, dtype=np.int64), nth), job.training.seed)
-    return apply_all(job.data.transforms, fitted, batch, training=True)
+    return finished(apply_all(job.data.transforms, fitted, batch, training=True), source.layouts)

@@ -67,7 +67,7 @@ class RowReader:
     def _tensor(
         self, layout: TensorLayout, pieces: Sequence[tuple[int, np.ndarray, np.ndarray]], count: int
     ) -> np.ndarray:
-        out = np.empty((count, *layout.shape), dtype=layout.dtype)
+        out = np.empty((count, *layout.shape), dtype=layout.carried)
         for number, slots, rows in pieces:
             chosen = take(self._group(number)[0][layout.name], rows)
             if layout.kind == "image":
@@ -76,7 +76,7 @@ class RowReader:
                     out[slot] = image
             else:
                 out[slots] = chosen
-        if layout.kind == "image":
+        if layout.kind == "image" and layout.carried == layout.dtype:
             out *= np.float32(1 / 255)
         return out
 

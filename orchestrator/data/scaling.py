@@ -53,6 +53,7 @@ class NormalizeKind:
     """Subtract the mean, divide by the standard deviation."""
 
     training_only = False
+    keeps_type = False
 
     def fitter(self, section: Normalize) -> Moments:
         """Streaming moments."""
@@ -72,6 +73,7 @@ class ScaleKind:
     """Multiply, then add."""
 
     training_only = False
+    keeps_type = False
 
     def fitter(self, section: Scale) -> None:
         """Nothing to learn."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.data.blocks import EvaluationBlocks, TrainingBlocks, block_bounds
 from orchestrator.data.prepared import Prepared
+from orchestrator.data.tensors import finished
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
@@ -67,7 +68,7 @@ class TrainStream:
     ) -> None:
         self._prepared, self._plan, self._step = prepared, plan, start_step
         ahead = -(-plan.job.data.prefetch_batches // steps_per_block)
-        self._blocks = ahead_of(source, ahead)
+        self._blocks = ahead_of(finish(source, prepared), ahead)
         self._block: Batch = {}
         self._next = self._length = 0
 
@@ -105,6 +106,16 @@ class TrainStream:
     def close(self) -> None:
         """Stop reading. Safe to call twice."""
         self._blocks.close()
+
+
+def finish(source: Generator[Batch, None, None], prepared: Prepared) -> Generator[Batch, None, None]:
+    """Blocks in the types that the loop gets; in this process, so that less is carried to it."""
+    layouts = prepared.train[0].layouts
+    try:
+        for block in source:
+            yield finished(block, layouts)
+    finally:
+        source.close()
 
 
 def ahead_of(source: Generator[Batch, None, None], count: int) -> Prefetched | Generator[Batch, None, None]:
@@ -169,6 +180,7 @@ class EvalStream:
     """The evaluation set of one rank, as often as asked for."""
 
     def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
+        self._prepared = prepared
         self._make = lambda: EvaluationBlocks(prepared, plan, rank=rank, world_size=world_size)
         blocks = self._make()
         self._batches = blocks.stop
@@ -185,7 +197,7 @@ class EvalStream:
             yield from self._kept
             return
         kept: list[Batch] = []
-        source = ahead_of(read_here(self._make(), 0), self._ahead)
+        source = ahead_of(finish(read_here(self._make(), 0), self._prepared), self._ahead)
         try:
             for block in source:
                 for index in range(len(block["weight"])):

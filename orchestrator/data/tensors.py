@@ -32,7 +32,10 @@ class TensorLayout(Section):
     shape: tuple[int, ...] = ()
     """Of one sample; empty for one number or text."""
     dtype: Literal["float32", "int64", "object"] = "float32"
-    """As transforms get it."""
+    """As the loop gets it, and a transform that computes with it."""
+    carried: str = "float32"
+    """As it is carried from where it is read to the loop's process: ``dtype``, or the smaller type of the source where
+    no transform computes with it. Images carried as uint8 are still in 0..255."""
     flat: bool = False
     """Several columns, or ``features``: laid end to end."""
     resizes: bool = False
@@ -71,6 +74,11 @@ def group_values(table: pa.Table, layout: TensorLayout, where: Any) -> Values:
         if not whole.all():
             row = int(np.flatnonzero(~whole)[0])
             raise DataError(f"{where(row)}: {values[row]} is no whole number, which {layout.name!r} takes")
+    if values.dtype.kind == "f" and layout.carried[:1] in "iu" and layout.dtype == "float32":
+        missing_row = int(np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))[0])
+        raise DataError(
+            f"{where(missing_row)}: {layout.name!r} has a missing value there; fill it, or leave the row out"
+        )
     if values.shape[1:] != layout.shape:
         raise DataError(
             f"{where(0)}: tensor {layout.name!r} has the shape {values.shape[1:]} there, but {layout.shape} elsewhere"
@@ -156,6 +164,20 @@ def encoded_bytes(array: pa.Array) -> pa.Array:
     if pa.types.is_struct(array.type):
         return pc.struct_field(array, "bytes")
     return array
+
+
+def finished(batch: dict[str, np.ndarray], layouts: Sequence[TensorLayout]) -> dict[str, np.ndarray]:
+    """A batch as the loop gets it: what was carried in a smaller type in its own."""
+    done = dict(batch)
+    for layout in layouts:
+        values = batch.get(layout.name)
+        if values is None or layout.carried == layout.dtype:
+            continue
+        if layout.kind == "image":
+            done[layout.name] = np.multiply(values, np.float32(1 / 255), dtype=np.float32)
+        else:
+            done[layout.name] = values.astype(layout.dtype)
+    return done
 
 
 def take(values: Values, rows: np.ndarray) -> Values:

@@ -50,6 +50,9 @@ class TransformKind(Protocol):
 
     training_only: bool
     """Left out when evaluating: augmentation."""
+    keeps_type: bool
+    """Moves values without computing with them, so that images may still be uint8 in 0..255; for all others they are
+    float32 in 0..1."""
 
     def fitter(self, section: Any) -> Fitter | None:
         """A fresh fitter, or None where there is nothing to learn."""

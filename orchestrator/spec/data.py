@@ -122,7 +122,8 @@ class DataSpec(Section):
     shuffle: bool = True
     """Shuffle the training samples, differently in each epoch, as the seed says."""
     shuffle_window_rows: Positive = 65_536
-    """Rows that are shuffled together; more is closer to a full shuffle and takes more memory."""
+    """Rows that are shuffled together, at most 128 MB of them; more is closer to a full shuffle, takes more memory and
+    makes the first batch wait longer."""
     tail: Literal["pad", "drop"] = "pad"
     """The epoch's last, incomplete batch: filled up with samples of weight zero, or left out."""
     reader: Literal["ray", "worker"] = "ray"

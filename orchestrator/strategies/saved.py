@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from orchestrator.errors import CheckpointError
@@ -46,7 +47,12 @@ def moments_of(reader: StateReader, name: str, allowed: Sequence[str]) -> list[s
     return kinds
 
 
-def _nothing() -> Tensor:
-    import torch
+def updates_of(scalars: Mapping[str, float], phase: str) -> int:
+    """Updates that the phase's optimizer had made. Raises CheckpointError where the checkpoint has no such phase."""
+    if f"updates/{phase}" not in scalars:
+        raise CheckpointError(f"the checkpoint holds no optimizer of {phase}; resume with the job that was saved")
+    return int(scalars[f"updates/{phase}"])
 
+
+def _nothing() -> Tensor:
     return torch.empty(0)

@@ -171,7 +171,7 @@ class TorchEngine(ABC):
             for path, buffer in replicated.persistent_buffers(module):
                 _fill(buffer, reader, "buffer", f"{module_name}/{path}")
         for phase, optimizer in self._optimizers.items():
-            self._updates[phase] = int(scalars[f"updates/{phase}"])
+            self._updates[phase] = saved.updates_of(scalars, phase)
             scale = self._loss_scales[phase]
             if scale.is_dynamic and f"loss_scale/{phase}" in scalars:
                 scale.factor = scalars[f"loss_scale/{phase}"]

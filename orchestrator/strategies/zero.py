@@ -258,7 +258,7 @@ class ZeroEngine:
             values = saved.read_range(reader, kind, name, tensor.shape, 0, tensor.numel())
             tensor.copy_(values.reshape(tensor.shape))
         for phase, engine in self._engines.items():
-            self._updates[phase] = int(scalars[f"updates/{phase}"])
+            self._updates[phase] = saved.updates_of(scalars, phase)
             if self._precision == "fp16" and f"loss_scale/{phase}" in scalars:
                 engine.optimizer.loss_scale = scalars[f"loss_scale/{phase}"]
             if self._stage == 3:

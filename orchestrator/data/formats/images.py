@@ -1,6 +1,6 @@
 """Images: a folder with one folder for each class, or Parquet with their bytes.
 
-A folder is listed once into a Parquet file of paths and classes in the cache; a few hundred of its rows are a group.
+A folder is listed once into a Parquet file of paths and classes in the cache; a few megabytes of images are a group.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from orchestrator.data.storage import FileFacts, exists, list_files, read_range,
 from orchestrator.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_GROUP_ROWS = 256
+_GROUP_BYTES = 2**22
+_MOST_ROWS = 256
 
 
 class ImagesFormat:
@@ -89,5 +90,7 @@ def _write_list(files: list[FileFacts], classes: list[str], root: str, cache: st
     ).hexdigest()[:24]
     listed = f"{cache}/indexes/images-{key}.parquet"
     if not exists(listed):
-        write_whole(listed, lambda draft: pq.write_table(table, draft, row_group_size=_GROUP_ROWS))
+        mean = sum(facts.bytes for facts in files) / len(files)
+        rows = max(1, min(_MOST_ROWS, int(_GROUP_BYTES / max(1.0, mean))))
+        write_whole(listed, lambda draft: pq.write_table(table, draft, row_group_size=rows))
     return listed

@@ -1,0 +1,202 @@
+"""What trainwright costs beside bare scripts of the same model: step time and time to the first step, as ratios.
+
+``python benchmarks/versus_bare.py [step-1] [step-2] [start] [--rounds 3]``
+
+Each ratio comes from rounds that alternate ours and the peer's in one run, so that whatever else the machine does
+falls on both. ``step-N``: median step of N workers against a bare PyTorch loop (N = 1) or torchrun DDP (N = 2), data
+in memory, tracking on. ``start``: from the command to the first step, against the smallest Ray Train script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+STEPS = 300
+WARM = 60
+JOB = {
+    "name": "bench",
+    "model": {"family": "cnn", "size": "small", "in_channels": 1, "outputs": 10},
+    "data": {"train": {"kind": "builtin", "name": "digits"}, "reader": "worker"},
+    "training": {
+        "max_steps": STEPS,
+        "global_batch_size": 64,
+        "log_every": 20,
+        "optimizer": {"kind": "adamw", "learning_rate": 1e-3},
+        "schedule": {"kind": "constant"},
+    },
+    "checkpoint": {"every_steps": STEPS},
+    "tracking": {"log_model": False},
+}
+
+BARE = """
+import os, sys, time, json
+start = time.time()
+import torch, torch.distributed as dist
+from orchestrator.models import build_modules, build_objective
+from orchestrator.models.configs import ClassificationConfig, CnnConfig
+from sklearn.datasets import load_digits
+steps = int(sys.argv[1])
+world = int(os.environ.get("WORLD_SIZE", 1))
+torch.manual_seed(0)
+config, kind = CnnConfig(size="small", in_channels=1, outputs=10), ClassificationConfig()
+model = build_modules(config, kind)["model"]
+if world > 1:
+    dist.init_process_group("gloo")
+    model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+digits = load_digits()
+images = torch.tensor(digits.images, dtype=torch.float32)[:, None]
+labels = torch.tensor(digits.target)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+share = 64 // world
+seconds = []
+for step in range(steps):
+    began = time.perf_counter()
+    at = torch.randint(len(images), (share,))
+    loss = torch.nn.functional.cross_entropy(model(images[at]), labels[at])
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    seconds.append(time.perf_counter() - began)
+if int(os.environ.get("RANK", 0)) == 0:
+    print("RESULT", json.dumps(seconds))
+"""
+
+SMALLEST = """
+import os, time
+os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+import ray
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer, prepare_model
+
+def loop(config):
+    import torch
+    from orchestrator.models import build_modules
+    from orchestrator.models.configs import ClassificationConfig, CnnConfig
+    model = prepare_model(build_modules(CnnConfig(size="small", in_channels=1, outputs=10), ClassificationConfig())["model"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    loss = torch.nn.functional.cross_entropy(model(torch.randn(32, 1, 8, 8)), torch.randint(10, (32,)))
+    loss.backward()
+    optimizer.step()
+    if ray.train.get_context().get_world_rank() == 0:
+        open(os.environ["FIRST_STEP"], "w").write(str(time.time()))
+
+ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1})).fit()
+"""
+
+
+def environment(home: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    return {**kept, "TRAINWRIGHT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+def ours(home: Path, workers: int, steps: int = STEPS) -> list[dict[str, float]]:
+    """Metrics events of a run through the command line."""
+    job = home / "job.json.yaml"
+    job.write_text(json.dumps({**JOB, "scaling": {"workers": workers}}))
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+    submitted = subprocess.run(
+        [
+            *command,
+            "submit",
+            str(job),
+            "--json",
+            "--set",
+            f"training.max_steps={steps}",
+            "--set",
+            f"checkpoint.every_steps={steps}",
+        ],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run = json.loads(submitted.stdout)["run_id"]
+    log = subprocess.run(
+        [*command, "logs", run, "--follow"], env=environment(home), capture_output=True, text=True, check=True
+    )
+    events = subprocess.run(
+        [*command, "logs", run, "--json"], env=environment(home), capture_output=True, text=True, check=True
+    )
+    metrics = [event for event in json.loads(events.stdout) if event["event"] == "metrics"]
+    if not metrics:
+        raise SystemExit(f"the run took no step:\n{log.stdout[-2000:]}")
+    return metrics
+
+
+def our_step_ms(home: Path, workers: int) -> float:
+    events = ours(home, workers)
+    return statistics.median(event["values"]["perf/step_ms"] for event in events if event["step"] > WARM)
+
+
+def bare_step_ms(home: Path, workers: int) -> float:
+    script = home / "bare.py"
+    script.write_text(BARE)
+    command = [sys.executable, str(script), str(STEPS)]
+    if workers > 1:
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={workers}",
+            *command[1:],
+        ]
+    answer = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=True)
+    line = next(line for line in answer.stdout.splitlines() if "RESULT" in line)
+    seconds = json.loads(line.split("RESULT", 1)[1])[WARM:]
+    windows = [statistics.mean(seconds[i : i + 20]) for i in range(0, len(seconds), 20)]
+    return 1e3 * statistics.median(windows)
+
+
+def our_start(home: Path) -> float:
+    began = time.time()
+    return ours(home, 2, steps=1)[0]["time"] - began
+
+
+def smallest_start(home: Path) -> float:
+    script, mark = home / "smallest.py", home / "first_step"
+    script.write_text(SMALLEST)
+    began = time.time()
+    subprocess.run(
+        [sys.executable, str(script)],
+        env={**environment(home), "FIRST_STEP": str(mark)},
+        capture_output=True,
+        check=True,
+    )
+    return float(mark.read_text()) - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", default=["step-1", "step-2", "start"])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{'case':<8} {'ours':>10} {'peer':>10} {'ratio':>7}   rounds")
+    for case in options.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder)
+            kind, _, workers = case.partition("-")
+            pairs = []
+            for _ in range(options.rounds):
+                if kind == "step":
+                    pairs.append((our_step_ms(home, int(workers)), bare_step_ms(home, int(workers))))
+                else:
+                    pairs.append((our_start(home), smallest_start(home)))
+        mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+        unit = "ms" if kind == "step" else "s"
+        each = ", ".join(f"{a / b:.3f}" for a, b in pairs)
+        print(f"{case:<8} {mine:>8.2f}{unit} {theirs:>8.2f}{unit} {mine / theirs:>7.3f}   {each}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
