@@ -79,6 +79,11 @@ class Checkpoints:
         self._staging = Staging()
         self._pending: Save | None = None
 
+    @property
+    def staged_bytes(self) -> int:
+        """CPU memory that it holds on to for copies."""
+        return self._staging.bytes
+
     def save(
         self, step: int, state: Iterable[StateRange], meta: dict[str, Any], *, asynchronous: bool
     ) -> float:
