@@ -5,7 +5,8 @@ Tensors are fake, with shapes but no numbers, so a laptop counts a model of bill
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ class Counts:
     """Numbers kept for the backward of one sample, in the phase that keeps most."""
     parameter_sizes: tuple[tuple[str, int], ...]
     """Name and elements of each parameter, as ``initialize.freeze`` matches them."""
+
+    def to_json(self) -> str:
+        """Text that ``from_json`` reads back."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Counts:
+        """What ``to_json`` wrote. Raises ValueError, TypeError or KeyError where it is something else."""
+        content = json.loads(text)
+        content["parameter_sizes"] = tuple(
+            (str(name), int(size)) for name, size in content["parameter_sizes"]
+        )
+        return Counts(**content)
 
     def names(self) -> list[tuple[str, int]]:
         """Name and elements of each parameter."""

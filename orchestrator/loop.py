@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator.errors import NotANumberError
+from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.meter import Meter, throughput
 from orchestrator.models.base import Batch, Objective
 from orchestrator.planning.plan import Plan
@@ -136,6 +136,10 @@ def train(
                 outcome.metrics = evaluate(engine, objective, around.evaluation())
             around.log(step, {f"val/{name}": value for name, value in outcome.metrics.items()}, {})
 
+        every = training.check_replicas_every
+        if last or outcome.stopped or (every and step % every == 0):
+            check_replicas(engine, step)
+
         if step % plan.sample_every == 0 or last:
             with meter.part("evaluate"):
                 around.show_samples(step)
@@ -147,6 +151,16 @@ def train(
         if outcome.stopped:
             break
     return outcome
+
+
+def check_replicas(engine: Engine, step: int) -> None:
+    """Collective. A distributed flag must never silently train replicas: what should be equal on all ranks is.
+
+    Raises:
+        InfrastructureError: names the first tensor that is not.
+    """
+    if difference := engine.replicas_differ():
+        raise InfrastructureError(f"after step {step} the workers' copies of {difference} are not equal")
 
 
 def evaluate(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> dict[str, float]:

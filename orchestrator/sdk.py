@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +16,11 @@ import orchestrator
 from orchestrator import events
 from orchestrator.clusters import open_cluster
 from orchestrator.errors import SpecError, StoppedError, TrainwrightError
+from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.make_plan import resolve_model, resolve_objective
 from orchestrator.planning.plan import Plan
+from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus, new_run_id
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
@@ -23,6 +28,7 @@ from orchestrator.spec.profile import ClusterProfile
 
 if TYPE_CHECKING:
     from orchestrator.clusters.base import Cluster
+    from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
 
 _WAIT_SECONDS = 0.5
 
@@ -56,7 +62,6 @@ def make_plan(
     folder = str(Path(base_dir or ".").resolve())
 
     from orchestrator import data
-    from orchestrator.models.sizes import count
 
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
     facts = data.inspect(job, folder, cache)
@@ -66,7 +71,7 @@ def make_plan(
     plan = decide(
         job,
         facts,
-        count(job.model, objective),
+        _counts(job.model, objective),
         version=orchestrator.__version__,
         run_id=run_id,
         base_dir=folder,
@@ -164,6 +169,21 @@ class Run:
     def resume(self) -> RunStatus:
         """Launch it again from its newest good checkpoint."""
         return self.cluster.resume(self.id)
+
+
+def _counts(model: FamilyConfig, objective: ObjectiveConfig) -> Counts:
+    """The model's counts; remembered in the home by config, because counting imports torch (seconds)."""
+    from orchestrator.models.sizes import count
+
+    content = [orchestrator.__version__, model.model_dump(mode="json"), objective.model_dump(mode="json")]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    remembered = home() / "cache" / "counts" / f"{key}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return Counts.from_json(remembered.read_text(encoding="utf-8"))
+    counts = count(model, objective)
+    with suppress(OSError):  # a home that can't be written is said where it matters
+        RunRecord(str(remembered.parent)).write(remembered.name, counts.to_json().encode())
+    return counts
 
 
 def _error_for(status: RunStatus) -> TrainwrightError:

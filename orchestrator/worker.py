@@ -22,7 +22,7 @@ from orchestrator import checkpoint, data, events, loop, models, pictures, strat
 from orchestrator.checkpoint import Checkpoint, Checkpoints
 from orchestrator.checkpoint.weights import weights_at
 from orchestrator.data import Prepared
-from orchestrator.errors import CheckpointError, DataError, InfrastructureError
+from orchestrator.errors import CheckpointError, DataError
 from orchestrator.gauges import Gauges
 from orchestrator.models.base import Batch, Objective, check_batch
 from orchestrator.planning.plan import Plan
@@ -178,10 +178,6 @@ class _Worker:
             )
         self._checkpoints.wait()
         self._prune()
-        if difference := self._engine.replicas_differ():
-            raise InfrastructureError(
-                f"after step {outcome.step} the workers' copies of {difference} are not equal"
-            )
         if self._rank == 0:
             self._finish(outcome)
         return {
