@@ -353,3 +353,37 @@ def test_memory_does_not_grow_with_the_data(tmp_path, many_lanes):
         tracemalloc.stop()
         stream.close()
     assert peaks[1] < 1.1 * peaks[0] + 100_000
+
+
+def test_small_types_are_carried_and_finished_alike(tmp_path):
+    """Images come out the same whether a transform computes with them, only moves them, or none is there."""
+    import io
+
+    from PIL import Image
+
+    encoded = []
+    for number in range(20):
+        sink = io.BytesIO()
+        Image.fromarray(np.full((8, 8, 3), number * 10, np.uint8)).save(sink, "PNG")
+        encoded.append(sink.getvalue())
+    path = tmp_path / "images.parquet"
+    small = pa.array(np.arange(20, dtype=np.int16))
+    pq.write_table(pa.table({"image": encoded, "label": small}), path)
+
+    def first(transforms: list[dict]) -> dict[str, np.ndarray]:
+        spec = {"train": {"kind": "images", "path": str(path)}, "transforms": transforms}
+        plan = plan_of(job_of(spec, batch=20, family="cnn"), tmp_path)
+        prepared = prepared_of(plan)
+        carried.append(prepared.train[0].layouts[0].carried)
+        return global_steps(prepared, plan, 0, 1)[0]
+
+    carried: list[str] = []
+    plain = first([])
+    moved = first([{"kind": "random_flip"}])
+    scaled = first([{"kind": "scale", "tensor": "image", "factor": 2}])
+    assert carried == ["uint8", "uint8", "float32"]
+    for step in (plain, moved, scaled):
+        assert step["image"].dtype == np.float32 and step["label"].dtype == np.int64
+    np.testing.assert_allclose(plain["image"][:, 0, 0, 0], plain["sample_id"] * 10 / 255, rtol=1e-6)
+    np.testing.assert_array_equal(plain["image"], moved["image"])
+    np.testing.assert_allclose(plain["image"] * 2, scaled["image"], rtol=1e-6)
