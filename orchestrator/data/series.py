@@ -75,11 +75,16 @@ class WindowsKind:
         for first in range(0, len(starts), _WINDOWS_AT_ONCE):
             some = starts[first : first + _WINDOWS_AT_ONCE]
             past, future = gather(values, some, section.past, section.horizon)
+            if not section.together:
+                past, future = (
+                    window.transpose(0, 2, 1).reshape(-1, window.shape[1], 1) for window in (past, future)
+                )
             yield pa.table({"past": _tensors(past), "future": _tensors(future)})
 
     def dims(self, section: Windows, fitted: Mapping[str, Any]) -> dict[str, int]:
         """``series``, ``past`` and ``horizon``."""
-        return {"series": len(fitted["series"]), "past": section.past, "horizon": section.horizon}
+        series = len(fitted["series"]) if section.together else 1
+        return {"series": series, "past": section.past, "horizon": section.horizon}
 
     def lists(self, section: Windows, fitted: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """None."""
@@ -88,6 +93,8 @@ class WindowsKind:
     def dims_before(self, section: Windows, base_dir: str) -> dict[str, int]:
         """``past`` and ``horizon``, and ``series`` where they are named."""
         known = {"past": section.past, "horizon": section.horizon}
+        if not section.together:
+            return known | {"series": 1}
         return known if section.columns == "*" else known | {"series": len(section.columns)}
 
     def lists_before(self, section: Windows, base_dir: str) -> dict[str, tuple[int, ...]]:

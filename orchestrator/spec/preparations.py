@@ -138,7 +138,11 @@ class Windows(Section):
     kind: Literal["windows"] = "windows"
     """The preparation."""
     columns: tuple[str, ...] | Literal["*"] = "*"
-    """The columns that are series to forecast, all together; ``"*"`` is every numeric column."""
+    """The columns that are series to forecast; ``"*"`` is every numeric column."""
+    together: bool = True
+    """Forecast all series of a row at once, each from the past of all. When false each series' window is a sample of
+    its own, and one model learns from all series: often better where they behave alike (Nie et al. 2022,
+    arXiv:2211.14730)."""
     past: Positive
     """Rows that the model sees."""
     horizon: Positive

@@ -35,6 +35,17 @@ def test_windows_of_all_numeric_columns():
     np.testing.assert_array_equal(windows["future"][7], values[11:13])
 
 
+def test_series_by_themselves_are_the_columns_of_those_together():
+    whole = [table(30)]
+    together, _ = run(Windows(past=4, horizon=2), whole)
+    alone, fitted = run(Windows(past=4, horizon=2, together=False), whole)
+    assert WindowsKind().dims(Windows(past=4, horizon=2, together=False), fitted)["series"] == 1
+    for name in ("past", "future"):
+        assert alone[name].shape == (2 * len(together[name]), together[name].shape[1], 1)
+        np.testing.assert_array_equal(alone[name][0::2, :, 0], together[name][:, :, 0])
+        np.testing.assert_array_equal(alone[name][1::2, :, 0], together[name][:, :, 1])
+
+
 def test_normalisation_is_fitted_on_training_rows_and_used_on_both():
     train, held = table(200), table(50)
     windows, fitted = run(Windows(past=1, horizon=1, columns=("a",)), [train], [held])
