@@ -1,7 +1,7 @@
 """Closed schemas of the custom resources that the chart renders: the fields that it uses, and no others.
 
 The tests use them where the CRD itself is not at hand. They were compared with the CRDs of Kueue 0.19, the
-Prometheus operator 0.80 and later, and KubeRay 1.7.
+Prometheus operator 0.93.
 """
 
 from __future__ import annotations
