@@ -87,6 +87,10 @@ class LocalCluster:
         return self.status(run_id)
 
     def status(self, run_id: str) -> RunStatus:
+        """How it stands, and how far it has come."""
+        return self._with_progress(self._state(run_id).model_copy(update={"cluster": self.profile.name}))
+
+    def _state(self, run_id: str) -> RunStatus:
         """How it stands; a driver that is gone without having written an end was lost."""
         record = self._record(run_id)
         status = record.status()
@@ -100,7 +104,7 @@ class LocalCluster:
             _clear(self._launch_dir(run_id, status.launch), _ray_dir(run_id, status.launch))
         elif record.stop_was_asked(status.launch):
             status = status.model_copy(update={"state": RunState.STOPPING})
-        return self._with_progress(status.model_copy(update={"cluster": self.profile.name}))
+        return status
 
     def list(self) -> list[RunStatus]:
         """All runs of the home, newest first."""
@@ -116,7 +120,7 @@ class LocalCluster:
         root = self._runs / run_id
         seen: dict[Path, int] = {}
         while True:
-            ended = self.status(run_id).state.is_final
+            ended = self._state(run_id).state.is_final
             if rank is None:
                 files = sorted(root.glob("launches/*/driver.log"), key=_number)
             else:

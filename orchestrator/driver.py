@@ -57,6 +57,7 @@ class Driver:
             submitted_at=time.time(),
         )
         self._stops_asked = 0
+        self._has_workers = False
 
     def run(self) -> int:
         """Start Ray, prepare data, train, write the end."""
@@ -97,6 +98,7 @@ class Driver:
         from orchestrator import data
 
         prepared = data.prepare(self._plan)
+        self._has_workers = True
         result = _trainer(
             self._plan, self._launch, prepared.model_dump_json(), own_ray=bool(self._ray_dir)
         ).fit()
@@ -148,7 +150,7 @@ class Driver:
         """First: ask the workers to finish the step and save. Second, or before there are workers: end now."""
         self._stops_asked += 1
         self._record.ask_to_stop(self._launch)
-        if self._stops_asked > 1:
+        if self._stops_asked > 1 or not self._has_workers:
             raise StoppedError("stopped at once")
 
     def _leave_ray(self) -> None:
