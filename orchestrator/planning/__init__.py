@@ -1,0 +1,1 @@
+"""What will happen, decided purely: batches, steps, counts, memory, schedules."""
