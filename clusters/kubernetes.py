@@ -89,13 +89,8 @@ class KubernetesCluster:
             record = StorageRecord(rayjob["metadata"]["annotations"][STORAGE])
             yield from rank_lines(record, rank, follow=follow, has_ended=lambda: self._has_ended(name))
             return
-        if follow:
-            rayjob = self._wait_for_log(name)
-        pod = self._head_pod(rayjob)
-        if pod is None:
-            yield from self._kept_log(rayjob)
-            return
-        for line in self._pod_lines(name, pod, follow=follow):
+        lines = self._followed(name) if follow else self._read_once(rayjob)
+        for line in lines:
             marked = parse_rank_line(line)
             if rank is None and marked is None:
                 yield line
@@ -245,12 +240,29 @@ class KubernetesCluster:
             ray_cluster = self._api.ray_cluster(cluster)
         return pods_problem(self._api.pods(f"ray.io/cluster={cluster}"), ray_cluster)
 
-    def _wait_for_log(self, name: str) -> dict[str, Any]:
-        """The RayJob once it has a head whose log can be read, or has ended."""
+    def _read_once(self, rayjob: dict[str, Any]) -> Iterator[str]:
+        pod = self._head_pod(rayjob)
+        if pod is None:
+            yield from self._kept_log(rayjob)
+        else:
+            yield from self._pod_lines(rayjob["metadata"]["name"], pod, follow=False)
+
+    def _followed(self, name: str) -> Iterator[str]:
+        """Lines of each head that the RayJob has, one after the other, until it has ended."""
+        shown: set[str] = set()
         for rayjob in self._api.watch_rayjob(name):
-            deployment = (rayjob.get("status") or {}).get("jobDeploymentStatus")
-            if deployment == "Running" or rayjob_to_status(rayjob, self.profile).state.is_final:
-                return rayjob
+            has_ended = rayjob_to_status(rayjob, self.profile).state.is_final
+            is_running = (rayjob.get("status") or {}).get("jobDeploymentStatus") == "Running"
+            pod = self._head_pod(rayjob) if is_running or has_ended else None
+            if pod is not None and pod not in shown:
+                shown.add(pod)
+                with contextlib.suppress(NotFoundError):  # it went meanwhile; perhaps another one comes
+                    yield from self._pod_lines(name, pod, follow=True)
+                has_ended = self._has_ended(name)
+            if has_ended:
+                if not shown:
+                    yield from self._kept_log(rayjob)
+                return
         raise NotFoundError(f"cluster {self.profile.name}: RayJob {name} was deleted")
 
     def _pod_lines(self, name: str, pod: str, *, follow: bool) -> Iterator[str]:
@@ -276,7 +288,7 @@ class KubernetesCluster:
 
     def _last_lines(self, pod: str) -> Sequence[str]:
         pieces = self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=False, tail_lines=_PROGRESS_LINES)
-        return "".join(pieces).splitlines()
+        return [line.partition(" ")[2] for line in "".join(pieces).splitlines()]
 
     def _kept_log(self, rayjob: dict[str, Any]) -> Iterator[str]:
         if not self._is_object_store:

@@ -15,9 +15,9 @@ from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.spec.profile import ClusterProfile
 
 GROUP, VERSION = "ray.io", "v1"
-_TIMEOUT_SECONDS = (5.0, 30.0)
+_CONNECT_SECONDS = 5.0
 _PAGE = 200
-_WATCH_SECONDS = 60
+_WATCH_SECONDS = 30
 _IDLE_LOG_SECONDS = 15.0
 
 
@@ -31,11 +31,18 @@ class KubernetesApi:
     Args:
         profile: Of kind kubernetes.
         client: An ``kubernetes.client.ApiClient``; default: made from the profile's context, or in-cluster.
-        patience: For tests.
+        patience, read_seconds: For tests.
     """
 
-    def __init__(self, profile: ClusterProfile, client: Any = None, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        profile: ClusterProfile,
+        client: Any = None,
+        patience: Patience | None = None,
+        read_seconds: float = 30.0,
+    ) -> None:
         self.profile = profile
+        self._timeout_seconds = (_CONNECT_SECONDS, read_seconds)
         self.namespace = profile.kubernetes.namespace
         self._api_client = client
         self._patience = patience or Patience()
@@ -116,7 +123,7 @@ class KubernetesApi:
                     field_selector=f"metadata.name={name}",
                     resource_version=rayjob["metadata"].get("resourceVersion"),
                     timeout_seconds=_WATCH_SECONDS,
-                    _request_timeout=(_TIMEOUT_SECONDS[0], _WATCH_SECONDS + 5.0),
+                    _request_timeout=(_CONNECT_SECONDS, _WATCH_SECONDS + 5.0),
                 ):
                     if event["type"] == "DELETED":
                         return
@@ -215,7 +222,7 @@ class KubernetesApi:
             container=container,
             follow=follow,
             timestamps=True,
-            _request_timeout=(_TIMEOUT_SECONDS[0], _IDLE_LOG_SECONDS) if follow else _TIMEOUT_SECONDS,
+            _request_timeout=(_CONNECT_SECONDS, _IDLE_LOG_SECONDS) if follow else self._timeout_seconds,
             **more,
         )
         try:
@@ -239,7 +246,9 @@ class KubernetesApi:
     def rayjob_crd_is_served(self) -> bool:
         """Whether the server knows RayJobs in our version."""
         try:
-            answer = self._call("get", "apis/ray.io", self._custom().get_api_resources, GROUP, VERSION)
+            answer = self._call(
+                "get", "API group ray.io/v1", self._custom().get_api_resources, GROUP, VERSION
+            )
         except NotFoundError:
             return False
         return any(resource.get("name") == "rayjobs" for resource in answer.get("resources") or [])
@@ -329,7 +338,7 @@ class KubernetesApi:
         function: Callable[..., Any],
         *arguments: Any,
         read_body: bool = False,
-        _request_timeout: Any = _TIMEOUT_SECONDS,
+        _request_timeout: Any = None,
         **options: Any,
     ) -> Any:
         """An answer with a good status, after the retries that the table allows."""
@@ -340,7 +349,10 @@ class KubernetesApi:
         for attempt in self._patience.tries():
             try:
                 response = function(
-                    *arguments, **options, _preload_content=False, _request_timeout=_request_timeout
+                    *arguments,
+                    **options,
+                    _preload_content=False,
+                    _request_timeout=_request_timeout or self._timeout_seconds,
                 )
                 if response.status < 300:
                     if read_body:

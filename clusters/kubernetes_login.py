@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
@@ -15,18 +17,20 @@ def connect(profile: ClusterProfile) -> Any:
 
     configuration = client.Configuration()
     context = profile.kubernetes.context
+    # asked for now: the client's own default is the one of the moment when it was imported
+    file = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
     try:
         if context is None:
             try:
                 config.load_incluster_config(client_configuration=configuration)
             except config.ConfigException:
-                config.load_kube_config(client_configuration=configuration)
+                config.load_kube_config(file, client_configuration=configuration)
         else:
-            config.load_kube_config(context=context, client_configuration=configuration)
+            config.load_kube_config(file, context=context, client_configuration=configuration)
     except config.ConfigException as error:
         known = ""
         with contextlib.suppress(config.ConfigException, TypeError):
-            known = ", ".join(entry["name"] for entry in config.list_kube_config_contexts()[0])
+            known = ", ".join(entry["name"] for entry in config.list_kube_config_contexts(file)[0])
         has = f"; the kubeconfig has {known}" if known else "; there is no kubeconfig"
         raise SpecError(
             f"cluster {profile.name}: kubernetes.context {context or '(none)'} can't be used: {str(error).strip()[:200]}{has}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import platform
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from orchestrator.clusters.ray_token import WHERE, find_token
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.spec.profile import ClusterProfile
 
-_CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
+_CONNECT_SECONDS = 5.0
 _HEAD_START_SECONDS = 120.0
 """How long a head that has just started may answer "No available agent" to a submission."""
 _NO_AGENT = "No available agent"
@@ -27,9 +28,12 @@ class RayClient:
     NotFoundError where it has no such job.
     """
 
-    def __init__(self, profile: ClusterProfile, patience: Patience | None = None) -> None:
+    def __init__(
+        self, profile: ClusterProfile, patience: Patience | None = None, read_seconds: float = 60.0
+    ) -> None:
         self.profile = profile
         self._patience = patience or Patience()
+        self._read_seconds = read_seconds
         self._jobs: Any = None
 
     def versions(self) -> dict[str, str]:
@@ -188,7 +192,7 @@ class RayClient:
         for attempt in (patience or self._patience).tries():
             try:
                 response = client._do_request(
-                    method, path, data=data, json_data=json_data, timeout=(_CONNECT_SECONDS, _READ_SECONDS)
+                    method, path, data=data, json_data=json_data, timeout=(_CONNECT_SECONDS, self._read_seconds)
                 )
                 status, text = response.status_code, response.text
             except AuthenticationError as error:
@@ -224,6 +228,8 @@ class RayClient:
                 def __init__(self, address: str, headers: dict[str, str]) -> None:
                     SubmissionClient.__init__(self, address=address, headers=headers)
 
+            # its log stream says on every end that it ended
+            logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
             address = str(self.profile.address).rstrip("/")
             token = find_token(self.profile)
             self._jobs = Client(address, {"Authorization": f"Bearer {token}"} if token else {})
@@ -251,19 +257,13 @@ class RayClient:
 
 
 def _connection_problem(error: Exception) -> str:
-    import requests
-
-    if isinstance(error, requests.exceptions.Timeout):
-        return (
-            f"no answer in {_READ_SECONDS:g}s"
-            if "read" in str(error).lower()
-            else f"no connection in {_CONNECT_SECONDS:g}s"
-        )
+    """Why there was no answer, in a few words."""
     for sign, meaning in (
         ("Name or service not known", "no such host"),
         ("Temporary failure in name resolution", "no such host"),
         ("Connection refused", "connection refused"),
         ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
+        ("timed out", "no answer in time"),
     ):
         if sign in str(error):
             return meaning

@@ -103,7 +103,8 @@ def job_to_status(job: dict[str, Any], profile: ClusterProfile, record: RunStatu
         return base.model_copy(update={"message": _sentence(job) if state is RunState.PENDING else ""})
     ended = {"ended_at": (job.get("end_time") or 0) / 1000 or None}
     if state is RunState.FAILED:
-        reason = _REASON_OF_EXIT_CODE.get(job.get("driver_exit_code") or 0, EndReason.DRIVER_LOST)
+        if record is None:  # with a record, a driver that could still speak would have written its end there
+            reason = _REASON_OF_EXIT_CODE.get(job.get("driver_exit_code") or 0, EndReason.DRIVER_LOST)
         if job.get("error_type") == "RUNTIME_ENV_SETUP_FAILURE":
             reason = EndReason.BAD_SPEC if plan_has_pip(summary) else EndReason.INFRASTRUCTURE
         state = RunState.STOPPED if reason is EndReason.STOPPED_BY_USER else state

@@ -95,7 +95,8 @@ def rayjob_to_status(
     row = row_of(status.get("jobDeploymentStatus", ""), status.get("jobStatus", ""), status.get("reason", ""))
     state, why = row.state, row.why
     message = row.message.format(message=_last_line(said), reason=status.get("reason", "")).strip(": ")
-    if why is EndReason.DRIVER_LOST and (code := _EXIT_CODE.search(said)):
+    # with a record, a driver that could still speak would have written its end there
+    if why is EndReason.DRIVER_LOST and record is None and (code := _EXIT_CODE.search(said)):
         why = _REASON_OF_EXIT_CODE.get(int(code[1]), why)
         state = RunState.STOPPED if why is EndReason.STOPPED_BY_USER else state
     if STOP in notes and state is not RunState.SUCCEEDED:

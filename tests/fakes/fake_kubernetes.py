@@ -45,8 +45,12 @@ class FakeKubernetes(ProgrammableServer):
         """(verb, resource) that the user has no right to."""
         self.has_kuberay = True
         self.page_size = None
+        self.on_watch = []
+        """Answers to the next watches, instead of a watch."""
         self._versions = itertools.count(1)
         self._changes = []
+        if crd_schema.CRD.exists():
+            crd_schema.strict_schema()  # seconds, the first time: not while a client waits
         super().__init__()
 
     def kubeconfig(self, folder, *, token=None, server=None):
@@ -94,10 +98,15 @@ class FakeKubernetes(ProgrammableServer):
     # -- routes ------------------------------------------------------------------------------------------------
 
     def route(self, asked: Asked) -> Answer:
-        if asked.path != "/version" and asked.headers.get("authorization") != f"Bearer {self.token}":
+        if (
+            self.token
+            and asked.path != "/version/"
+            and asked.headers.get("authorization") != f"Bearer {self.token}"
+        ):
             return status_object(401, "Unauthorized", "Unauthorized")
         fixed = {
-            "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.1"},
+            "/version/": {"major": "1", "minor": "34", "gitVersion": "v1.34.1"},
+            "/version": {"gitVersion": "v1.34.1"},
             "/api": {"kind": "APIVersions", "versions": ["v1"]},
             "/api/v1": _resources("v1", ["configmaps:ConfigMap", "pods:Pod"]),
             "/apis": {
@@ -218,6 +227,8 @@ class FakeKubernetes(ProgrammableServer):
         return Answer(body=page)
 
     def _watch(self, plural, asked):
+        if self.on_watch:
+            return self.on_watch.pop(0)
         since = int(asked.query.get("resourceVersion") or 0)
         wanted = (asked.query.get("fieldSelector") or "").removeprefix("metadata.name=")
 

@@ -27,7 +27,7 @@ class Asked:
 class Answer:
     status: int = 200
     body: Any = None
-    """Bytes as they are, anything else as JSON; an iterator is sent piece by piece, and then the connection ends."""
+    """Bytes as they are, anything else as JSON; an iterator is sent piece by piece as it comes (chunked)."""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,7 +63,7 @@ class ProgrammableServer:
             def do_any(self) -> None:
                 owner._serve(self)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_any  # noqa: N815
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_any
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -148,18 +148,18 @@ class ProgrammableServer:
         )
         handler.send_response(answer.status)
         headers = {"Content-Type": "application/json", **answer.headers}
-        if is_stream:
-            headers["Connection"] = "close"
-            handler.close_connection = True
-        else:
-            headers["Content-Length"] = str(len(body))
+        headers |= {"Transfer-Encoding": "chunked"} if is_stream else {"Content-Length": str(len(body))}
         for name, value in headers.items():
             handler.send_header(name, value)
         handler.end_headers()
         try:
-            for piece in answer.body if is_stream else [body]:
-                handler.wfile.write(piece)
+            if not is_stream:
+                handler.wfile.write(body)
+                return
+            for piece in answer.body:
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                 handler.wfile.flush()
+            handler.wfile.write(b"0\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
             handler.close_connection = True
 

@@ -1,0 +1,535 @@
+"""The Kubernetes backend, by the official client over real HTTP, against a server that checks RayJobs with KubeRay's
+schema, and that is in every trouble that an API server can be in."""
+
+import json
+import shutil
+import subprocess
+import threading
+
+import pytest
+from cluster_cases import kubernetes_profile, plan
+from fake_kubernetes import FakeKubernetes, status_object
+from programmable_server import Answer, wait_until
+
+from orchestrator.clusters.kubernetes import KubernetesCluster
+from orchestrator.clusters.kubernetes_api import KubernetesApi
+from orchestrator.clusters.patience import Patience
+from orchestrator.clusters.rayjob_manifest import STOP
+from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
+from orchestrator.planning.plan import Plan
+from orchestrator.runs import RunState
+
+RUN = "digits-abcdefgh"
+CLAIM = {"storage_claim": "data"}
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with FakeKubernetes() as running:
+        monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig(tmp_path)))
+        yield running
+
+
+def cluster(options=None, patience_seconds=5.0, read_seconds=30.0, **sections):
+    profile = kubernetes_profile({**CLAIM, **(options or {})}, **{"storage": "/data", **sections})
+    return KubernetesCluster(
+        profile, KubernetesApi(profile, patience=Patience(patience_seconds, 0.01), read_seconds=read_seconds)
+    )
+
+
+def wanted(run_id=RUN, **sections):
+    return plan(run_id=run_id, storage=f"/data/runs/{run_id}", **sections)
+
+
+def submit(backend, **options):
+    return backend.submit(backend.render(wanted(**options)))
+
+
+def running_head(server, name=RUN):
+    """What KubeRay makes of a RayJob whose pods run."""
+    labels = {"ray.io/cluster": f"{name}-x1", "ray.io/node-type": "head"}
+    server.put(
+        "pods", {"metadata": {"name": f"{name}-head", "labels": labels}, "status": {"phase": "Running"}}
+    )
+    lines = server.logs.setdefault((f"{name}-head", "run-log"), [])
+    server.set_status(name, jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName=f"{name}-x1")
+    return lines
+
+
+# -- sending ---------------------------------------------------------------------------------------------------
+
+
+def test_a_submit_makes_a_rayjob_and_the_config_map_that_it_owns(server):
+    backend = cluster()
+    status = submit(backend)
+    assert (status.state, status.run_id, status.message) == (
+        RunState.PENDING,
+        RUN,
+        "KubeRay has not seen it yet",
+    )
+    rayjob, config_map = server.only("rayjobs"), server.only("configmaps")
+    assert rayjob["spec"] == backend.render(wanted()).body["spec"]
+    assert config_map["metadata"]["ownerReferences"][0]["uid"] == rayjob["metadata"]["uid"]
+    assert Plan.model_validate_json(config_map["data"]["plan.json"]) == wanted()
+
+
+def test_it_is_checked_by_the_server_before_anything_is_made(server):
+    submit(cluster())
+    creations = [
+        (asked.path.rpartition("/")[2], asked.query.get("dryRun"))
+        for asked in server.asked
+        if asked.method == "POST"
+    ]
+    assert creations == [("rayjobs", "All"), ("rayjobs", None), ("configmaps", None)]
+    assert {asked.query["fieldValidation"] for asked in server.asked if asked.path.endswith("/rayjobs")} == {
+        "Strict"
+    }
+
+
+def test_a_repeated_submit_is_one_run(server):
+    assert submit(cluster()) == submit(cluster())
+    assert len(server.objects["rayjobs"]) == len(server.objects["configmaps"]) == 1
+
+
+def test_twenty_submits_at_once_are_one_run(server):
+    found, troubles = [], []
+
+    def one():
+        try:
+            found.append(submit(cluster()))
+        except Exception as error:
+            troubles.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert troubles == []
+    assert len(found) == 20
+    assert len(server.objects["rayjobs"]) == len(server.objects["configmaps"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["lose", "drop"])
+@pytest.mark.parametrize("path", ["/rayjobs$", "/configmaps$"])
+def test_a_lost_answer_is_one_run(server, kind, path):
+    server.fail("POST", path, kind=kind, times=2)
+    submit(cluster())
+    assert len(server.objects["rayjobs"]) == len(server.objects["configmaps"]) == 1
+
+
+def test_a_submit_that_died_half_way_is_completed_by_the_next(server):
+    submit(cluster())
+    server.objects["configmaps"].clear()
+    submit(cluster())
+    assert (
+        server.only("configmaps")["metadata"]["ownerReferences"][0]["uid"]
+        == server.only("rayjobs")["metadata"]["uid"]
+    )
+
+
+def test_another_object_of_the_name_is_not_taken_for_ours(server):
+    submit(cluster())
+    with pytest.raises(SpecError, match="namespace training has another RayJob named digits-abcdefgh"):
+        submit(cluster(), training={"max_steps": 7})
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "sentence"),
+    [
+        (status_object(403, "Forbidden", 'configmaps is forbidden: User "u" cannot create'), InfrastructureError, "you have no right to create configmaps in namespace training"),
+        (status_object(403, "Forbidden", 'configmaps "x" is forbidden: exceeded quota: team, used: 5, limited: 5'), ResourcesError, "exceeded quota: team"),
+        (status_object(422, "Invalid", "Too long: must have at most 1048576 bytes"), SpecError, "Too long"),
+    ],
+)  # fmt: skip
+def test_nothing_is_left_when_a_later_step_fails(server, answer, error, sentence):
+    server.fail("POST", "/configmaps$", answer)
+    with pytest.raises(error, match=sentence):
+        submit(cluster())
+    assert server.objects["rayjobs"] == server.objects["configmaps"] == {}
+
+
+def test_a_job_that_another_submitted_is_not_removed_when_ours_fails(server):
+    submit(cluster())
+    server.fail("POST", "/configmaps$", status_object(403, "Forbidden", "no"))
+    with pytest.raises(InfrastructureError):
+        submit(cluster())
+    assert len(server.objects["rayjobs"]) == 1
+
+
+def test_a_quota_that_is_exceeded_is_said_before_anything_is_made(server):
+    said = (
+        'rayjobs.ray.io "x" is forbidden: exceeded quota: team, requested: count/rayjobs.ray.io=1, limited: 0'
+    )
+    server.fail("POST", "/rayjobs$", status_object(403, "Forbidden", said))
+    with pytest.raises(ResourcesError, match=r"^cluster prod: rayjobs\.ray\.io .* exceeded quota: team"):
+        submit(cluster())
+    assert server.count("POST", ".") == 1
+
+
+def test_a_working_directory_travels_in_the_config_map_or_is_refused(server, tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mine.py").write_text("x = 1")
+    job = wanted(base_dir=tmp_path, environment={"working_dir": "code"})
+    backend = cluster()
+    backend.submit(backend.render(job))
+    assert "working-dir.zip" in server.only("configmaps")["binaryData"]
+    assert "file:///etc/trainwright/run/working-dir.zip" in server.only("rayjobs")["spec"]["runtimeEnvYAML"]
+    noise = bytes(range(256)).hex()
+    (tmp_path / "code" / "mine.py").write_text(
+        "".join(f"{n * 7919 % 1000003} {hash((n, noise))}\n" for n in range(80_000))
+    )
+    with pytest.raises(
+        SpecError, match=r"its package and the plan have .*, but a ConfigMap holds 1MB; build the code into"
+    ):
+        backend.render(job)
+
+
+def test_a_name_that_kubernetes_would_refuse_is_made_safe(server):
+    backend = cluster()
+    odd = "2024-" + "x" * 60
+    submit(backend, run_id=odd)
+    assert backend.status(odd).run_id == odd
+
+
+# -- what a server answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "sentence"),
+    [
+        (status_object(401, "Unauthorized", "Unauthorized"), InfrastructureError, "the API server does not know you; log in again"),
+        (status_object(403, "Forbidden", "forbidden"), InfrastructureError, "you have no right to list rayjobs.ray.io in namespace training; ask for a role"),
+        (Answer(404, b"404 page not found\n"), InfrastructureError, "knows no rayjobs.ray.io in version v1; install the KubeRay operator"),
+        (status_object(410, "Expired", "too old"), InfrastructureError, "too old"),
+        (Answer(500, b"boom"), InfrastructureError, "can't list rayjobs.ray.io: HTTP 500: boom"),
+        (Answer(503, b"<html>gateway</html>"), InfrastructureError, "can't list rayjobs.ray.io: HTTP 503$"),
+        (Answer(200, b"<html>please log in</html>", {"Content-Type": "text/html"}), InfrastructureError, "answers with a web page that is no JSON object"),
+        (Answer(200, b"[]"), InfrastructureError, "answers with something that is no JSON object"),
+    ],
+)  # fmt: skip
+def test_each_bad_answer_is_one_sentence(server, answer, error, sentence):
+    server.fail("GET", "/rayjobs$", answer, times=99)
+    with pytest.raises(error, match=sentence):
+        cluster(patience_seconds=0.05).list()
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_what_passes_is_waited_for(server, status):
+    server.fail("GET", "/rayjobs$", Answer(status, b"", {"Retry-After": "0.01"}), times=3)
+    assert cluster().list() == []
+    assert server.count("GET", "/rayjobs$") == 4
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 422])
+def test_what_does_not_pass_is_asked_once(server, status):
+    server.fail("GET", "/rayjobs$", Answer(status, b"no"), times=99)
+    with pytest.raises((InfrastructureError, NotFoundError, SpecError)):
+        cluster().list()
+    assert server.count("GET", "/rayjobs$") == 1
+
+
+def test_retry_after_is_kept(server):
+    pauses = []
+    profile = kubernetes_profile(CLAIM, storage="/data")
+    api = KubernetesApi(profile, patience=Patience(60.0, 0.01, sleep=pauses.append))
+    server.fail("GET", "/rayjobs$", Answer(429, b"", {"Retry-After": "7"}))
+    api.rayjobs("")
+    assert pauses == [7.0]
+
+
+@pytest.mark.parametrize("kind", ["drop", "stall"])
+def test_no_answer_is_taken_up_again_and_then_given_up(server, kind):
+    server.fail("GET", "/rayjobs$", kind=kind)
+    assert cluster(read_seconds=0.5).list() == []
+    server.fail("GET", "/rayjobs$", kind=kind, times=99)
+    said = "connection dropped" if kind == "drop" else "no answer in time"
+    with pytest.raises(InfrastructureError, match=f"the API server does not answer \\({said}\\)"):
+        cluster(patience_seconds=0.0, read_seconds=0.5).list()
+
+
+def test_nobody_there(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path, server="http://127.0.0.1:1")))
+    with pytest.raises(InfrastructureError, match=r"does not answer \(connection refused\); check context"):
+        cluster(patience_seconds=0.0).ping()
+
+
+def test_a_context_that_is_not_there(server):
+    with pytest.raises(
+        SpecError, match=r"kubernetes\.context nowhere can't be used: .*; the kubeconfig has here$"
+    ):
+        cluster({"context": "nowhere"}).ping()
+
+
+def test_no_kubeconfig_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(SpecError, match="there is no kubeconfig"):
+        cluster().ping()
+
+
+def test_a_namespace_that_is_not_there(server):
+    with pytest.raises(InfrastructureError, match="namespace elsewhere is not there"):
+        submit(cluster({"namespace": "elsewhere"}))
+
+
+def test_a_cluster_without_kuberay(server):
+    server.has_kuberay = False
+    with pytest.raises(InfrastructureError, match=r"knows no rayjobs\.ray\.io in version v1"):
+        submit(cluster())
+    with pytest.raises(InfrastructureError, match="answers but knows no RayJobs"):
+        cluster().ping()
+
+
+def test_a_kuberay_of_another_version(server):
+    said = 'strict decoding error: unknown field "spec.preRunningDeadlineSeconds"'
+    server.fail("POST", "/rayjobs$", status_object(400, "BadRequest", said))
+    with pytest.raises(
+        SpecError,
+        match=r"refuses the object \(its KubeRay is of another version\): .*preRunningDeadlineSeconds",
+    ):
+        submit(cluster())
+
+
+def test_a_list_of_many_pages_and_a_page_whose_place_is_gone(server):
+    backend = cluster()
+    for number in range(5):
+        submit(backend, run_id=f"run-{number}-abcdefgh")
+    server.page_size = 2
+    assert len(backend.list()) == 5
+    server.fail("GET", "/rayjobs$", status_object(410, "Expired", "the continue token is too old"))
+    assert len(backend.list()) == 5
+
+
+# -- how it stands ---------------------------------------------------------------------------------------------
+
+
+def test_why_it_waits_is_told_within_the_call(server):
+    backend = cluster()
+    submit(backend)
+    server.set_status(RUN, jobDeploymentStatus="Initializing", rayClusterName="c1")
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 3 Insufficient cpu.",
+    }
+    server.put(
+        "pods",
+        {
+            "metadata": {"name": "c1-head", "labels": {"ray.io/cluster": "c1"}},
+            "status": {"conditions": [condition]},
+        },
+    )
+    status = backend.status(RUN)
+    assert status.state is RunState.PENDING
+    assert (
+        status.message
+        == "pod c1-head has no node: Unschedulable: 0/3 nodes are available: 3 Insufficient cpu"
+    )
+
+
+def test_pods_that_a_quota_keeps_from_being_made_are_told(server):
+    backend = cluster()
+    submit(backend)
+    server.set_status(RUN, jobDeploymentStatus="Initializing", rayClusterName="c1")
+    failure = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreateHeadPod",
+        "message": "exceeded quota: team",
+    }
+    server.put("rayclusters", {"metadata": {"name": "c1"}, "status": {"conditions": [failure]}})
+    assert backend.status(RUN).message == "a pod can't be made: FailedCreateHeadPod: exceeded quota: team"
+
+
+def test_what_its_queue_says_is_told(server):
+    backend = cluster({"queue": "team-a"})
+    submit(backend)
+    server.set_status(RUN, jobDeploymentStatus="Suspended")
+    condition = {
+        "type": "QuotaReserved",
+        "status": "False",
+        "reason": "Pending",
+        "message": "insufficient quota for cpu",
+    }
+    labels = {"kueue.x-k8s.io/job-uid": server.only("rayjobs")["metadata"]["uid"]}
+    server.put(
+        "workloads",
+        {
+            "metadata": {"name": "w", "labels": labels},
+            "spec": {"queueName": "team-a"},
+            "status": {"conditions": [condition]},
+        },
+    )
+    assert backend.status(RUN).message == "waiting in queue team-a: Pending: insufficient quota for cpu"
+
+
+def test_progress_comes_from_the_log_where_storage_is_out_of_reach(server):
+    backend = cluster()
+    submit(backend)
+    running_head(server).append(
+        '@trainwright {"event":"metrics","time":1,"step":30,"attempt":2,"values":{"loss":0.5}}'
+    )
+    status = backend.status(RUN)
+    assert (status.state, status.step, status.metrics) == (RunState.RUNNING, 30, {"loss": 0.5})
+
+
+def test_a_run_that_is_not_there(server):
+    for verb in (cluster().status, cluster().stop, cluster().resume, lambda run: list(cluster().logs(run))):
+        with pytest.raises(NotFoundError, match="cluster prod knows no run nobody"):
+            verb("nobody")
+
+
+def test_resume_is_another_rayjob_with_the_plan_of_the_first(server):
+    backend = cluster()
+    submit(backend)
+    with pytest.raises(SpecError, match="is pending; stop it first"):
+        backend.resume(RUN)
+    server.set_status(RUN, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
+    assert backend.resume(RUN).launch == 2
+    assert server.objects["rayjobs"][f"{RUN}-2"]["spec"]["entrypoint"].endswith("--launch 2")
+    assert Plan.model_validate_json(server.objects["configmaps"][f"{RUN}-2"]["data"]["plan.json"]) == wanted()
+    [listed] = backend.list()
+    assert listed.launch == 2
+
+
+# -- stopping --------------------------------------------------------------------------------------------------
+
+
+def test_a_graceful_stop_goes_through_the_config_map_where_only_pods_reach_the_storage(server):
+    backend = cluster()
+    submit(backend)
+    running_head(server)
+    for _ in range(2):
+        assert backend.stop(RUN).state is RunState.STOPPING
+    assert server.only("configmaps")["data"]["stop-1"] == ""
+    assert "activeDeadlineSeconds" not in server.only("rayjobs")["spec"]
+
+
+@pytest.mark.parametrize("phase", ["", "Initializing", "Suspended", "Retrying"])
+def test_a_stop_before_the_driver_lives_ends_it(server, phase):
+    backend = cluster()
+    submit(backend)
+    server.set_status(RUN, jobDeploymentStatus=phase)
+    backend.stop(RUN)
+    assert server.only("rayjobs")["spec"]["activeDeadlineSeconds"] == 1
+    assert server.only("rayjobs")["metadata"]["annotations"][STOP] == "now"
+    assert backend.status(RUN).state in (RunState.STOPPING, RunState.STOPPED)
+
+
+def test_a_stop_now_frees_the_pods_and_keeps_the_record(server):
+    backend = cluster()
+    submit(backend)
+    running_head(server)
+    assert backend.stop(RUN, now=True).state is RunState.STOPPING
+    rules = server.only("rayjobs")["spec"]["deletionStrategy"]["deletionRules"]
+    assert rules[0] == {
+        "policy": "DeleteCluster",
+        "condition": {"jobDeploymentStatus": "Failed", "ttlSeconds": 0},
+    }
+    server.set_status(RUN, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
+    assert backend.status(RUN).state is RunState.STOPPED
+    assert backend.stop(RUN).state is RunState.STOPPED
+
+
+def test_an_ended_run_stays_as_it_is(server):
+    backend = cluster()
+    submit(backend)
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    assert backend.stop(RUN, now=True).state is RunState.SUCCEEDED
+    assert server.count("PATCH", ".") == 0
+
+
+# -- logs ------------------------------------------------------------------------------------------------------
+
+
+def test_logs_of_the_driver_and_of_a_rank(server):
+    backend = cluster()
+    submit(backend)
+    running_head(server).extend(["hello", "@rank 1 0 zero", "@rank 1 3 three", "@rank 2 3 again", "bye"])
+    assert list(backend.logs(RUN)) == ["hello", "bye"]
+    assert list(backend.logs(RUN, rank=3)) == ["three", "again"]
+
+
+def test_logs_are_followed_through_a_dropped_stream_until_the_run_ends(server):
+    backend = cluster()
+    submit(backend)
+    seen = []
+    reader = threading.Thread(target=lambda: seen.extend(backend.logs(RUN, follow=True)))
+    reader.start()
+    wait_until(lambda: server.count("GET", "/rayjobs$") > 1, "the watch")
+    lines = running_head(server)
+    lines.append("one")
+    wait_until(lambda: server.count("GET", "/log$") >= 1, "the first stream")
+    server.logs[f"{RUN}-head", "closed"] = True  # the connection ends; the container does not
+    lines.append("two")
+    wait_until(lambda: server.count("GET", "/log$") >= 3, "another stream")
+    lines.append("three")
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    reader.join(30)
+    assert not reader.is_alive()
+    assert seen == ["one", "two", "three"]
+
+
+def test_a_watch_whose_history_is_gone_begins_again(server):
+    backend = cluster()
+    submit(backend)
+    gone = {
+        "type": "ERROR",
+        "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"},
+    }
+
+    def watch_fails():
+        yield json.dumps(gone).encode() + b"\n"
+
+    seen = []
+    reader = threading.Thread(target=lambda: seen.extend(backend.logs(RUN, follow=True)))
+    server.on_watch = [Answer(body=watch_fails()), status_object(410, "Expired", "too old"), Answer(503, b"")]
+    reader.start()
+    wait_until(lambda: not server.on_watch, "the failing watches")
+    running_head(server).append("here")
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    reader.join(30)
+    assert seen == ["here"]
+
+
+def test_a_log_whose_pod_is_gone(server):
+    backend = cluster()
+    submit(backend)
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", rayClusterName="gone")
+    with pytest.raises(
+        NotFoundError,
+        match=r"the head pod of .* is gone; its log is in the storage claim data, below /data/runs",
+    ):
+        list(backend.logs(RUN))
+
+
+# -- kubectl ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kubectl_reads_what_we_made_and_makes_what_we_print(server, tmp_path):
+    def kubectl(*arguments):
+        done = subprocess.run(
+            [
+                "kubectl",
+                "--kubeconfig",
+                tmp_path / "kubeconfig",
+                "--cache-dir",
+                tmp_path / "cache",
+                *arguments,
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    server.token = None  # kubectl sends none over plain HTTP
+    backend = cluster()
+    submit(backend)
+    assert json.loads(kubectl("get", "rayjob", RUN, "-o", "json"))["spec"]["jobId"] == RUN
+    printed = tmp_path / "printed.json"
+    printed.write_text(json.dumps(backend.render(wanted(run_id="other-abcdefgh")).body))
+    kubectl("create", "--validate=false", "-f", str(printed))
+    assert backend.status("other-abcdefgh").state is RunState.PENDING
