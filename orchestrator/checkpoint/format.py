@@ -218,17 +218,17 @@ def check_coverage(indexes: Sequence[RankIndex]) -> dict[tuple[str, str], list[t
     return placed
 
 
-def safetensors_header(ranges: Sequence[tuple[str, str, int, int]]) -> bytes:
+def safetensors_header(tensors: Sequence[tuple[str, str, Sequence[int], int]]) -> bytes:
     """The header of a safetensors file: length, then JSON padded to eight bytes.
 
     Args:
-        ranges: (tensor name, number format, elements, bytes), in the order of the data.
+        tensors: (name, number format, shape, bytes), in the order of the data.
 
     """
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for name, dtype, elements, size in ranges:
-        table[name] = {"dtype": dtype, "shape": [elements], "data_offsets": [position, position + size]}
+    for name, dtype, shape, size in tensors:
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
         position += size
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -242,7 +242,7 @@ class Save:
         self._refuse_if_replaced()
         sized = [(entry, (entry.stop - entry.start), len(content)) for entry, content in self._staged]
         header = safetensors_header(
-            [(f"{e.kind}:{e.name}[{e.start}:{e.stop}]", e.dtype, count, size) for e, count, size in sized]
+            [(f"{e.kind}:{e.name}[{e.start}:{e.stop}]", e.dtype, [count], size) for e, count, size in sized]
         )
         ranges, offset = [], len(header)
         for entry, _, size in sized:
