@@ -1,6 +1,6 @@
 """Closed schemas of the custom resources that the chart renders: the fields that it uses, and no others.
 
-The tests use them where the CRD itself is not at hand. They were compared with the CRDs of Kueue 0.19, the
+The tests use them where the CRD itself is not at hand. They were compared with the CRDs of Kueue 0.19 and the
 Prometheus operator 0.93.
 """
 
