@@ -39,7 +39,8 @@ class Cluster(Protocol):
 
     def resume(self, run_id: str) -> RunStatus:
         """Launch an ended run again from its newest good checkpoint. Raises NotFoundError; SpecError where it
-        has not ended or has nothing left to do."""
+        has not ended or has nothing left to do.
+        """
         ...
 
     def status(self, run_id: str) -> RunStatus:
@@ -52,12 +53,14 @@ class Cluster(Protocol):
 
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """Lines (without line ends) of the driver, or of one rank over all attempts; with ``follow`` until the
-        run has ended. Raises NotFoundError."""
+        run has ended. Raises NotFoundError.
+        """
         ...
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """Ask for a graceful stop (finish the step, save), or end it ``now``. Returns at once; idempotent; an ended
-        run stays as it is. Raises NotFoundError."""
+        run stays as it is. Raises NotFoundError.
+        """
         ...
 
     def ping(self) -> str:

@@ -5,7 +5,9 @@ table in ``patience``, and one-sentence errors that name the verb, the resource 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from orchestrator.clusters.kubernetes_errors import GoneError, connection_problem, refusal
@@ -242,6 +244,21 @@ class KubernetesApi:
         return str(
             self._call("get", "version", client.VersionApi(self._client()).get_code).get("gitVersion", "")
         )
+
+    def clock_ahead_seconds(self) -> float:
+        """How far the server's clock is ahead of ours, to the second that HTTP tells."""
+        from kubernetes import client
+
+        began = time.time()
+        answer = self._answer("get", "version", client.VersionApi(self._client()).get_code, read_body=True)
+        there = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        return there - (began + time.time()) / 2
+
+    def storage_claim_phase(self, name: str) -> str:
+        """Phase of a PersistentVolumeClaim, e.g. ``Bound``."""
+        read = self._core().read_namespaced_persistent_volume_claim
+        claim = self._call("get", "persistentvolumeclaims", read, name, self.namespace)
+        return str((claim.get("status") or {}).get("phase") or "Unknown")
 
     def rayjob_crd_is_served(self) -> bool:
         """Whether the server knows RayJobs in our version."""

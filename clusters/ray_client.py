@@ -6,7 +6,9 @@ import asyncio
 import json
 import logging
 import platform
+import time
 from collections.abc import AsyncGenerator, Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from orchestrator.clusters.patience import Patience, retry_after_seconds, worth_another_try
@@ -125,6 +127,7 @@ class RayClient:
                     try:
                         piece = loop.run_until_complete(anext(stream))
                     except StopAsyncIteration:
+                        self._wait_for_end(submission_id)
                         return
                     new = piece[skip:]
                     skip -= len(piece) - len(new)
@@ -144,9 +147,23 @@ class RayClient:
                 loop.run_until_complete(stream.aclose())
                 loop.close()
 
+    def clock_ahead_seconds(self) -> float:
+        """How far the head's clock is ahead of ours, to the second that HTTP tells."""
+        answer = self._client()._do_request(
+            "GET", "/api/version", timeout=(_CONNECT_SECONDS, self._read_seconds)
+        )
+        there = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        return there - (time.time() - answer.elapsed.total_seconds() / 2)
+
     def has_ended(self, submission_id: str) -> bool:
         """Whether nothing can follow in a job."""
         return self.info(submission_id)["status"] in ("STOPPED", "SUCCEEDED", "FAILED")
+
+    def _wait_for_end(self, submission_id: str) -> None:
+        """Ray's word for an end comes a moment after the output's."""
+        for attempt in self._patience.tries():
+            if self.has_ended(submission_id) or attempt.is_last:
+                return
 
     def _upload(self, package: bytes, patience: Patience) -> str:
         import hashlib
@@ -192,7 +209,11 @@ class RayClient:
         for attempt in (patience or self._patience).tries():
             try:
                 response = client._do_request(
-                    method, path, data=data, json_data=json_data, timeout=(_CONNECT_SECONDS, self._read_seconds)
+                    method,
+                    path,
+                    data=data,
+                    json_data=json_data,
+                    timeout=(_CONNECT_SECONDS, self._read_seconds),
                 )
                 status, text = response.status_code, response.text
             except AuthenticationError as error:

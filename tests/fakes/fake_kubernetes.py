@@ -15,6 +15,7 @@ _COLLECTIONS = {
     "workloads": ("kueue.x-k8s.io/v1beta2", "Workload"),
     "configmaps": ("v1", "ConfigMap"),
     "pods": ("v1", "Pod"),
+    "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
 }
 _PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)"

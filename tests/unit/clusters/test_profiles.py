@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+from cluster_cases import kubernetes_profile, plan, ray_profile
+from pydantic import ValidationError
+
+import orchestrator.clusters
+from orchestrator.clusters import BACKENDS, open_cluster
+from orchestrator.spec.load import load_profile
+from orchestrator.spec.profile import ClusterProfile
+
+FILES = sorted((Path(orchestrator.clusters.__file__).parent / "profiles").glob("*.yaml"))
+
+
+def test_there_is_one_of_each_kind():
+    assert {load_profile(str(file)).kind for file in FILES} == set(BACKENDS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_shipped_profile_has_its_file_s_name_and_renders_a_plan(file):
+    profile = load_profile(str(file))
+    assert profile.name == file.stem
+    cluster = open_cluster(profile)
+    assert cluster.profile == profile
+    assert cluster.render(plan(storage="/data/runs/digits-abcdefgh")).run_id == "digits-abcdefgh"
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: ray_profile("head:8265"), "kind ray needs the dashboard's URL"),
+        (lambda: ClusterProfile(name="a", kind="ray", address="http://h"), "storage: kind ray needs a path"),
+        (lambda: kubernetes_profile(image=None), "image: kind kubernetes needs an image"),
+        (lambda: kubernetes_profile(image="registry:5000/tw"), "must end with a tag other than latest"),
+        (lambda: kubernetes_profile(image="tw:latest"), "must end with a tag other than latest"),
+        (lambda: kubernetes_profile(node_groups=[]), "node_groups: kind kubernetes needs at least one"),
+        (lambda: kubernetes_profile(storage="/data"), r"kubernetes\.storage_claim is needed"),
+        (lambda: kubernetes_profile({"gcs_fault_tolerance": "redis"}), "redis_address is needed"),
+        (lambda: kubernetes_profile({"queue": "q", "autoscaling": True}), "admits a fixed number of pods"),
+        (lambda: kubernetes_profile(node_groups=[{"name": "a", "cpus": 1, "memory": "1GB", "min": 3}]), "min 3 is more than max 1"),
+        (lambda: kubernetes_profile(node_groups=[{"name": "a", "cpus": 1, "memory": "1GB"}] * 2), "two groups have the same name"),
+    ],
+)  # fmt: skip
+def test_a_profile_that_can_not_work_is_refused(make, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        make()

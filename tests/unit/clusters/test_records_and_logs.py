@@ -1,0 +1,189 @@
+import pytest
+from cluster_cases import plan
+from programmable_server import wait_until
+
+from orchestrator.clusters import record_tool, run_log
+from orchestrator.clusters.log_lines import LineSplitter, rank_lines
+from orchestrator.clusters.progress import with_progress
+from orchestrator.clusters.run_log import RunLog, parse_rank_line, rank_line
+from orchestrator.clusters.run_records import ANSWER_MARK, RemoteRecord, StorageRecord
+from orchestrator.errors import InfrastructureError
+from orchestrator.runs import EndReason, RunState, RunStatus
+
+RUN = RunStatus(run_id="r", state=RunState.STARTING)
+
+
+def remote(root):
+    """Records through the tool's own main, without a cluster between."""
+    import json
+
+    return RemoteRecord(
+        str(root),
+        lambda command: f"noise\n{ANSWER_MARK}{json.dumps(record_tool.answer(command[3:]))}\nmore noise",
+    )
+
+
+@pytest.fixture(params=["here", "on the cluster"])
+def record(request, tmp_path):
+    return StorageRecord(str(tmp_path)) if request.param == "here" else remote(tmp_path)
+
+
+def test_records_are_the_same_from_here_and_through_the_cluster(record):
+    assert record.read("launches/1/state.json") is None
+    assert record.names("launches/1") == []
+    record.set_state(RUN)
+    assert record.status(1) == RUN
+    end = RUN.model_copy(update={"state": RunState.STOPPED, "reason": EndReason.STOPPED_BY_USER})
+    assert record.end(end) == end
+    assert record.end(end.model_copy(update={"message": "later"})) == end
+    assert record.names("launches/1") == ["final.json", "state.json"]
+    assert not record.stop_was_asked(1)
+    record.ask_to_stop(1)
+    record.ask_to_stop(1)
+    assert record.stop_was_asked(1)
+    assert record.read_from("control/stop-1", 2) == b"op\n"
+    assert record.read_from("control/stop-1", 99) == record.read_from("control/none", 0) == b""
+
+
+def test_a_command_that_says_nothing_is_an_error(tmp_path):
+    broken = RemoteRecord(str(tmp_path), lambda command: "Traceback\nOSError: disk full\n")
+    with pytest.raises(InfrastructureError, match="can't names logs on the cluster: OSError: disk full"):
+        broken.names("logs")
+
+
+def test_storage_in_trouble_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InfrastructureError, match=r"^storage .*/file can't write a/b: "):
+        StorageRecord(str(tmp_path / "file")).write("a/b", b"")
+    with pytest.raises(InfrastructureError, match=r"^storage ftp://host/x can't be opened: "):
+        StorageRecord("ftp://host/x")
+
+
+def test_a_rank_s_lines_over_attempts_while_they_grow(record, tmp_path):
+    def write(attempt, text):
+        file = tmp_path / "logs" / f"attempt-{attempt}" / "rank-2.log"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as opened:
+            opened.write(text)
+
+    write(9, "nine\nhal")
+    looks = iter([lambda: write(9, "f\n"), lambda: write(10, "ten\nlast"), lambda: None])
+    ends = iter([False, False, False, True])
+    lines = rank_lines(
+        record, 2, follow=True, has_ended=lambda: next(ends), sleep=lambda seconds: next(looks)()
+    )
+    assert list(lines) == ["nine", "half", "ten", "last"]
+    assert list(rank_lines(record, 2, follow=False, has_ended=lambda: False)) == [
+        "nine",
+        "half",
+        "ten",
+        "last",
+    ]
+    assert list(rank_lines(record, 3, follow=False, has_ended=lambda: False)) == []
+
+
+def test_lines_out_of_pieces():
+    splitter = LineSplitter()
+    assert [splitter.feed(piece) for piece in ("a\r\nb", "c\n", "d")] == [["a"], ["bc"], []]
+    assert splitter.end() == ["d"]
+    assert splitter.end() == []
+
+
+def test_progress_from_events():
+    lines = [
+        "noise",
+        '(worker pid=7) @trainwright {"event":"attempt","attempt":2,"launch":1,"start_step":0,"total_steps":50}',
+        '@trainwright {"event":"metrics","step":10,"attempt":2,"values":{"loss":2.0}}',
+        '@trainwright {"event":"metrics","step":20,"attempt":2,"values":{"loss":1.0,"accuracy":0.5}}',
+        '@trainwright {"event":"a later version\'s"}',
+        '@trainwright {"event":"metrics","step":"twenty"}',
+        '@trainwright {"event":"waiting","message":"for nodes"}',
+    ]
+    status = with_progress(RUN, lines)
+    assert (status.state, status.step, status.attempt, status.total_steps) == (RunState.RUNNING, 20, 2, 50)
+    assert status.metrics == {"loss": 1.0, "accuracy": 0.5}
+    assert status.message == "for nodes"
+    ended = RUN.model_copy(
+        update={"state": RunState.FAILED, "reason": EndReason.DRIVER_LOST, "message": "gone"}
+    )
+    assert with_progress(ended, lines).message == "gone"
+
+
+def test_a_driver_s_own_last_words_go_before_what_its_exit_code_said():
+    ended = RUN.model_copy(update={"state": RunState.FAILED, "reason": EndReason.DRIVER_LOST})
+    end = (
+        '@trainwright {"event":"end","time":5.0,"state":"failed","reason":"out_of_memory","message":"rank 1","metrics":{},'
+        '"step":3}'
+    )
+    status = with_progress(ended, [end])
+    assert (status.reason, status.message, status.ended_at) == (EndReason.OUT_OF_MEMORY, "rank 1", 5.0)
+    assert with_progress(RUN, [end]).state is RunState.STARTING
+
+
+def run_log_of(tmp_path):
+    storage, ray_logs, run_folder = (tmp_path / name for name in ("storage", "ray", "run"))
+    for folder in (storage, ray_logs, run_folder):
+        folder.mkdir()
+    return RunLog(plan(storage=storage), 1, ray_logs, run_folder), storage, ray_logs, run_folder
+
+
+def test_the_log_beside_the_head_shows_driver_and_workers_and_keeps_a_copy(tmp_path):
+    log, storage, ray_logs, _ = run_log_of(tmp_path)
+    assert log.look() == []
+    log.copy()
+    driver = ray_logs / "job-driver-digits-abcdefgh.log"
+    driver.write_text("one\ntw")
+    worker = storage / "logs" / "attempt-1" / "rank-0.log"
+    worker.parent.mkdir(parents=True)
+    worker.write_text("hello\n")
+    assert log.look() == ["one", "@rank 1 0 hello"]
+    with driver.open("a") as file:
+        file.write("o\n")
+    assert log.look() == ["two"]
+    log.copy()
+    assert (storage / "launches" / "1" / "driver.log").read_text() == "one\ntwo\n"
+    driver.write_text("new\n")  # a head that was started again
+    assert log.look() == ["new"]
+
+
+def test_a_wish_to_stop_in_the_config_map_reaches_the_records(tmp_path):
+    log, storage, _, run_folder = run_log_of(tmp_path)
+    log.look()
+    assert not StorageRecord(str(storage)).stop_was_asked(1)
+    (run_folder / "stop-2").write_text("")
+    log.look()
+    assert not StorageRecord(str(storage)).stop_was_asked(1)
+    (run_folder / "stop-1").write_text("")
+    log.look()
+    log.look()
+    assert StorageRecord(str(storage)).stop_was_asked(1)
+
+
+def test_marked_lines_come_back():
+    assert parse_rank_line(rank_line(2, 13, "a  b: @rank 1 1 c")) == (13, "a  b: @rank 1 1 c")
+    assert parse_rank_line("@rank of a captain") is None
+
+
+def test_the_container_shows_what_is_there_until_it_is_told_to_end(tmp_path):
+    import os
+    import signal
+    import subprocess
+    import sys
+
+    _, storage, ray_logs, run_folder = run_log_of(tmp_path)
+    (run_folder / "plan.json").write_text(plan(storage=storage).model_dump_json())
+    (ray_logs / "job-driver-digits-abcdefgh.log").write_text("one\n")
+    command = [sys.executable, "-m", run_log.__name__, "--plan", run_folder / "plan.json", "--launch", "1"]
+    process = subprocess.Popen(
+        [*command, "--ray-logs", ray_logs],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout.readline() == "one\n"
+    with (ray_logs / "job-driver-digits-abcdefgh.log").open("a") as file:
+        file.write("two\n")
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "two\n"
+    assert process.returncode == 0
+    wait_until((storage / "launches" / "1" / "driver.log").exists, "the copy")
