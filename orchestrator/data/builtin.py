@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from orchestrator.data.bundled import TABLES
 from orchestrator.data.storage import exists, write_whole
 
-_VERSION = 1
+_VERSION = 2
 _GROUP_ROWS = 128
 
 FACTS: dict[str, tuple[int, dict[str, int]]] = {

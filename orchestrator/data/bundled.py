@@ -69,7 +69,8 @@ def neuron() -> pa.Table:
 
 
 def neuron_spikes() -> pa.Table:
-    """``signal`` (1, 200): the readings up to now; ``label``: whether the nerve cell fires within the next 20.
+    """``signal`` (2, 200): the readings up to now, and when each was (-1 to 0), since a network that averages over time
+    could not tell; ``label``: whether the nerve cell fires within the next 20.
 
     In order of time, every fourth reading: hold the last ones out (``by: position``), since neighbours overlap.
     """
@@ -78,9 +79,11 @@ def neuron_spikes() -> pa.Table:
     fires[1:] = (potential[1:] > _SPIKE_LEVEL) & (potential[:-1] <= _SPIKE_LEVEL)
     fired = np.concatenate([[0], np.cumsum(fires)])
     now = np.arange(_SIGNAL_READINGS, len(potential) - _AHEAD_READINGS, _STRIDE)
-    signal = potential[now[:, None] + np.arange(-_SIGNAL_READINGS, 0)]
+    readings = potential[now[:, None] + np.arange(-_SIGNAL_READINGS, 0)]
+    when = np.linspace(-1, 0, _SIGNAL_READINGS, dtype=np.float32)
+    signal = np.stack([readings, np.broadcast_to(when, readings.shape)], axis=1)
     label = (fired[now + _AHEAD_READINGS] > fired[now]).astype(np.int64)
-    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(signal[:, None]))
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(signal))
     return pa.table({"signal": tensor, "label": label})
 
 

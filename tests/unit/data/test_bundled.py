@@ -25,7 +25,7 @@ def test_spikes_are_ahead_of_what_the_signal_shows():
     table = bundled.neuron_spikes()
     signal = numbers(table["signal"].combine_chunks(), "signal", str, missing=False)
     label = table["label"].to_numpy()
-    assert signal.shape[1:] == (1, 200)
+    assert signal.shape[1:] == (2, 200)
     assert 0.03 < label.mean() < 0.3
     for row in range(0, len(signal), 97):
         now = 200 + 4 * row
