@@ -27,6 +27,7 @@ from orchestrator.spec.job import ZeroStrategy
 from orchestrator.strategies import precision, replicated, saved
 from orchestrator.strategies.base import StateRange, StateReader
 from orchestrator.strategies.blocks import recompute_blocks
+from orchestrator.strategies.gradient_order import GradientOrder
 from orchestrator.strategies.optimizers import (
     ELEMENTWISE,
     MOMENTS,
@@ -129,6 +130,8 @@ class ZeroEngine:
             for parameter in module.parameters():
                 parameter.is_external_param = True  # not released between the hooks of one step
         self._engines[phase] = engine
+        if self._stage < 3:
+            GradientOrder(engine.optimizer, (p for p in module.parameters() if p.requires_grad))
         if exact:
             # DeepSpeed makes its masters from parameters that it has rounded already
             for part in self._fragments(phase):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, IDS, Case
+from family_cases import CASES, IDS, Case
 from safetensors.torch import save_file
 
 from orchestrator.errors import NotFoundError, SpecError

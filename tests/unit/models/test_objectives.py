@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, IDS, Case, random_batch
+from family_cases import CASES, IDS, Case, random_batch
 from torch import Tensor
 
 from orchestrator.errors import DataError, SpecError
