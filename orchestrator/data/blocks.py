@@ -122,7 +122,7 @@ class _SourceSlots:
         rows["sample_seed"] = sample_seeds(self._seed, np.concatenate(epochs), rows["sample_id"])
         real_rows = np.concatenate(real)
         rows["sample_id"] = np.where(real_rows, rows["sample_id"], -1)
-        rows["weight"] = real_rows.astype(np.float32)
+        rows["weight"] *= real_rows
         return rows
 
     def _epoch(self, number: int) -> EpochOrder:
@@ -175,7 +175,7 @@ class EvaluationBlocks:
             self._plan.job.training.seed, np.full(len(group), -1), rows["sample_id"]
         )
         rows["sample_id"] = np.where(real, rows["sample_id"], -1)
-        rows["weight"] = real.astype(np.float32)
+        rows["weight"] *= real
         rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=False)
         refuse_text(rows)
         steps = stop_step - first_step

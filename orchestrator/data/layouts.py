@@ -130,9 +130,9 @@ def _layout(
     encoded = any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms)
     parts = [numbers(array, name, where, missing=True) for array, name in zip(arrays, columns, strict=True)]
     whole = all(part.dtype.kind in "iu" for part in parts)
-    if wanted == "int" and not whole and not encoded and any((part % 1 != 0).any() for part in parts):
+    if wanted == "int" and not whole and not encoded and any(_has_fractions(part) for part in parts):
         raise DataError(
-            f"data.columns.{tensor}: column {columns[0]!r} of {index.root} has fractions or missing values, but"
+            f"data.columns.{tensor}: column {columns[0]!r} of {index.root} has fractions, but"
             f" {tensor!r} takes whole numbers"
         )
     dtype: Literal["int64", "float32"] = (
@@ -153,6 +153,10 @@ def _layout(
         carried=carried,
         flat=flat,
     )
+
+
+def _has_fractions(values: np.ndarray) -> bool:
+    return bool((values[~np.isnan(values)] % 1 != 0).any())
 
 
 _TYPED = ("parquet", "arrow", "numpy")

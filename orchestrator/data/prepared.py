@@ -26,6 +26,8 @@ class PreparedSource(Section):
     """``sample_id`` of its first row: ids count the rows of all training sources, one after the other."""
     samples: int
     """Rows of the part."""
+    skips_bad_samples: bool = False
+    """Whether a row that can't be read gets weight zero instead of being an error."""
     order: OrderShape | None = None
     """How training goes through it; ``order.batch`` is its share of every global batch. None for evaluation."""
 

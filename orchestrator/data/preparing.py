@@ -158,7 +158,14 @@ def _source(
         raise DataError(f"{index.root}: has no rows{' to hold out' if part.evaluation else ''}")
     head = format_of(index.kind).head(index, 8)
     layouts = choose_layouts(job.data, wanted, index, head)
-    return PreparedSource(index=index, part=part, layouts=layouts, first_id=first_id, samples=samples)
+    return PreparedSource(
+        index=index,
+        part=part,
+        layouts=layouts,
+        first_id=first_id,
+        samples=samples,
+        skips_bad_samples=job.data.skip_bad_samples > 0,
+    )
 
 
 def _check_alike(sources: Sequence[PreparedSource]) -> None:
@@ -215,7 +222,9 @@ def _all_rows(train: Sequence[PreparedSource], seed: int) -> Iterator[Batch]:
         for group, rows in enumerate(reader.selection.counts.tolist()):
             for start in range(0, rows, _FIT_ROWS):
                 nth = np.arange(start, min(rows, start + _FIT_ROWS), dtype=np.int64)
-                yield _seeded(reader.read(np.full(len(nth), group, dtype=np.int64), nth), seed)
+                batch = _seeded(reader.read(np.full(len(nth), group, dtype=np.int64), nth), seed)
+                good = batch["weight"] > 0
+                yield batch if good.all() else {name: values[good] for name, values in batch.items()}
             reader.keep(set())
 
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from orchestrator.data.formats import format_of
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.split import Selection
-from orchestrator.data.tensors import TensorLayout, Values, decode_images, group_values, take
+from orchestrator.data.tensors import TensorLayout, Values, decode_image, group_values, take
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import DataError
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Group:
+    values: dict[str, Values]
+    selected: np.ndarray | None
+    """The rows of the group that belong to the part, None for all."""
+    bad: np.ndarray | None
+    """Which rows can't be read; None where that is an error."""
 
 
 class RowReader:
@@ -23,7 +37,7 @@ class RowReader:
         self._columns = tuple(
             dict.fromkeys(name for layout in source.layouts for name in layout.read_columns)
         )
-        self._held: dict[int, tuple[dict[str, Values], np.ndarray | None]] = {}
+        self._held: dict[int, _Group] = {}
         self.selection = Selection(source.part, source.index.group_rows)
 
     def keep(self, groups: set[int]) -> None:
@@ -32,7 +46,9 @@ class RowReader:
             del self._held[group]
 
     def read(self, group: np.ndarray, nth: np.ndarray) -> Batch:
-        """The tensors of some rows, in the order asked for, and their ``sample_id``.
+        """The tensors of some rows, in the order asked for, their ``sample_id``, and ``weight`` (N,) float32.
+
+        The weight is 1, and 0 for a row that can't be read, where such rows are skipped; its tensors are then zero.
 
         Args:
             group: int64 (N,).
@@ -44,38 +60,68 @@ class RowReader:
         pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
         sample_id = np.empty(count, dtype=np.int64)
         for number, slots in zip(groups.tolist(), np.split(by_group, firsts[1:]), strict=True):
-            _, selected = self._group(number)
+            selected = self._group(number).selected
             rows = nth[slots] if selected is None else selected[nth[slots]]
             sample_id[slots] = self._source.first_id + index.group_starts[number] + rows
             pieces.append((number, slots, rows))
-        batch = {layout.name: self._tensor(layout, pieces, count) for layout in self._source.layouts}
+        weight = np.ones(count, dtype=np.float32)
+        batch = {layout.name: self._tensor(layout, pieces, weight) for layout in self._source.layouts}
         batch["sample_id"] = sample_id
+        batch["weight"] = weight
         return batch
 
-    def _group(self, number: int) -> tuple[dict[str, Values], np.ndarray | None]:
+    def _group(self, number: int) -> _Group:
         held = self._held.get(number)
         if held is None:
             table = self._format.read(self._source.index, number, self._columns)
-            where = self._where(number)
-            values = {layout.name: group_values(table, layout, where) for layout in self._source.layouts}
-            held = self._held[number] = values, self.selection.rows(number)
+            bad = np.zeros(table.num_rows, dtype=bool) if self._source.skips_bad_samples else None
+            values = {
+                layout.name: self._values(table, layout, number, bad) for layout in self._source.layouts
+            }
+            held = self._held[number] = _Group(values, self.selection.rows(number), bad)
         return held
+
+    def _values(self, table: pa.Table, layout: TensorLayout, number: int, bad: np.ndarray | None) -> Values:
+        """A group's values; where bad samples are skipped, row by row if need be, marking those that can't be read."""
+        try:
+            return group_values(table, layout, self._where(number))
+        except DataError:
+            if bad is None or layout.kind != "numbers":
+                raise
+        out = np.zeros((table.num_rows, *layout.shape), dtype=layout.carried)
+        for row in range(table.num_rows):
+            try:
+                out[row] = group_values(table.slice(row, 1), layout, self._where(number, np.array([row])))[0]
+            except DataError as error:
+                bad[row] = True
+                _LOGGER.warning("%s; it is skipped", error)
+        return out
 
     def _where(self, group: int, rows: np.ndarray | None = None) -> Callable[[int], str]:
         return lambda row: self._source.index.where(group, row if rows is None else int(rows[row]))
 
     def _tensor(
-        self, layout: TensorLayout, pieces: Sequence[tuple[int, np.ndarray, np.ndarray]], count: int
+        self, layout: TensorLayout, pieces: Sequence[tuple[int, np.ndarray, np.ndarray]], weight: np.ndarray
     ) -> np.ndarray:
-        out = np.empty((count, *layout.shape), dtype=layout.carried)
+        """One tensor of all rows; sets the weight of those that can't be read to zero."""
+        out = np.empty((len(weight), *layout.shape), dtype=layout.carried)
         for number, slots, rows in pieces:
-            chosen = take(self._group(number)[0][layout.name], rows)
-            if layout.kind == "image":
-                images = decode_images(chosen.to_pylist(), layout, self._where(number, rows))
-                for slot, image in zip(slots.tolist(), images, strict=True):
-                    out[slot] = image
-            else:
+            group = self._group(number)
+            chosen = take(group.values[layout.name], rows)
+            if group.bad is not None:
+                weight[slots[group.bad[rows]]] = 0
+            if layout.kind != "image":
                 out[slots] = chosen
+                continue
+            where = self._where(number, rows)
+            for row, (slot, encoded) in enumerate(zip(slots.tolist(), chosen.to_pylist(), strict=True)):
+                try:
+                    out[slot] = decode_image(encoded, layout, where, row)
+                except DataError as error:
+                    if group.bad is None:
+                        raise
+                    out[slot], weight[slot] = 0, 0
+                    _LOGGER.warning("%s; it is skipped", error)
         if layout.kind == "image" and layout.carried == layout.dtype:
             out *= np.float32(1 / 255)
         return out

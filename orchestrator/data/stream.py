@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from orchestrator.data.blocks import EvaluationBlocks, TrainingBlocks, block_bounds
-from orchestrator.data.prepared import Prepared
+from orchestrator.data.prepared import Prepared, PreparedSource
 from orchestrator.data.tensors import finished
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
 
+_LOGGER = logging.getLogger(__name__)
 KEPT_EVALUATION_BYTES = 2**28
 """An evaluation set whose share of a rank is smaller stays in memory after the first evaluation."""
 
@@ -71,6 +73,7 @@ class TrainStream:
         self._blocks = ahead_of(finish(source, prepared), ahead)
         self._block: Batch = {}
         self._next = self._length = 0
+        self._bad = BadSamples(prepared.train, plan.job.data.skip_bad_samples)
 
     def __iter__(self) -> TrainStream:
         return self
@@ -82,7 +85,9 @@ class TrainStream:
         here = {name: values[self._next] for name, values in self._block.items()}
         real = self._real_samples(self._step)
         batch = self._plan.job.training.global_batch_size
-        padded = real < batch
+        # Ranks don't tell each other of bad samples, so where these are skipped every step may have some.
+        padded = real < batch or self._plan.job.data.skip_bad_samples > 0
+        self._bad.check(here)
         if not padded:
             del here["weight"]
         micro = self._plan.micro_batch_size
@@ -176,11 +181,45 @@ class Prefetched:
                 self._thread.join(timeout=0.05)
 
 
+class BadSamples:
+    """Counts the different samples that came with weight zero though they are no padding, up to what is allowed."""
+
+    def __init__(self, sources: Sequence[PreparedSource], most: int) -> None:
+        self._sources, self._most = sources, most
+        self._seen: set[int] = set()
+
+    def check(self, batch: Batch) -> None:
+        """Raises DataError once there are more than allowed."""
+        if not self._most:
+            return
+        for sample in batch["sample_id"][(batch["weight"] == 0) & (batch["sample_id"] >= 0)].tolist():
+            if sample in self._seen:
+                continue
+            self._seen.add(sample)
+            place = self._place(sample)
+            if len(self._seen) > self._most:
+                raise DataError(
+                    f"{place} can't be read, and more than data.skip_bad_samples ({self._most}) samples of this worker"
+                    " can't; mend the data, or allow more"
+                )
+            _LOGGER.warning(
+                "skipped sample %d: %s (%d of at most %d)", sample, place, len(self._seen), self._most
+            )
+
+    def _place(self, sample: int) -> str:
+        source = max((s for s in self._sources if s.first_id <= sample), key=lambda s: s.first_id)
+        row = sample - source.first_id
+        group = int(np.searchsorted(source.index.group_starts, row, side="right")) - 1
+        return source.index.where(group, row - int(source.index.group_starts[group]))
+
+
 class EvalStream:
     """The evaluation set of one rank, as often as asked for."""
 
     def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
         self._prepared = prepared
+        assert prepared.evaluation is not None
+        self._bad = BadSamples((prepared.evaluation,), plan.job.data.skip_bad_samples)
         self._make = lambda: EvaluationBlocks(prepared, plan, rank=rank, world_size=world_size)
         blocks = self._make()
         self._batches = blocks.stop
@@ -202,6 +241,7 @@ class EvalStream:
             for block in source:
                 for index in range(len(block["weight"])):
                     batch = {name: values[index] for name, values in block.items()}
+                    self._bad.check(batch)
                     if batch["weight"].all():
                         del batch["weight"]
                     if self._keeps:

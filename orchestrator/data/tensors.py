@@ -185,16 +185,12 @@ def take(values: Values, rows: np.ndarray) -> Values:
     return values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
 
 
-def decode_images(encoded: Sequence[bytes | None], layout: TensorLayout, where: Any) -> list[np.ndarray]:
-    """Pixels of each image as uint8 (channels, height, width), scaled to the layout's size where it ``resizes``.
+def decode_image(encoded: bytes | None, layout: TensorLayout, where: Any, row: int) -> np.ndarray:
+    """Pixels of an image as uint8 (channels, height, width), brought to the layout's size where it ``resizes``.
 
     Raises:
-        DataError: one can't be decoded, or has another size.
+        DataError: it can't be decoded, or has another size.
     """
-    return [_decode(one, layout, where, row) for row, one in enumerate(encoded)]
-
-
-def _decode(encoded: bytes | None, layout: TensorLayout, where: Any, row: int) -> np.ndarray:
     channels, height, width = layout.shape
     with _opened(encoded, lambda: where(row)) as image:
         if layout.resizes and image.size != (width, height):
@@ -225,7 +221,8 @@ def _opened(encoded: bytes | None, where: Any) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(encoded)) as image:
             yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where()}: the image can't be decoded ({str(error)[:120]})") from error
+        reason = str(error).split("<", 1)[0].strip()[:120]  # Pillow's names an object of ours
+        raise DataError(f"{where()}: the image can't be decoded ({reason})") from error
 
 
 def image_shape(encoded: bytes | None, where: Any) -> tuple[int, int, int]:

@@ -126,6 +126,9 @@ class DataSpec(Section):
     makes the first batch wait longer."""
     tail: Literal["pad", "drop"] = "pad"
     """The epoch's last, incomplete batch: filled up with samples of weight zero, or left out."""
+    skip_bad_samples: Annotated[int, Field(ge=0)] = 0
+    """Different samples that each worker may leave out because they can't be read (an image that can't be decoded, a
+    missing number); each is logged with file and row and counts nothing. 0: the first one is an error."""
     reader: Literal["ray", "worker"] = "ray"
     """``ray``: Ray Data reads and transforms on any node of the cluster; ``worker``: each worker by itself."""
     reader_tasks: Positive = 2

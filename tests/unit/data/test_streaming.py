@@ -387,3 +387,51 @@ def test_small_types_are_carried_and_finished_alike(tmp_path):
     np.testing.assert_allclose(plain["image"][:, 0, 0, 0], plain["sample_id"] * 10 / 255, rtol=1e-6)
     np.testing.assert_array_equal(plain["image"], moved["image"])
     np.testing.assert_allclose(plain["image"] * 2, scaled["image"], rtol=1e-6)
+
+
+@pytest.fixture
+def partly_bad(tmp_path):
+    """Twenty images and numbers; image 3 is damaged, the number of row 7 missing."""
+    import io
+
+    from PIL import Image
+
+    encoded = []
+    for number in range(20):
+        sink = io.BytesIO()
+        Image.fromarray(np.full((8, 8), number * 10, np.uint8)).save(sink, "PNG")
+        encoded.append(sink.getvalue())
+    encoded[3] = encoded[3][:40]
+    path = tmp_path / "bad.parquet"
+    labels = pa.array([None if i == 7 else i for i in range(20)], pa.int64())
+    pq.write_table(pa.table({"image": encoded, "label": labels}), path, row_group_size=6)
+    return {"train": {"kind": "images", "path": str(path)}}
+
+
+def test_a_bad_sample_is_an_error_with_file_and_row(partly_bad, tmp_path):
+    plan = plan_of(job_of(partly_bad, batch=20, family="cnn"), tmp_path)
+    prepared = prepared_of(plan)
+    with pytest.raises(
+        DataError, match=r"bad.parquet, row (3: the image can't be decoded|7: column 'label')"
+    ):
+        global_steps(prepared_of(plan), plan, 0, 1)
+
+
+def test_bad_samples_are_skipped_up_to_a_number(partly_bad, tmp_path, caplog):
+    spec = {**partly_bad, "skip_bad_samples": 2, "transforms": [{"kind": "normalize", "tensor": "image"}]}
+    plan = plan_of(job_of(spec, batch=20, family="cnn"), tmp_path, steps=3)
+    prepared = prepared_of(plan)
+    good = [i for i in range(20) if i not in (3, 7)]
+    np.testing.assert_allclose(prepared.fitted[0]["mean"], np.mean([i * 10 / 255 for i in good]), rtol=1e-5)
+    stream = data.open_train(prepared, plan, rank=0, world_size=1, start_step=0)
+    step = next(stream)
+    assert step.padded
+    weights = dict(zip(step.micros[0]["sample_id"].tolist(), step.micros[0]["weight"].tolist(), strict=True))
+    assert weights == {i: float(i in good) for i in range(20)}
+    assert "bad.parquet, row 3" in caplog.text and "bad.parquet, row 7" in caplog.text
+    next(stream)
+    stream.close()
+
+    few = plan_of(job_of({**spec, "skip_bad_samples": 1}, batch=20, family="cnn"), tmp_path, steps=3)
+    with pytest.raises(DataError, match=r"more than data\.skip_bad_samples"):
+        next(data.open_train(prepared_of(few), few, rank=0, world_size=1, start_step=0))
