@@ -5,7 +5,10 @@ from __future__ import annotations
 import typer
 
 from orchestrator.cli import (
+    clusters,
+    doctor,
     explain,
+    export,
     init,
     list_runs,
     logs,
@@ -18,6 +21,7 @@ from orchestrator.cli import (
     submit,
     ui,
     validate,
+    verify,
     version,
 )
 
@@ -26,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 2 bad job file or usage, 3 the job's code or data failed, 4 infrastructure failed,"
+    epilog="Exit codes: 0 done, 1 a check failed, 2 bad job file or usage, 3 the job's code or data failed, 4 infrastructure failed,"
     " 5 stopped, 6 not found.",
 )
 
@@ -41,6 +45,10 @@ for name, verb in (
     ("logs", logs.logs),
     ("stop", stop.stop),
     ("resume", resume.resume),
+    ("export", export.export),
+    ("verify", verify.verify),
+    ("clusters", clusters.clusters),
+    ("doctor", doctor.doctor),
     ("ui", ui.ui),
     ("schema", schema.schema),
     ("explain", explain.explain),

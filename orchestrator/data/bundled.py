@@ -59,8 +59,10 @@ def _documented(path: Path, root: Path) -> Iterator[tuple[str, str, str]]:
     }
     package = path.relative_to(root).parts[0].removesuffix(".py")
     for node in ast.walk(ast.parse(path.read_bytes())):
-        if (kind := kinds.get(type(node))) and (text := ast.get_docstring(node)):
-            yield text, kind, package
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            text := ast.get_docstring(node)
+        ):
+            yield text, kinds[type(node)], package
 
 
 def neuron() -> pa.Table:

@@ -51,7 +51,7 @@ def incident_of(error: BaseException) -> Incident:
         return min(by_rank.values(), key=_weight)
     controller = getattr(error, "controller_failure", None)
     if controller is not None:
-        text = _first_line(controller)
+        text = _last_line(controller)
         if "Timeout" in type(controller).__name__:
             return Incident(EndReason.NO_RESOURCES, f"the workers did not start in time: {text}", retry=True)
         return Incident(EndReason.INFRASTRUCTURE, f"Ray Train's controller failed: {text}", retry=False)
@@ -137,6 +137,12 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
         rank=rank,
         traceback=traceback,
     )
+
+
+def _last_line(error: BaseException) -> str:
+    """Of a text that holds a traceback, the line that says what it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

@@ -39,7 +39,7 @@ class DdpEngine(TorchEngine):
             gradient_as_bucket_view=True,
             # a broadcast before each forward would change buffers that an earlier forward of the same step
             # still needs for its backward; step() levels them once instead
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
         )
 
     @property
