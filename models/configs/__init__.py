@@ -14,15 +14,9 @@ from pydantic import Field
 from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, Probability
 from orchestrator.models.configs.families import (
     AutoencoderConfig,
-    BertConfig,
     CnnConfig,
     GanConfig,
-    GptConfig,
-    GruConfig,
-    LstmConfig,
     MlpConfig,
-    RecurrentConfig,
-    RnnConfig,
 )
 from orchestrator.models.configs.objectives import (
     AdversarialConfig,
@@ -35,6 +29,14 @@ from orchestrator.models.configs.objectives import (
     ReconstructionConfig,
     RegressionConfig,
     TokenClassificationConfig,
+)
+from orchestrator.models.configs.sequences import (
+    BertConfig,
+    GptConfig,
+    GruConfig,
+    LstmConfig,
+    RecurrentConfig,
+    RnnConfig,
 )
 
 ModelConfig = Annotated[

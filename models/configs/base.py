@@ -24,6 +24,11 @@ class ObjectiveConfig(Section):
     """What is minimised."""
 
 
+def label_fields(objective: ObjectiveConfig) -> tuple[str, ...]:
+    """One yes-or-no label takes one output, whatever the data counts."""
+    return () if objective.kind == "binary" else ("outputs",)
+
+
 class FamilyConfig(Section):
     """What every family's section has. A named size fills in what is not written beside it."""
 
