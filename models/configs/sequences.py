@@ -1,0 +1,283 @@
+"""Configs of the families for text and series, and the sizes that people know by name."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from orchestrator.models.configs.base import (
+    Count,
+    FamilyConfig,
+    ObjectiveConfig,
+    Positive,
+    Probability,
+    label_fields,
+)
+from orchestrator.models.tensors import TensorSpec
+
+
+class RecurrentConfig(FamilyConfig):
+    """Recurrent network (Elman 1990; Hochreiter and Schmidhuber 1997; Cho et al. 2014, arXiv:1406.1078)."""
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "debug": {"width": 32, "layers": 1, "embedding_width": 32},
+        "small": {"width": 128, "layers": 2, "embedding_width": 128},
+        "medium": {"width": 650, "layers": 2, "embedding_width": 650, "dropout": 0.5},
+        "large": {"width": 1500, "layers": 2, "embedding_width": 1500, "dropout": 0.65},
+    }
+    FROM_DATA: ClassVar[dict[str, str]] = {
+        "vocabulary": "vocabulary",
+        "outputs": "outputs",
+        "channels": "channels",
+        "signal_length": "signal_length",
+        "series": "series",
+        "past": "past",
+        "horizon": "horizon",
+    }
+    OBJECTIVES: ClassVar[tuple[str, ...]] = (
+        "causal_lm",
+        "classification",
+        "binary",
+        "multilabel",
+        "regression",
+        "forecasting",
+    )
+
+    inputs: Literal["tokens", "signal"] = "tokens"
+    """What one label belongs to (classification, regression): ``tokens`` (T,) or a ``signal`` (C, L)."""
+    vocabulary: Count | None = None
+    """Different tokens. Default: as many as the data has."""
+    channels: Count | None = None
+    """Channels of a signal. Default: as many as the data has."""
+    signal_length: Count | None = None
+    """Steps of a signal, used to count operations; any length is taken. Default: as the data has."""
+    outputs: Count | None = None
+    """Classes, or numbers to predict. Default: as many as the data has."""
+    series: Count | None = None
+    """Series that are forecast together. Default: as many as the data has."""
+    past: Count | None = None
+    """Steps of a forecast's past window. Default: as the data's windows."""
+    horizon: Count | None = None
+    """Steps to forecast. Default: as the data's windows."""
+    width: Count = 128
+    """Units of each layer, in each direction."""
+    layers: Count = 1
+    """Layers, one on the other."""
+    embedding_width: Count = 128
+    """Numbers that stand for one token."""
+    projection: Count | None = None
+    """Width that an LSTM's output is projected to (Sak et al. 2014, arXiv:1402.1128). Default: no projection."""
+    bidirectional: bool = False
+    """Read each sequence in both directions; not with a language model, which must not see what comes."""
+    dropout: Probability = 0.0
+    """Dropout between layers and on the embeddings."""
+    tied_embeddings: bool = False
+    """Use the embedding as the language model's output layer (Press and Wolf 2016, arXiv:1608.05859)."""
+    context: Count = 256
+    """Longest sequence of tokens."""
+    last_value: bool = True
+    """Forecast the difference from the past's last value (Zeng et al. 2022, arXiv:2205.13504)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> RecurrentConfig:
+        if self.projection is not None and self.family != "lstm":
+            raise ValueError("projection is only for family lstm")
+        if self.projection is not None and self.projection >= self.width:
+            raise ValueError(f"projection {self.projection} must be less than width {self.width}")
+        if self.tied_embeddings and self.embedding_width != (self.projection or self.width):
+            raise ValueError(
+                f"tied_embeddings needs embedding_width ({self.embedding_width}) equal to the layers' output width"
+                f" ({self.projection or self.width})"
+            )
+        return self
+
+    def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
+        """What the objective's inputs and outputs have."""
+        if objective.kind == "causal_lm":
+            return ("vocabulary",)
+        if objective.kind == "forecasting":
+            return ("series", "past", "horizon")
+        return ("vocabulary" if self.inputs == "tokens" else "channels", *label_fields(objective))
+
+    def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
+        """Tokens, a signal, or the past of some series."""
+        if objective.kind == "forecasting":
+            return {"past": TensorSpec((self.past, self.series), "float")}
+        if objective.kind == "causal_lm":
+            return {"tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context + 1)}
+        if self.inputs == "signal":
+            return {"signal": TensorSpec((self.channels, None), "float")}
+        return {
+            "tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context),
+            "length": TensorSpec((), "int", below=self.context + 1, optional=True),
+        }
+
+
+class RnnConfig(RecurrentConfig):
+    """Elman's recurrent network (Elman 1990, Cognitive Science 14)."""
+
+    family: Literal["rnn"] = "rnn"
+    """The architecture family."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Non-linearity."""
+
+
+class LstmConfig(RecurrentConfig):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, Neural Computation 9)."""
+
+    family: Literal["lstm"] = "lstm"
+    """The architecture family."""
+
+
+class GruConfig(RecurrentConfig):
+    """Gated recurrent units (Cho et al. 2014, arXiv:1406.1078)."""
+
+    family: Literal["gru"] = "gru"
+    """The architecture family."""
+
+
+_GPT2 = {"feedforward": "gelu_tanh"}
+
+
+class GptConfig(FamilyConfig):
+    """Pre-norm transformer decoder (Radford et al. 2019; Touvron et al. 2023, arXiv:2302.13971)."""
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "debug": {"layers": 2, "heads": 2, "width": 32, "context": 64},
+        "nano": {"layers": 4, "heads": 4, "width": 128, "context": 64, "bias": False},
+        "124m": {"layers": 12, "heads": 12, "width": 768, "context": 1024, **_GPT2},
+        "350m": {"layers": 24, "heads": 16, "width": 1024, "context": 1024, **_GPT2},
+        "774m": {"layers": 36, "heads": 20, "width": 1280, "context": 1024, **_GPT2},
+        "1.5b": {"layers": 48, "heads": 25, "width": 1600, "context": 1024, **_GPT2},
+        "7b": {
+            "layers": 32,
+            "heads": 32,
+            "width": 4096,
+            "context": 4096,
+            "positions": "rotary",
+            "norm": "rms",
+            "feedforward": "swiglu",
+            "feedforward_ratio": 2.6875,
+            "bias": False,
+            "tied_embeddings": False,
+        },
+    }
+    FROM_DATA: ClassVar[dict[str, str]] = {"vocabulary": "vocabulary"}
+    OBJECTIVES: ClassVar[tuple[str, ...]] = ("causal_lm",)
+
+    family: Literal["gpt"] = "gpt"
+    """The architecture family."""
+    vocabulary: Count | None = None
+    """Different tokens. Default: as many as the data has."""
+    context: Count = 256
+    """Longest sequence, in tokens."""
+    layers: Count = 6
+    """Blocks of attention and feed-forward."""
+    heads: Count = 6
+    """Attention heads; must divide ``width``."""
+    heads_per_key_value: Count = 1
+    """Query heads that share one key and value head (Ainslie et al. 2023, arXiv:2305.13245); must divide ``heads``."""
+    width: Count = 384
+    """Width of the residual stream."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """A table of positions, or rotated queries and keys (Su et al. 2021, arXiv:2104.09864)."""
+    rotary_base: Positive = 10000.0
+    """Longest wavelength of rotary positions, in tokens, over 2 pi."""
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm, or RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    norm_epsilon: Positive = 1e-5
+    """Added to the variance."""
+    feedforward: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
+    """Two layers with GELU (exact or by tanh), or SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+    feedforward_ratio: Positive = 4.0
+    """Width of the feed-forward's hidden layer, as a multiple of ``width``."""
+    bias: bool = True
+    """Biases in linear layers and LayerNorms."""
+    tied_embeddings: bool = True
+    """Use the embedding as the output layer."""
+    dropout: Probability = 0.0
+    """Dropout on embeddings, attention and each residual branch."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> GptConfig:
+        _heads_fit(self.width, self.heads)
+        if self.heads % self.heads_per_key_value:
+            raise ValueError(
+                f"heads_per_key_value {self.heads_per_key_value} does not divide heads {self.heads}"
+            )
+        if self.positions == "rotary" and (self.width // self.heads) % 2:
+            raise ValueError(f"rotary positions need an even width per head, not {self.width // self.heads}")
+        return self
+
+    def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
+        """One token more than the model reads: each is predicted from those before it."""
+        return {
+            "tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context + 1),
+            "document": TensorSpec((None,), "int", optional=True),
+        }
+
+
+class BertConfig(FamilyConfig):
+    """Bidirectional transformer encoder (Devlin et al. 2018, arXiv:1810.04805)."""
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "debug": {"layers": 2, "heads": 2, "width": 32, "context": 64, "dropout": 0.0},
+        "small": {"layers": 4, "heads": 4, "width": 256, "context": 128},
+        "base": {"layers": 12, "heads": 12, "width": 768, "context": 512},
+        "large": {"layers": 24, "heads": 16, "width": 1024, "context": 512},
+    }
+    FROM_DATA: ClassVar[dict[str, str]] = {"vocabulary": "vocabulary", "outputs": "outputs"}
+    OBJECTIVES: ClassVar[tuple[str, ...]] = (
+        "masked_lm",
+        "classification",
+        "binary",
+        "multilabel",
+        "regression",
+        "token_classification",
+    )
+
+    family: Literal["bert"] = "bert"
+    """The architecture family."""
+    vocabulary: Count | None = None
+    """Different tokens. Default: as many as the data has."""
+    outputs: Count | None = None
+    """Classes, or numbers to predict. Default: as many as the data has."""
+    context: Count = 128
+    """Longest sequence, in tokens."""
+    layers: Count = 4
+    """Blocks of attention and feed-forward."""
+    heads: Count = 4
+    """Attention heads; must divide ``width``."""
+    width: Count = 256
+    """Width of the residual stream."""
+    feedforward_ratio: Positive = 4.0
+    """Width of the feed-forward's hidden layer, as a multiple of ``width``."""
+    segments: Count = 2
+    """Different segments (sentence A and B)."""
+    norm_epsilon: Positive = 1e-12
+    """Added to the variance."""
+    dropout: Probability = 0.1
+    """Dropout on embeddings, attention and each residual branch."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> BertConfig:
+        _heads_fit(self.width, self.heads)
+        return self
+
+    def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
+        """A language model has no labels."""
+        return ("vocabulary",) if objective.kind == "masked_lm" else ("vocabulary", *label_fields(objective))
+
+    def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
+        """Tokens, how many of them are real, and the segment of each."""
+        return {
+            "tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context),
+            "length": TensorSpec((), "int", below=self.context + 1, optional=True),
+            "segment": TensorSpec((None,), "int", below=self.segments, optional=True),
+        }
+
+
+def _heads_fit(width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"heads {heads} does not divide width {width}")
