@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -72,7 +73,7 @@ class Ranks:
 
         """
         for pipe in self._pipes:
-            pipe.send((function, arguments))
+            pipe.send_bytes(pickle.dumps((function, arguments)))
         results: list[Any] = [None] * len(self._pipes)
         missing = dict(enumerate(self._pipes))
         while missing:
@@ -99,7 +100,7 @@ class Ranks:
         """End the processes."""
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
-                pipe.send(None)
+                pipe.send_bytes(b"")
                 pipe.close()
         for process in self._processes:
             process.join(5)
@@ -134,10 +135,10 @@ def _serve(
         world_size=world_size,
         timeout=timedelta(seconds=timeout_seconds),
     )
-    while (call := _received(pipe)) is not None:
-        function, arguments = call
+    while message := _received(pipe):
         answer: tuple[TrainwrightError | None, Any]
         try:
+            function, arguments = pickle.loads(message)
             answer = (None, function(*arguments))
         except TrainwrightError as error:
             answer = (error, None)
@@ -147,8 +148,9 @@ def _serve(
             pipe.send(answer)
 
 
-def _received(pipe: Connection) -> Any:
+def _received(pipe: Connection) -> bytes:
+    """The next call, pickled; nothing where there is none any more."""
     try:
-        return pipe.recv()
+        return pipe.recv_bytes()
     except EOFError:
-        return None
+        return b""

@@ -50,7 +50,9 @@ def moments_of(reader: StateReader, name: str, allowed: Sequence[str]) -> list[s
 def updates_of(scalars: Mapping[str, float], phase: str) -> int:
     """Updates that the phase's optimizer had made. Raises CheckpointError where the checkpoint has no such phase."""
     if f"updates/{phase}" not in scalars:
-        raise CheckpointError(f"the checkpoint holds no optimizer of {phase}; resume with the job that was saved")
+        raise CheckpointError(
+            f"the checkpoint holds no optimizer of {phase}; resume with the job that was saved"
+        )
     return int(scalars[f"updates/{phase}"])
 
 
