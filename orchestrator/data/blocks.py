@@ -46,7 +46,7 @@ class TrainingBlocks:
         batch = plan.job.training.global_batch_size
         first, stop = share_of(batch, rank, world_size)
         self.samples = stop - first
-        self.most_steps = max(1, BLOCK_BYTES // max(1, self.samples * prepared.sample_bytes))
+        self.most_steps = max(1, BLOCK_BYTES // max(1, self.samples * prepared.carried_bytes))
         self._sources: list[_SourceSlots] = []
         offset = 0
         for source in prepared.train:
@@ -66,7 +66,7 @@ class TrainingBlocks:
         """
         largest = max(self._sources, key=lambda source: source.shape.samples)
         window_steps = min(largest.shape.steps, max(1, largest.shape.window // largest.shape.lane_batch))
-        joined = max(1, TASK_BYTES // max(1, window_steps * self.samples * self._prepared.sample_bytes))
+        joined = max(1, TASK_BYTES // max(1, window_steps * self.samples * self._prepared.carried_bytes))
         while first_step < self.stop:
             epoch, inside = divmod(first_step, largest.shape.steps)
             if joined * window_steps >= largest.shape.steps:
@@ -159,7 +159,7 @@ class EvaluationBlocks:
         self._first, self._end = share_of(self._total, rank, world_size)
         longest = -(-self._total // world_size)
         self.stop = -(-longest // self.samples)
-        self.most_steps = max(1, BLOCK_BYTES // max(1, self.samples * prepared.sample_bytes))
+        self.most_steps = max(1, BLOCK_BYTES // max(1, self.samples * prepared.carried_bytes))
         self._reader = RowReader(prepared.evaluation)
         counts = self._reader.selection.counts
         self._space = RowSpace(np.flatnonzero(counts), counts)

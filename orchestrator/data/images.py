@@ -1,4 +1,4 @@
-"""Images in batches: resize, crop, flip. Arrays are (B, C, H, W) float32.
+"""Images in batches: resize, crop, flip. Arrays are (B, C, H, W), float32 or, for crop and flip, of any type.
 
 What is random is a pure function of each sample's seed, so that a sample is augmented alike on any number of workers.
 """
@@ -48,19 +48,22 @@ def random_crop(
     image_BCHW: np.ndarray, sample_seed_B: np.ndarray, padding: int, size: tuple[int, int]
 ) -> np.ndarray:
     """Pad with zeros on all sides, then cut a place of ``size`` (height, width) drawn from the sample's seed."""
-    batch, _, height, width = image_BCHW.shape
-    padded = np.pad(image_BCHW, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    height, width = image_BCHW.shape[2:]
     room = np.array([height + 2 * padding - size[0] + 1, width + 2 * padding - size[1] + 1])
-    corner = np.floor(uniform_from_seed(sample_seed_B, 2, salt=101) * room).astype(np.int64)
-    rows = corner[:, 0, None] + np.arange(size[0])
-    columns = corner[:, 1, None] + np.arange(size[1])
-    sample = np.arange(batch)[:, None, None]
-    # Advanced indices around the channel slice come first in the result: (B, H, W, C).
-    cut: np.ndarray = padded[sample, :, rows[:, :, None], columns[:, None, :]]
-    return np.ascontiguousarray(cut.transpose(0, 3, 1, 2))
+    corner = np.floor(uniform_from_seed(sample_seed_B, 2, salt=101) * room).astype(np.int64) - padding
+    out = np.zeros((*image_BCHW.shape[:2], *size), image_BCHW.dtype)
+    # A copy of a rectangle for each image is ten times faster than one gather of all pixels.
+    for sample, (top, left) in enumerate(corner.tolist()):
+        bottom, right = min(height, top + size[0]), min(width, left + size[1])
+        out[sample, :, max(0, -top) : bottom - top, max(0, -left) : right - left] = image_BCHW[
+            sample, :, max(0, top) : bottom, max(0, left) : right
+        ]
+    return out
 
 
 def random_flip(image_BCHW: np.ndarray, sample_seed_B: np.ndarray, probability: float = 0.5) -> np.ndarray:
     """Mirror left and right with the given probability."""
     flipped = uniform_from_seed(sample_seed_B, 1, salt=102)[:, 0] < probability
-    return np.where(flipped[:, None, None, None], image_BCHW[..., ::-1], image_BCHW)
+    out = image_BCHW.copy()
+    out[flipped] = image_BCHW[flipped][..., ::-1]
+    return out

@@ -48,7 +48,9 @@ class Prepared(Section):
     steps_per_epoch: int
     """Global batches of one pass over the training samples."""
     sample_bytes: int
-    """Bytes of one sample's tensors."""
+    """Bytes of one sample's tensors, as the loop gets them."""
+    carried_bytes: int
+    """Bytes of one sample as it is carried to the loop's process."""
     identity: dict[str, Any]
     """What the data set is: for the checkpoint, and to say what changed (``describe_change``)."""
     dims: dict[str, int] = {}

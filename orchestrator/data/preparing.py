@@ -74,7 +74,8 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     held_out = None if evaluation is None else _source(job, *evaluation, wanted, first_id=0)
     _check_alike([*train, *([held_out] if held_out else [])])
     fitted = fit(job, train, cache)
-    head = first_rows(job, train[0], fitted)
+    carried = first_rows(job, train[0], fitted)
+    head = finished(carried, train[0].layouts)
     dims, lists = facts.sizes(job, train, fitted, head, learned)
     train_samples = sum(source.samples for source in train)
     batch = job.training.global_batch_size
@@ -86,7 +87,8 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
         train_samples=train_samples,
         eval_samples=held_out.samples if held_out else 0,
         steps_per_epoch=whole(train_samples / batch),
-        sample_bytes=sum(values[0].nbytes for values in head.values()) + 4,
+        sample_bytes=sum(values[0].nbytes for values in head.values()),
+        carried_bytes=sum(values[0].nbytes for values in carried.values()),
         identity=identity_of(train),
         dims=dims,
         lists=lists,
@@ -234,9 +236,9 @@ def _seeded(batch: Batch, seed: int) -> Batch:
 
 
 def first_rows(job: JobSpec, source: PreparedSource, fitted: Sequence[dict[str, Any]]) -> Batch:
-    """A few training samples, transformed."""
+    """A few training samples, transformed, as they are carried."""
     reader = RowReader(source)
     group = int(np.flatnonzero(reader.selection.counts)[0])
     nth = np.arange(min(4, int(reader.selection.counts[group])), dtype=np.int64)
     batch = _seeded(reader.read(np.full(len(nth), group, dtype=np.int64), nth), job.training.seed)
-    return finished(apply_all(job.data.transforms, fitted, batch, training=True), source.layouts)
+    return apply_all(job.data.transforms, fitted, batch, training=True)

@@ -111,7 +111,7 @@ def read_with_ray(
     """The blocks of a rank from a step on, read by Ray Data."""
     inputs = ray.put((prepared.model_dump_json(), plan.model_dump_json()))
     bounds = blocks.task_bounds(first_step)
-    step_bytes = blocks.samples * prepared.sample_bytes
+    step_bytes = blocks.samples * prepared.carried_bytes
     spec = plan.job.data
     _set_context(blocks.most_steps * step_bytes)
     # The views are of memory that nobody may write to, and nobody does.

@@ -6,6 +6,7 @@ import fnmatch
 import logging
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -220,7 +221,12 @@ def write_whole(path: str, write: Callable[[str], None]) -> None:
         draft = str(Path(scratch) / "draft")
         write(draft)
         # An object appears when its upload ends, so none is seen half.
-        retrying(lambda: fs.copy_files(draft, inner, destination_filesystem=system), path)
+        retrying(lambda: _upload(draft, system, inner), path)
+
+
+def _upload(draft: str, system: fs.FileSystem, inner: str) -> None:
+    with Path(draft).open("rb") as file, system.open_output_stream(inner) as out:
+        shutil.copyfileobj(file, out, 2**22)
 
 
 def write_text(path: str, text: str) -> None:

@@ -410,7 +410,6 @@ def partly_bad(tmp_path):
 
 def test_a_bad_sample_is_an_error_with_file_and_row(partly_bad, tmp_path):
     plan = plan_of(job_of(partly_bad, batch=20, family="cnn"), tmp_path)
-    prepared = prepared_of(plan)
     with pytest.raises(
         DataError, match=r"bad.parquet, row (3: the image can't be decoded|7: column 'label')"
     ):
