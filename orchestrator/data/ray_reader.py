@@ -22,10 +22,12 @@ import pyarrow as pa
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import RayTaskError
 
 from orchestrator.data.blocks import BLOCK_BYTES, TrainingBlocks, block_bounds
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.transforms import Batch
+from orchestrator.errors import TrainwrightError
 from orchestrator.planning.plan import Plan
 
 _TASKS_PER_DATASET = 64
@@ -124,9 +126,24 @@ def read_with_ray(
             concurrency=min(spec.reader_tasks, len(segment)),
             override_num_blocks=len(segment),
         )
-        for bundle in dataset.iter_internal_ref_bundles():
-            for entry in bundle.blocks:
-                yield table_to_batch(ray.get(entry.ref))
+        try:
+            for bundle in dataset.iter_internal_ref_bundles():
+                for entry in bundle.blocks:
+                    yield table_to_batch(ray.get(entry.ref))
+        except Exception as error:
+            # Ray wraps what a task raised, in two layers and with its own text.
+            raise cause_of(error) from error
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error of ours that is within one of Ray's, else the error itself."""
+    inner: BaseException | None = error
+    while inner is not None:
+        # Ray's own wrapper is of both classes; the error that it carries has our message.
+        if isinstance(inner, TrainwrightError) and not isinstance(inner, RayTaskError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
 
 
 def _set_context(block_bytes: int) -> None:
