@@ -45,6 +45,11 @@ def resolve_model(job: JobSpec, objective: ObjectiveConfig, facts: DataFacts) ->
     """
     model = job.model
     found = _from_data("model", model, model.FROM_DATA, model.needed(objective), facts)
+    context, longest = getattr(model, "context", None), facts.dims.get("context")
+    if context is not None and longest is not None and longest > context:
+        raise SpecError(
+            f"model.context is {context}, but data.prepare.context makes sequences of {longest} tokens; make them equal"
+        )
     try:
         return type(model).model_validate({**model.model_dump(exclude={"size"}), **found})
     except ValidationError as error:
