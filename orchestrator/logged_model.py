@@ -36,7 +36,8 @@ class TrainedModel(PythonModel):
             module.eval()
         self.names = tuple(config.input_tensors(objective))
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    # without type hints: MLflow would take them for a schema of the input, and warn that it is none
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Outputs for named arrays: ``{"image": (B, C, H, W)}``, ``{"features": (B, F)}``, ``{"tokens": (B, T)}`` ..."""
         import torch
 
