@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pyarrow.compute as pc
 
 from orchestrator.data.categories import encode_categories, fit_categories
 from orchestrator.data.packing import Documents, pack, pad_rows, smallest_token_type
+from orchestrator.data.parallel import map_in_order
 from orchestrator.data.storage import absolute, read_range
 from orchestrator.data.tokenizers import (
     CLASSIFY,
@@ -73,7 +76,7 @@ class PackKind:
         tokenizer = tokenizer_from_json(fitted["tokenizer"])
         width = smallest_token_type(tokenizer.vocabulary)
         separator = tokenizer.specials[END] if section.separator else None
-        documents = (_tokenised(section, tokenizer, table) for table in tables)
+        documents = map_in_order(_tokenised, tables, section, fitted["tokenizer"])
         blocks = pack(documents, length=section.block_length, stride=section.stride, separator=separator)
         for block in blocks:
             columns = {"tokens": block.tokens.astype(width)}
@@ -135,8 +138,10 @@ class TokenizeKind:
         width = smallest_token_type(tokenizer.vocabulary)
         pad = tokenizer.specials.get(PAD, 0)
         begin = tokenizer.specials[CLASSIFY] if section.classify else None
-        for table in tables:
-            documents = _tokenised(section, tokenizer, table)
+        ours, theirs = itertools.tee(tables)  # one ahead of the other by as many tables as are under way
+        for table, documents in zip(
+            ours, map_in_order(_tokenised, theirs, section, fitted["tokenizer"]), strict=True
+        ):
             tokens, length = pad_rows(
                 documents.ids, length=section.context, pad=pad, begin=begin, long=section.long
             )
@@ -259,9 +264,15 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     return table[name]
 
 
-def _tokenised(section: Pack | Tokenize, tokenizer: Tokenizer, table: pa.Table) -> Documents:
-    texts = _strings(table, section.column)
+def _tokenised(table: pa.Table, section: Pack | Tokenize, tokenizer_json: str) -> Documents:
+    texts, tokenizer = _strings(table, section.column), _tokenizer(tokenizer_json)
     return Documents(tokenizer.encode(texts), tokenizer.words(texts) if section.word else None)
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(definition: str) -> Tokenizer:
+    """Read once in each process that works on a corpus."""
+    return tokenizer_from_json(definition)
 
 
 def _flat(arrays: Sequence[pa.Array | pa.ChunkedArray]) -> list[pa.Array]:
