@@ -10,10 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.errors import SpecError
 from orchestrator.models.configs import DEFAULT_OBJECTIVES, FamilyConfig, ObjectiveConfig, ObjectiveSection
 from orchestrator.models.sizes import Counts
+from orchestrator.planning.deepspeed_config import deepspeed_config, describe_choices
 from orchestrator.planning.memory import estimate_memory
 from orchestrator.planning.plan import DataFacts, Plan
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import JobSpec, ZeroStrategy
 
 
 def resolve_objective(job: JobSpec, facts: DataFacts) -> ObjectiveConfig:
@@ -182,6 +183,20 @@ def make_plan(
             raise SpecError(
                 f"initialize.freeze: no parameter matches {', '.join(job.initialize.freeze)};"
                 f" names are like {', '.join(name for name, _ in names[:3])}"
+            )
+
+    if isinstance(job.strategy, ZeroStrategy):
+        config = deepspeed_config(
+            job,
+            world_size=world_size,
+            micro_batch_size=micro,
+            accumulation_steps=share // micro,
+            parameters=counts.parameters,
+        )
+        notes.append(describe_choices(config))
+        if training.compile:
+            raise SpecError(
+                "training.compile: strategy zero can't be compiled; use strategy ddp or fsdp, or compile: false"
             )
 
     memory = estimate_memory(

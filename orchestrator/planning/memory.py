@@ -45,7 +45,7 @@ def estimate_memory(
                 offloaded = parameter_bytes + gradient_bytes + optimizer_bytes
         case ZeroStrategy():
             optimizer_bytes //= world_size
-            masters = 4 * trainable // world_size if compute_bytes == 2 else 0
+            masters = 4 * trainable // world_size  # beside the parameters, in fp32 too
             compute = compute_bytes * parameters
             gradient_bytes = compute_bytes * trainable
             if strategy.stage >= 2:

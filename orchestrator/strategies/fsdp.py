@@ -21,7 +21,7 @@ from orchestrator.errors import SpecError
 from orchestrator.models.base import Modules, Objective
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import FsdpStrategy
-from orchestrator.strategies import replicated
+from orchestrator.strategies import precision, replicated
 from orchestrator.strategies.blocks import blocks_of
 from orchestrator.strategies.optimizers import ELEMENTWISE
 from orchestrator.strategies.precision import COMPUTE_DTYPES
@@ -72,6 +72,7 @@ class FsdpEngine(TorchEngine):
             parameter.data = parameter.data.contiguous()
         if dist.get_world_size() > 1:
             replicated.broadcast_from_rank_zero([*module.parameters(), *module.buffers()])
+        precision.cast_norm_inputs(module, self._precision, self.device)
         offload: OffloadPolicy = OffloadPolicy()
         if self._strategy.offload and next(module.parameters()).device.type != "cpu":
             offload = CPUOffloadPolicy()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from orchestrator.errors import SpecError
 
@@ -31,6 +33,27 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
         return nullcontext()
     context: AbstractContextManager[None] = torch.autocast(device.type, dtype=COMPUTE_DTYPES[precision])
     return context
+
+
+def cast_norm_inputs(module: nn.Module, precision: str, device: torch.device) -> None:
+    """Give normalisations their input in the format that their parameters have during the forward.
+
+    For engines that keep parameters in the compute format. On a GPU autocast brings both to fp32; on a CPU it does
+    not touch normalisations, and their kernels refuse fp32 input beside bf16 parameters.
+    """
+    dtype = COMPUTE_DTYPES[precision]
+    if dtype == torch.float32 or device.type != "cpu":
+        return
+
+    def cast(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype == torch.float32 else t for t in inputs)
+
+    for part in module.modules():
+        if isinstance(part, _NORMS):
+            part.register_forward_pre_hook(cast)
+
+
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 class LossScale:

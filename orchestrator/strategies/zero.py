@@ -110,6 +110,7 @@ class ZeroEngine:
             )
         if not self._trainable[self._module_of[phase]]:
             raise SpecError(f"initialize.freeze: it leaves nothing to train in {phase}")
+        precision.cast_norm_inputs(module, self._precision, self.device)
         if plan.job.training.activation_checkpointing:
             recompute_blocks(module)
         offloads = config["zero_optimization"]["offload_optimizer"]["device"] != "none"

@@ -117,9 +117,9 @@ def test_unknown_sizes_must_be_written():
     [
         ({"kind": "ddp"}, 4, 4, 8),
         ({"kind": "fsdp"}, 1, 1, 2),
-        ({"kind": "zero", "stage": 1}, 4, 4, 2),
-        ({"kind": "zero", "stage": 2}, 4, 1, 2),
-        ({"kind": "zero", "stage": 3}, 1, 1, 2),
+        ({"kind": "zero", "stage": 1}, 5, 4, 2),
+        ({"kind": "zero", "stage": 2}, 5, 1, 2),
+        ({"kind": "zero", "stage": 3}, 2, 1, 2),
     ],
 )
 def test_memory_in_fp32_over_four_workers(strategy, parameters, gradients, optimizer):
