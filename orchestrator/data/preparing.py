@@ -76,6 +76,7 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     fitted = fit(job, train, cache)
     carried = first_rows(job, train[0], fitted)
     head = finished(carried, train[0].layouts)
+    _check_numbers(head)
     dims, lists = facts.sizes(job, train, fitted, head, learned)
     train_samples = sum(source.samples for source in train)
     batch = job.training.global_batch_size
@@ -168,6 +169,16 @@ def _source(
         samples=samples,
         skips_bad_samples=job.data.skip_bad_samples > 0,
     )
+
+
+def _check_numbers(head: Batch) -> None:
+    """Refuse a tensor that is still text once all transforms were applied."""
+    for name, values in head.items():
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+            raise DataError(
+                f"data.columns.{name}: its column holds text, and no transform turns it into numbers;"
+                " encode it under data.transforms, or leave it out"
+            )
 
 
 def _check_alike(sources: Sequence[PreparedSource]) -> None:
