@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -78,6 +80,11 @@ class Checkpoints:
         self._attempt, self._rank, self._world_size, self._group = attempt, rank, world_size, group
         self._staging = Staging()
         self._pending: Save | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank's part of the last save is still under way."""
+        return self._pending is not None and self._pending.is_alive()
 
     @property
     def staged_bytes(self) -> int:
@@ -205,6 +212,10 @@ class Save:
         """Begin to write."""
         self._thread.start()
 
+    def is_alive(self) -> bool:
+        """Whether it still writes, or waits for other ranks."""
+        return self._thread.is_alive()
+
     def abandon(self) -> None:
         """Rank 0 no longer waits for the other ranks' marks."""
         self._abandoned.set()
@@ -220,6 +231,9 @@ class Save:
                 self._storage.remove(self._folder)
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # where threads have priorities of their own: training goes first
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         self.failure = self._failure_of(self._write_own)
         self.written.set()
         if self._rank == 0 and self.failure is None:

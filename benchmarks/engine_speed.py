@@ -1,0 +1,137 @@
+"""Step time through our engines against the same library used bare, interleaved in one run.
+
+Run: ``python benchmarks/engine_speed.py [ranks]`` (a few minutes on two cores). Ratios of the tenth percentiles of
+short segments; 1.00 is no cost. The noise line compares the bare loop with itself.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ["DS_ACCELERATOR"] = "cpu"
+
+import torch
+import torch.nn.functional as F
+from engine_bench import BATCH, Block, batches, model_and_objective, plan_for
+from torch import nn
+
+from orchestrator import strategies
+from orchestrator.planning.deepspeed_config import deepspeed_config
+from orchestrator.strategies.optimizers import build_optimizer, parameter_groups
+from orchestrator.strategies.ranks import Ranks
+from orchestrator.strategies.zero import import_deepspeed
+
+ROUNDS, STEPS, CLIP = 40, 2, 1.0
+KINDS: dict[str, dict[str, Any]] = {
+    "ddp": {"kind": "ddp"},
+    "fsdp": {"kind": "fsdp"},
+    "zero1": {"kind": "zero", "stage": 1},
+    "zero2": {"kind": "zero", "stage": 2},
+    "zero3": {"kind": "zero", "stage": 3},
+}
+Step = Callable[[dict[str, torch.Tensor]], None]
+
+
+def ours(plan: Any) -> Step:
+    modules, objective = model_and_objective()
+    engine = strategies.prepare(plan, modules, objective, torch.device("cpu"))
+    total = BATCH * plan.world_size
+
+    def step(batch: dict[str, torch.Tensor]) -> None:
+        with engine.micro_step("model", last=True):
+            with engine.autocast():
+                loss = objective.loss("model", engine.modules, batch).loss
+            engine.backward("model", loss / total)
+        engine.step("model", 1.0, CLIP)
+
+    return step
+
+
+def bare(plan: Any) -> Step:
+    """As the library's own examples do it."""
+    module: nn.Module = model_and_objective()[0]["model"]
+    spec = plan.job.training.optimizer
+
+    def optimizer_over(module: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(parameter_groups(module.named_parameters(), spec), spec, torch.device("cpu"))
+
+    if plan.job.strategy.kind == "zero":
+        deepspeed = import_deepspeed(torch.device("cpu"), plan.world_size)
+        config = deepspeed_config(
+            plan.job,
+            world_size=plan.world_size,
+            micro_batch_size=BATCH,
+            accumulation_steps=1,
+            parameters=plan.parameters,
+        )
+        if plan.job.strategy.stage == 3:
+            config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        engine, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer_over(module), config=config, dist_init_required=False
+        )
+
+        def zero_step(batch: dict[str, torch.Tensor]) -> None:
+            engine.backward(F.cross_entropy(engine(batch["x"]), batch["y"]))
+            engine.step()
+
+        return zero_step
+
+    if plan.job.strategy.kind == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        for part in module.modules():
+            if isinstance(part, Block):
+                fully_shard(part)
+        fully_shard(module)
+        trained: nn.Module = module
+    else:
+        trained = nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+    optimizer = optimizer_over(module)
+
+    def torch_step(batch: dict[str, torch.Tensor]) -> None:
+        F.cross_entropy(trained(batch["x"]), batch["y"]).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=plan.job.strategy.kind == "fsdp")
+
+    return torch_step
+
+
+def compare(strategy: dict[str, Any], parameters: int) -> tuple[float, float, float]:
+    """(seconds of a bare step, ours / bare, bare / bare) on this rank."""
+    import torch.distributed as dist
+
+    plan = plan_for(strategy, dist.get_world_size(), parameters=parameters)
+    runs = {"bare": bare(plan), "ours": ours(plan), "again": bare(plan)}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    data = list(batches(STEPS))
+    for turn in range(ROUNDS + 2):
+        for name in sorted(runs, key=lambda name: (turn + list(runs).index(name)) % len(runs)):
+            dist.barrier()
+            begun = time.perf_counter()
+            for batch in data:
+                runs[name](batch)
+            if turn >= 2:  # the first two warm up
+                seconds[name].append((time.perf_counter() - begun) / STEPS)
+    middle = {name: statistics.quantiles(values, n=10)[0] for name, values in seconds.items()}
+    return middle["bare"], middle["ours"] / middle["bare"], middle["again"] / middle["bare"]
+
+
+def main() -> None:
+    ranks = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    parameters = sum(p.numel() for p in model_and_objective()[0]["model"].parameters())
+    print(f"{ranks} ranks, {parameters} parameters, load {os.getloadavg()[0]:.1f}")
+    print("| strategy | bare step ms | ours / bare | bare again / bare |\n|---|---|---|---|")
+    for name, strategy in KINDS.items():
+        with Ranks(ranks, preload=["deepspeed"]) as pool:
+            bare_seconds, ratio, noise = pool.run(compare, strategy, parameters)[0]
+        print(f"| {name} | {1e3 * bare_seconds:.1f} | {ratio:.3f} | {noise:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
