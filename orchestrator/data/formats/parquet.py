@@ -70,10 +70,10 @@ class ParquetFormat:
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
-    """A Parquet file, local ones mapped into memory."""
+    """A Parquet file. Not mapped into memory: pages of a map count as this process's and add up over the data."""
     system, inner = locate(path)
     if "://" not in path:
-        return pq.ParquetFile(inner, memory_map=True)
+        return pq.ParquetFile(inner)
     return pq.ParquetFile(system.open_input_file(inner), pre_buffer=True)
 
 

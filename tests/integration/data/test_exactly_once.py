@@ -31,6 +31,7 @@ def worker(config: dict[str, Any]) -> None:
     import signal
 
     import ray.train
+    import torch.distributed as dist
 
     context = ray.train.get_context()
     rank, world_size, folder = context.get_world_rank(), context.get_world_size(), Path(config["folder"])
@@ -46,7 +47,7 @@ def worker(config: dict[str, Any]) -> None:
         log.flush()
         if step == config["kill_step"] and rank == config["kill_rank"] % world_size:
             os.kill(os.getpid(), signal.SIGKILL)
-        ray.train.collective.barrier()  # as gradients do, it keeps ranks within a step of each other
+        dist.barrier()  # as gradients do, it keeps ranks within a step of each other
         if rank == 0 and (step + 1) % SAVE_EVERY == 0:
             draft = folder / "draft"
             draft.write_text(str(step + 1))
@@ -118,7 +119,7 @@ def test_no_sample_is_lost_or_repeated(prepared_data, tmp_path, schedule):
             ),
         )
         if kill_step >= 0:
-            with pytest.raises(Exception, match=r"(?s)."):
+            with pytest.raises(Exception, match=r"died|by peer"):
                 trainer.fit()
         else:
             trainer.fit()
