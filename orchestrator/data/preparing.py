@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ from orchestrator.planning.plan import Plan
 from orchestrator.spec.data import Split
 from orchestrator.spec.job import JobSpec
 
+_LOGGER = logging.getLogger(__name__)
+_FEW_LANES = 8
 _FIT_ROWS = 1024
 _FIT_VERSION = 1
 
@@ -124,6 +127,13 @@ def _sources(
             shuffle=spec.shuffle,
             drop_tail=spec.tail == "drop",
         )
+        if order.shuffle and 1 <= order.lanes < min(_FEW_LANES, quota) and order.window < source.samples:
+            _LOGGER.warning(
+                "%s: its row groups are so large or few that a batch draws on %d of them at a time;"
+                " write smaller row groups (a few megabytes) for a better shuffle",
+                index.root,
+                order.lanes,
+            )
         if order.steps == 0:
             raise DataError(
                 f"{index.root}: {source.samples} samples make no whole batch of {quota}; set data.tail to pad, or a"
