@@ -195,21 +195,25 @@ def train(
     resume: str | None = None,
     save: str | None = None,
     evaluate: bool = False,
+    device: str = "cpu",
 ) -> Run:
     """Train a toy on this rank, and save or resume where asked."""
     import torch.distributed as dist
 
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     objective = toy_objective(kind)
-    engine = strategies.prepare(plan, toy_modules(kind), objective, torch.device("cpu"))
+    engine = strategies.prepare(plan, toy_modules(kind), objective, torch.device(device))
     run = Run()
     if resume is not None:
         checkpoint = checkpoint_at(resume)
         engine.load(open_reader(checkpoint), checkpoint.meta["scalars"])
     for step in range(start, start + steps):
-        micros = micro_batches(step, rank, world_size)
+        micros = [
+            {name: t.to(device) for name, t in batch.items()}
+            for batch in micro_batches(step, rank, world_size)
+        ]
         for phase in objective.phases:
-            total = torch.zeros(())
+            total = torch.zeros((), device=device)
             for index, batch in enumerate(micros):
                 with engine.micro_step(phase, last=index == len(micros) - 1):
                     with engine.autocast():

@@ -180,3 +180,11 @@ def test_a_gradient_that_is_no_number_updates_nothing(pools: Pools, strategy: st
         assert not torch.isfinite(torch.tensor(norm))
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_compilation_changes_no_number(pools: Pools, alone: Any, strategy: str, recompute: bool) -> None:
+    plan = toys.toy_plan(2, STRATEGIES[strategy], compile=True, activation_checkpointing=recompute)
+    assert_same(pools.run(2, toys.train, plan), alone("classify"))
