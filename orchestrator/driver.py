@@ -60,7 +60,11 @@ class Driver:
         self._has_workers = False
 
     def run(self) -> int:
-        """Start Ray, prepare data, train, write the end."""
+        """Start Ray, prepare data, train, write the end. A launch that has its end already is not run again: a
+        cluster that did not hear of the end (KubeRay, after a lost head) starts the same command once more.
+        """
+        if self._status.state.is_final:
+            return self._tell_end(self._status)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         try:
@@ -76,6 +80,9 @@ class Driver:
         end = self._record.end(end)
         if end.state is not RunState.SUCCEEDED:
             _close_tracking(self._plan, end)
+        return self._tell_end(end)
+
+    def _tell_end(self, end: RunStatus) -> int:
         events.emit(
             "end", state=end.state, reason=end.reason, message=end.message, metrics=end.metrics, step=end.step
         )
@@ -94,6 +101,10 @@ class Driver:
         else:
             ray.init(address="auto", logging_level="WARNING", log_to_driver=True)
         _wait_for_resources(self._plan, may_grow=not self._ray_dir, stop_asked=self._stop_asked)
+
+        # before scikit-learn, whose OpenMP under PyTorch's makes MKL end the process now and then ("Cannot load
+        # libtorch_cpu.so", seen in jobs of Ray's Jobs API)
+        import torch  # noqa: F401
 
         from orchestrator import data
 
