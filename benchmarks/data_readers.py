@@ -194,7 +194,9 @@ def ray_dataset(case: str, path: Path, split: bool) -> Iterator[Any]:
         if case == "images":
             rng = np.random.default_rng(0)
 
-            def transform(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            def transform(
+                batch: dict[str, np.ndarray], rng: np.random.Generator = rng
+            ) -> dict[str, np.ndarray]:
                 pixels = [decode(one) for one in batch["image"]]
                 return {"image": augmented(pixels, rng), "label": batch["label"]}
 

@@ -70,8 +70,12 @@ class TextFormat:
         """The first file's first megabyte."""
         facts = next(facts for facts in list_files(path, ()) if facts.bytes)
         content = read_range(facts.path, 0, min(_GROUP_BYTES, facts.bytes))
-        if len(content) < facts.bytes:  # not in the middle of a character: those bytes begin with 10 in binary
-            content = content[: max(i for i in range(len(content) - 4, len(content)) if content[i] & 0xC0 != 0x80)]
+        if (
+            len(content) < facts.bytes
+        ):  # not in the middle of a character: those bytes begin with 10 in binary
+            content = content[
+                : max(i for i in range(len(content) - 4, len(content)) if content[i] & 0xC0 != 0x80)
+            ]
         ends = _row_ends(content, source.rows, last=True)
         file = DataFile(path=facts.path, bytes=facts.bytes, rows=(len(ends),), marks=(0, int(ends[-1])))
         return SourceIndex(

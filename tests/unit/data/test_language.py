@@ -130,7 +130,9 @@ def test_a_tokenizer_file_is_taken_as_it_is(tmp_path):
         section = pack_section(tokenizer={"kind": "file", "path": name})
         table, _ = run(PackKind(), section, tables(), base_dir=str(tmp_path))
         results.append(rows(table, "tokens"))
-        assert PackKind().dims_before(section, str(tmp_path))["vocabulary"] == 284  # as many as the small corpus gives
+        assert (
+            PackKind().dims_before(section, str(tmp_path))["vocabulary"] == 284
+        )  # as many as the small corpus gives
     np.testing.assert_array_equal(*results)
 
 

@@ -40,7 +40,11 @@ def killed(text):
         (group(rank0=CheckpointError("disk full")), EndReason.STORAGE_FAILED, False),
         (group(rank0=OSError(errno.ENOSPC, "No space left")), EndReason.STORAGE_FAILED, False),
         (group(rank0=ActorDiedError()), EndReason.WORKER_LOST, True),
-        (group(rank0=killed("the process is killed by SIGKILL by OOM killer due to high memory usage")), EndReason.WORKER_LOST, True),
+        (
+            group(rank0=killed("the process is killed by SIGKILL by OOM killer due to high memory usage")),
+            EndReason.WORKER_LOST,
+            True,
+        ),
         (group(rank0=OutOfMemoryError("memory monitor")), EndReason.OUT_OF_MEMORY, False),
         (
             group(rank0=RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")),
