@@ -60,20 +60,29 @@ class TrainingBlocks:
             offset = end
 
     def task_bounds(self, first_step: int) -> Iterator[tuple[int, int]]:
-        """Cut the steps from one on into tasks that read little twice.
+        """Cut the steps from one on into tasks of about ``TASK_BYTES``.
 
-        A task begins and ends where shuffle windows do, since it needs whole windows; small ones are joined.
+        A task reads whole shuffle windows, so it begins and ends where these do, and small ones are joined. A window
+        that becomes much larger when decoded is cut: reading its encoded bytes again costs less than one task that
+        fills the object store while the loop waits for another's.
         """
-        largest = max(self._sources, key=lambda source: source.shape.samples)
-        window_steps = min(largest.shape.steps, max(1, largest.shape.window // largest.shape.lane_batch))
-        joined = max(1, TASK_BYTES // max(1, window_steps * self.samples * self._prepared.carried_bytes))
+        shape = max((source.shape for source in self._sources), key=lambda shape: shape.samples)
+        window = min(shape.steps, max(1, shape.window // shape.lane_batch))
+        window_bytes = window * self.samples * self._prepared.carried_bytes
+        joined, pieces = max(1, TASK_BYTES // window_bytes), max(1, round(window_bytes / TASK_BYTES))
         while first_step < self.stop:
-            epoch, inside = divmod(first_step, largest.shape.steps)
-            if joined * window_steps >= largest.shape.steps:
-                end = (epoch + max(1, joined * window_steps // largest.shape.steps)) * largest.shape.steps
+            epoch, inside = divmod(first_step, shape.steps)
+            if pieces == 1 and joined * window >= shape.steps:
+                end = (epoch + joined * window // shape.steps) * shape.steps
+            elif pieces == 1:
+                end = epoch * shape.steps + min((inside // window + joined) * window, shape.steps)
             else:
-                inside_end = (inside // window_steps + joined) * window_steps
-                end = epoch * largest.shape.steps + min(inside_end, largest.shape.steps)
+                start = inside // window * window
+                length = min(window, shape.steps - start)
+                piece = -(-length // pieces)
+                end = epoch * shape.steps + min(
+                    start + ((inside - start) // piece + 1) * piece, start + length
+                )
             yield first_step, min(end, self.stop)
             first_step = min(end, self.stop)
 
@@ -82,10 +91,15 @@ class TrainingBlocks:
         for source in self._sources:
             source.reader.keep(set())
 
-    def read(self, first_step: int, stop_step: int) -> Batch:
-        """Steps [first_step, stop_step), transformed, with ``weight`` (0 for padding)."""
+    def read(self, first_step: int, stop_step: int, last_step: int | None = None) -> Batch:
+        """Steps [first_step, stop_step), transformed, with ``weight`` (0 for padding).
+
+        Args:
+            last_step: where this reader's work ends, so that it reads nothing ahead for what lies behind.
+        """
         steps = stop_step - first_step
-        parts = [source.read(first_step, stop_step) for source in self._sources]
+        last = self.stop if last_step is None else last_step
+        parts = [source.read(first_step, stop_step, last) for source in self._sources]
         rows = parts[0] if len(parts) == 1 else _side_by_side(parts, steps)
         rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=True)
         refuse_text(rows)
@@ -102,7 +116,7 @@ class _SourceSlots:
         self.reader = RowReader(source)
         self._epochs: dict[int, EpochOrder] = {}
 
-    def read(self, first_step: int, stop_step: int) -> Batch:
+    def read(self, first_step: int, stop_step: int, last_step: int) -> Batch:
         """Rows of shape (steps * slots, ...)."""
         per_epoch = self.shape.steps
         group, nth, real, epochs = [], [], [], []
@@ -117,13 +131,30 @@ class _SourceSlots:
             epochs.append(np.full(places.real.size, epoch, dtype=np.int64))
             step += count
         rows = self.reader.read(np.concatenate(group), np.concatenate(nth))
-        epoch, inside = divmod(stop_step, per_epoch)
-        self.reader.keep(self._epoch(epoch).open_groups(inside, *self._slots))
+        self._read_ahead(stop_step, last_step)
         rows["sample_seed"] = sample_seeds(self._seed, np.concatenate(epochs), rows["sample_id"])
         real_rows = np.concatenate(real)
         rows["sample_id"] = np.where(real_rows, rows["sample_id"], -1)
         rows["weight"] *= real_rows
         return rows
+
+    def _read_ahead(self, step: int, last_step: int) -> None:
+        """Keep what the step's windows need, and of the next windows as large a part as these are used up.
+
+        Windows of all lanes end in one step; read only then, the next ones would hold the loop up.
+        """
+        per_epoch, window = self.shape.steps, max(1, self.shape.window // self.shape.lane_batch)
+        epoch, inside = divmod(step, per_epoch)
+        start = inside // window * window
+        end = min(start + window, per_epoch)
+        needed = self._epoch(epoch).open_groups(inside, *self._slots)
+        if epoch * per_epoch + end >= last_step:
+            self.reader.keep(needed)
+            return
+        epoch_after, inside_after = (epoch + 1, 0) if end == per_epoch else (epoch, end)
+        following = sorted(self._epoch(epoch_after).open_groups(inside_after, *self._slots))
+        self.reader.keep(needed.union(following))
+        self.reader.load(following[: -(-len(following) * (inside - start) // (end - start))])
 
     def _epoch(self, number: int) -> EpochOrder:
         if number not in self._epochs:

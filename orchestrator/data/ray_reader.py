@@ -74,7 +74,7 @@ def _read_steps(inputs: Any, rank: int, world_size: int, first: int, stop: int) 
     blocks = _blocks(inputs, rank, world_size)
     try:
         for block_first, block_stop in block_bounds(first, stop, blocks.most_steps):
-            yield batch_to_table(blocks.read(block_first, block_stop))
+            yield batch_to_table(blocks.read(block_first, block_stop, stop))
     finally:
         blocks.forget()
 

@@ -45,6 +45,11 @@ class RowReader:
         for group in self._held.keys() - groups:
             del self._held[group]
 
+    def load(self, groups: Sequence[int]) -> None:
+        """Read these now, so that they are there when they are needed."""
+        for group in groups:
+            self._group(group)
+
     def read(self, group: np.ndarray, nth: np.ndarray) -> Batch:
         """The tensors of some rows, in the order asked for, their ``sample_id``, and ``weight`` (N,) float32.
 

@@ -69,7 +69,7 @@ class TrainStream:
         steps_per_block: int,
     ) -> None:
         self._prepared, self._plan, self._step = prepared, plan, start_step
-        ahead = -(-plan.job.data.prefetch_batches // steps_per_block)
+        ahead = blocks_ahead(plan, steps_per_block)
         self._blocks = ahead_of(finish(source, prepared), ahead)
         self._block: Batch = {}
         self._next = self._length = 0
@@ -121,6 +121,12 @@ def finish(source: Generator[Batch, None, None], prepared: Prepared) -> Generato
             yield finished(block, layouts)
     finally:
         source.close()
+
+
+def blocks_ahead(plan: Plan, steps_per_block: int) -> int:
+    """Blocks that hold the batches to be made ready, and one while the next is being made."""
+    batches = plan.job.data.prefetch_batches
+    return -(-batches // steps_per_block) + 1 if batches else 0
 
 
 def ahead_of(source: Generator[Batch, None, None], count: int) -> Prefetched | Generator[Batch, None, None]:
@@ -223,7 +229,7 @@ class EvalStream:
         self._make = lambda: EvaluationBlocks(prepared, plan, rank=rank, world_size=world_size)
         blocks = self._make()
         self._batches = blocks.stop
-        self._ahead = -(-plan.job.data.prefetch_batches // blocks.most_steps)
+        self._ahead = blocks_ahead(plan, blocks.most_steps)
         self._keeps = blocks.stop * blocks.samples * prepared.sample_bytes <= KEPT_EVALUATION_BYTES
         self._kept: list[Batch] | None = None
 

@@ -434,3 +434,17 @@ def test_bad_samples_are_skipped_up_to_a_number(partly_bad, tmp_path, caplog):
     few = plan_of(job_of({**spec, "skip_bad_samples": 1}, batch=20, family="cnn"), tmp_path, steps=3)
     with pytest.raises(DataError, match=r"more than data\.skip_bad_samples"):
         next(data.open_train(prepared_of(few), few, rank=0, world_size=1, start_step=0))
+
+
+@pytest.mark.parametrize("task_bytes", [1, 500, 5_000, 10**7])
+def test_read_tasks_cover_the_steps_one_after_the_other(table, tmp_path, many_lanes, monkeypatch, task_bytes):
+    from orchestrator.data import blocks
+
+    monkeypatch.setattr(blocks, "TASK_BYTES", task_bytes)
+    plan = plan_of(job_of(table, batch=24), tmp_path, steps=130)
+    made = blocks.TrainingBlocks(prepared_of(plan), plan, rank=0, world_size=1)
+    for start in (0, 1, 41, 42, 129):
+        bounds = list(made.task_bounds(start))
+        assert bounds[0][0] == start and bounds[-1][1] == 130
+        assert all(first < stop for first, stop in bounds)
+        assert all(one[1] == other[0] for one, other in zip(bounds, bounds[1:], strict=False))
