@@ -43,7 +43,7 @@ class Nothing:
     def stop_requested(self, step: int) -> bool:
         return False
 
-    def log(self, step: int, values: dict) -> None: ...
+    def log(self, *given: object) -> None: ...
 
 
 class Ours:
@@ -69,6 +69,7 @@ class _Step:
     def __init__(self, share: data.StepBatch) -> None:
         self.micros = [tensors(micro) for micro in share.micros]
         self.samples, self.padded, self.epoch = share.samples, share.padded, share.epoch
+        self.tokens = sum(micro["tokens"].numel() for micro in self.micros)
 
 
 class Theirs:
