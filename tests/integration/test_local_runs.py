@@ -177,7 +177,7 @@ def test_ctrl_c_stops_gracefully_and_the_same_id_is_one_run(home):
     again = home.call("submit", str(job), "--id", run, "--json")
     assert json.loads(again.stdout)["launch"] == 1
     followed.send_signal(signal.SIGINT)
-    assert followed.wait(timeout=120) == 5
+    assert followed.wait(timeout=400) == 5
     status = home.status(run)
     assert status["state"] == "stopped"
     assert home.final_state(run)[0] == status["step"]

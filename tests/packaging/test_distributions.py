@@ -1,5 +1,6 @@
 """Built as a person would get it: the sdist and the wheel hold every module, and the wheel works beside their own models/."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -105,6 +106,9 @@ def test_the_wheel_works_beside_a_persons_own_models_folder(distributions, tmp_p
         "build_modules(CnnConfig(size='debug', in_channels=1, outputs=2), ClassificationConfig())\n"
         "print(orchestrator.__file__)"
     )
-    answer = subprocess.run([python, "-c", code], cwd=work, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    answer = subprocess.run(
+        [python, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert Path(answer.stdout.strip()).is_relative_to(tmp_path)

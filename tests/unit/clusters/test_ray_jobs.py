@@ -138,6 +138,7 @@ def test_a_version_that_can_not_work_is_said_before_anything_is_sent(
 def test_no_token_and_a_wrong_one_are_one_sentence_and_one_try(head, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     with pytest.raises(
         InfrastructureError,
         match=r"^cluster pool asks for a token and none was found in secrets\.ray_token_file",
