@@ -1,5 +1,6 @@
 """What the loop gets: each sample once, the same batches for any workers, from any step, with nothing read in vain."""
 
+import itertools
 import random
 from collections import Counter
 
@@ -447,4 +448,4 @@ def test_read_tasks_cover_the_steps_one_after_the_other(table, tmp_path, many_la
         bounds = list(made.task_bounds(start))
         assert bounds[0][0] == start and bounds[-1][1] == 130
         assert all(first < stop for first, stop in bounds)
-        assert all(one[1] == other[0] for one, other in zip(bounds, bounds[1:], strict=False))
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(bounds))
