@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,8 @@ class Home:
             text=True,
             env=self.environment,
             cwd=self.folder,
+            # a shell's background jobs, and so a test run that is one, ignore Ctrl-C; a person's terminal does not
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def job(self, **sections) -> Path:
