@@ -94,17 +94,17 @@ class Driver:
             os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less to start
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # one machine only: Ray binds to loopback
             _set_token(self._ray_dir)  # before the import: Ray's core reads it as it loads
-        import ray
+        # before Ray: in a job of Ray's Jobs API PyTorch loaded after it ended the process in MKL ("Cannot load
+        # libtorch_cpu.so")
+        import torch  # noqa: F401
+
+        import ray  # isort: skip
 
         if self._ray_dir:
             _start_private_ray(self._plan, self._ray_dir)
         else:
             ray.init(address="auto", logging_level="WARNING", log_to_driver=True)
         _wait_for_resources(self._plan, may_grow=not self._ray_dir, stop_asked=self._stop_asked)
-
-        # before scikit-learn, whose OpenMP under PyTorch's makes MKL end the process now and then ("Cannot load
-        # libtorch_cpu.so", seen in jobs of Ray's Jobs API)
-        import torch  # noqa: F401
 
         from orchestrator import data
 
