@@ -94,11 +94,7 @@ class Driver:
             os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less to start
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # one machine only: Ray binds to loopback
             _set_token(self._ray_dir)  # before the import: Ray's core reads it as it loads
-        # before Ray: in a job of Ray's Jobs API PyTorch loaded after it ended the process in MKL ("Cannot load
-        # libtorch_cpu.so")
-        import torch  # noqa: F401
-
-        import ray  # isort: skip
+        import ray
 
         if self._ray_dir:
             _start_private_ray(self._plan, self._ray_dir)
