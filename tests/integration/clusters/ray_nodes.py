@@ -43,7 +43,6 @@ class RayNodes:
             f"--port={self.gcs_port}",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self.dashboard_port}",
-            f"--temp-dir={self.folder}/ray",
             *options,
         )
         deadline = time.monotonic() + 120
@@ -72,6 +71,9 @@ class RayNodes:
                     "--object-store-memory=120000000",
                     "--dashboard-agent-listen-port=0",
                     "--disable-usage-stats",
+                    # its own: in a shared one a node that joins unpacks a job's working directory anew, under the
+                    # feet of those that run in it on the other
+                    f"--temp-dir={self.folder}/{name}",
                     *options,
                 ],
                 env=self.environment(),
