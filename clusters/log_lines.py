@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from orchestrator.clusters.run_records import AnyRecord, rank_logs
+from orchestrator.clusters.run_records import LONGEST_READ_BYTES, AnyRecord, rank_logs
 
 _POLL_SECONDS = 1.0
 
@@ -27,7 +27,11 @@ def rank_lines(
     while True:
         is_last_look = not follow or has_ended()
         for path in rank_logs(record, rank):
-            while content := record.read_from(path, offsets.get(path, 0)):
+            is_full = True
+            while is_full:
+                content = record.read_from(path, offsets.get(path, 0))
+                # what is written while we read is for the next look: a busy log has no end
+                is_full = len(content) == LONGEST_READ_BYTES
                 offsets[path] = offsets.get(path, 0) + len(content)
                 *lines, rests[path] = (rests.get(path, b"") + content).split(b"\n")
                 for line in lines:

@@ -14,9 +14,6 @@ from typing import Any
 
 from orchestrator.clusters.run_records import ANSWER_MARK, StorageRecord
 
-_LONGEST_READ_BYTES = 4 * 2**20
-"""One read returns at most this much, so that an answer fits whatever carries it."""
-
 
 def answer(arguments: list[str]) -> Any:
     """The JSON value that answers one command line."""
@@ -24,7 +21,7 @@ def answer(arguments: list[str]) -> Any:
     record = StorageRecord(storage)
     match action:
         case "read":
-            return base64.b64encode(record.read_from(name, int(more[0]))[:_LONGEST_READ_BYTES]).decode()
+            return base64.b64encode(record.read_from(name, int(more[0]))).decode()
         case "names":
             return record.names(name)
         case "write":

@@ -17,6 +17,9 @@ from typing import Any
 from orchestrator.errors import InfrastructureError
 from orchestrator.records import RunRecord
 
+LONGEST_READ_BYTES = 4 * 2**20
+"""One ``read_from`` returns at most this much, so that an answer fits whatever carries it."""
+
 ANSWER_MARK = "@record "
 """What stands before the answer of ``record_tool``, among whatever else a cluster prints."""
 
@@ -47,14 +50,14 @@ class StorageRecord(RunRecord):
             return super().create(name, content)
 
     def read_from(self, name: str, offset: int) -> bytes:
-        """Content from a byte on; empty where there is no such file, or no more of it."""
+        """At most ``LONGEST_READ_BYTES`` from a byte on; empty where there is no such file, or no more of it."""
         filesystem, root = self._open()
         with _explained(self.storage, f"read {name}"):
             try:
                 with filesystem.open_input_file(posixpath.join(root, name)) as file:
                     size = file.size()
                     file.seek(min(offset, size))
-                    return bytes(file.read(size - min(offset, size)))
+                    return bytes(file.read(min(size - min(offset, size), LONGEST_READ_BYTES)))
             except (FileNotFoundError, NotADirectoryError):
                 return b""
 
@@ -99,11 +102,12 @@ class RemoteRecord(RunRecord):
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None where it isn't there."""
-        return (
-            self.read_from(name, 0)
-            if posixpath.basename(name) in self.names(posixpath.dirname(name))
-            else None
-        )
+        if posixpath.basename(name) not in self.names(posixpath.dirname(name)):
+            return None
+        content = b""
+        while len(piece := self.read_from(name, len(content))) == LONGEST_READ_BYTES:
+            content += piece
+        return content + piece
 
     def write(self, name: str, content: bytes) -> None:
         """Replace a file as a whole."""
@@ -114,7 +118,7 @@ class RemoteRecord(RunRecord):
         return bool(self._ask("create", name, base64.b64encode(content).decode()))
 
     def read_from(self, name: str, offset: int) -> bytes:
-        """As ``StorageRecord.read_from``, but at most a few megabytes at once."""
+        """As ``StorageRecord.read_from``."""
         return base64.b64decode(self._ask("read", name, str(offset)))
 
     def names(self, folder: str) -> list[str]:

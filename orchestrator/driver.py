@@ -65,8 +65,7 @@ class Driver:
         """
         if self._status.state.is_final:
             return self._tell_end(self._status)
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+        self._listen_to_signals()
         try:
             self._set(RunState.STARTING)
             end = self._train()
@@ -100,6 +99,7 @@ class Driver:
             _start_private_ray(self._plan, self._ray_dir)
         else:
             ray.init(address="auto", logging_level="WARNING", log_to_driver=True)
+        self._listen_to_signals()  # ray.init puts its own SIGTERM handler there, which exits
         _wait_for_resources(self._plan, may_grow=not self._ray_dir, stop_asked=self._stop_asked)
 
         from orchestrator import data
@@ -152,6 +152,10 @@ class Driver:
 
     def _stop_asked(self) -> bool:
         return self._record.stop_was_asked(self._launch)
+
+    def _listen_to_signals(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         """First: ask the workers to finish the step and save. Second, or before there are workers: end now."""

@@ -82,6 +82,33 @@ def test_a_rank_s_lines_over_attempts_while_they_grow(record, tmp_path):
     assert list(rank_lines(record, 3, follow=False, has_ended=lambda: False)) == []
 
 
+def test_one_look_at_a_log_that_grows_faster_than_it_is_read_ends(tmp_path):
+    class Busy(StorageRecord):
+        def names(self, folder):
+            return {"logs": ["attempt-1"], "logs/attempt-1": ["rank-0.log"]}[folder]
+
+        def read_from(self, name, offset):
+            return b"one more\n"
+
+    lines = rank_lines(Busy(str(tmp_path)), 0, follow=False, has_ended=lambda: False)
+    assert list(lines) == ["one more"]
+
+
+def test_a_long_log_is_read_in_parts_to_its_end(record, tmp_path, monkeypatch):
+    from orchestrator.clusters import log_lines, run_records
+
+    for module in (log_lines, run_records):
+        monkeypatch.setattr(module, "LONGEST_READ_BYTES", 7)
+    file = tmp_path / "logs" / "attempt-1" / "rank-0.log"
+    file.parent.mkdir(parents=True)
+    file.write_text("one\ntwo\nthree and more\n")
+    assert list(rank_lines(record, 0, follow=False, has_ended=lambda: False)) == [
+        "one",
+        "two",
+        "three and more",
+    ]
+
+
 def test_lines_out_of_pieces():
     splitter = LineSplitter()
     assert [splitter.feed(piece) for piece in ("a\r\nb", "c\n", "d")] == [["a"], ["bc"], []]
