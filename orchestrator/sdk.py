@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import orchestrator
 from orchestrator import events
 from orchestrator.clusters import open_cluster
+from orchestrator.clusters.submitted import recall, remember
 from orchestrator.errors import SpecError, StoppedError, TrainwrightError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan as decide
@@ -99,11 +100,20 @@ def submit(
     )
     backend = open_cluster(profile)
     backend.submit(backend.render(plan))
+    if isinstance(cluster, str):
+        remember(plan.run_id, cluster)
     return Run(plan.run_id, backend)
 
 
-def attach(run_id: str, cluster: str | ClusterProfile = "local") -> Run:
-    """A run that was submitted before. Raises NotFoundError."""
+def attach(run_id: str, cluster: str | ClusterProfile | None = None) -> Run:
+    """A run that was submitted before. Raises NotFoundError.
+
+    Args:
+        run_id: the run.
+        cluster: as for ``make_plan``. Default: where it was submitted to from this machine, else ``local``.
+
+    """
+    cluster = cluster or recall(run_id)
     backend = open_cluster(cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster))
     backend.status(run_id)
     return Run(run_id, backend)

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, ClusterName, RunId, print_json, say
+from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
 
 
 def export(
     run: RunId,
-    cluster: ClusterName = "local",
+    cluster: ClusterOfRun = None,
     format_: Annotated[
         str, typer.Option("--format", help="safetensors, torch (torch.export) or onnx.")
     ] = "safetensors",

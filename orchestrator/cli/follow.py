@@ -230,11 +230,10 @@ def summary(run: Run, status: RunStatus, view: _View) -> None:
         table.add_row(name, text)
     console = Console(soft_wrap=True)
     console.print(table, highlight=False)
-    where = "" if run.cluster.profile.name == "local" else f" --cluster {run.cluster.profile.name}"
     if status.state == "succeeded":
-        say(f"look at it: trainwright ui        its log: trainwright logs {run.id}{where}")
+        say(f"look at it: trainwright ui        its log: trainwright logs {run.id}")
     else:
-        say(f"its log: trainwright logs {run.id}{where}        go on: trainwright resume {run.id}{where}")
+        say(f"its log: trainwright logs {run.id}        go on: trainwright resume {run.id}")
 
 
 def _duration(seconds: float) -> str:

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, ClusterName, RunId, print_json, say
+from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
 
 
 def logs(
     run: RunId,
-    cluster: ClusterName = "local",
+    cluster: ClusterOfRun = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
     rank: Annotated[
         int | None, typer.Option("--rank", help="One worker's own output, over all attempts.", min=0)

@@ -37,6 +37,16 @@ ClusterName = Annotated[
         autocompletion=_complete_cluster,
     ),
 ]
+ClusterOfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        "-c",
+        help="Where: a profile's name, or its file. Default: where it was submitted to from here.",
+        metavar="NAME|FILE",
+        autocompletion=_complete_cluster,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, ClusterName, RunId, print_json, say
+from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
 
 
 def resume(
     run: RunId,
-    cluster: ClusterName = "local",
+    cluster: ClusterOfRun = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow it until it has ended.")] = False,
     json: AsJson = False,
 ) -> None:

@@ -17,4 +17,4 @@ def run(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None) ->
     for line in describe(made):
         say(line)
     say()
-    sys.exit(follow(sdk.submit(made, profile)))
+    sys.exit(follow(sdk.submit(made, cluster)))

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from orchestrator.cli.options import AsJson, ClusterName, RunId, print_json, say
+from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
 
 
-def status(run: RunId, cluster: ClusterName = "local", json: AsJson = False) -> None:
+def status(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     """Show how a run stands, and why it ended."""
     from orchestrator import sdk
 

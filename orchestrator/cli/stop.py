@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, ClusterName, RunId, print_json, say
+from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
 
 
 def stop(
     run: RunId,
-    cluster: ClusterName = "local",
+    cluster: ClusterOfRun = None,
     now: Annotated[bool, typer.Option("--now", help="End it at once, without saving.")] = False,
     json: AsJson = False,
 ) -> None:

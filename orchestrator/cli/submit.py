@@ -33,12 +33,9 @@ def submit(
     if not json:
         for line in describe(made):
             say(line)
-    run = sdk.submit(made, profile)
+    run = sdk.submit(made, cluster)
     if json:
         print_json(run.status().model_dump(mode="json"))
         return
-    where = "" if cluster == "local" else f" --cluster {cluster}"
     say(f"submitted {run.id}")
-    say(
-        f"  trainwright logs {run.id} --follow{where}    trainwright status {run.id}{where}    trainwright stop {run.id}{where}"
-    )
+    say(f"  trainwright logs {run.id} --follow    trainwright status {run.id}    trainwright stop {run.id}")

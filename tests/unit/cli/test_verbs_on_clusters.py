@@ -1,0 +1,189 @@
+"""The same verbs on a Ray cluster and on Kubernetes: from profile files, against servers over real HTTP."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fakes"))
+
+import crd_schema
+from cluster_cases import kubernetes_profile, ray_profile
+from fake_kubernetes import FakeKubernetes
+from fake_ray_jobs import FakeRayJobs
+
+from orchestrator import cli
+
+RUN = "digits-abcdefgh"
+JOB = {
+    "name": "digits",
+    "model": {"family": "mlp", "size": "debug"},
+    "data": {"train": {"kind": "builtin", "name": "breast_cancer"}},
+    "training": {"max_steps": 100},
+    "tracking": {"kind": "none"},
+}
+
+
+class Terminal:
+    """Calls the command line in this process: exit code, output, errors."""
+
+    def __init__(self, monkeypatch, capsys):
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments):
+        self._monkeypatch.setattr(sys, "argv", ["trainwright", *map(str, arguments)])
+        self._capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = self._capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    def json(self, *arguments):
+        code, out, err = self(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    (tmp_path / "config" / "trainwright" / "clusters").mkdir(parents=True)
+    return Terminal(monkeypatch, capsys)
+
+
+@pytest.fixture(params=["ray", "kubernetes"])
+def place(request, tmp_path, monkeypatch):
+    """A server, its profile as a file, and what a running job looks like there."""
+    if request.param == "ray":
+        server = FakeRayJobs()
+        (tmp_path / "storage").mkdir()
+        profile = ray_profile(server.url, tmp_path / "storage")
+    else:
+        server = FakeKubernetes()
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+        profile = kubernetes_profile({"storage_claim": "data"}, storage="/data")
+    file = tmp_path / "config" / "trainwright" / "clusters" / f"{profile.name}.yaml"
+    file.write_text(yaml.safe_dump(profile.model_dump(mode="json", exclude_defaults=True)))
+    yield server, profile, file
+    server.close()
+
+
+def run_it(server, name=RUN, output=()):
+    if isinstance(server, FakeRayJobs):
+        server.set_job(name, status="RUNNING")
+        server.output[name] = "".join(line + "\n" for line in output)
+        return
+    labels = {"ray.io/cluster": f"{name}-x1", "ray.io/node-type": "head"}
+    server.put(
+        "pods", {"metadata": {"name": f"{name}-head", "labels": labels}, "status": {"phase": "Running"}}
+    )
+    server.logs[f"{name}-head", "run-log"] = list(output)
+    server.set_status(name, jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName=f"{name}-x1")
+
+
+def test_a_run_s_whole_life_by_its_id_alone(terminal, place):
+    server, profile, _ = place
+    made = terminal.json("submit", "job.yaml", "--cluster", profile.name, "--id", RUN)
+    assert (made["run_id"], made["state"], made["cluster"]) == (RUN, "pending", profile.name)
+    assert terminal.json("submit", "job.yaml", "--cluster", profile.name, "--id", RUN)["state"] == "pending"
+    assert [run["run_id"] for run in terminal.json("list", "--cluster", profile.name)] == [RUN]
+    metrics = "@trainwright " + json.dumps(
+        {"event": "metrics", "time": 1.0, "step": 30, "attempt": 1, "values": {"train/loss": 0.5}}
+    )
+    run_it(server, output=["hello", metrics])
+    status = terminal.json("status", RUN)  # where it was sent to is remembered
+    assert (status["state"], status["step"], status["cluster"]) == ("running", 30, profile.name)
+    assert terminal("logs", RUN)[1] == "hello\n"
+    assert [line["event"] for line in terminal.json("logs", RUN)] == ["text", "metrics"]
+    assert terminal.json("stop", RUN)["state"] == "stopping"
+    assert terminal("stop", RUN, "--now")[0] == 0
+    if isinstance(server, FakeRayJobs):
+        assert terminal.json("status", RUN)["state"] == "stopped"
+    else:
+        server.set_status(RUN, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
+        assert terminal.json("status", RUN)["state"] == "stopped"
+    assert terminal.json("resume", RUN)["launch"] == 2
+    assert f"{RUN}  pending" in terminal("list", "-c", profile.name)[1].replace(" " * 3, "  ")
+
+
+def test_a_profile_s_file_does_as_well_as_its_name(terminal, place, monkeypatch, tmp_path):
+    _, profile, file = place
+    assert terminal("submit", "job.yaml", "--cluster", f"./{file.relative_to(tmp_path)}", "--id", RUN)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert terminal.json("status", RUN)["cluster"] == profile.name
+
+
+def test_clusters_lists_them_and_says_whether_each_answers(terminal, place):
+    server, profile, _ = place
+    [row] = [row for row in terminal.json("clusters") if row["name"] == profile.name]
+    assert row["answers"] == "yes"
+    server.token = "another"
+    [row] = [row for row in terminal.json("clusters") if row["name"] == profile.name]
+    assert row["answers"] == "no"
+    assert "token" in row["message"] or "log in again" in row["message"]
+
+
+def test_plan_prints_the_exact_request_and_asks_nobody(terminal, place):
+    server, profile, _ = place
+    made = terminal.json("plan", "job.yaml", "--cluster", profile.name)
+    code, out, _ = terminal("plan", "job.yaml", "--cluster", profile.name)
+    assert code == 0
+    assert server.asked == []
+    printed = yaml.safe_load(out.partition(f"request to {profile.name} ({made['request']['kind']}):\n")[2])
+    if profile.kind == "ray":
+        assert printed["submission_id"].startswith("digits-")
+        return
+    assert crd_schema.rayjob_errors(printed) == []
+    run_id = printed["metadata"]["annotations"]["trainwright/run-id"]
+    terminal("submit", "job.yaml", "--cluster", profile.name, "--id", run_id)
+    created = server.only("rayjobs")
+    assert (created["spec"], created["metadata"]["labels"]) == (
+        printed["spec"],
+        printed["metadata"]["labels"],
+    )
+    assert created["metadata"]["annotations"] == printed["metadata"]["annotations"]
+
+
+def test_a_job_that_never_fits_is_refused_with_the_arithmetic(terminal, place):
+    server, profile, file = place
+    groups = [{"name": "cpu", "cpus": 8, "memory": "32GB", "max": 4}]
+    file.write_text(
+        yaml.safe_dump({**profile.model_dump(mode="json", exclude_defaults=True), "node_groups": groups})
+    )
+    options = ["--set", "scaling.workers=64", "--set", "training.global_batch_size=64"]
+    code, _, err = terminal("submit", "job.yaml", "--cluster", profile.name, *options)
+    assert code == 4
+    assert err.count("\n") == 1
+    assert "asked for 64 CPU" in err
+    assert "largest node 8 CPU" in err
+    assert "total 32 CPU" in err
+    assert server.asked == []
+
+
+def test_a_wrong_token_is_one_sentence(terminal, place):
+    server, profile, _ = place
+    server.token = "another"
+    code, _, err = terminal("submit", "job.yaml", "--cluster", profile.name)
+    assert code == 4
+    assert err.startswith(f"error: cluster {profile.name}")
+    assert err.count("\n") == 1
+
+
+def test_doctor_says_what_is_wrong_and_ends_with_one(terminal, place):
+    server, profile, _ = place
+    server.token = "another"
+    code, out, _ = terminal("doctor", "--cluster", profile.name)
+    assert code == 1
+    assert "fail " in out
+    assert " → " in out
