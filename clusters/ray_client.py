@@ -242,12 +242,13 @@ class RayClient:
             from ray.job_submission import JobSubmissionClient
 
             class Client(JobSubmissionClient):
-                """Takes the address as it is: Ray's own constructor lets RAY_ADDRESS override it, and a client that
-                talks to another cluster than the one it was asked for is worse than none.
+                """Takes address and token as they are. Ray's own constructor lets RAY_ADDRESS override the one, and
+                adds the token of a cluster that this process was in before where the other is missing.
                 """
 
                 def __init__(self, address: str, headers: dict[str, str]) -> None:
-                    SubmissionClient.__init__(self, address=address, headers=headers)
+                    SubmissionClient.__init__(self, address=address, headers={"Authorization": "", **headers})
+                    self._headers = headers
 
             # its log stream says on every end that it ended
             logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)

@@ -139,6 +139,7 @@ def test_no_token_and_a_wrong_one_are_one_sentence_and_one_try(head, tmp_path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # as in a process that has been in another cluster
     with pytest.raises(
         InfrastructureError,
         match=r"^cluster pool asks for a token and none was found in secrets\.ray_token_file",
