@@ -303,12 +303,19 @@ def _describe(client: Any, run_id: str, plan: Plan, dataset: Mapping[str, Any]) 
 def _log_model(plan: Plan, client: Any, run_id: str, model_dir: Path) -> None:
     """Log ``model_dir`` (weights as safetensors, config as JSON) as a model that builds itself from them: no pickle."""
     import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec
 
+    signature, objective = None, plan.job.objective
+    if objective is not None and objective.kind == "causal_lm":  # MLflow drops params that no signature names
+        params = [ParamSpec("tokens", "long", 128), ParamSpec("seed", "long", 0)]
+        signature = ModelSignature(params=ParamSchema(params))
     mlflow.set_tracking_uri(plan.tracking_uri)
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).parent / "logged_model.py"),
             artifacts={"model": str(model_dir)},
+            signature=signature,
             pip_requirements=[f"trainwright=={plan.version}"],
         )

@@ -202,6 +202,9 @@ class _Worker:
             (Path(folder) / "config.json").write_text(
                 plan.job.model_dump_json(include={"model", "objective"}, indent=2)
             )
+            (Path(folder) / "inputs.json").write_text(
+                data.inputs_of(plan.job, self._prepared).model_dump_json(indent=2)
+            )
             self.tracker.finish(status, Path(folder))
 
     def _check_identity(self, newest: Checkpoint) -> None:

@@ -16,6 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, uniform_from, weights_of
 from orchestrator.models.configs import BertConfig, CausalLmConfig, GptConfig, MaskedLmConfig, RecurrentConfig
 from orchestrator.models.objectives.common import OnePhase
+from orchestrator.models.objectives.generation import continued
 
 SAMPLE_TOKENS = 128
 """Tokens that a sample of text has after its prompt."""
@@ -92,23 +93,12 @@ class CausalLm(OnePhase):
 
     @torch.no_grad()
     def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
-        """Text that goes on from the first tokens of evaluation samples, drawn token by token.
-
-        The model always reads a whole context, of which only the part before the next token counts, so that a
-        compiled model sees one shape.
-        """
-        tokens_BT = batch["tokens"][:count].long()
-        prompt = min(PROMPT_TOKENS, tokens_BT.shape[1])
-        text_BT = F.pad(tokens_BT[:, :prompt], (0, SAMPLE_TOKENS))
-        noise_BT = uniform_from(batch["sample_seed"][:count], (SAMPLE_TOKENS,), salt=3)
-        for end in range(prompt, text_BT.shape[1]):
-            begin = max(0, end - self._context)
-            window_BT = text_BT[:, begin : begin + self._context]
-            window_BT = F.pad(window_BT, (0, self._context - window_BT.shape[1]))
-            documents = (torch.zeros_like(window_BT),) if self._packed else ()
-            likely_BV = modules["model"](window_BT, *documents)[:, end - begin - 1].float().softmax(-1)
-            drawn_B = (likely_BV.cumsum(-1) < noise_BT[:, end - prompt, None]).sum(-1)
-            text_BT[:, end] = drawn_B.clamp(max=likely_BV.shape[1] - 1)
+        """Text that goes on from the first tokens of evaluation samples."""
+        prompt_BT = batch["tokens"][:count, :PROMPT_TOKENS]
+        chance_BN = uniform_from(batch["sample_seed"][:count], (SAMPLE_TOKENS,), salt=3)
+        text_BT = continued(
+            modules["model"], prompt_BT, chance_BN, context=self._context, packed=self._packed
+        )
         return [Sample(f"text_{index}", "text", text.cpu().numpy()) for index, text in enumerate(text_BT)]
 
 

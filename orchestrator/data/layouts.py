@@ -98,7 +98,7 @@ def _layout(
                 f"data.columns.{tensor}: {index.root} has no column {name!r}; it has {_listed(head)}"
             )
         arrays.append(column_array(head, name))
-    flat = starred or len(columns) > 1 or tensor == "features"
+    flat = starred or len(columns) > 1 or tensor in ("features", "categories")
     first = encoded_bytes(arrays[0])
 
     def where(row: int) -> str:

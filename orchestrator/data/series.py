@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,13 @@ class WindowsKind:
             if not names:
                 names = _series(section, table)
                 total, squares = np.zeros(len(names)), np.zeros(len(names))
-            values = _values(table, names)
+            values = series_values(table, names)
             count, total = count + len(values), total + values.sum(axis=0, dtype=np.float64)
         if not count:
             raise DataError("data.prepare: there are no rows to cut windows from")
         mean = total / count
         for table in tables:  # twice through, so that a large mean takes no digits from a small deviation
-            squares = squares + ((_values(table, names) - mean) ** 2).sum(axis=0)
+            squares = squares + ((series_values(table, names) - mean) ** 2).sum(axis=0)
         deviation = np.sqrt(squares / count)
         return {
             "series": names,
@@ -62,7 +62,7 @@ class WindowsKind:
         names = fitted["series"]
         parts, groups = [], []
         for table in tables:
-            parts.append(_values(table, names))
+            parts.append(series_values(table, names))
             if section.group is not None:
                 groups.append(_column(table, section.group).to_numpy())
         values = np.concatenate(parts) if parts else np.zeros((0, len(names)))
@@ -116,8 +116,8 @@ def _series(section: Windows, table: pa.Table) -> list[str]:
     return names
 
 
-def _values(table: pa.Table, names: list[str]) -> np.ndarray:
-    """float64 (rows, series)."""
+def series_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """The series' values, float64 (rows, series). Raises DataError where one is missing or no number."""
     columns = []
     for name in names:
         column = _column(table, name)

@@ -1,0 +1,163 @@
+"""How rows as a data source has them become what a trained model takes: saved beside the model, as JSON.
+
+The tokenizer, the encoded categories and the statistics that training fitted travel in it, so that a model's answer to
+a row does not depend on anything outside its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator.data.packing import pad_rows
+from orchestrator.data.prepared import Prepared
+from orchestrator.data.series import series_values
+from orchestrator.data.tensors import TensorLayout, decode_image, finished, group_values
+from orchestrator.data.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
+from orchestrator.data.transforms import Batch, apply_all, tensors_of
+from orchestrator.errors import DataError
+from orchestrator.section import Section
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.preparations import Pack, Preparation, Tokenize, Windows
+from orchestrator.spec.transforms import Transform
+
+
+class Inputs(Section):
+    """What a model's folder says about its inputs."""
+
+    prepare: Preparation | None = None
+    """The run's preparation."""
+    learned: dict[str, Any] = {}
+    """What it learned: a tokenizer, or the mean and deviation of each series."""
+    layouts: tuple[TensorLayout, ...] = ()
+    """The columns that make each input tensor."""
+    transforms: tuple[Transform, ...] = ()
+    """What is done to them."""
+    fitted: tuple[dict[str, Any], ...] = ()
+    """What each transform learned: categories, means."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of the model's outputs, where the data has them."""
+
+    @property
+    def text_column(self) -> str | None:
+        """The column of the text that the model reads; None where it reads no text."""
+        return self.prepare.column if isinstance(self.prepare, Pack | Tokenize) else None
+
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer. Only where there is a ``text_column``."""
+        return tokenizer_from_json(self.learned["tokenizer"])
+
+    def tensors(self, rows: pa.Table) -> Batch:
+        """The model's input tensors for rows as the data source has them; labels are not asked for.
+
+        Of series, one sample: what the last rows are the past of.
+
+        Raises:
+            DataError: a column is missing or unlike the training data's, or a value was never seen.
+        """
+        if isinstance(self.prepare, Pack | Tokenize):
+            return self._tokens(_column(rows, self.prepare.column).to_pylist())
+        if isinstance(self.prepare, Windows):
+            return self._past(rows)
+        for layout in self.layouts:
+            for name in layout.read_columns:
+                _column(rows, name)
+        batch = {layout.name: _layout_values(rows, layout) for layout in self.layouts}
+        changed = apply_all(self.transforms, self.fitted, batch, training=False)
+        return finished(changed, self.layouts)
+
+    def _tokens(self, texts: Sequence[str]) -> Batch:
+        assert isinstance(self.prepare, Pack | Tokenize)
+        tokenizer = self.tokenizer()
+        classify = isinstance(self.prepare, Tokenize) and self.prepare.classify
+        tokens, length = pad_rows(
+            tokenizer.encode(texts),
+            length=self.prepare.context,
+            pad=tokenizer.specials.get(PAD, 0),
+            begin=tokenizer.specials[CLASSIFY] if classify else None,
+            long=self.prepare.long if isinstance(self.prepare, Tokenize) else "cut",
+        )
+        return {"tokens": tokens.astype(np.int64), "length": length.astype(np.int64)}
+
+    def _past(self, rows: pa.Table) -> Batch:
+        assert isinstance(self.prepare, Windows)
+        if len(rows) < self.prepare.past:
+            raise DataError(f"a forecast needs the last {self.prepare.past} rows, but there are {len(rows)}")
+        values = series_values(rows.slice(len(rows) - self.prepare.past), self.learned["series"])
+        past = ((values - self.learned["mean"]) / self.learned["deviation"]).astype(np.float32)
+        return {"past": past[None] if self.prepare.together else past.T[:, :, None]}
+
+    def forecast(self, future_BHS: np.ndarray) -> np.ndarray:
+        """The model's outputs for ``tensors``' one sample, as rows (horizon, series) in the series' own units."""
+        assert isinstance(self.prepare, Windows)
+        values = future_BHS[0] if self.prepare.together else future_BHS[:, :, 0].T
+        rows: np.ndarray = values * self.learned["deviation"] + self.learned["mean"]
+        return rows
+
+    def prompt(self, text: str) -> np.ndarray:
+        """Tokens (T,) of a text that a language model shall go on from; at least one."""
+        tokenizer = self.tokenizer()
+        tokens = tokenizer.encode([text])[0]
+        if len(tokens):
+            return tokens.astype(np.int64)
+        if END not in tokenizer.specials:
+            raise DataError("a text to go on from needs at least one character")
+        return np.array([tokenizer.specials[END]], dtype=np.int64)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """What a language model drew, up to its end token, as text."""
+        tokenizer = self.tokenizer()
+        end = tokenizer.specials.get(END)
+        drawn = list(tokens)
+        return tokenizer.decode(drawn[: drawn.index(end)] if end in drawn else drawn)
+
+
+def inputs_of(job: JobSpec, prepared: Prepared) -> Inputs:
+    """What of a run's prepared data its model needs from then on."""
+    assert job.objective is not None, "a plan's job has one"
+    names = set(job.model.input_tensors(job.objective))
+    kept = [
+        (section, learned)
+        for section, learned in zip(job.data.transforms, prepared.fitted, strict=True)
+        if tensors_of(section) & (names | {"*"})
+    ]
+    learned = dict(prepared.preparation)
+    classes = prepared.classes or tuple(str(value) for value in learned.get("classes", ()))
+    return Inputs(
+        prepare=job.data.prepare,
+        learned=learned,
+        layouts=tuple(one for one in prepared.train[0].layouts if one.name in names),
+        transforms=tuple(section for section, _ in kept),
+        fitted=tuple(dict(found) for _, found in kept),
+        classes=classes,
+    )
+
+
+def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in rows.column_names:
+        raise DataError(
+            f"the rows have no column {name!r}, which the model reads; they have {', '.join(rows.column_names)}"
+        )
+    return rows[name]
+
+
+def _layout_values(rows: pa.Table, layout: TensorLayout) -> np.ndarray:
+    """One tensor as it is carried before transforms."""
+
+    def where(row: int) -> str:
+        return f"row {row}"
+
+    values = group_values(rows, layout, where)
+    if layout.kind == "text":
+        return np.asarray(values)
+    if layout.kind == "numbers":
+        return np.asarray(values).astype(layout.carried)
+    images = np.stack(
+        [decode_image(encoded, layout, where, row) for row, encoded in enumerate(values.to_pylist())]
+    )
+    if layout.carried != layout.dtype:
+        return images.astype(layout.carried)
+    return images.astype(np.float32) / np.float32(255)

@@ -1,0 +1,148 @@
+"""A model that a run logged, loaded back from MLflow: it takes rows and texts as the data source has them."""
+
+import json
+import time
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator import data, sdk, worker
+from orchestrator.errors import DataError
+
+QUICK = {
+    "training": {"max_steps": 2, "global_batch_size": 4},
+    "scaling": {"workers": 1},
+    "checkpoint": {"asynchronous": False},
+}
+
+
+@pytest.fixture
+def logged(tmp_path, monkeypatch):
+    """Trains a job for two steps in this process and gives the model that it logged."""
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(tmp_path / "home"))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def train(job: dict):
+        name = job["model"]["family"]
+        source = {"data": {"reader": "worker", **job["data"]}}
+        whole = {"name": name, **QUICK, **job, **source, "tracking": {"kind": "mlflow", "uri": uri}}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(whole))
+        plan = sdk.make_plan(path)
+        plan = plan.model_copy(update={"storage": str(tmp_path / plan.run_id)})
+        prepared = data.prepare(plan)
+        artifacts = str(tmp_path / "artifacts")
+        experiment = MlflowClient(uri).create_experiment(plan.job.tracking.experiment, artifacts)
+        worker.run(
+            {
+                "plan": plan.model_dump_json(),
+                "prepared": prepared.model_dump_json(),
+                "launch": 1,
+                "started_at": time.time(),
+            }
+        )
+        mlflow.set_tracking_uri(uri)
+        (found,) = mlflow.search_logged_models([experiment], output_format="list")
+        return mlflow.pyfunc.load_model(f"models:/{found.model_id}")
+
+    return train
+
+
+def test_a_language_model_goes_on_from_a_text(logged, tmp_path):
+    (tmp_path / "corpus.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
+    model = logged(
+        {
+            "model": {"family": "gpt", "size": "debug", "context": 16},
+            "data": {
+                "train": {"kind": "text", "path": "corpus.txt"},
+                "prepare": {"kind": "pack", "tokenizer": {"kind": "characters"}, "context": 16},
+            },
+        }
+    )
+    (written,) = model.predict(["the quick brown"], params={"tokens": 12})
+    assert 0 < len(written) <= 12
+    assert set(written) <= set("the quick brown fox jumps over the lazy dog\n")
+    assert model.predict(["the quick brown"], params={"tokens": 12}) == [written], "a seed repeats it"
+    with pytest.raises(DataError, match="not in the training text's vocabulary"):
+        model.predict(["THE"])
+
+
+def test_a_classifier_reads_texts(logged, tmp_path):
+    rows = [{"text": f"{word} again", "mood": word} for word in ("good", "bad") * 8]
+    (tmp_path / "moods.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    model = logged(
+        {
+            "model": {"family": "rnn", "size": "debug"},
+            "objective": {"kind": "classification"},
+            "data": {
+                "train": {"kind": "jsonl", "path": "moods.jsonl"},
+                "prepare": {
+                    "kind": "tokenize",
+                    "tokenizer": {"kind": "words"},
+                    "context": 4,
+                    "classify": False,
+                    "label": "mood",
+                },
+            },
+        }
+    )
+    inputs = model.unwrap_python_model().inputs
+    assert inputs.classes == ("bad", "good")
+    outputs = model.predict(["good again", "never seen"])
+    assert outputs.shape == (2, 2)
+    assert np.isfinite(outputs).all()
+
+
+def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
+    table = pd.DataFrame(
+        {"size": [1.0, 2.0, 3.0, 4.0] * 4, "colour": ["red", "blue"] * 8, "risk": [0, 1] * 8}
+    )
+    table.to_csv(tmp_path / "table.csv", index=False)
+    model = logged(
+        {
+            "model": {"family": "mlp", "size": "debug"},
+            "objective": {"kind": "binary"},
+            "data": {
+                "train": {"kind": "csv", "path": "table.csv"},
+                "columns": {"features": ["size"], "categories": ["colour"], "label": "risk"},
+                "transforms": [
+                    {"kind": "normalize", "tensor": "features"},
+                    {"kind": "encode", "tensor": "categories"},
+                ],
+            },
+        }
+    )
+    raw = model.predict(table.drop(columns="risk")[:2])
+    deviation = table["size"].std(ddof=0)
+    features = ((table["size"][:2] - table["size"].mean()) / deviation).to_numpy(np.float32)[:, None]
+    named = model.predict({"features": features, "categories": np.array([[1], [0]])})
+    np.testing.assert_allclose(raw, named, atol=1e-6)
+    with pytest.raises(DataError, match="no training row has, for example 'green'"):
+        model.predict(pd.DataFrame({"size": [1.0], "colour": ["green"]}))
+    with pytest.raises(DataError, match="no column 'colour'"):
+        model.predict(pd.DataFrame({"size": [1.0]}))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_forecast_has_the_series_own_units(logged, tmp_path, together):
+    steps = np.arange(64)
+    table = pd.DataFrame({"load": 1000 + np.sin(steps), "heat": 20 + np.cos(steps)})
+    table.to_csv(tmp_path / "series.csv", index=False)
+    model = logged(
+        {
+            "model": {"family": "lstm", "size": "debug"},
+            "objective": {"kind": "forecasting"},
+            "data": {
+                "train": {"kind": "csv", "path": "series.csv"},
+                "prepare": {"kind": "windows", "past": 8, "horizon": 3, "together": together},
+            },
+        }
+    )
+    forecast = model.predict(table)
+    assert forecast.shape == (3, 2)
+    np.testing.assert_allclose(forecast.mean(axis=0), [1000, 20], atol=3)
+    with pytest.raises(DataError, match="needs the last 8 rows, but there are 5"):
+        model.predict(table[:5])
