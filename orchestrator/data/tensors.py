@@ -185,14 +185,14 @@ def take(values: Values, rows: np.ndarray) -> Values:
     return values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
 
 
-def decode_image(encoded: bytes | None, layout: TensorLayout, where: Any) -> np.ndarray:
+def decode_image(encoded: bytes | None, layout: TensorLayout, where: Any, row: int) -> np.ndarray:
     """Pixels of an image as uint8 (channels, height, width), brought to the layout's size where it ``resizes``.
 
     Raises:
         DataError: it can't be decoded, or has another size.
     """
     channels, height, width = layout.shape
-    with _opened(encoded, where) as image:
+    with _opened(encoded, lambda: where(row)) as image:
         if layout.resizes and image.size != (width, height):
             # Lets libjpeg decode at the nearest larger eighth of the size.
             image.draft(None, (width, height))
@@ -200,7 +200,7 @@ def decode_image(encoded: bytes | None, layout: TensorLayout, where: Any) -> np.
             image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
         elif image.size != (width, height):
             raise DataError(
-                f"{where()}: the image is {image.size[1]} x {image.size[0]}, others are {height} x {width};"
+                f"{where(row)}: the image is {image.size[1]} x {image.size[0]}, others are {height} x {width};"
                 " add a resize transform (data.transforms: {kind: resize, height: ..., width: ...})"
             )
         pixels = np.asarray(image if image.mode == "RGB" and channels == 3 else _converted(image, channels))
