@@ -77,8 +77,11 @@ class Gauges:
                     spent, {**self._tags, "part": _LEDGER.get(part, part) if not again else "replay"}
                 )
 
-    def saved(self, stall_seconds: float) -> None:
+    def saved(self) -> None:
         """A checkpoint was begun."""
         self._saved_at = time.monotonic()
-        if stall_seconds > 0:
-            self._stall.inc(stall_seconds, self._tags)
+
+    def stalled(self, seconds: float) -> None:
+        """Training stood still for a checkpoint."""
+        if seconds > 0:
+            self._stall.inc(seconds, self._tags)

@@ -32,7 +32,9 @@ class Step(Protocol):
 
 
 class Surroundings(Protocol):
-    """What the loop asks of the worker around it. All but ``log`` are collective: every rank calls them alike."""
+    """What the loop asks of the worker around it. All but ``log`` and ``before_update`` are collective: every rank
+    calls them alike.
+    """
 
     def evaluation(self) -> Iterator[Batch]:
         """The evaluation set's batches: as many on each rank, each sample once over all ranks."""
@@ -40,6 +42,10 @@ class Surroundings(Protocol):
 
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """Write a checkpoint of the state after ``step``."""
+        ...
+
+    def before_update(self) -> None:
+        """Return when parameters and moments may change: a save may still be copying them."""
         ...
 
     def show_samples(self, step: int) -> None:
@@ -96,6 +102,8 @@ def train(
                             sums = objective.loss(phase, engine.modules, micro)
                         engine.backward(phase, sums.loss / count)
                     recent.add(_name(objective, phase), sums.loss.detach(), sums.count, sums.metrics)
+            with meter.part("checkpoint"):
+                around.before_update()
             with meter.part("optimizer"):
                 norm = engine.step(phase, factor, training.clip_grad_norm)
                 objective.after_step(phase, engine.modules)

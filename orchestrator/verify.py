@@ -190,6 +190,9 @@ class _Recorder:
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """The loop's own last save; ``stop_requested`` has made it."""
 
+    def before_update(self) -> None:
+        """Saves end before they return."""
+
     def show_samples(self, step: int) -> None:
         """Nothing is shown."""
 

@@ -241,8 +241,15 @@ class _Worker:
         self._prune()
         if self._rank == 0:
             if self._gauges is not None:
-                self._gauges.saved(stall)
+                self._gauges.saved()
+                self._gauges.stalled(stall)
             events.emit("checkpoint", step=step, stall_seconds=round(stall, 4))
+
+    def before_update(self) -> None:
+        """Wait for the copy that the last save makes."""
+        stall = self._checkpoints.wait_until_copied()
+        if self._gauges is not None:
+            self._gauges.stalled(stall)
 
     def _prune(self) -> None:
         keep = self._plan.job.checkpoint.keep

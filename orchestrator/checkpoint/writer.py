@@ -1,4 +1,8 @@
-"""Saving: stage, write in the background, commit when every rank's file is whole.
+"""Saving: copy aside and write in the background, commit when every rank's file is whole.
+
+Parameters and moments change in the optimizer's update alone, so they are copied beside the next forward and backward,
+and only the update waits for the copy (as in DataStates-LLM, Maurya et al. 2024). Buffers change in a forward pass:
+they are copied at once.
 
 Each rank's thread writes its own tensor file and then its index, which is its sign of being done; rank 0's thread
 waits for all indexes and commits. Threads meet through files only, never through collectives, which the loop may be
@@ -96,23 +100,36 @@ class Checkpoints:
     ) -> float:
         """Save ``state`` as the checkpoint of ``step``; returns the seconds that the caller was held up.
 
-        Collective. First waits for the last save. ``asynchronous`` returns when the state is copied aside, which
-        takes as much CPU memory as this rank saves, once for all saves; otherwise when it is committed. A step that
-        this attempt has committed already is left as it is. Raises CheckpointError, on all ranks, when this save
-        (the last one, when asynchronous) failed; then nothing of it was committed.
+        Collective. First waits for the last save. ``asynchronous`` returns at once: call ``wait_until_copied``
+        before parameters or moments change. The copy takes as much CPU memory as this rank saves, once for all
+        saves. Otherwise returns when it is committed. A step that this attempt has committed already is left as it
+        is. Raises CheckpointError, on all ranks, when this save (the last one, when asynchronous) failed; then
+        nothing of it was committed.
         """
         begun = time.perf_counter()
         self.wait()
         if not self._already_committed(step):
             self._staging.restart()
-            staged = [(describe(part), self._staging.copy(part.values)) for part in state]
+            self._staging.follow()
+            parts = [
+                (describe(part), self._staging.copy(part.values) if part.kind == "buffer" else part.values)
+                for part in state
+            ]
             self._staging.finish()
             self._pending = Save(
-                self._storage, step, self._attempt, self._rank, self._world_size, meta, staged
+                self._storage, step, self._attempt, self._rank, self._world_size, meta, parts, self._staging
             )
             self._pending.start()
             if not asynchronous:
                 self.wait()
+        return time.perf_counter() - begun
+
+    def wait_until_copied(self) -> float:
+        """Until parameters and moments may change; returns the seconds that took. Not collective."""
+        if self._pending is None or self._pending.copied.is_set():
+            return 0.0
+        begun = time.perf_counter()
+        self._pending.copied.wait()
         return time.perf_counter() - begun
 
     def wait(self) -> None:
@@ -196,13 +213,19 @@ class Save:
         rank: int,
         world_size: int,
         meta: dict[str, Any],
-        staged: Sequence[tuple[IndexedRange, Tensor]],
+        parts: Sequence[tuple[IndexedRange, Tensor]],
+        staging: Staging,
     ) -> None:
+        """``parts``: buffers as bytes, copied already; the rest as it lives in the engine."""
         self._storage, self._step, self._attempt = storage, step, attempt
-        self._rank, self._world_size, self._meta, self._staged = rank, world_size, meta, staged
+        self._rank, self._world_size, self._meta = rank, world_size, meta
+        self._parts, self._staging = parts, staging
+        self._size = sum(values.numel() * values.element_size() for _, values in parts)
         self._folder = folder_name(step, attempt)
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"checkpoint-{step}", daemon=True)
+        self.copied = threading.Event()
+        """The state is no longer needed: it is copied, or will not be written."""
         self.written = threading.Event()
         """This rank's own files are whole, or failed."""
         self.failure: str | None = None
@@ -231,10 +254,13 @@ class Save:
                 self._storage.remove(self._folder)
 
     def _run(self) -> None:
+        self.failure = self._failure_of(self._copy)
+        self.copied.set()
         if sys.platform == "linux":  # where threads have priorities of their own: training goes first
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        self.failure = self._failure_of(self._write_own)
+        if self.failure is None:
+            self.failure = self._failure_of(self._write_own)
         self.written.set()
         if self._rank == 0 and self.failure is None:
             self.failure = self._failure_of(self._commit_when_marked)
@@ -252,9 +278,16 @@ class Save:
             return self._sentence(error)
         return None
 
+    def _copy(self) -> None:
+        self._parts = [
+            (entry, values if entry.kind == "buffer" else self._staging.copy(values))
+            for entry, values in self._parts
+        ]
+        self._staging.finish()
+
     def _write_own(self) -> None:
         self._refuse_if_replaced()
-        sized = [(entry, (entry.stop - entry.start), len(content)) for entry, content in self._staged]
+        sized = [(entry, (entry.stop - entry.start), len(content)) for entry, content in self._parts]
         header = safetensors_header(
             [(f"{e.kind}:{e.name}[{e.start}:{e.stop}]", e.dtype, [count], size) for e, count, size in sized]
         )
@@ -263,7 +296,7 @@ class Save:
             ranges.append(entry.model_copy(update={"offset": offset}))
             offset += size
         block_sha256: list[str] = []
-        chunks: list[Any] = [header, *(content.numpy().data for _, content in self._staged)]
+        chunks: list[Any] = [header, *(content.numpy().data for _, content in self._parts)]
         self._storage.write(f"{self._folder}/{data_name(self._rank)}", hashed_blocks(chunks, block_sha256))
         index = RankIndex(
             rank=self._rank,
@@ -310,10 +343,9 @@ class Save:
 
     def _sentence(self, error: BaseException) -> str:
         what = f"the checkpoint of step {self._step} could not be written to {self._storage.root}"
-        size = sum(len(content) for _, content in self._staged)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return (
-                f"{what}: no space left for rank {self._rank}'s {format_bytes(size)};"
+                f"{what}: no space left for rank {self._rank}'s {format_bytes(self._size)};"
                 " free some, keep fewer (checkpoint.keep) or choose another checkpoint.storage"
             )
         return f"{what} by rank {self._rank}: {error or type(error).__name__}"

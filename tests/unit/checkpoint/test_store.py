@@ -12,6 +12,7 @@ import pytest
 import torch
 from checkpoint_tools import ranges, tensors
 from safetensors import safe_open
+from torch import Tensor
 
 from orchestrator.checkpoint import (
     Checkpoint,
@@ -23,6 +24,7 @@ from orchestrator.checkpoint import (
     open_reader,
 )
 from orchestrator.checkpoint.retention import kept
+from orchestrator.checkpoint.staging import Staging
 from orchestrator.checkpoint.storage import LocalStorage
 from orchestrator.errors import CheckpointError
 
@@ -107,9 +109,10 @@ def test_training_goes_on_while_the_copy_is_written(tmp_path: Path) -> None:
     checkpoints = store(tmp_path, storage=storage)
     live = tensors(1)
     checkpoints.save(1, ranges(live), {}, asynchronous=True)
-    assert storage.reached.wait(60)
+    checkpoints.wait_until_copied()
     for tensor in live.values():
         tensor.zero_()
+    assert storage.reached.wait(60)
     assert newest_good(str(tmp_path)) is None
     storage.gate.set()
     checkpoints.wait()
@@ -119,11 +122,66 @@ def test_training_goes_on_while_the_copy_is_written(tmp_path: Path) -> None:
     assert torch.equal(saved, tensors(1)["parameter", "model/layer.0"].reshape(-1))
 
 
+class SlowCopy(Staging):
+    """Copies when it is let, as a large state would take its time."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def copy(self, values: Tensor) -> Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            assert self._gate.wait(60)
+        return super().copy(values)
+
+
+def test_an_update_waits_for_the_copy_and_a_forward_pass_may_change_buffers(tmp_path: Path) -> None:
+    checkpoints, gate = store(tmp_path), threading.Event()
+    checkpoints._staging = SlowCopy(gate)
+    live = tensors(1)
+    checkpoints.save(1, ranges(live), {}, asynchronous=True)
+    for (kind, _), tensor in live.items():
+        if kind == "buffer":
+            tensor.zero_()
+
+    def update() -> None:
+        checkpoints.wait_until_copied()
+        for tensor in live.values():
+            tensor.zero_()
+
+    with ThreadPoolExecutor(1) as executor:
+        updated = executor.submit(update)
+        with pytest.raises(TimeoutError):
+            updated.result(timeout=0.2)
+        gate.set()
+        updated.result(timeout=60)
+    checkpoints.wait()
+    found = newest_good(str(tmp_path))
+    assert found is not None
+    for (kind, name), tensor in tensors(1).items():
+        assert torch.equal(open_reader(found).read(kind, name, 0, tensor.numel()), tensor.reshape(-1)), name
+
+
+def test_a_copy_that_fails_holds_no_update_up(tmp_path: Path) -> None:
+    class NoMemory(Staging):
+        def copy(self, values: Tensor) -> Tensor:
+            raise MemoryError("no memory left")
+
+    checkpoints = store(tmp_path)
+    checkpoints._staging = NoMemory()
+    live = {key: tensor for key, tensor in tensors(1).items() if key[0] != "buffer"}
+    checkpoints.save(1, ranges(live), {}, asynchronous=True)
+    checkpoints.wait_until_copied()
+    with pytest.raises(CheckpointError, match="no memory left"):
+        checkpoints.wait()
+
+
 def test_the_next_save_waits_for_the_last_and_reuses_its_buffers(tmp_path: Path) -> None:
     checkpoints = store(tmp_path)
     sizes = set()
     for step in range(1, 6):
         checkpoints.save(step, ranges(tensors(step)), {}, asynchronous=True)
+        checkpoints.wait_until_copied()
         sizes.add(checkpoints.staged_bytes)
     checkpoints.wait()
     assert len(sizes) == 1
