@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from orchestrator.clusters.base import Request
@@ -64,7 +64,7 @@ class KubernetesCluster:
         return Request(kind="rayjob_manifest", run_id=plan.run_id, body=body, plan=plan)
 
     def submit(self, request: Request) -> RunStatus:
-        """Let the server check the RayJob, then create it and its ConfigMap; neither is left without the other."""
+        """Let the server check the RayJob and its ConfigMap, then create both; neither is left without the other."""
         return self._send(request.plan, 1)
 
     def resume(self, run_id: str) -> RunStatus:
@@ -154,6 +154,8 @@ class KubernetesCluster:
         is_new = True
         try:
             self._api.create_rayjob(body, dry_run=True)
+            with contextlib.suppress(AlreadyThereError):
+                self._api.create_config_map(config_map, dry_run=True)
             if package is not None and not in_config_map:
                 StorageRecord(plan.storage).write(_package_name(launch), package)
             rayjob = self._api.create_rayjob(body)
@@ -206,13 +208,19 @@ class KubernetesCluster:
         return rayjob_to_status(self._api.rayjob(name), self.profile).state.is_final
 
     def list(self) -> list[RunStatus]:
-        """The newest launch of each run whose RayJob is still there, from one call."""
+        """The newest launch of each run whose RayJob is still there, from one call; from two where a run waits for
+        its pods.
+        """
         newest: dict[str, dict[str, Any]] = {}
         for rayjob in self._api.rayjobs("app.kubernetes.io/managed-by=trainwright"):
             run = rayjob["metadata"]["labels"].get(RUN_LABEL, rayjob["metadata"]["name"])
             if run not in newest or _launch_of(rayjob) > _launch_of(newest[run]):
                 newest[run] = rayjob
-        found = [rayjob_to_status(rayjob, self.profile) for rayjob in newest.values()]
+        problems = self._problems_of_pods(newest.values())
+        found = [
+            rayjob_to_status(rayjob, self.profile, problem=problems.get(_ray_cluster_of(rayjob)))
+            for rayjob in newest.values()
+        ]
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
     # -- looking -----------------------------------------------------------------------------------------------
@@ -226,7 +234,10 @@ class KubernetesCluster:
         if status.state is RunState.PENDING:
             return rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob))
         if record is None and (pod := self._head_pod(rayjob)):
-            return with_progress(status, self._last_lines(pod))
+            status = with_progress(status, self._last_lines(pod))
+        if status.state is RunState.STARTING and (problem := self._problem(rayjob)):
+            # the head runs and its driver waits for workers: autoscaled ones, or one that was lost and is made again
+            return status.model_copy(update={"message": problem})
         return status
 
     def _problem(self, rayjob: dict[str, Any]) -> str | None:
@@ -239,6 +250,19 @@ class KubernetesCluster:
         with contextlib.suppress(NotFoundError):
             ray_cluster = self._api.ray_cluster(cluster)
         return pods_problem(self._api.pods(f"ray.io/cluster={cluster}"), ray_cluster)
+
+    def _problems_of_pods(self, rayjobs: Iterable[dict[str, Any]]) -> dict[str, str]:
+        """Ray cluster -> why its pods do not run, for those of runs that wait."""
+        waiting = {
+            _ray_cluster_of(rayjob)
+            for rayjob in rayjobs
+            if _ray_cluster_of(rayjob) and rayjob_to_status(rayjob, self.profile).state is RunState.PENDING
+        }
+        pods: dict[str, list[dict[str, Any]]] = {}
+        for pod in self._api.pods(RUN_LABEL) if waiting else ():
+            pods.setdefault(pod["metadata"]["labels"].get("ray.io/cluster", ""), []).append(pod)
+        found = {cluster: pods_problem(pods.get(cluster, [])) for cluster in waiting}
+        return {cluster: problem for cluster, problem in found.items() if problem}
 
     def _read_once(self, rayjob: dict[str, Any]) -> Iterator[str]:
         pod = self._head_pod(rayjob)
@@ -305,6 +329,10 @@ class KubernetesCluster:
 
 def _launch_of(rayjob: dict[str, Any]) -> int:
     return int(rayjob["metadata"]["labels"].get(LAUNCH_LABEL, 1))
+
+
+def _ray_cluster_of(rayjob: dict[str, Any]) -> str:
+    return str((rayjob.get("status") or {}).get("rayClusterName") or "")
 
 
 def _package_name(launch: int) -> str:

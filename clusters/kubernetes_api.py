@@ -173,10 +173,11 @@ class KubernetesApi:
                 continue
         return []
 
-    def create_config_map(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Create it."""
+    def create_config_map(self, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Create it, or only let the server check it."""
+        more = {"dry_run": "All"} if dry_run else {}
         return self._call(
-            "create", "configmaps", self._core().create_namespaced_config_map, self.namespace, body
+            "create", "configmaps", self._core().create_namespaced_config_map, self.namespace, body, **more
         )
 
     def config_map(self, name: str) -> dict[str, Any]:

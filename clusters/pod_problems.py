@@ -61,7 +61,10 @@ def _pod_problem(pod: dict[str, Any]) -> str | None:
         if ended.get("reason") == "OOMKilled":
             return f"pod {name}: {container['name']} used more than its memory and was killed (OOMKilled)"
         if waiting.get("reason") in _MEND:
-            return f"pod {name}: {container['name']}: {_sentence(waiting)}; {_MEND[waiting['reason']]}"
+            # a container that ended left its last words; those say more than that it is started again
+            last_words = (ended.get("message") or "").strip().splitlines()
+            said = last_words[-1][:300] if last_words else f"{_sentence(waiting)}; {_MEND[waiting['reason']]}"
+            return f"pod {name}: {container['name']}: {said}"
     return None
 
 

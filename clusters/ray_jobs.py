@@ -55,7 +55,9 @@ class RayJobsCluster:
         if status.state is RunState.SUCCEEDED:
             raise SpecError(f"run {run_id} has taken all its steps; nothing is left to do")
         plan = job_to_plan(job)
-        return self._send(plan, status.launch + 1, pack(plan, with_own_code=True))
+        package = pack(plan, with_own_code=True)
+        self._client.check_versions()
+        return self._send(plan, status.launch + 1, package)
 
     def status(self, run_id: str) -> RunStatus:
         """From Ray, the run's records and, where those can't be reached, the driver's output."""

@@ -165,6 +165,8 @@ def _container(profile: ClusterProfile, name: str) -> dict[str, Any]:
         "env": environment,
         "securityContext": container_security(),
         "volumeMounts": mounts,
+        # a container that ends says in the pod's status why: its last lines
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if profile.secrets.storage_secret:
         container["envFrom"] = [{"secretRef": {"name": profile.secrets.storage_secret}}]

@@ -3,6 +3,7 @@
 ``python -m orchestrator.clusters.run_log --plan FILE --launch N`` prints what the driver prints, as it comes, so that
 ``kubectl logs`` and the right to read pod logs are all that a person needs. Where the storage is a path, which a
 client outside the cluster does not reach, it also prints each worker's log, every line behind ``@rank ATTEMPT RANK``.
+It ends at once, with a sentence, where the image is of another version than the client's.
 It copies the driver's log into the run's records, so that it outlives the pod. When the run's ConfigMap gets the key
 ``stop-N``, it writes the stop request into the records for a client that can't.
 """
@@ -10,6 +11,7 @@ It copies the driver's log into the run's records, so that it outlives the pod. 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import signal
 import sys
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import orchestrator
 from orchestrator.clusters.run_records import StorageRecord
 from orchestrator.clusters.safe_names import submission_id
 from orchestrator.errors import InfrastructureError
@@ -37,6 +40,17 @@ def parse_rank_line(line: str) -> tuple[int, str] | None:
     """Rank and line of a marked line, or None where it is the driver's."""
     match = _RANK_LINE.match(line)
     return (int(match[2]), match[3]) if match else None
+
+
+def version_problem(plan: str) -> str | None:
+    """Why this installation, the image's, can't run a plan of a client's (as JSON); None where it can."""
+    made_by = str(json.loads(plan).get("version"))
+    if made_by.split(".")[:2] == orchestrator.__version__.split(".")[:2]:
+        return None
+    return (
+        f"the image has trainwright {orchestrator.__version__}, but the plan was made by {made_by}; set image of the"
+        f" profile to one with {made_by}, or install the image's version on the client"
+    )
 
 
 class Followed:
@@ -113,7 +127,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--launch", required=True, type=int)
     parser.add_argument("--ray-logs", default=Path("/tmp/ray/session_latest/logs"), type=Path)
     options = parser.parse_args(arguments)
-    plan = Plan.model_validate_json(options.plan.read_text(encoding="utf-8"))
+    content = options.plan.read_text(encoding="utf-8")
+    if problem := version_problem(content):
+        sys.exit(problem)
+    plan = Plan.model_validate_json(content)
     log = RunLog(plan, options.launch, options.ray_logs, options.plan.parent)
     ending = threading.Event()
 

@@ -19,7 +19,8 @@ def list_runs(cluster: ClusterName = "local", json: AsJson = False) -> None:
     rows = [("RUN", "STATE", "STEP", "SUBMITTED", "")]
     for status in runs:
         submitted = datetime.fromtimestamp(status.submitted_at).strftime("%Y-%m-%d %H:%M")
-        note = "" if status.reason in (None, "completed") else str(status.reason)
+        note = status.message if status.state == "pending" else str(status.reason or "")
+        note = "" if note == "completed" else note
         rows.append(
             (status.run_id, str(status.state), f"{status.step}/{status.total_steps}", submitted, note)
         )

@@ -303,8 +303,8 @@ def _resources(version, names):
 
 def _selected(body, selector):
     labels = body["metadata"].get("labels") or {}
-    wanted = [part.split("=", 1) for part in (selector or "").split(",") if part]
-    return all(labels.get(key) == value for key, value in wanted)
+    wanted = [part.partition("=") for part in (selector or "").split(",") if part]
+    return all(labels.get(key) == value if equals else key in labels for key, equals, value in wanted)
 
 
 def _merge(old, patch):

@@ -38,6 +38,8 @@ class Fault:
     method: str
     path: str
     answer: Answer | None = None
+    query: dict[str, str | None] = field(default_factory=dict)
+    """What the query must hold; None: that it must not have the name."""
     kind: str = "answer"
     """``answer``; ``drop``: close without a word; ``lose``: do it, then close without a word; ``stall``: send the
     headers of a long body and nothing of it, until the server closes."""
@@ -87,11 +89,18 @@ class ProgrammableServer:
         self.close()
 
     def fail(
-        self, method: str, path: str, answer: Answer | None = None, *, kind: str = "answer", times: int = 1
+        self,
+        method: str,
+        path: str,
+        answer: Answer | None = None,
+        *,
+        query: dict[str, str | None] | None = None,
+        kind: str = "answer",
+        times: int = 1,
     ) -> None:
         """The next ``times`` requests of a method whose path matches (a regular expression) go wrong."""
         with self.lock:
-            self.faults.append(Fault(method, path, answer, kind, times))
+            self.faults.append(Fault(method, path, answer, query or {}, kind, times))
 
     def count(self, method: str, path: str) -> int:
         with self.lock:
@@ -102,7 +111,12 @@ class ProgrammableServer:
     def _fault_for(self, asked: Asked) -> Fault | None:
         with self.lock:
             for fault in self.faults:
-                if fault.times > 0 and fault.method == asked.method and re.search(fault.path, asked.path):
+                if (
+                    fault.times > 0
+                    and fault.method == asked.method
+                    and re.search(fault.path, asked.path)
+                    and all(asked.query.get(name) == value for name, value in fault.query.items())
+                ):
                     fault.times -= 1
                     return fault
         return None

@@ -1,4 +1,6 @@
-"""Real Ray nodes, started as a person starts them: ``ray start``, token authentication on, ports that are free."""
+"""Real Ray nodes, started as a person starts them: ``ray start``, token authentication on, ports that are free; each in a
+network of its own where this system lets us make one, else all on the loopback.
+"""
 
 import contextlib
 import os
@@ -13,6 +15,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import namespaces
+
 BIN = Path(sys.executable).parent
 
 
@@ -22,8 +26,13 @@ class RayNodes:
         self.folder = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
         self.token = secrets.token_hex(32)
         self.gcs_port, self.dashboard_port = _free_ports(2)
-        self.address = f"http://127.0.0.1:{self.dashboard_port}"
+        self.network = namespaces.Network(self.folder) if namespaces.can_be_made(self.folder) else None
+        self.head = "127.0.0.1"
         self.processes: list[subprocess.Popen] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.head}:{self.dashboard_port}"
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -37,11 +46,13 @@ class RayNodes:
         }
 
     def start_head(self, *options: str) -> None:
+        self.head = self._address("head")
         self._start(
             "head",
+            self.head,
             "--head",
             f"--port={self.gcs_port}",
-            "--dashboard-host=127.0.0.1",
+            f"--dashboard-host={self.head}",
             f"--dashboard-port={self.dashboard_port}",
             *options,
         )
@@ -55,27 +66,31 @@ class RayNodes:
             time.sleep(0.2)
 
     def start_node(self, name: str, *options: str) -> subprocess.Popen:
-        return self._start(name, f"--address=127.0.0.1:{self.gcs_port}", *options)
+        return self._start(name, self._address(name), f"--address={self.head}:{self.gcs_port}", *options)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
 
-    def _start(self, name: str, *options: str) -> subprocess.Popen:
+    def _address(self, name: str) -> str:
+        return self.network.add(name) if self.network else "127.0.0.1"
+
+    def _start(self, name: str, address: str, *options: str) -> subprocess.Popen:
+        command = [
+            str(BIN / "ray"),
+            "start",
+            "--block",
+            f"--node-ip-address={address}",
+            "--object-store-memory=120000000",
+            "--dashboard-agent-listen-port=0",
+            "--disable-usage-stats",
+            # its own: in a shared one a node that joins unpacks a job's working directory anew, under the
+            # feet of those that run in it on the other
+            f"--temp-dir={self.folder}/{name}",
+            *options,
+        ]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [
-                    str(BIN / "ray"),
-                    "start",
-                    "--block",
-                    "--node-ip-address=127.0.0.1",
-                    "--object-store-memory=120000000",
-                    "--dashboard-agent-listen-port=0",
-                    "--disable-usage-stats",
-                    # its own: in a shared one a node that joins unpacks a job's working directory anew, under the
-                    # feet of those that run in it on the other
-                    f"--temp-dir={self.folder}/{name}",
-                    *options,
-                ],
+                self.network.command(name, command) if self.network else command,
                 env=self.environment(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -87,6 +102,8 @@ class RayNodes:
     def close(self) -> None:
         for process in reversed(self.processes):
             end_node(process)
+        if self.network:
+            self.network.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

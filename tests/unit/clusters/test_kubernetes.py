@@ -4,6 +4,7 @@ schema, and that is in every trouble that an API server can be in."""
 import json
 import shutil
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ from programmable_server import Answer, wait_until
 
 from orchestrator.clusters.kubernetes import KubernetesCluster
 from orchestrator.clusters.kubernetes_api import KubernetesApi
+from orchestrator.clusters.kubernetes_login import connect
 from orchestrator.clusters.patience import Patience
 from orchestrator.clusters.rayjob_manifest import STOP
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
@@ -80,7 +82,7 @@ def test_it_is_checked_by_the_server_before_anything_is_made(server):
         for asked in server.asked
         if asked.method == "POST"
     ]
-    assert creations == [("rayjobs", "All"), ("rayjobs", None), ("configmaps", None)]
+    assert creations == [("rayjobs", "All"), ("configmaps", "All"), ("rayjobs", None), ("configmaps", None)]
     assert {asked.query["fieldValidation"] for asked in server.asked if asked.path.endswith("/rayjobs")} == {
         "Strict"
     }
@@ -118,6 +120,40 @@ def test_a_lost_answer_is_one_run(server, kind, path):
     assert len(server.objects["rayjobs"]) == len(server.objects["configmaps"]) == 1
 
 
+TWENTY_PROCESSES = """
+import os, sys
+from orchestrator.clusters import open_cluster
+from orchestrator.planning.plan import Plan
+from orchestrator.spec.profile import ClusterProfile
+import kubernetes
+profile = ClusterProfile.model_validate_json(sys.argv[1])
+plan = Plan.model_validate_json(sys.argv[2])
+ready, go = os.pipe()
+children = []
+for _ in range(20):
+    if not (child := os.fork()):
+        os.close(go)
+        os.read(ready, 1)  # returns when the parent closes its end: all begin at once
+        cluster = open_cluster(profile)
+        cluster.submit(cluster.render(plan))
+        os._exit(0)
+    children.append(child)
+os.close(go)
+sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+
+
+@pytest.mark.slow
+def test_twenty_processes_at_once_are_one_run(server):
+    arguments = [cluster().profile.model_dump_json(), wanted().model_dump_json()]
+    done = subprocess.run(
+        [sys.executable, "-c", TWENTY_PROCESSES, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert server.count("POST", "/rayjobs$") == 40
+    assert len(server.objects["rayjobs"]) == len(server.objects["configmaps"]) == 1
+
+
 def test_a_submit_that_died_half_way_is_completed_by_the_next(server):
     submit(cluster())
     server.objects["configmaps"].clear()
@@ -143,15 +179,17 @@ def test_another_object_of_the_name_is_not_taken_for_ours(server):
     ],
 )  # fmt: skip
 def test_nothing_is_left_when_a_later_step_fails(server, answer, error, sentence):
-    server.fail("POST", "/configmaps$", answer)
-    with pytest.raises(error, match=sentence):
-        submit(cluster())
-    assert server.objects["rayjobs"] == server.objects["configmaps"] == {}
+    for query in ({"dryRun": "All"}, {"dryRun": None}):
+        server.fail("POST", "/configmaps$", answer, query=query)
+        with pytest.raises(error, match=sentence):
+            submit(cluster())
+        assert server.objects["rayjobs"] == server.objects["configmaps"] == {}
+    assert server.count("DELETE", "/rayjobs/") == 1  # at first it was known before anything was made
 
 
 def test_a_job_that_another_submitted_is_not_removed_when_ours_fails(server):
     submit(cluster())
-    server.fail("POST", "/configmaps$", status_object(403, "Forbidden", "no"))
+    server.fail("POST", "/configmaps$", status_object(403, "Forbidden", "no"), query={"dryRun": None})
     with pytest.raises(InfrastructureError):
         submit(cluster())
     assert len(server.objects["rayjobs"]) == 1
@@ -183,6 +221,28 @@ def test_a_working_directory_travels_in_the_config_map_or_is_refused(server, tmp
         SpecError, match=r"its package and the plan have .*, but a ConfigMap holds 1MB; build the code into"
     ):
         backend.render(job)
+
+
+def test_a_plan_that_no_config_map_holds_is_refused_before_anything_is_sent(server):
+    with pytest.raises(SpecError, match="the plan is larger than a ConfigMap may be"):
+        submit(cluster(), environment={"env": {"A": "x" * 1_000_001}})
+    assert server.asked == []
+
+
+def test_in_a_pod_the_pod_s_own_account_is_used(tmp_path, monkeypatch):
+    from kubernetes.config import incluster_config
+
+    for name, content in (("TOKEN", "of the pod"), ("CERT", "certificate")):
+        (tmp_path / name).write_text(content)
+        monkeypatch.setattr(incluster_config, f"SERVICE_{name}_FILENAME", str(tmp_path / name))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setattr("ssl.SSLContext.load_verify_locations", lambda *_, **__: None)
+    configuration = connect(kubernetes_profile(CLAIM)).configuration
+    assert configuration.host == "https://10.0.0.1:443"
+    [login] = configuration.auth_settings().values()
+    assert (login["key"], login["value"]) == ("authorization", "bearer of the pod")
 
 
 def test_a_name_that_kubernetes_would_refuse_is_made_safe(server):
@@ -325,6 +385,37 @@ def test_why_it_waits_is_told_within_the_call(server):
     assert (
         status.message
         == "pod c1-head has no node: Unschedulable: 0/3 nodes are available: 3 Insufficient cpu"
+    )
+
+
+def test_a_list_says_why_each_run_waits_from_two_calls(server):
+    backend = cluster()
+    for name in ("one-abcdefgh", "two-abcdefgh", "three-abcdefgh"):
+        submit(backend, run_id=name)
+        server.set_status(name, jobDeploymentStatus="Initializing", rayClusterName=f"{name}-x1")
+    for name, reason in (("one-abcdefgh", "ErrImagePull"), ("two-abcdefgh", "ContainerCreating")):
+        labels = {"ray.io/cluster": f"{name}-x1", "trainwright/run": name}
+        state = {"waiting": {"reason": reason, "message": "manifest unknown"}}
+        status = {"containerStatuses": [{"name": "ray-head", "state": state}]}
+        server.put("pods", {"metadata": {"name": f"{name}-head", "labels": labels}, "status": status})
+    server.asked.clear()
+    said = {status.run_id: status.message for status in backend.list()}
+    assert said["one-abcdefgh"].startswith("pod one-abcdefgh-head: ray-head: ErrImagePull: manifest unknown;")
+    assert said["two-abcdefgh"] == said["three-abcdefgh"] == "its Ray cluster is starting"
+    assert len(server.asked) == 2
+
+
+def test_a_worker_that_finds_no_node_is_told_while_the_head_runs_already(server):
+    backend = cluster()
+    submit(backend)
+    running_head(server)
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    labels = {"ray.io/cluster": f"{RUN}-x1", "ray.io/node-type": "worker"}
+    server.put("pods", {"metadata": {"name": "w", "labels": labels}, "status": {"conditions": [condition]}})
+    status = backend.status(RUN)
+    assert (status.state, status.message) == (
+        RunState.STARTING,
+        "pod w has no node: Unschedulable: 0/3 nodes",
     )
 
 

@@ -63,6 +63,24 @@ def waiting(reason, message=""):
             "pod run-head: ray-head used more than its memory and was killed (OOMKilled)",
         ),
         (
+            {
+                "containerStatuses": [
+                    container(
+                        waiting("CrashLoopBackOff", "back-off 10s restarting failed container"),
+                        {
+                            "terminated": {
+                                "reason": "Error",
+                                "exitCode": 1,
+                                "message": "a warning\nthe image has trainwright 0.2.0, but the plan was made by 0.1.0\n",
+                            }
+                        },
+                        name="run-log",
+                    )
+                ]
+            },
+            "pod run-head: run-log: the image has trainwright 0.2.0, but the plan was made by 0.1.0",
+        ),
+        (
             {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
             "pod run-head failed: Evicted: The node was low on resource: memory.",
         ),

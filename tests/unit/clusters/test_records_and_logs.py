@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from cluster_cases import plan
 from programmable_server import wait_until
@@ -15,8 +17,6 @@ RUN = RunStatus(run_id="r", state=RunState.STARTING)
 
 def remote(root):
     """Records through the tool's own main, without a cluster between."""
-    import json
-
     return RemoteRecord(
         str(root),
         lambda command: f"noise\n{ANSWER_MARK}{json.dumps(record_tool.answer(command[3:]))}\nmore noise",
@@ -214,3 +214,17 @@ def test_the_container_shows_what_is_there_until_it_is_told_to_end(tmp_path):
     assert process.communicate(timeout=60)[0] == "two\n"
     assert process.returncode == 0
     wait_until((storage / "launches" / "1" / "driver.log").exists, "the copy")
+
+
+def test_an_image_of_another_version_is_told_at_once_and_nothing_is_run(tmp_path):
+    import subprocess
+    import sys
+
+    newer = {**json.loads(plan(storage=tmp_path).model_dump_json()), "version": "9.1.0", "a_new_field": 1}
+    (tmp_path / "plan.json").write_text(json.dumps(newer))
+    command = [sys.executable, "-m", run_log.__name__, "--plan", tmp_path / "plan.json", "--launch", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "the image has trainwright 0.1.0, but the plan was made by 9.1.0; set image" in done.stderr
+    assert run_log.version_problem(json.dumps({"version": "0.1.7"})) is None

@@ -1,0 +1,80 @@
+"""A network of its own for each node, as machines have: Linux network namespaces on a bridge, where we may make them.
+
+Each node has an address, a host name and a loopback that no other node reaches. ``cut`` takes a node off the network
+without a word to anybody, as a pulled cable does.
+"""
+
+import os
+import secrets
+import subprocess
+from pathlib import Path
+
+_FIRST_HOST = 2
+
+
+class Network:
+    """One bridge in this namespace, on which this process has the address ``.1``; one namespace for each node."""
+
+    def __init__(self, folder: Path) -> None:
+        self._name = f"tw{secrets.token_hex(3)}"
+        self._prefix = f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(250)}"
+        self._hosts = folder / "hosts"
+        self._hosts.write_text("127.0.0.1 localhost\n")
+        self._nodes: dict[str, str] = {}
+        _ip("link", "add", self._name, "type", "bridge")
+        _ip("addr", "add", f"{self._prefix}.1/24", "dev", self._name)
+        _ip("link", "set", self._name, "up")
+
+    def add(self, node: str) -> str:
+        """A namespace for a node; returns its address."""
+        address = f"{self._prefix}.{_FIRST_HOST + len(self._nodes)}"
+        namespace = f"{self._name}-{node}"
+        outside = f"{self._name}v{len(self._nodes)}"
+        self._nodes[node] = outside
+        with self._hosts.open("a") as hosts:
+            hosts.write(f"{address} {node}\n")
+        _ip("netns", "add", namespace)
+        _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _ip("link", "set", outside, "master", self._name, "up")
+        _ip("-n", namespace, "addr", "add", f"{address}/24", "dev", "eth0")
+        _ip("-n", namespace, "link", "set", "eth0", "up")
+        _ip("-n", namespace, "link", "set", "lo", "up")
+        return address
+
+    def command(self, node: str, command: list[str]) -> list[str]:
+        """The command line that runs a command as that node: its network, its host name, everybody's addresses."""
+        script = f'mount --bind {self._hosts} /etc/hosts && hostname {node} && exec "$@"'
+        inside = ["nsenter", f"--net=/run/netns/{self._name}-{node}", "unshare", "--mount", "--uts"]
+        return [*inside, "sh", "-c", script, "sh", *command]
+
+    def cut(self, node: str) -> None:
+        """From now on nothing that the node sends arrives, nor the other way."""
+        _ip("link", "set", self._nodes[node], "down")
+
+    def close(self) -> None:
+        for node, outside in self._nodes.items():
+            _ip("link", "del", outside, check=False)
+            _ip("netns", "del", f"{self._name}-{node}", check=False)
+        _ip("link", "del", self._name, check=False)
+
+
+def can_be_made(folder: Path) -> bool:
+    """Whether this user, on this system, may make such a network."""
+    if os.geteuid() != 0:
+        return False
+    try:
+        network = Network(folder)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    try:
+        network.add("probe")
+        subprocess.run(network.command("probe", ["true"]), check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    finally:
+        network.close()
+    return True
+
+
+def _ip(*arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments], check=check, capture_output=True)
