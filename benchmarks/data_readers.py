@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "fakes"))
 BATCH = 64
 CASES: dict[str, dict[str, int]] = {
     "tokens": {"rows": 48_000, "group": 1000},
-    "images": {"rows": 12_000, "group": 200},
+    "images": {"rows": 26_000, "group": 200},
     "table": {"rows": 400_000, "group": 10_000},
 }
 TOKENS, COLUMNS, SIDE, CROP = 1024, 128, 128, 4

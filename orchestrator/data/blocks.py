@@ -1,12 +1,12 @@
 """Blocks: consecutive steps of one rank, as arrays of shape (steps, samples of the rank, ...).
 
-``TrainingBlocks.read`` and ``EvaluationBlocks.read`` are all that reading is; the transports (``stream.py``,
-``ray_reader.py``) only decide which process calls them, and when.
+``TrainingBlocks.find`` and ``EvaluationBlocks.find``, and what they return, are all that reading is; the transports
+(``stream.py``, ``ray_reader.py``) only decide which process and thread calls them, and when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,8 +17,9 @@ from orchestrator.data.rows import RowReader, refuse_text
 from orchestrator.data.transforms import Batch, apply_all
 from orchestrator.planning.plan import Plan
 
-BLOCK_BYTES = 2**24
-"""A block holds about as much, and at least one step."""
+BLOCK_BYTES = 2**23
+"""A block holds about as much, and at least one step. Of twice the size, a block of images took a fifth more CPU: memory
+so large is asked of the system anew for each."""
 TASK_BYTES = 2**27
 """A read task makes about as much, where windows are smaller."""
 
@@ -97,13 +98,21 @@ class TrainingBlocks:
         Args:
             last_step: where this reader's work ends, so that it reads nothing ahead for what lies behind.
         """
+        return self.find(first_step, stop_step, last_step)()
+
+    def find(self, first_step: int, stop_step: int, last_step: int | None = None) -> Callable[[], Batch]:
+        """Read what the steps need. What is returned does the rest, decoding and transforming, on any thread."""
         steps = stop_step - first_step
         last = self.stop if last_step is None else last_step
-        parts = [source.read(first_step, stop_step, last) for source in self._sources]
-        rows = parts[0] if len(parts) == 1 else _side_by_side(parts, steps)
-        rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=True)
-        refuse_text(rows)
-        return {name: values.reshape(steps, self.samples, *values.shape[1:]) for name, values in rows.items()}
+        parts = [source.find(first_step, stop_step, last) for source in self._sources]
+
+        def decode() -> Batch:
+            found = [part() for part in parts]
+            rows = found[0] if len(found) == 1 else _side_by_side(found, steps)
+            rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=True)
+            return _by_step(rows, steps)
+
+        return decode
 
 
 class _SourceSlots:
@@ -116,8 +125,8 @@ class _SourceSlots:
         self.reader = RowReader(source)
         self._epochs: dict[int, EpochOrder] = {}
 
-    def read(self, first_step: int, stop_step: int, last_step: int) -> Batch:
-        """Rows of shape (steps * slots, ...)."""
+    def find(self, first_step: int, stop_step: int, last_step: int) -> Callable[[], Batch]:
+        """Read what is needed; what is returned makes rows of shape (steps * slots, ...) of it."""
         per_epoch = self.shape.steps
         group, nth, real, epochs = [], [], [], []
         step = first_step
@@ -130,13 +139,18 @@ class _SourceSlots:
             real.append(places.real.ravel())
             epochs.append(np.full(places.real.size, epoch, dtype=np.int64))
             step += count
-        rows = self.reader.read(np.concatenate(group), np.concatenate(nth))
+        found = self.reader.find(np.concatenate(group), np.concatenate(nth))
         self._read_ahead(stop_step, last_step)
-        rows["sample_seed"] = sample_seeds(self._seed, np.concatenate(epochs), rows["sample_id"])
-        real_rows = np.concatenate(real)
-        rows["sample_id"] = np.where(real_rows, rows["sample_id"], -1)
-        rows["weight"] *= real_rows
-        return rows
+
+        def decode() -> Batch:
+            rows = found.decoded()
+            rows["sample_seed"] = sample_seeds(self._seed, np.concatenate(epochs), rows["sample_id"])
+            real_rows = np.concatenate(real)
+            rows["sample_id"] = np.where(real_rows, rows["sample_id"], -1)
+            rows["weight"] *= real_rows
+            return rows
+
+        return decode
 
     def _read_ahead(self, step: int, last_step: int) -> None:
         """Keep what the step's windows need, and of the next windows as large a part as these are used up.
@@ -195,19 +209,27 @@ class EvaluationBlocks:
         counts = self._reader.selection.counts
         self._space = RowSpace(np.flatnonzero(counts), counts)
 
-    def read(self, first_step: int, stop_step: int) -> Batch:
-        """Batches [first_step, stop_step), transformed without augmentation, with ``weight``."""
+    def find(self, first_step: int, stop_step: int) -> Callable[[], Batch]:
+        """Batches [first_step, stop_step), transformed without augmentation, with ``weight``: as for training."""
         place = self._first + np.arange(first_step * self.samples, stop_step * self.samples, dtype=np.int64)
         real = place < self._end
         group, nth = self._space.find(np.where(real, place, min(self._first, self._total - 1)))
-        rows = self._reader.read(group, nth)
+        found = self._reader.find(group, nth)
         self._reader.keep({int(group[-1])})
-        rows["sample_seed"] = sample_seeds(
-            self._plan.job.training.seed, np.full(len(group), -1), rows["sample_id"]
-        )
-        rows["sample_id"] = np.where(real, rows["sample_id"], -1)
-        rows["weight"] *= real
-        rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=False)
-        refuse_text(rows)
-        steps = stop_step - first_step
-        return {name: values.reshape(steps, self.samples, *values.shape[1:]) for name, values in rows.items()}
+
+        def decode() -> Batch:
+            rows = found.decoded()
+            rows["sample_seed"] = sample_seeds(
+                self._plan.job.training.seed, np.full(len(group), -1), rows["sample_id"]
+            )
+            rows["sample_id"] = np.where(real, rows["sample_id"], -1)
+            rows["weight"] *= real
+            rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=False)
+            return _by_step(rows, stop_step - first_step)
+
+        return decode
+
+
+def _by_step(rows: Batch, steps: int) -> Batch:
+    refuse_text(rows)
+    return {name: values.reshape(steps, -1, *values.shape[1:]) for name, values in rows.items()}

@@ -59,21 +59,21 @@ class RowReader:
             group: int64 (N,).
             nth: int64 (N,): which of the group's selected rows.
         """
-        index, count = self._source.index, len(group)
+        return self.find(group, nth).decoded()
+
+    def find(self, group: np.ndarray, nth: np.ndarray) -> FoundRows:
+        """The same rows as they lie in their groups, which are read where they are not held."""
+        index = self._source.index
         by_group = np.argsort(group, kind="stable")
         groups, firsts = np.unique(group[by_group], return_index=True)
-        pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
-        sample_id = np.empty(count, dtype=np.int64)
+        pieces: list[_Piece] = []
+        sample_id = np.empty(len(group), dtype=np.int64)
         for number, slots in zip(groups.tolist(), np.split(by_group, firsts[1:]), strict=True):
-            selected = self._group(number).selected
-            rows = nth[slots] if selected is None else selected[nth[slots]]
+            held = self._group(number)
+            rows = nth[slots] if held.selected is None else held.selected[nth[slots]]
             sample_id[slots] = self._source.first_id + index.group_starts[number] + rows
-            pieces.append((number, slots, rows))
-        weight = np.ones(count, dtype=np.float32)
-        batch = {layout.name: self._tensor(layout, pieces, weight) for layout in self._source.layouts}
-        batch["sample_id"] = sample_id
-        batch["weight"] = weight
-        return batch
+            pieces.append(_Piece(held, slots, rows, self._where(number, rows)))
+        return FoundRows(self._source.layouts, sample_id, pieces)
 
     def _group(self, number: int) -> _Group:
         held = self._held.get(number)
@@ -105,25 +105,50 @@ class RowReader:
     def _where(self, group: int, rows: np.ndarray | None = None) -> Callable[[int], str]:
         return lambda row: self._source.index.where(group, row if rows is None else int(rows[row]))
 
-    def _tensor(
-        self, layout: TensorLayout, pieces: Sequence[tuple[int, np.ndarray, np.ndarray]], weight: np.ndarray
-    ) -> np.ndarray:
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of one group."""
+
+    group: _Group
+    slots: np.ndarray
+    """Where they go."""
+    rows: np.ndarray
+    where: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class FoundRows:
+    """Rows that lie in memory as their groups hold them. Needs no reader: another thread may decode them."""
+
+    layouts: Sequence[TensorLayout]
+    sample_id: np.ndarray
+    pieces: Sequence[_Piece]
+
+    def decoded(self) -> Batch:
+        """Their tensors; see ``RowReader.read``."""
+        weight = np.ones(len(self.sample_id), dtype=np.float32)
+        batch = {layout.name: self._tensor(layout, weight) for layout in self.layouts}
+        batch["sample_id"] = self.sample_id
+        batch["weight"] = weight
+        return batch
+
+    def _tensor(self, layout: TensorLayout, weight: np.ndarray) -> np.ndarray:
         """One tensor of all rows; sets the weight of those that can't be read to zero."""
         out = np.empty((len(weight), *layout.shape), dtype=layout.carried)
-        for number, slots, rows in pieces:
-            group = self._group(number)
-            chosen = take(group.values[layout.name], rows)
-            if group.bad is not None:
-                weight[slots[group.bad[rows]]] = 0
+        for piece in self.pieces:
+            slots, bad = piece.slots, piece.group.bad
+            chosen = take(piece.group.values[layout.name], piece.rows)
+            if bad is not None:
+                weight[slots[bad[piece.rows]]] = 0
             if layout.kind != "image":
                 out[slots] = chosen
                 continue
-            where = self._where(number, rows)
             for row, (slot, encoded) in enumerate(zip(slots.tolist(), chosen.to_pylist(), strict=True)):
                 try:
-                    out[slot] = decode_image(encoded, layout, where, row)
+                    out[slot] = decode_image(encoded, layout, piece.where, row)
                 except DataError as error:
-                    if group.bad is None:
+                    if bad is None:
                         raise
                     out[slot], weight[slot] = 0, 0
                     _LOGGER.warning("%s; it is skipped", error)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from orchestrator.data.blocks import EvaluationBlocks, TrainingBlocks, block_bounds
 from orchestrator.data.prepared import Prepared, PreparedSource
-from orchestrator.data.tensors import finished
+from orchestrator.data.tensors import TensorLayout, finished
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
@@ -45,15 +47,40 @@ class Blocks(Protocol):
     samples: int
     most_steps: int
 
-    def read(self, first_step: int, stop_step: int) -> Batch:
-        """A block."""
+    def find(self, first_step: int, stop_step: int) -> Callable[[], Batch]:
+        """Read what a block needs. What is returned makes the block of it, on any thread."""
         ...
 
 
-def read_here(blocks: Blocks, first_step: int) -> Generator[Batch, None, None]:
-    """The transport that is none: read in this thread, when asked."""
-    for first, stop in block_bounds(first_step, blocks.stop, blocks.most_steps):
-        yield blocks.read(first, stop)
+def read_here(
+    blocks: Blocks, first_step: int, layouts: Sequence[TensorLayout], *, threads: int
+) -> Generator[Batch, None, None]:
+    """The transport that is none: read in this process, in order, as the loop gets it.
+
+    Args:
+        threads: so many blocks are decoded at once, while this thread reads for the next; 0: this thread does it all.
+    """
+
+    def made(decode: Callable[[], Batch]) -> Batch:
+        return finished(decode(), layouts)
+
+    bounds = block_bounds(first_step, blocks.stop, blocks.most_steps)
+    if threads == 0:
+        for first, stop in bounds:
+            yield made(blocks.find(first, stop))
+        return
+    pool, pending = ThreadPoolExecutor(threads, thread_name_prefix="data-decode"), deque[Future[Batch]]()
+    most = 0  # the first block is not to wait for what the second needs
+    try:
+        for first, stop in bounds:
+            pending.append(pool.submit(made, blocks.find(first, stop)))
+            while len(pending) > most or (pending and pending[0].done()):
+                yield pending.popleft().result()
+                most = threads
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class TrainStream:
@@ -70,7 +97,7 @@ class TrainStream:
     ) -> None:
         self._prepared, self._plan, self._step = prepared, plan, start_step
         ahead = blocks_ahead(plan, steps_per_block)
-        self._blocks = ahead_of(finish(source, prepared), ahead)
+        self._blocks = ahead_of(source, ahead)
         self._block: Batch = {}
         self._next = self._length = 0
         self._bad = BadSamples(prepared.train, plan.job.data.skip_bad_samples)
@@ -113,9 +140,10 @@ class TrainStream:
         self._blocks.close()
 
 
-def finish(source: Generator[Batch, None, None], prepared: Prepared) -> Generator[Batch, None, None]:
+def finish(
+    source: Generator[Batch, None, None], layouts: Sequence[TensorLayout]
+) -> Generator[Batch, None, None]:
     """Blocks in the types that the loop gets; in this process, so that less is carried to it."""
-    layouts = prepared.train[0].layouts
     try:
         for block in source:
             yield finished(block, layouts)
@@ -127,6 +155,11 @@ def blocks_ahead(plan: Plan, steps_per_block: int) -> int:
     """Blocks that hold the batches to be made ready, and one while the next is being made."""
     batches = plan.job.data.prefetch_batches
     return -(-batches // steps_per_block) + 1 if batches else 0
+
+
+def decoding_threads(plan: Plan) -> int:
+    """Threads of a worker that decode and transform; none where nothing is to be made ready ahead."""
+    return plan.job.data.reader_tasks if plan.job.data.prefetch_batches else 0
 
 
 def ahead_of(source: Generator[Batch, None, None], count: int) -> Prefetched | Generator[Batch, None, None]:
@@ -230,6 +263,7 @@ class EvalStream:
         blocks = self._make()
         self._batches = blocks.stop
         self._ahead = blocks_ahead(plan, blocks.most_steps)
+        self._threads = decoding_threads(plan)
         self._keeps = blocks.stop * blocks.samples * prepared.sample_bytes <= KEPT_EVALUATION_BYTES
         self._kept: list[Batch] | None = None
 
@@ -242,7 +276,8 @@ class EvalStream:
             yield from self._kept
             return
         kept: list[Batch] = []
-        source = ahead_of(finish(read_here(self._make(), 0), self._prepared), self._ahead)
+        layouts = self._prepared.train[0].layouts
+        source = ahead_of(read_here(self._make(), 0, layouts, threads=self._threads), self._ahead)
         try:
             for block in source:
                 for index in range(len(block["weight"])):
@@ -267,14 +302,16 @@ def open_train(prepared: Prepared, plan: Plan, *, rank: int, world_size: int, st
     if prepared.train_samples == 0 or prepared.steps_per_epoch == 0:
         raise DataError("data.train: there is no full batch of training samples")
     blocks = TrainingBlocks(prepared, plan, rank=rank, world_size=world_size)
+    layouts = prepared.train[0].layouts
     if plan.job.data.reader == "ray":
         from orchestrator.data.ray_reader import read_with_ray
 
-        source = read_with_ray(
+        carried = read_with_ray(
             prepared, plan, blocks, rank=rank, world_size=world_size, first_step=start_step
         )
+        source = finish(carried, layouts)
     else:
-        source = read_here(blocks, start_step)
+        source = read_here(blocks, start_step, layouts, threads=decoding_threads(plan))
     return TrainStream(prepared, plan, source, start_step=start_step, steps_per_block=blocks.most_steps)
 
 
