@@ -1,39 +1,149 @@
-"""Cost of control as one run grows, on one machine: the time from submission to the first step, and what the driver and
-the workers hold in memory, for 2 to 48 tiny workers; and what a node costs Ray, for 1 to 16 nodes in one process.
+"""Cost of control as a run grows, on one machine, each point in a process of its own:
 
-    python benchmarks/control_scale.py --workers 2,4,8,16,48
-    python benchmarks/control_scale.py --nodes 1,2,4,8,16
+    python benchmarks/control_scale.py --workers 2,4,8,16,32,48     tiny workers that only start, wait and end
+    python benchmarks/control_scale.py --nodes 1,2,4,8,16           Ray nodes on this machine
+    python benchmarks/control_scale.py --training 2,4,8             whole runs: a perceptron of 10 thousand parameters
 
-The workers train a perceptron of 10 thousand parameters, so that nothing but control is left to measure. On a machine with
-fewer cores than workers the time is that of starting so many Python processes, one after the other.
+Tiny workers are started as a run's are (Ray Train's controller, a placement group, one process each) but import no
+PyTorch, so that nothing but control is left: seconds until all of them have begun, and what the controller, Ray's
+control store (GCS) and the raylet use meanwhile and while the workers wait. On a machine with fewer cores than workers
+the time is that of starting so many Python processes, one after the other; the CPU seconds of the controller and of the
+GCS are what one machine has to bear however many nodes share the rest.
 """
 
 import argparse
 import json
 import math
 import os
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+import psutil
 
-def workers(counts):
+_WATCHED_SECONDS = 10.0
+_CENTRAL = {"controller": "ray::TrainController", "gcs": "gcs_server", "raylet": "raylet/raylet"}
+_WORKER = "ray::RayTrainWorker"
+
+
+def tiny_workers(count):
+    """One point: ``count`` workers that do nothing."""
+    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+    import ray
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    with tempfile.TemporaryDirectory(prefix="tw", dir="/tmp") as folder:
+        _start_ray(ray, folder, count + 1)
+
+        def wait_for_the_word(config):
+            rank = ray.train.get_context().get_world_rank()
+            Path(config["folder"], f"begun-{rank}").touch()
+            while not Path(config["folder"], "go").exists():
+                time.sleep(0.5)
+
+        row = {"workers": count}
+        began = time.perf_counter()
+
+        def watch():
+            while len(list(Path(folder).glob("begun-*"))) < count:
+                time.sleep(0.05)
+            row["start_s"] = round(time.perf_counter() - began, 1)
+            started = _cpu_seconds()
+            time.sleep(_WATCHED_SECONDS)
+            waited = _cpu_seconds()
+            row["start_cpu_s"] = {name: round(started[name], 2) for name in _CENTRAL}
+            row["waiting_cpu_ms_per_s"] = {
+                name: round((waited[name] - started[name]) / _WATCHED_SECONDS * 1e3, 1) for name in _CENTRAL
+            }
+            row["mb"] = {name: round(_memory_mb(part)) for name, part in _CENTRAL.items()}
+            row["mb_a_worker"] = round(_memory_mb(_WORKER) / count)
+            row["ended_at"] = time.perf_counter()
+            Path(folder, "go").touch()
+
+        class Trainer(DataParallelTrainer):
+            """As the driver's on a private Ray instance: without the cleaner that asks a dashboard."""
+
+            def _create_default_callbacks(self):
+                made = super()._create_default_callbacks()
+                return [each for each in made if type(each).__name__ != "PlacementGroupCleanerCallback"]
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        Trainer(
+            wait_for_the_word,
+            train_loop_config={"folder": folder},
+            scaling_config=ScalingConfig(num_workers=count, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(
+                name="tiny", storage_path=folder, logging_config=LoggingConfig(log_level="WARNING")
+            ),
+        ).fit()
+        watcher.join()
+        row["end_s"] = round(time.perf_counter() - row.pop("ended_at"), 1)
+        ray.shutdown()
+    return row
+
+
+def nodes(count):
+    """One point: ``count`` nodes of one cluster."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    store = {"object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
+    try:
+        ray.init(address=cluster.address, logging_level="ERROR")
+        before = psutil.virtual_memory().available
+        began = time.perf_counter()
+        for _ in range(count - 1):
+            cluster.add_node(num_cpus=1, wait=False, **store)
+        cluster.wait_for_nodes(timeout=240)
+        added = time.perf_counter() - began
+        used = (before - psutil.virtual_memory().available) / 1e6
+        asked = min(_timed(ray.nodes) for _ in range(5))
+        group_began = time.perf_counter()
+        group = ray.util.placement_group([{"CPU": 1}] * count, strategy="SPREAD")
+        ray.get(group.ready(), timeout=240)
+        placed = time.perf_counter() - group_began
+        quiet = _cpu_seconds()["gcs"]
+        time.sleep(_WATCHED_SECONDS)
+        row = {
+            "nodes": count,
+            "add_s": round(added, 1),
+            "list_ms": round(asked * 1e3, 2),
+            "place_a_worker_on_each_ms": round(placed * 1e3),
+            "gcs_waiting_cpu_ms_per_s": round((_cpu_seconds()["gcs"] - quiet) / _WATCHED_SECONDS * 1e3, 1),
+            "gcs_mb": round(_memory_mb(_CENTRAL["gcs"])),
+        }
+        if count > 1:
+            row["mb_a_node"] = round(used / (count - 1))
+        return row
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def training(count):
+    """One point: a whole run on ``count`` workers."""
     from orchestrator import events, sdk
     from orchestrator.spec.job import JobSpec
 
-    rows = []
-    for count in counts:
-        job = JobSpec.model_validate(
-            {
-                "name": "scale",
-                "model": {"family": "mlp", "size": "debug"},
-                "data": {"train": {"kind": "builtin", "name": "digits"}, "reader": "worker"},
-                "training": {"max_steps": 5, "global_batch_size": 48 * 4, "log_every": 1},
-                "scaling": {"workers": count, "cpus_per_worker": 0.04},
-                "recovery": {"worker_start_timeout": "30m", "hang_timeout": "30m"},
-                "tracking": {"kind": "none"},
-            }
-        )
+    job = JobSpec.model_validate(
+        {
+            "name": "scale",
+            "model": {"family": "mlp", "size": "debug"},
+            "data": {"train": {"kind": "builtin", "name": "digits"}, "reader": "worker"},
+            "training": {"max_steps": 5, "global_batch_size": 48 * 4, "log_every": 1},
+            "scaling": {"workers": count, "cpus_per_worker": 0.04},
+            "recovery": {"worker_start_timeout": "30m", "hang_timeout": "30m"},
+            "tracking": {"kind": "none"},
+        }
+    )
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["TRAINWRIGHT_HOME"] = home
         began = time.time()
         run = sdk.submit(job, "local")
         times, pids, memory = {}, [], 0.0
@@ -43,53 +153,57 @@ def workers(counts):
             if event["event"] == "worker":
                 pids.append(event["pid"])
             if event["event"] == "metrics":
-                memory = max(memory, sum(map(_resident_megabytes, pids)))
+                memory = max(memory, sum(_process_mb(psutil.Process(pid)) for pid in pids))
         assert run.status().state == "succeeded", run.status().message
-        rows.append(
-            {
-                "workers": count,
-                "first_step_seconds": round(times["metrics"], 1),
-                "end_seconds": round(times["end"], 1),
-                "megabytes_a_worker": round(memory / count),
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    _law(rows, "workers", "first_step_seconds")
+    return {
+        "training_workers": count,
+        "first_step_s": round(times["metrics"], 1),
+        "end_s": round(times["end"], 1),
+        "mb_a_worker": round(memory / count),
+    }
 
 
-def nodes(counts):
-    import ray
-    from ray.cluster_utils import Cluster
+def _start_ray(ray, folder, cpus):
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=100_000_000,
+        logging_level="ERROR",
+        log_to_driver=False,
+        _temp_dir=f"{folder}/ray",
+        _node_ip_address="127.0.0.1",
+    )
 
-    rows = []
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
+
+def _ours(part):
+    """Our own processes whose command line has a part."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if part in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _cpu_seconds():
+    return {
+        name: sum(sum(process.cpu_times()[:2]) for process in _ours(part)) for name, part in _CENTRAL.items()
+    }
+
+
+def _memory_mb(part):
+    return sum(_process_mb(process) for process in _ours(part))
+
+
+def _process_mb(process):
+    """A shared page counts once in all: each process has its share of it."""
     try:
-        ray.init(address=cluster.address, logging_level="ERROR")
-        for count in counts:
-            began = time.perf_counter()
-            while len(cluster.list_all_nodes()) < count:
-                cluster.add_node(num_cpus=1, object_store_memory=80_000_000, wait=False)
-            cluster.wait_for_nodes(timeout=600)
-            added = time.perf_counter() - began
-            asked = min(_timed(ray.nodes) for _ in range(5))
-            group_began = time.perf_counter()
-            group = ray.util.placement_group([{"CPU": 1}] * count, strategy="SPREAD")
-            ray.get(group.ready(), timeout=120)
-            placed = time.perf_counter() - group_began
-            ray.util.remove_placement_group(group)
-            rows.append(
-                {
-                    "nodes": count,
-                    "seconds_to_add": round(added, 1),
-                    "list_ms": round(asked * 1e3, 2),
-                    "place_a_worker_on_each_ms": round(placed * 1e3),
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    _law(rows, "nodes", "place_a_worker_on_each_ms")
+        return process.memory_full_info().pss / 1e6
+    except psutil.Error:
+        return 0.0
 
 
 def _timed(call):
@@ -98,33 +212,52 @@ def _timed(call):
     return time.perf_counter() - began
 
 
-def _resident_megabytes(pid):
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def law(points):
+    """``a + b n`` by least squares, and the power of the growth between the two largest points."""
+    n, mean = len(points), sum(y for _, y in points) / len(points)
+    mid = sum(x for x, _ in points) / n
+    slope = sum((x - mid) * (y - mean) for x, y in points) / sum((x - mid) ** 2 for x, _ in points)
+    (x0, y0), (x1, y1) = points[-2:]
+    power = math.log(y1 / y0) / math.log(x1 / x0) if min(y0, y1) > 0 else math.nan
+    return f"{mean - slope * mid:.3g} + {slope:.3g} n, power {power:.2f} between the two largest"
 
 
-def _law(rows, unit, value):
-    if len(rows) > 1:
-        first, last = rows[0], rows[-1]
-        power = math.log(last[value] / first[value]) / math.log(last[unit] / first[unit])
-        print(f"{value} grows with {unit} to the power {power:.2f}")
+def _flat(row):
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{inner}", number) for inner, number in value.items())
+        else:
+            yield name, value
+
+
+MODES = {"workers": tiny_workers, "nodes": nodes, "training": training}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", default="")
-    parser.add_argument("--nodes", default="")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for mode in MODES:
+        parser.add_argument(f"--{mode}", default="", metavar="N,N,...")
+    parser.add_argument("--point", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["TRAINWRIGHT_HOME"] = home
-        if options.workers:
-            workers([int(part) for part in options.workers.split(",")])
-        if options.nodes:
-            nodes([int(part) for part in options.nodes.split(",")])
+    if options.point:
+        mode, count = options.point
+        print(json.dumps(MODES[mode](int(count))), flush=True)
+        return
+    for mode in MODES:
+        rows = []
+        for count in filter(None, getattr(options, mode).split(",")):
+            command = [sys.executable, __file__, "--point", mode, count]
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            rows.append(json.loads(output.strip().splitlines()[-1]))
+            print(json.dumps(rows[-1]), flush=True)
+        if len(rows) > 1:
+            unit, *names = [name for name, _ in _flat(rows[-1])]
+            for name in names:
+                points = [(flat[unit], flat[name]) for row in rows if name in (flat := dict(_flat(row)))]
+                print(f"{name} = {law(points)}")
 
 
 if __name__ == "__main__":
