@@ -3,6 +3,7 @@ network of its own where this system lets us make one, else all on the loopback.
 """
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -16,6 +17,8 @@ import urllib.request
 from pathlib import Path
 
 import namespaces
+
+from orchestrator.clusters.ray_client import RayClient
 
 BIN = Path(sys.executable).parent
 
@@ -116,6 +119,28 @@ def end_node(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def alive(client):
+    status, text = client._request("GET", "/api/v0/nodes")
+    found = json.loads(text)["data"]["result"]["result"] if status == 200 else []
+    return [node for node in found if node["state"] == "ALIVE"]
+
+
+def wait(condition, what, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come about in {seconds}s"
+        time.sleep(0.2)
+
+
+def workers_of(profile, run_id):
+    """Ray Train's workers of a run, from Ray's own state API."""
+    client = RayClient(profile)
+    job = client.info(run_id)["job_id"]
+    _, text = client._request("GET", "/api/v0/actors?limit=1000&detail=true")
+    actors = json.loads(text)["data"]["result"]["result"]
+    return [actor for actor in actors if actor["job_id"] == job and "RayTrainWorker" in actor["class_name"]]
 
 
 def _free_ports(count: int) -> list[int]:

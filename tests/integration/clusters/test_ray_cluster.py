@@ -1,12 +1,11 @@
 """The Ray backend on real nodes: a head and a second node, token authentication on, jobs through the Jobs API."""
 
 import concurrent.futures
-import json
 import time
 from pathlib import Path
 
 import pytest
-from ray_nodes import RayNodes, end_node
+from ray_nodes import RayNodes, alive, end_node, wait, workers_of
 
 from orchestrator import events, sdk
 from orchestrator.clusters import open_cluster
@@ -52,21 +51,8 @@ def profile(nodes):
         }
     )
     client = RayClient(made)
-    _wait(lambda: len(_alive(client)) == 2, "two nodes", 120)
+    wait(lambda: len(alive(client)) == 2, "two nodes", 120)
     return made
-
-
-def _alive(client):
-    status, text = client._request("GET", "/api/v0/nodes")
-    found = json.loads(text)["data"]["result"]["result"] if status == 200 else []
-    return [node for node in found if node["state"] == "ALIVE"]
-
-
-def _wait(condition, what, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about in {seconds}s"
-        time.sleep(0.2)
 
 
 def digits(steps, **sections):
@@ -133,7 +119,7 @@ def test_twenty_submissions_at_once_are_one_job(profile):
     assert sum(started) <= 1  # 0 where the answer to the first was lost
     assert [job["submission_id"] for job in client.list()].count("together") == 1
     client.stop("together")
-    _wait(lambda: client.has_ended("together"), "the stop", 60)
+    wait(lambda: client.has_ended("together"), "the stop", 60)
 
 
 def test_a_cnn_trains_across_both_nodes(profile):
@@ -145,7 +131,7 @@ def test_a_cnn_trains_across_both_nodes(profile):
     assert [event["step"] for event in seen if event and event["event"] == "metrics"][-1] == 60
     assert (status.run_id, status.state) in [(listed.run_id, listed.state) for listed in cluster.list()]
     assert {rank: bool(list(cluster.logs(plan.run_id, rank=rank))) for rank in (0, 1)} == {0: True, 1: True}
-    workers = _workers(profile, plan.run_id)
+    workers = workers_of(profile, plan.run_id)
     assert len({worker["node_id"] for worker in workers}) == 2
 
 
@@ -168,16 +154,7 @@ def test_a_gpt_trains_across_both_nodes(profile):
     list(cluster.logs(plan.run_id, follow=True))
     status = cluster.status(plan.run_id)
     assert status.state is RunState.SUCCEEDED, last_words(cluster, plan.run_id)
-    assert len({worker["node_id"] for worker in _workers(profile, plan.run_id)}) == 2
-
-
-def _workers(profile, run_id):
-    """Ray Train's workers of a run, from Ray's own state API."""
-    client = RayClient(profile)
-    job = client.info(run_id)["job_id"]
-    _, text = client._request("GET", "/api/v0/actors?limit=1000&detail=true")
-    actors = json.loads(text)["data"]["result"]["result"]
-    return [actor for actor in actors if actor["job_id"] == job and "RayTrainWorker" in actor["class_name"]]
+    assert len({worker["node_id"] for worker in workers_of(profile, plan.run_id)}) == 2
 
 
 def test_workers_go_to_the_node_with_the_label(profile):
@@ -188,8 +165,8 @@ def test_workers_go_to_the_node_with_the_label(profile):
     cluster, plan = submit(labelled, job)
     list(cluster.logs(plan.run_id, follow=True))
     assert cluster.status(plan.run_id).state is RunState.SUCCEEDED, last_words(cluster, plan.run_id)
-    [place] = {worker["node_id"] for worker in _workers(profile, plan.run_id)}
-    labels = {node["node_id"]: node.get("labels") or {} for node in _alive(RayClient(profile))}
+    [place] = {worker["node_id"] for worker in workers_of(profile, plan.run_id)}
+    labels = {node["node_id"]: node.get("labels") or {} for node in alive(RayClient(profile))}
     assert labels[place].get("zone") == "b"
 
 
@@ -200,7 +177,7 @@ def test_a_run_is_stopped_gracefully_and_goes_on_from_where_it_was(profile):
         if event and event["event"] == "metrics" and event["step"] >= 20:
             break
     assert cluster.stop(plan.run_id).state is RunState.STOPPING
-    _wait(lambda: cluster.status(plan.run_id).state.is_final, "the end", 120)
+    wait(lambda: cluster.status(plan.run_id).state.is_final, "the end", 120)
     stopped = cluster.status(plan.run_id)
     assert stopped.state is RunState.STOPPED, last_words(cluster, plan.run_id)
     assert 20 <= stopped.step < 1500
@@ -221,7 +198,7 @@ def test_a_stop_now_ends_it_at_once(profile):
         if event and event["event"] == "metrics":
             break
     cluster.stop(plan.run_id, now=True)
-    _wait(lambda: cluster.status(plan.run_id).state.is_final, "the end", 90)
+    wait(lambda: cluster.status(plan.run_id).state.is_final, "the end", 90)
     assert cluster.status(plan.run_id).state is RunState.STOPPED
 
 
@@ -239,7 +216,7 @@ def test_records_that_only_the_cluster_reaches(profile, nodes):
     cluster._record = lambda plan: _remote(cluster, plan)
     assert list(cluster.logs(plan.run_id, rank=0))
     cluster.stop(plan.run_id)
-    _wait(lambda: cluster.status(plan.run_id).state.is_final, "the end", 120)
+    wait(lambda: cluster.status(plan.run_id).state.is_final, "the end", 120)
     assert cluster.status(plan.run_id).state is RunState.STOPPED
     assert any(there.iterdir())
 
@@ -253,7 +230,7 @@ def _remote(cluster, plan):
 def test_a_node_that_leaves_does_not_end_the_run(profile, nodes):
     leaving = nodes.start_node("leaving", "--num-cpus=2", "--labels=zone=c")
     client = RayClient(profile)
-    _wait(lambda: len(_alive(client)) == 3, "three nodes", 120)
+    wait(lambda: len(alive(client)) == 3, "three nodes", 120)
     three = profile.model_copy(
         update={"node_groups": (profile.node_groups[0].model_copy(update={"max": 3}),)}
     )
