@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "fakes"))
 
 from cluster_cases import kubernetes_profile, plan, ray_profile
+from control_scale import law
 from fake_kubernetes import FakeKubernetes
 from fake_ray_jobs import FakeRayJobs
 
@@ -79,14 +80,6 @@ def _timed(call):
     return time.perf_counter() - began
 
 
-def growth(rows):
-    """Exponent of the growth law between the two largest counts: 1 is linear."""
-    from math import log
-
-    first, last = rows[-2], rows[-1]
-    return log(last["list_ms"] / first["list_ms"]) / log(last["runs"] / first["runs"])
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", default="1,10,50,200")
@@ -106,8 +99,8 @@ def main():
         )
     for name in ("ray", "kubernetes"):
         rows = [row for row in results if row["backend"] == name and "runs" in row]
-        if len(rows) > 1:
-            print(f"{name}: list grows with runs to the power {growth(rows):.2f}")
+        for figure in ("list_ms", "peak_kb") if len(rows) > 1 else ():
+            print(f"{name}: {figure} = {law([(row['runs'], row[figure]) for row in rows])}")
 
 
 if __name__ == "__main__":
