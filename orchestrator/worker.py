@@ -169,8 +169,13 @@ class _Worker:
                 total_steps=plan.total_steps,
             )
             self._gauges = Gauges(plan, attempt=self._attempt, start_seconds=time.time() - self._started_at)
-        stream = data.open_train(
-            self._prepared, plan, rank=self._rank, world_size=self._world_size, start_step=start_step
+        self._stream = stream = data.open_train(
+            self._prepared,
+            plan,
+            rank=self._rank,
+            world_size=self._world_size,
+            start_step=start_step,
+            skipped=newest.meta.get("skipped", ()) if newest else (),
         )
         with contextlib.closing(stream):
             outcome = loop.train(
@@ -229,6 +234,7 @@ class _Worker:
             "identity": self._prepared.identity,
             "seed": plan.job.training.seed,
             "position": step * plan.job.training.global_batch_size,
+            "skipped": self._skipped(),
             "plan_digest": plan.digest,
             "scalars": self._engine.scalars(),
             "metrics": metrics,
@@ -250,6 +256,15 @@ class _Worker:
         stall = self._checkpoints.wait_until_copied()
         if self._gauges is not None:
             self._gauges.stalled(stall)
+
+    def _skipped(self) -> list[int]:
+        """Bad samples that the job left out, on any rank in any attempt. Raises DataError where they are too many."""
+        stream = self._stream
+        if self._control is not None and self._plan.job.data.skip_bad_samples:
+            of_ranks: list[list[int]] = [[]] * self._world_size
+            dist.all_gather_object(of_ranks, stream.skipped, group=self._control)
+            stream.count_skipped(sorted({sample for of_rank in of_ranks for sample in of_rank}))
+        return stream.skipped
 
     def _prune(self) -> None:
         keep = self._plan.job.checkpoint.keep

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -94,13 +94,14 @@ class TrainStream:
         *,
         start_step: int,
         steps_per_block: int,
+        skipped: Collection[int] = (),
     ) -> None:
         self._prepared, self._plan, self._step = prepared, plan, start_step
         ahead = blocks_ahead(plan, steps_per_block)
         self._blocks = ahead_of(source, ahead)
         self._block: Batch = {}
         self._next = self._length = 0
-        self._bad = BadSamples(prepared.train, plan.job.data.skip_bad_samples)
+        self._bad = BadSamples(prepared.train, plan.job.data.skip_bad_samples, skipped)
 
     def __iter__(self) -> TrainStream:
         return self
@@ -126,6 +127,15 @@ class TrainStream:
         self._next += 1
         self._step += 1
         return StepBatch(micros, real, padded, self._step / self._prepared.steps_per_epoch)
+
+    @property
+    def skipped(self) -> list[int]:
+        """Ids of the samples that were left out so far: those of this rank, and those it was told of."""
+        return sorted(self._bad.seen)
+
+    def count_skipped(self, samples: Collection[int]) -> None:
+        """Count what other ranks left out too, so that the limit is the job's. Raises DataError past it."""
+        self._bad.count(samples)
 
     def _real_samples(self, step: int) -> int:
         real = 0
@@ -223,27 +233,35 @@ class Prefetched:
 class BadSamples:
     """Counts the different samples that came with weight zero though they are no padding, up to what is allowed."""
 
-    def __init__(self, sources: Sequence[PreparedSource], most: int) -> None:
+    def __init__(self, sources: Sequence[PreparedSource], most: int, seen: Collection[int] = ()) -> None:
         self._sources, self._most = sources, most
-        self._seen: set[int] = set()
+        self.seen = set(seen)
 
     def check(self, batch: Batch) -> None:
         """Raises DataError once there are more than allowed."""
         if not self._most:
             return
         for sample in batch["sample_id"][(batch["weight"] == 0) & (batch["sample_id"] >= 0)].tolist():
-            if sample in self._seen:
+            if sample in self.seen:
                 continue
-            self._seen.add(sample)
-            place = self._place(sample)
-            if len(self._seen) > self._most:
+            self.count([sample])
+            _LOGGER.warning(
+                "skipped sample %d: %s (%d of at most %d)",
+                sample,
+                self._place(sample),
+                len(self.seen),
+                self._most,
+            )
+
+    def count(self, samples: Collection[int]) -> None:
+        """Add samples, those that were counted once only. Raises DataError once there are more than allowed."""
+        for sample in samples:
+            self.seen.add(sample)
+            if len(self.seen) > self._most:
                 raise DataError(
-                    f"{place} can't be read, and more than data.skip_bad_samples ({self._most}) samples of this worker"
+                    f"{self._place(sample)} can't be read, and more than data.skip_bad_samples ({self._most}) samples"
                     " can't; mend the data, or allow more"
                 )
-            _LOGGER.warning(
-                "skipped sample %d: %s (%d of at most %d)", sample, place, len(self._seen), self._most
-            )
 
     def _place(self, sample: int) -> str:
         source = max((s for s in self._sources if s.first_id <= sample), key=lambda s: s.first_id)
@@ -297,8 +315,20 @@ class EvalStream:
         return self._batches
 
 
-def open_train(prepared: Prepared, plan: Plan, *, rank: int, world_size: int, start_step: int) -> TrainStream:
-    """This rank's steps ``start_step`` (0: from the beginning) to ``plan.total_steps``. Nothing before is read."""
+def open_train(
+    prepared: Prepared,
+    plan: Plan,
+    *,
+    rank: int,
+    world_size: int,
+    start_step: int,
+    skipped: Collection[int] = (),
+) -> TrainStream:
+    """This rank's steps ``start_step`` (0: from the beginning) to ``plan.total_steps``. Nothing before is read.
+
+    Args:
+        skipped: ids of the bad samples that the job left out before, by any rank.
+    """
     if prepared.train_samples == 0 or prepared.steps_per_epoch == 0:
         raise DataError("data.train: there is no full batch of training samples")
     blocks = TrainingBlocks(prepared, plan, rank=rank, world_size=world_size)
@@ -312,7 +342,14 @@ def open_train(prepared: Prepared, plan: Plan, *, rank: int, world_size: int, st
         source = finish(carried, layouts)
     else:
         source = read_here(blocks, start_step, layouts, threads=decoding_threads(plan))
-    return TrainStream(prepared, plan, source, start_step=start_step, steps_per_block=blocks.most_steps)
+    return TrainStream(
+        prepared,
+        plan,
+        source,
+        start_step=start_step,
+        steps_per_block=blocks.most_steps,
+        skipped=skipped,
+    )
 
 
 def open_eval(prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> EvalStream:

@@ -127,12 +127,13 @@ class DataSpec(Section):
     tail: Literal["pad", "drop"] = "pad"
     """The epoch's last, incomplete batch: filled up with samples of weight zero, or left out."""
     skip_bad_samples: Annotated[int, Field(ge=0)] = 0
-    """Different samples that each worker may leave out because they can't be read (an image that can't be decoded, a
-    missing number); each is logged with file and row and counts nothing. 0: the first one is an error."""
+    """Different samples that the run may leave out because they can't be read (an image that can't be decoded, a
+    missing number); each is logged with file and row and counts nothing. Workers add up theirs with each checkpoint,
+    which keeps them. 0: the first one is an error."""
     reader: Literal["ray", "worker"] = "ray"
     """``ray``: Ray Data reads and transforms on any node of the cluster; ``worker``: each worker by itself."""
     reader_tasks: Positive = 2
-    """Read tasks of each worker that run at once (reader ``ray``)."""
+    """Read tasks of each worker that run at once (reader ``ray``), or threads that decode (reader ``worker``)."""
     reader_cpus: Annotated[float, Field(ge=0)] = 0
     """CPU cores that Ray sets aside for each read task; with 0 reading never waits for cores that workers have
     (reader ``ray``)."""

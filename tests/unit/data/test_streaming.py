@@ -449,3 +449,40 @@ def test_read_tasks_cover_the_steps_one_after_the_other(table, tmp_path, many_la
         assert bounds[0][0] == start and bounds[-1][1] == 130
         assert all(first < stop for first, stop in bounds)
         assert all(one[1] == other[0] for one, other in itertools.pairwise(bounds))
+
+
+def test_the_limit_of_bad_samples_holds_over_attempts_and_ranks(partly_bad, tmp_path):
+    spec = {**partly_bad, "skip_bad_samples": 2}
+    plan = plan_of(job_of(spec, batch=20, family="cnn"), tmp_path, steps=9)
+    prepared = prepared_of(plan)
+    first = data.open_train(prepared, plan, rank=0, world_size=1, start_step=0)
+    next(first)
+    assert first.skipped == [3, 7]
+    resumed = data.open_train(prepared, plan, rank=0, world_size=1, start_step=1, skipped=first.skipped)
+    next(resumed)
+    assert resumed.skipped == [3, 7]
+    with pytest.raises(DataError, match=r"row 5 can't be read, and more than data\.skip_bad_samples \(2\)"):
+        resumed.count_skipped([3, 5])
+    elsewhere = data.open_train(prepared, plan, rank=0, world_size=1, start_step=1, skipped=[5])
+    with pytest.raises(DataError, match=r"more than data\.skip_bad_samples \(2\)"):
+        next(elsewhere)
+
+
+def test_blocks_are_the_same_for_any_number_of_threads(partly_bad, tmp_path):
+    spec = {
+        **partly_bad,
+        "skip_bad_samples": 2,
+        "transforms": [{"kind": "random_crop", "padding": 2}, {"kind": "random_flip"}],
+    }
+    found = []
+    for tasks, ahead in ((2, 0), (1, 4), (2, 4), (5, 4)):
+        job = job_of({**spec, "reader_tasks": tasks, "prefetch_batches": ahead}, batch=4, family="cnn")
+        plan = plan_of(job, tmp_path, steps=23)
+        stream = data.open_train(prepared_of(plan), plan, rank=0, world_size=1, start_step=2)
+        found.append([step.micros[0] for step in stream])
+    assert len(found[0]) == 21
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert one.keys() == same.keys()
+            for name, values in one.items():
+                np.testing.assert_array_equal(values, same[name])
