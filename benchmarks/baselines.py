@@ -17,7 +17,7 @@ from quick_train import IN_PROCESS, all_rows
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from orchestrator import data, sdk
 from orchestrator.data.windows import last_value_forecast, seasonal_forecast
@@ -73,9 +73,13 @@ def classification(train: dict, evaluation: dict, vocabulary: int | None) -> dic
         np.add.at(bags, (sample, rows["tokens"][real]), 1.0)
         return bags
 
-    fit, told = numbers(train), numbers(evaluation)
-    scale = TfidfTransformer(sublinear_tf=True) if "tokens" in train else StandardScaler()
-    fit, told = scale.fit_transform(fit), scale.transform(told)
+    if "categories" in train and "features" not in train:
+        scale = OneHotEncoder(handle_unknown="ignore")
+        fit, told = scale.fit_transform(train["categories"]), scale.transform(evaluation["categories"])
+    else:
+        fit, told = numbers(train), numbers(evaluation)
+        scale = TfidfTransformer(sublinear_tf=True) if "tokens" in train else StandardScaler()
+        fit, told = scale.fit_transform(fit), scale.transform(told)
     best: dict[str, float] = {"logistic_regression_accuracy": 0.0}
     for strength in (
         0.1,

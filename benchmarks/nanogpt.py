@@ -30,25 +30,29 @@ TURN = 100
 """Steps of one side before the other's turn."""
 
 
-class Nothing:
-    """Surroundings that do nothing."""
+class UntilTurn:
+    """Surroundings that do nothing but end the turn."""
+
+    stop = 0
 
     def evaluation(self) -> Iterator:
         return iter(())
 
     def save(self, step: int, metrics: dict) -> None: ...
 
+    def before_update(self) -> None: ...
+
     def show_samples(self, step: int) -> None: ...
 
     def stop_requested(self, step: int) -> bool:
-        return False
+        return step >= self.stop
 
     def log(self, *given: object) -> None: ...
 
 
 class Ours:
     def __init__(self, plan: sdk.Plan, prepared: data.Prepared) -> None:
-        self.plan = plan.model_copy(update={"evaluate_every": 0})
+        self.plan, self.around = plan.model_copy(update={"evaluate_every": 0}), UntilTurn()
         torch.manual_seed(plan.job.training.seed)
         modules = models.build_modules(plan.job.model, plan.job.objective)
         self.objective = models.build_objective(plan.job.model, plan.job.objective)
@@ -56,9 +60,9 @@ class Ours:
         self.stream = data.open_train(prepared, plan, rank=0, world_size=1, start_step=0)
 
     def take(self, first: int, stop: int) -> None:
-        plan = self.plan.model_copy(update={"total_steps": stop})
+        self.around.stop = stop
         steps = (_Step(share) for share in itertools.islice(self.stream, stop - first))
-        loop.train(plan, self.engine, self.objective, steps, Nothing(), first)
+        loop.train(self.plan, self.engine, self.objective, steps, self.around, first)
 
     def validation(self, blocks: np.ndarray) -> float:
         batches = (tensors({"tokens": part}) for part in np.array_split(blocks, 20))
@@ -123,7 +127,10 @@ class Theirs:
     def validation(self, blocks: np.ndarray) -> float:
         self.model.eval()
         tokens = torch.from_numpy(blocks)
-        losses = [self.model(part[:, :-1], part[:, 1:])[1].item() * len(part) for part in tokens.split(256)]
+        losses = [
+            self.model(part[:, :-1], part[:, 1:].contiguous())[1].item() * len(part)
+            for part in tokens.split(256)
+        ]
         return sum(losses) / len(tokens)
 
 
@@ -140,15 +147,18 @@ def main() -> None:
     plan = sdk.make_plan(given.job, overrides=(*IN_PROCESS, f"training.max_steps={given.steps}"))
     prepared = data.prepare(plan)
     rows, held_out = (all_rows(plan, prepared, part)["tokens"] for part in ("train", "eval"))
-    stream = np.concatenate([rows[:1, 0], rows[:, 1:].ravel()])
+    stride = plan.job.data.prepare.stride  # blocks may overlap; theirs are cut from the whole text
+    stream = np.concatenate([rows[:, :stride].ravel(), rows[-1, stride:]])
     sides = {"ours": Ours(plan, prepared), "nanogpt": Theirs(given.nanogpt, plan, stream)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn, first in enumerate(range(0, given.steps, TURN)):
+        print(f"step {first} of {given.steps}", file=sys.stderr, flush=True)
         stop = min(given.steps, first + TURN)
         for name in sides if turn % 2 else reversed(sides):
             started = time.perf_counter()
             sides[name].take(first, stop)
             seconds[name].append((time.perf_counter() - started) / (stop - first))
+        print(json.dumps({name: round(times[-1], 5) for name, times in seconds.items()}), file=sys.stderr)
     sides["ours"].stream.close()
     found = {
         name: {

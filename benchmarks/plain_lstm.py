@@ -24,12 +24,16 @@ class Forecast(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(model.series, model.width, model.layers, batch_first=True)
         self.head = nn.Linear(model.width, model.horizon * model.series)
-        self.shape = (model.horizon, model.series)
+        self.shape, self.period = (model.horizon, model.series), model.period
 
     def forward(self, past):
         last = past[:, -1:]
+        start = last if self.period is None else past[:, -self.period :]
+        if self.period is not None and self.shape[0] > self.period:
+            raise SystemExit("this script repeats no season: take a horizon of one period at most")
+        start = start[:, : self.shape[0]]
         state = self.lstm(past - last)[0][:, -1]
-        return self.head(state).unflatten(1, self.shape) + last
+        return self.head(state).unflatten(1, self.shape) + start
 
 
 class Words(nn.Module):
@@ -47,15 +51,18 @@ class Words(nn.Module):
         return self.head(self.dropout(self.lstm(self.dropout(self.embedding(tokens)))[0]))
 
 
-def loss_of(net: nn.Module, rows: dict) -> torch.Tensor:
+def losses_of(net: nn.Module, rows: dict, kind: str) -> dict[str, torch.Tensor]:
+    """What is minimised, as ``loss``, and what else is reported."""
     if isinstance(net, Forecast):
-        return F.mse_loss(net(rows["past"]), rows["future"])
+        error = net(rows["past"]) - rows["future"]
+        both = {"mse": error.square().mean(), "mae": error.abs().mean()}
+        return {"loss": both[kind], **both}
     tokens = rows["tokens"]
-    return F.cross_entropy(net(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    return {"loss": F.cross_entropy(net(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())}
 
 
-def run(plan: sdk.Plan, train: dict, held_out: dict, seed: int) -> float:
-    training, model = plan.job.training, plan.job.model
+def run(plan: sdk.Plan, train: dict, held_out: dict, seed: int) -> dict[str, float]:
+    training, model, kind = plan.job.training, plan.job.model, getattr(plan.job.objective, "loss", "")
     torch.manual_seed(seed)
     net = Forecast(model) if plan.job.objective.kind == "forecasting" else Words(model)
     decayed = [p for p in net.parameters() if p.dim() > 1]
@@ -79,8 +86,8 @@ def run(plan: sdk.Plan, train: dict, held_out: dict, seed: int) -> float:
     count, batch, step = len(next(iter(train.values()))), training.global_batch_size, 0
     while step < plan.total_steps:
         for places in torch.randperm(count).split(batch):
-            loss = loss_of(net, {name: values[places] for name, values in train.items()})
-            loss.backward()
+            losses = losses_of(net, {name: values[places] for name, values in train.items()}, kind)
+            losses["loss"].backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), training.clip_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -91,10 +98,11 @@ def run(plan: sdk.Plan, train: dict, held_out: dict, seed: int) -> float:
     net.eval()
     with torch.no_grad():
         total = len(next(iter(held_out.values())))
-        parts = torch.arange(total).split(256)
-        return (
-            sum(loss_of(net, {n: v[p] for n, v in held_out.items()}).item() * len(p) for p in parts) / total
-        )
+        sums: dict[str, float] = {}
+        for places in torch.arange(total).split(256):
+            for name, value in losses_of(net, {n: v[places] for n, v in held_out.items()}, kind).items():
+                sums[name] = sums.get(name, 0.0) + value.item() * len(places)
+        return {name: value / total for name, value in sums.items()}
 
 
 def main() -> None:
@@ -114,8 +122,9 @@ def main() -> None:
         {name: torch.from_numpy(rows[name]) for name in names}
         for rows in (all_rows(plan, prepared, part) for part in ("train", "eval"))
     )
-    losses = [run(plan, train, held_out, seed) for seed in range(given.seeds)]
-    print(json.dumps({"job": plan.job.name, "plain_loss": losses, "mean": sum(losses) / len(losses)}))
+    seeds = [run(plan, train, held_out, seed) for seed in range(given.seeds)]
+    mean = {name: sum(one[name] for one in seeds) / len(seeds) for name in seeds[0]}
+    print(json.dumps({"job": plan.job.name, "steps": plan.total_steps, "seeds": seeds, "plain_mean": mean}))
 
 
 if __name__ == "__main__":

@@ -48,12 +48,14 @@ class Attention(nn.Module):
         self, x_BTW: Tensor, rotation: tuple[Tensor, Tensor] | None, mask_B1TT: Tensor | None
     ) -> Tensor:
         """(B, T, W) -> (B, T, W). Without a mask each token sees itself and all before it."""
-        q_BHTD, k_BGTD, v_BGTD = (
-            part.unflatten(2, (-1, self.head_width)).transpose(1, 2)
-            for part in self.query_key_value(x_BTW).split(self.widths, dim=2)
+        qk_BTN, v_BTN = self.query_key_value(x_BTW).split(
+            (self.widths[0] + self.widths[1], self.widths[2]), dim=2
         )
-        if rotation is not None:
-            q_BHTD, k_BGTD = rotated(q_BHTD, *rotation), rotated(k_BGTD, *rotation)
+        qk_BNTD = qk_BTN.unflatten(2, (-1, self.head_width)).transpose(1, 2)
+        v_BGTD = v_BTN.unflatten(2, (-1, self.head_width)).transpose(1, 2)
+        if rotation is not None:  # both at once: on small models the number of operations is what counts
+            qk_BNTD = rotated(qk_BNTD, *rotation)
+        q_BHTD, k_BGTD = qk_BNTD.split((qk_BNTD.shape[1] - self.key_value_heads, self.key_value_heads), dim=1)
         y_BHTD = F.scaled_dot_product_attention(
             q_BHTD,
             k_BGTD,
@@ -68,17 +70,17 @@ class Attention(nn.Module):
 
 
 def rotated(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
-    """Each pair (d, d + D/2) turned by its position's angle."""
-    first, second = x_BHTD.chunk(2, dim=-1)
-    turned_BHTD = torch.cat((-second, first), dim=-1)
-    return x_BHTD * cos_TD.to(x_BHTD.dtype) + turned_BHTD * sin_TD.to(x_BHTD.dtype)
+    """Each pair (d, d + D/2) turned by its position's angle; the sines of the first half are negative."""
+    swapped_BHTD = x_BHTD.roll(x_BHTD.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x_BHTD * cos_TD.to(x_BHTD.dtype), swapped_BHTD, sin_TD.to(x_BHTD.dtype))
 
 
 def rotations(context: int, head_width: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (T, D) of each position's angles."""
+    """Cosine and signed sine (T, D) of each position's angles: what ``rotated`` takes."""
     frequency_D = base ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
-    angle_TD = torch.outer(torch.arange(context, dtype=torch.float32), frequency_D).repeat(1, 2)
-    return angle_TD.cos(), angle_TD.sin()
+    angle_TD = torch.outer(torch.arange(context, dtype=torch.float32), frequency_D)
+    sin_TD = angle_TD.sin()
+    return angle_TD.cos().repeat(1, 2), torch.cat((-sin_TD, sin_TD), dim=1)
 
 
 class FeedForward(nn.Module):

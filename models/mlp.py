@@ -53,16 +53,33 @@ class Mlp(nn.Module):
 
     def forward(self, features_BF: Tensor, categories_BC: Tensor | None = None) -> Tensor:
         """Numbers (B, F) and category numbers (B, C) -> outputs (B, O)."""
-        x_BW = features_BF
-        if categories_BC is not None:
-            embedded = [table(categories_BC[:, column]) for column, table in enumerate(self.embeddings)]
-            x_BW = torch.cat([features_BF, *embedded], dim=1)
+        embedded = [] if categories_BC is None else self.embedded(categories_BC)
+        return self.outputs([features_BF, *embedded])
+
+    def embedded(self, categories_BC: Tensor) -> list[Tensor]:
+        """Category numbers (B, C) -> what stands for each column's, (B, E)."""
+        return [table(categories_BC[:, column]) for column, table in enumerate(self.embeddings)]
+
+    def outputs(self, parts: list[Tensor]) -> Tensor:
+        """The parts of a sample, side by side, through all layers -> (B, O)."""
+        x_BW = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         for layer in self.layers:
             x_BW = layer(x_BW)
         y_BO: Tensor = self.head(x_BW)
         return y_BO
 
 
+class CategoriesMlp(Mlp):
+    """The same for samples without numbers, such as who and what of a recommendation (He et al. 2017,
+    arXiv:1708.05031).
+    """
+
+    def forward(self, categories_BC: Tensor) -> Tensor:  # type: ignore[override]
+        """Category numbers (B, C) -> outputs (B, O)."""
+        return self.outputs(self.embedded(categories_BC))
+
+
 def build(config: MlpConfig, objective: ObjectiveConfig) -> Modules:
     """The network, with one output for a yes-or-no label."""
-    return {"model": Mlp(config, outputs=config.outputs_for(objective))}
+    kind = CategoriesMlp if config.in_features == 0 else Mlp
+    return {"model": kind(config, outputs=config.outputs_for(objective))}

@@ -122,7 +122,8 @@ class Forecaster(nn.Module):
     """All steps of the horizon at once, from the state after the past.
 
     Reads and forecasts differences from the last value, where ``last_value`` says so: a series whose level drifts
-    then looks the same at any level (Zeng et al. 2022, arXiv:2205.13504, their NLinear).
+    then looks the same at any level (Zeng et al. 2022, arXiv:2205.13504, their NLinear). With a ``period`` it forecasts
+    differences from the last season: what repeats need not be learned.
     """
 
     blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
@@ -132,6 +133,7 @@ class Forecaster(nn.Module):
         assert config.series is not None
         assert config.horizon is not None
         self.from_last_value = config.last_value
+        self.period = config.period
         self.horizon = config.horizon
         self.layers = recurrence(config, config.series)
         self.dropout = nn.Dropout(config.dropout)
@@ -139,12 +141,20 @@ class Forecaster(nn.Module):
 
     def forward(self, past_BPS: Tensor) -> Tensor:
         """(B, P, S) -> (B, H, S)."""
-        last_B1S = past_BPS[:, -1:]
+        start_BHS = self._start(past_BPS)
         if self.from_last_value:
-            past_BPS = past_BPS - last_B1S
+            past_BPS = past_BPS - past_BPS[:, -1:]
         state_BW = last_state(self.layers, past_BPS, None)
         future_BHS: Tensor = self.head(self.dropout(state_BW)).unflatten(1, (self.horizon, -1))
-        return future_BHS + last_B1S if self.from_last_value else future_BHS
+        return future_BHS if start_BHS is None else future_BHS + start_BHS
+
+    def _start(self, past_BPS: Tensor) -> Tensor | None:
+        """What the forecast is the difference from: the last season (B, H, S), the last value (B, 1, S), or nothing."""
+        if self.period is None:
+            return past_BPS[:, -1:] if self.from_last_value else None
+        season_BPS = past_BPS[:, -self.period :]
+        times = -(-self.horizon // season_BPS.shape[1])
+        return season_BPS.repeat(1, times, 1)[:, : self.horizon]
 
 
 def build(config: RecurrentConfig, objective: ObjectiveConfig) -> Modules:

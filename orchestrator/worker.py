@@ -118,7 +118,7 @@ class _Worker:
         self._gauges: Gauges | None = None
         self._next_stop_check = 0
         self._last_stop_check = (0, time.monotonic())
-        self._checked_batch = False
+        self._specs = self._objective.inputs()
 
     def _start_weights(self, modules: models.base.Modules) -> None:
         job = self._plan.job
@@ -318,13 +318,13 @@ class _Worker:
     def _on_device(self, stream: Iterator[Any]) -> Iterator[Any]:
         for share in stream:
             micros = [self._to_device(arrays) for arrays in share.micros]
-            if not self._checked_batch:
-                self._checked_batch = True
-                check_batch(micros[0], self._objective.inputs())
             tokens = sum(micro["tokens"].numel() for micro in micros if "tokens" in micro) * self._world_size
             yield _OnDevice(micros, share.samples, share.padded, share.epoch, tokens)
 
     def _to_device(self, arrays: Mapping[str, Any]) -> Batch:
+        check_batch(
+            arrays, self._specs
+        )  # of every batch: a label out of range would end a GPU without a word
         if self._device.type == "cpu":
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, Probability, label_fields
 from orchestrator.models.tensors import TensorSpec
@@ -27,8 +27,8 @@ class MlpConfig(FamilyConfig):
 
     family: Literal["mlp"] = "mlp"
     """The architecture family."""
-    in_features: Count | None = None
-    """Numbers in a sample's ``features``. Default: as many as the data has."""
+    in_features: Annotated[int, Field(ge=0)] | None = None
+    """Numbers in a sample's ``features``. Default: as many as the data has; 0 where it has categories alone."""
     cardinalities: tuple[Count, ...] | None = None
     """Number of values of each column of a sample's ``categories``. Default: as the data has; none where it has none."""
     outputs: Count | None = None
@@ -49,12 +49,15 @@ class MlpConfig(FamilyConfig):
     """Numbers that stand for one categorical value."""
 
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
-        """A table may have no categorical columns."""
-        return ("in_features", *label_fields(objective))
+        """A table may have no categorical columns, or nothing else."""
+        columns = ("cardinalities",) if self.in_features == 0 else ()
+        return ("in_features", *columns, *label_fields(objective))
 
     def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
-        """The numbers, and the categorical columns where there are any."""
-        tensors = {"features": TensorSpec((self.in_features,), "float")}
+        """The numbers and the categorical columns, of each where there are any."""
+        tensors = {}
+        if self.in_features != 0:
+            tensors["features"] = TensorSpec((self.in_features,), "float")
         if self.cardinalities:
             tensors["categories"] = TensorSpec(
                 (len(self.cardinalities),), "int", below=max(self.cardinalities)

@@ -77,7 +77,10 @@ class RecurrentConfig(FamilyConfig):
     context: Count = 256
     """Longest sequence of tokens."""
     last_value: bool = True
-    """Forecast the difference from the past's last value (Zeng et al. 2022, arXiv:2205.13504)."""
+    """Read and forecast differences from the past's last value (Zeng et al. 2022, arXiv:2205.13504)."""
+    period: Count | None = None
+    """Steps of a season (24 in hourly series with a daily rhythm): forecast the difference from the past's last season,
+    again and again, instead of from its last value. Default: no season."""
 
     @model_validator(mode="after")
     def _fits(self) -> RecurrentConfig:
@@ -90,6 +93,8 @@ class RecurrentConfig(FamilyConfig):
                 f"tied_embeddings needs embedding_width ({self.embedding_width}) equal to the layers' output width"
                 f" ({self.projection or self.width})"
             )
+        if self.period is not None and self.past is not None and self.period > self.past:
+            raise ValueError(f"period {self.period} must not be more than the {self.past} steps of past")
         return self
 
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sysconfig
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,39 @@ def _documented(path: Path, root: Path) -> Iterator[tuple[str, str, str]]:
             yield text, kinds[type(node)], package
 
 
+_IMPORTERS_AT_LEAST, _IMPORTS_AT_LEAST = 5, 4
+
+
+def imports() -> pa.Table:
+    """Which module of the standard library imports which: ``file``, its ``package``, ``module``, and ``imported``, 0 or
+    1, for every pair of a file that imports at least 4 of the modules that at least 5 files import. Read from source.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = {str(path.relative_to(root)): _imported(path) for path in _sources(root)}
+    counts = Counter(module for modules in found.values() for module in modules)
+    modules = sorted(module for module, count in counts.items() if count >= _IMPORTERS_AT_LEAST)
+    files = [name for name, those in found.items() if len(those & set(modules)) >= _IMPORTS_AT_LEAST]
+    pairs = [(name, module) for name in files for module in modules]
+    return pa.table(
+        {
+            "file": [name for name, _ in pairs],
+            "package": [Path(name).parts[0].removesuffix(".py") for name, _ in pairs],
+            "module": [module for _, module in pairs],
+            "imported": [int(module in found[name]) for name, module in pairs],
+        }
+    )
+
+
+def _imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
 def neuron() -> pa.Table:
     """``potential``: a nerve cell's membrane potential, 12,000 readings, spikes and all, a row a reading."""
     return pa.table({"potential": _membrane()})
@@ -108,6 +142,7 @@ def _sample(name: str) -> Path:
 TABLES: dict[str, Callable[[], pa.Table]] = {
     "pydoc_topics": pydoc_topics,
     "docstrings": docstrings,
+    "imports": imports,
     "neuron": neuron,
     "neuron_spikes": neuron_spikes,
     "eeg": eeg,

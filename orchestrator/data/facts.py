@@ -30,6 +30,8 @@ def sizes(
     lists: dict[str, tuple[int, ...]] = {}
     if "features" in head:
         dims["features"] = head["features"].shape[1]
+    elif "categories" in head:
+        dims["features"] = 0
     if "image" in head and head["image"].ndim == 4:
         _, dims["channels"], height, width = head["image"].shape
         if height == width:

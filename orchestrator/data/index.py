@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from orchestrator.data.storage import read_range
 from orchestrator.section import Section
 
 
@@ -90,7 +93,10 @@ class SourceIndex(Section):
     def where(self, group: int, row: int) -> str:
         """A row of a group as a person finds it."""
         file, inner = self.place(group)
-        return f"{file.path}, row {int(sum(file.rows[:inner])) + row}"
+        place = int(sum(file.rows[:inner])) + row
+        if self.kind == "images" and self.classes:  # a folder, whose files are listed in one of ours
+            return str(pq.read_table(io.BytesIO(read_range(file.path)), columns=["path"])["path"][place])
+        return f"{file.path}, row {place}"
 
     @cached_property
     def identity(self) -> str:

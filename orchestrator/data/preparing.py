@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data import facts
+from orchestrator.data.bounds import with_bounds
 from orchestrator.data.builtin import materialise
 from orchestrator.data.formats import format_of, index_source
 from orchestrator.data.formats.parquet import index_parquet
@@ -26,7 +27,7 @@ from orchestrator.data.rows import RowReader
 from orchestrator.data.split import Part, Selection, held_out_rows
 from orchestrator.data.storage import exists, read_range, write_text
 from orchestrator.data.tensors import finished
-from orchestrator.data.transforms import Batch, apply_all, fit_all
+from orchestrator.data.transforms import Batch, apply_all, fit_all, kind_of, tensors_of
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.data import Split
@@ -36,6 +37,7 @@ _LOGGER = logging.getLogger(__name__)
 _FEW_LANES = 8
 _FIT_ROWS = 1024
 _FIT_VERSION = 1
+_SMALL_BYTES = 2**26
 
 
 def prepare(plan: Plan) -> Prepared:
@@ -73,10 +75,12 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
         learned = made.fitted
 
     wanted = wanted_tensors(job)
-    train = tuple(_sources(job, indexes, parts, wanted))
+    train = tuple(_sources(job, indexes, parts, wanted, cache))
     held_out = None if evaluation is None else _source(job, *evaluation, wanted, first_id=0)
     _check_alike([*train, *([held_out] if held_out else [])])
     fitted = fit(job, train, cache)
+    if held_out is not None:
+        _check_seen(job, held_out, fitted)
     carried = first_rows(job, train[0], fitted)
     head = finished(carried, train[0].layouts)
     _check_numbers(head)
@@ -111,7 +115,11 @@ def _index(section: Any, base_dir: str, cache: str) -> SourceIndex:
 
 
 def _sources(
-    job: JobSpec, indexes: Sequence[SourceIndex], parts: Sequence[Part], wanted: dict[str, str]
+    job: JobSpec,
+    indexes: Sequence[SourceIndex],
+    parts: Sequence[Part],
+    wanted: dict[str, str],
+    cache: str,
 ) -> Iterator[PreparedSource]:
     spec = job.data
     sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
@@ -119,6 +127,9 @@ def _sources(
     first_id = 0
     for index, part, quota in zip(indexes, parts, quotas, strict=True):
         source = _source(job, index, part, wanted, first_id=first_id)
+        label = next((one for one in source.layouts if one.name == "label"), None)
+        if label is not None and label.dtype == "int64" and len(label.columns) == 1:
+            source = source.model_copy(update={"index": with_bounds(index, label.columns[0], cache)})
         order = shape_order(
             Selection(part, index.group_rows).counts,
             row_bytes=index.row_bytes,
@@ -203,6 +214,20 @@ def _check_alike(sources: Sequence[PreparedSource]) -> None:
                     f"tensor {name!r} is {_said(ours.get(name))} in {first.index.root}, but"
                     f" {_said(theirs.get(name))} in {source.index.root}; name columns that fit in data.columns"
                 )
+
+
+def _check_seen(job: JobSpec, held_out: PreparedSource, fitted: Sequence[dict[str, Any]]) -> None:
+    """Refuse an evaluation sample with a category that no training sample has now, not at the first evaluation; of a
+    large source that would be a second reading, so there it is left to the evaluation.
+    """
+    if sum(file.bytes for file in held_out.index.files) > _SMALL_BYTES:
+        return
+    for section, learned in zip(job.data.transforms, fitted, strict=True):
+        layouts = tuple(one for one in held_out.layouts if one.name in tensors_of(section))
+        if section.kind == "encode" and section.unseen == "error" and layouts:
+            column = held_out.model_copy(update={"layouts": layouts})
+            for batch in _all_rows([column], job.training.seed):
+                kind_of(section).apply(section, learned, batch)
 
 
 def _said(layout: tuple[tuple[int, ...], str, str] | None) -> str:

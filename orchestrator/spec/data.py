@@ -26,12 +26,14 @@ class BuiltinSource(Section):
         "iris",
         "pydoc_topics",
         "docstrings",
+        "imports",
         "neuron",
         "neuron_spikes",
         "eeg",
     ]
     """Which. ``pydoc_topics``: Python's language reference as text; ``docstrings``: the standard library's, with the
-    kind of object and the part of the library they are from; ``neuron``: a nerve cell's membrane potential, a row a
+    kind of object and the part of the library they are from; ``imports``: which of its files imports which of its
+    modules; ``neuron``: a nerve cell's membrane potential, a row a
     reading; ``neuron_spikes``: its last 200 readings, and whether it fires within the next 20; ``eeg``: the signals
     of four electrodes (these three from matplotlib's sample data)."""
     weight: Annotated[float, Field(gt=0)] = 1.0

@@ -54,6 +54,7 @@ CASES = [
         MlpConfig(size="base", width=16, in_features=5, outputs=3, cardinalities=(4, 7)),
         ClassificationConfig(label_smoothing=0.1),
     ),
+    Case("mlp-pairs", MlpConfig(size="debug", in_features=0, cardinalities=(4, 7)), BinaryConfig()),
     Case("mlp-regression", MlpConfig(size="debug", in_features=5, outputs=2), RegressionConfig()),
     Case("mlp-binary", MlpConfig(size="debug", in_features=5), BinaryConfig(positive_weight=3)),
     Case("mlp-multilabel", MlpConfig(size="debug", in_features=5, outputs=4), MultilabelConfig()),

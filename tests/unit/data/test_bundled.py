@@ -20,6 +20,15 @@ def test_docstrings_say_what_they_are_of():
     assert min(map(len, table["text"].to_pylist())) > 0
 
 
+def test_imports_are_those_of_the_source():
+    table = bundled.imports()
+    assert table.num_rows == len(set(zip(table["file"].to_pylist(), table["module"].to_pylist(), strict=True)))
+    assert 0.02 < np.mean(table["imported"].to_pylist()) < 0.2
+    known = {(row["file"], row["module"]): row["imported"] for row in table.to_pylist()}
+    assert known["tempfile.py", "os"] == 1
+    assert known["tempfile.py", "email"] == 0
+
+
 def test_spikes_are_ahead_of_what_the_signal_shows():
     potential = bundled.neuron()["potential"].to_numpy()
     table = bundled.neuron_spikes()
@@ -34,6 +43,6 @@ def test_spikes_are_ahead_of_what_the_signal_shows():
         assert label[row] == ((ahead[1:] > -0.2) & (ahead[:-1] <= -0.2)).any()
 
 
-@pytest.mark.parametrize("name", sorted(bundled.TABLES.keys() - {"docstrings"}))
+@pytest.mark.parametrize("name", sorted(bundled.TABLES.keys() - {"docstrings", "imports"}))
 def test_a_table_is_the_same_each_time(name):
     assert bundled.TABLES[name]().equals(bundled.TABLES[name]())

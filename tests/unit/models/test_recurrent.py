@@ -52,6 +52,16 @@ def test_a_forecast_is_the_last_state_and_a_linear_layer(family: str):
     torch.testing.assert_close(model(past), past[:, -1:] + change, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("last_value", [False, True])
+def test_a_season_is_what_a_forecast_differs_from(last_value: bool):
+    config = LstmConfig(series=2, past=7, horizon=5, width=8, period=3, last_value=last_value)
+    model = build_modules(config, ForecastingConfig())["model"].eval()
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    past = torch.randn(4, 7, 2)
+    torch.testing.assert_close(model(past), past[:, [4, 5, 6, 4, 5]], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 @every_family
 def test_what_fills_a_sequence_up_is_not_read(family: str, bidirectional: bool):
@@ -81,6 +91,7 @@ def test_a_projected_lstm_has_narrow_outputs():
             {"width": 8, "embedding_width": 9, "tied_embeddings": True},
             "tied_embeddings needs embedding_width",
         ),
+        (LstmConfig, {"past": 12, "period": 24}, "period 24 must not be more than the 12 steps of past"),
     ],
 )
 def test_what_does_not_fit_is_refused(family, fields, message: str):
