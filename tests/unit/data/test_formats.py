@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_jobs import job_of
 from PIL import Image
 
 from orchestrator.data.formats import FORMATS, format_of, index_source, lines
 from orchestrator.data.index import SourceIndex
+from orchestrator.data.preparing import prepare_job
 from orchestrator.data.raw import RawRows
 from orchestrator.data.split import Part
 from orchestrator.errors import DataError
@@ -300,3 +302,21 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
     path.write_bytes(parquet_bytes(x=[1, 2]))
     with pytest.raises(DataError, match="must not change"):
         format_of("parquet").read(index, 0, ("x",))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_the_number_of_classes_is_found_in_the_file(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "GROUP_BYTES", 200)
+    labels = [i % 3 for i in range(100)] + [6]  # the greatest stands at the end
+    path = tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        path.write_text("features,label\n" + "".join(f"{i / 7},{label}\n" for i, label in enumerate(labels)))
+    elif kind == "jsonl":
+        path.write_text(
+            "".join(json.dumps({"features": i / 7, "label": label}) + "\n" for i, label in enumerate(labels))
+        )
+    else:
+        pq.write_table(pa.table({"features": [i / 7 for i in range(101)], "label": labels}), path)
+    job = job_of({"train": {"kind": kind, "path": str(path)}}, batch=8)
+    for _ in range(2):  # the second time from the cache
+        assert prepare_job(job, "/", str(tmp_path / "cache")).dims["outputs"] == 7
