@@ -13,7 +13,6 @@ import numpy as np
 
 from orchestrator.data import facts
 from orchestrator.data.bounds import with_bounds
-from orchestrator.data.bounds import with_bounds
 from orchestrator.data.builtin import materialise
 from orchestrator.data.formats import format_of, index_source
 from orchestrator.data.formats.parquet import index_parquet
