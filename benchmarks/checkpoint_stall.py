@@ -35,6 +35,7 @@ class Range:
     shape: tuple[int, ...]
     start: int
     values: Tensor
+    until_update: bool = True
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -62,6 +62,8 @@ class StateRange(Protocol):
     def start(self) -> int: ...  # noqa: D102
     @property
     def values(self) -> Tensor: ...  # noqa: D102
+    @property
+    def until_update(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Saving: copy aside and write in the background, commit when every rank's file is whole.
 
 Parameters and moments change in the optimizer's update alone, so they are copied beside the next forward and backward,
-and only the update waits for the copy (as in DataStates-LLM, Maurya et al. 2024). Buffers change in a forward pass:
-they are copied at once.
+and only the update waits for the copy (as in DataStates-LLM, Maurya et al. 2024). What may change earlier is copied
+at once.
 
 Each rank's thread writes its own tensor file and then its index, which is its sign of being done; rank 0's thread
 waits for all indexes and commits. Threads meet through files only, never through collectives, which the loop may be
@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -112,7 +113,9 @@ class Checkpoints:
             self._staging.restart()
             self._staging.follow()
             parts = [
-                (describe(part), self._staging.copy(part.values) if part.kind == "buffer" else part.values)
+                Part(describe(part), part.values)
+                if part.until_update
+                else Part(describe(part), self._staging.copy(part.values), is_copied=True)
                 for part in state
             ]
             self._staging.finish()
@@ -202,6 +205,16 @@ def describe(part: StateRange) -> IndexedRange:
     )
 
 
+@dataclass
+class Part:
+    """A range on its way into a file."""
+
+    entry: IndexedRange
+    values: Tensor
+    """As the engine holds them, then as bytes on the CPU."""
+    is_copied: bool = False
+
+
 class Save:
     """One save of one rank, on a thread of its own."""
 
@@ -213,14 +226,13 @@ class Save:
         rank: int,
         world_size: int,
         meta: dict[str, Any],
-        parts: Sequence[tuple[IndexedRange, Tensor]],
+        parts: Sequence[Part],
         staging: Staging,
     ) -> None:
-        """``parts``: buffers as bytes, copied already; the rest as it lives in the engine."""
         self._storage, self._step, self._attempt = storage, step, attempt
         self._rank, self._world_size, self._meta = rank, world_size, meta
         self._parts, self._staging = parts, staging
-        self._size = sum(values.numel() * values.element_size() for _, values in parts)
+        self._size = sum(part.values.nbytes for part in parts)
         self._folder = folder_name(step, attempt)
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"checkpoint-{step}", daemon=True)
@@ -279,24 +291,26 @@ class Save:
         return None
 
     def _copy(self) -> None:
-        self._parts = [
-            (entry, values if entry.kind == "buffer" else self._staging.copy(values))
-            for entry, values in self._parts
-        ]
+        for part in self._parts:
+            if not part.is_copied:
+                part.values, part.is_copied = self._staging.copy(part.values), True
         self._staging.finish()
 
     def _write_own(self) -> None:
         self._refuse_if_replaced()
-        sized = [(entry, (entry.stop - entry.start), len(content)) for entry, content in self._parts]
+        sized = [(part.entry, part.values.nbytes) for part in self._parts]
         header = safetensors_header(
-            [(f"{e.kind}:{e.name}[{e.start}:{e.stop}]", e.dtype, [count], size) for e, count, size in sized]
+            [
+                (f"{e.kind}:{e.name}[{e.start}:{e.stop}]", e.dtype, [e.stop - e.start], size)
+                for e, size in sized
+            ]
         )
         ranges, offset = [], len(header)
-        for entry, _, size in sized:
+        for entry, size in sized:
             ranges.append(entry.model_copy(update={"offset": offset}))
             offset += size
         block_sha256: list[str] = []
-        chunks: list[Any] = [header, *(content.numpy().data for _, content in self._parts)]
+        chunks: list[Any] = [header, *(part.values.numpy().data for part in self._parts)]
         self._storage.write(f"{self._folder}/{data_name(self._rank)}", hashed_blocks(chunks, block_sha256))
         index = RankIndex(
             rank=self._rank,

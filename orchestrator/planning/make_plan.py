@@ -160,6 +160,13 @@ def make_plan(
         )
     if training.precision == "fp16" and not job.scaling.gpus_per_worker:
         raise SpecError("training.precision: fp16 needs a GPU (scaling.gpus_per_worker: 1); use bf16 or fp32")
+    strategy = job.strategy
+    if strategy.kind == "zero" and strategy.offload.parameters == "nvme" and training.precision == "fp32":
+        # it keeps them in 16 bits whatever the model has, and so trains another model than the one asked for
+        raise SpecError(
+            "strategy.offload.parameters: DeepSpeed keeps parameters on nvme in 16 bits, and training.precision is fp32;"
+            " use precision bf16, or parameters: cpu"
+        )
     if job.scaling.accelerator_type and not job.scaling.gpus_per_worker:
         raise SpecError("scaling.accelerator_type is given, but scaling.gpus_per_worker is 0")
 

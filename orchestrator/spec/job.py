@@ -127,9 +127,9 @@ class ZeroOffload(Section):
     """Where ZeRO keeps what does not have to be on the device."""
 
     optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """Optimizer state and fp32 master weights."""
+    """Optimizer state and fp32 master weights; ``nvme`` with stage 3 only."""
     parameters: Literal["none", "cpu", "nvme"] = "none"
-    """Parameters (stage 3 only)."""
+    """Parameters (stage 3 only); ``nvme`` with 16-bit precision only."""
     nvme_path: str | None = None
     """Folder on a local NVMe disk, with ``nvme``."""
 
@@ -152,6 +152,10 @@ class ZeroStrategy(Section):
             raise ValueError(f"strategy.offload.parameters needs strategy.stage 3, not {self.stage}")
         if "nvme" in (self.offload.optimizer, self.offload.parameters) and not self.offload.nvme_path:
             raise ValueError("strategy.offload.nvme_path must be given with nvme")
+        if self.offload.optimizer == "nvme" and self.stage != 3:
+            raise ValueError(
+                f"strategy.offload.optimizer: nvme needs strategy.stage 3, not {self.stage}; use cpu"
+            )
         return self
 
 

@@ -26,7 +26,11 @@ class StateRange:
     start: int
     """First element of the range in the flattened whole tensor."""
     values: Tensor
-    """The range's values, one-dimensional. May alias live memory: copy before the next step."""
+    """The range's values, one-dimensional. May alias live memory."""
+    until_update: bool = True
+    """Whether ``values`` stay as they are until the next update. If not, copy them before the next range is asked for:
+    buffers change in a forward pass, and what NVMe offload has read from a file goes back to it.
+    """
 
 
 class StateReader(Protocol):

@@ -33,7 +33,8 @@ def share_of(tensors: Sequence[Named], rank: int, world_size: int) -> Iterator[S
     for kind, name, tensor in tensors:
         start, stop = max(begin - position, 0), min(end - position, tensor.numel())
         if start < stop:
-            yield StateRange(kind, name, tuple(tensor.shape), start, tensor.detach().reshape(-1)[start:stop])
+            values = tensor.detach().reshape(-1)[start:stop]
+            yield StateRange(kind, name, tuple(tensor.shape), start, values, until_update=kind != "buffer")
         position += tensor.numel()
 
 

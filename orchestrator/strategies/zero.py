@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from orchestrator.planning.deepspeed_config import deepspeed_config
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import ZeroStrategy
 from orchestrator.strategies import precision, replicated, saved
+from orchestrator.strategies.async_io import load_async_io
 from orchestrator.strategies.base import StateRange, StateReader
 from orchestrator.strategies.blocks import recompute_blocks
 from orchestrator.strategies.gradient_order import GradientOrder
@@ -50,6 +52,8 @@ class Fragment:
     """First element in the flattened parameter."""
     partition: Tensor
     """The flat partition, which is what the optimizer knows as its parameter."""
+    group: int
+    """The partition's number among DeepSpeed's."""
     offset: int
     """First element in the partition."""
     count: int
@@ -78,7 +82,7 @@ class ZeroEngine:
         self._rank, self._world_size = replicated.rank_and_world_size()
         deepspeed = import_deepspeed(device, self._world_size)
         if "nvme" in (strategy.offload.optimizer, strategy.offload.parameters):
-            _check_async_io(deepspeed)
+            load_async_io()
         config = deepspeed_config(
             plan.job,
             world_size=plan.world_size,
@@ -135,7 +139,7 @@ class ZeroEngine:
             GradientOrder(engine.optimizer, (p for p in module.parameters() if p.requires_grad))
         if exact:
             # DeepSpeed makes its masters from parameters that it has rounded already
-            for part in self._fragments(phase):
+            for part in self._resident_fragments(phase):
                 values = exact[part.path].reshape(-1)[part.start : part.start + part.count]
                 part.of(part.partition).copy_(values)
 
@@ -215,14 +219,38 @@ class ZeroEngine:
                 count = min(size, whole.ds_numel - start)
                 partition, shape = optimizer.fp32_partitioned_groups_flat[group], tuple(whole.ds_shape)
             elif (mapping := parameter._hp_mapping) is not None:  # type: ignore[attr-defined]
+                group = mapping.param_group_index
                 offset, count = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
                 start = mapping.lp_fragment_address.start
-                partition = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+                partition = optimizer.single_partition_of_fp32_groups[group]
                 shape = tuple(parameter.shape)
             else:
                 continue
             if count > 0:
-                yield Fragment(path, shape, start, partition, offset, count)
+                yield Fragment(path, shape, start, partition, group, offset, count)
+
+    def _resident_fragments(self, phase: str) -> Iterator[Fragment]:
+        """The fragments, each with its partition and moments in memory until the next is asked for."""
+        optimizer = self._engines[phase].optimizer
+        by_group = sorted(self._fragments(phase), key=lambda part: part.group)
+        for group, parts in groupby(by_group, key=lambda part: part.group):
+            with self._resident(optimizer, group):
+                yield from parts
+
+    def _is_in_files(self, optimizer: Any, group: int) -> bool:
+        return self._stage == 3 and optimizer._swappable_optimizer_subgroup(group)
+
+    @contextmanager
+    def _resident(self, optimizer: Any, group: int) -> Iterator[None]:
+        """NVMe offload keeps large groups in files between updates: inside, this one is in memory."""
+        in_files = self._is_in_files(optimizer, group)
+        if in_files:
+            optimizer._optimizer_states_and_gradient_swap_in(group)
+        try:
+            yield
+        finally:
+            if in_files:
+                optimizer._optimizer_states_and_gradient_swap_out(group)
 
     def _whole_tensors(self) -> Iterator[replicated.Named]:
         """Everything that all ranks hold whole: buffers, parameters that are not trained, averages."""
@@ -238,12 +266,15 @@ class ZeroEngine:
     def state(self) -> Iterator[StateRange]:
         """fp32 masters and moments of this rank's partitions, and its equal share of what all ranks hold."""
         for phase in self._engines:
-            base = self._engines[phase].optimizer.optimizer
-            for part in self._fragments(phase):
-                name = f"{self._module_of[phase]}/{part.path}"
-                yield StateRange("parameter", name, part.shape, part.start, part.of(part.partition))
-                for kind, moment in moments_of(base, part.partition).items():
-                    yield StateRange(kind, name, part.shape, part.start, part.of(moment))
+            optimizer = self._engines[phase].optimizer
+            for part in self._resident_fragments(phase):
+                name, stays = (
+                    f"{self._module_of[phase]}/{part.path}",
+                    not self._is_in_files(optimizer, part.group),
+                )
+                yield StateRange("parameter", name, part.shape, part.start, part.of(part.partition), stays)
+                for kind, moment in moments_of(optimizer.optimizer, part.partition).items():
+                    yield StateRange(kind, name, part.shape, part.start, part.of(moment), stays)
         yield from replicated.share_of(list(self._whole_tensors()), self._rank, self._world_size)
 
     def scalars(self) -> dict[str, float]:
@@ -274,7 +305,7 @@ class ZeroEngine:
     def _load_partitions(self, phase: str, reader: StateReader) -> None:
         base = self._engines[phase].optimizer.optimizer
         allowed = MOMENTS[self._specs[phase].kind]
-        for part in self._fragments(phase):
+        for part in self._resident_fragments(phase):
             name, stop = f"{self._module_of[phase]}/{part.path}", part.start + part.count
             part.of(part.partition).copy_(
                 saved.read_range(reader, "parameter", name, part.shape, part.start, stop)
@@ -294,7 +325,8 @@ class ZeroEngine:
             optimizer.update_lp_params()
             return
         for group in range(len(optimizer.fp16_groups)):
-            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            with self._resident(optimizer, group):
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
@@ -343,14 +375,3 @@ def import_deepspeed(device: torch.device, world_size: int) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed
-
-
-def _check_async_io(deepspeed: Any) -> None:
-    """NVMe offload needs DeepSpeed's async I/O, which is compiled at first use from libaio's headers."""
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
-    if not AsyncIOBuilder().is_compatible(verbose=False):
-        raise SpecError(
-            "strategy.offload: nvme needs async I/O, and DeepSpeed finds no libaio here (package libaio-dev or libaio-devel"
-            " and a C++ compiler); use cpu, or an image that has it"
-        )

@@ -110,9 +110,10 @@ class Adversarial:
         return Sums(loss, count, {})
 
 
-def toy_modules(kind: str) -> Modules:
+def toy_modules(kind: str, width: int = 10) -> Modules:
     torch.manual_seed(0)
-    return {"model": ToyModel()} if kind == "classify" else {"model": ToyModel(), "critic": Critic()}
+    model = ToyModel(width)
+    return {"model": model} if kind == "classify" else {"model": model, "critic": Critic()}
 
 
 def toy_objective(kind: str) -> Any:
@@ -196,13 +197,14 @@ def train(
     save: str | None = None,
     evaluate: bool = False,
     device: str = "cpu",
+    width: int = 10,
 ) -> Run:
     """Train a toy on this rank, and save or resume where asked."""
     import torch.distributed as dist
 
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     objective = toy_objective(kind)
-    engine = strategies.prepare(plan, toy_modules(kind), objective, torch.device(device))
+    engine = strategies.prepare(plan, toy_modules(kind, width), objective, torch.device(device))
     run = Run()
     if resume is not None:
         checkpoint = checkpoint_at(resume)

@@ -20,7 +20,7 @@ __all__ = ["pools"]
 
 
 class Part:
-    kind, name, shape = "parameter", "model/weight", (100,)
+    kind, name, shape, until_update = "parameter", "model/weight", (100,), True
 
     def __init__(self, step: int, rank: int, world_size: int) -> None:
         self.start = 100 * rank // world_size

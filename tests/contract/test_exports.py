@@ -26,6 +26,7 @@ class Range:
     shape: tuple[int, ...]
     start: int
     values: Tensor
+    until_update: bool = True
 
 
 def whole_state(modules: dict[str, nn.Module]) -> Iterator[Range]:

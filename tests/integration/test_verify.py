@@ -48,7 +48,7 @@ def test_a_job_is_proved(
 
 
 class _Whole:
-    kind, name, shape, start = "parameter", "model/weight", (3, 2), 0
+    kind, name, shape, start, until_update = "parameter", "model/weight", (3, 2), 0, True
 
     def __init__(self, values: list[float]) -> None:
         self.values = torch.tensor(values)

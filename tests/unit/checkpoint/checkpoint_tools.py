@@ -21,6 +21,7 @@ class Range:
     shape: tuple[int, ...]
     start: int
     values: Tensor
+    until_update: bool = True
 
 
 def tensors(seed: int, rows: int = 7) -> dict[tuple[str, str], Tensor]:
@@ -41,7 +42,9 @@ def ranges(whole: dict[tuple[str, str], Tensor], rank: int = 0, world_size: int 
         count = tensor.numel()
         start, stop = count * rank // world_size, count * (rank + 1) // world_size
         if start < stop:
-            yield Range(kind, name, tuple(tensor.shape), start, tensor.reshape(-1)[start:stop])
+            yield Range(
+                kind, name, tuple(tensor.shape), start, tensor.reshape(-1)[start:stop], kind != "buffer"
+            )
 
 
 class Killed(BaseException):

@@ -86,6 +86,16 @@ def test_epochs_become_steps(samples, batch, tail):
         ({"training": {"global_batch_size": 10}, "scaling": {"workers": 4}}, "8 or 12 can"),
         ({"training": {"global_batch_size": 64, "micro_batch_size": 48}}, "training.micro_batch_size 48"),
         ({"training": {"precision": "fp16"}}, "fp16 needs a GPU"),
+        (
+            {
+                "strategy": {
+                    "kind": "zero",
+                    "stage": 3,
+                    "offload": {"parameters": "nvme", "nvme_path": "/disk"},
+                }
+            },
+            "keeps parameters on nvme in 16 bits",
+        ),
         ({"training": {"schedule": {"warmup_steps": 101}}}, "warmup_steps 101"),
         ({"scaling": {"accelerator_type": "H100"}}, "gpus_per_worker"),
         ({"initialize": {"freeze": ["*"]}}, "freeze every parameter"),
