@@ -9,8 +9,9 @@ import torch
 from checkpoint_tools import FaultyCalls, UnsyncedCalls, ranges, tensors
 
 from orchestrator.checkpoint import Checkpoints, newest_good, next_attempt, open_reader
+from orchestrator.checkpoint.staging import Staging
 from orchestrator.checkpoint.storage import LocalStorage, SystemCalls
-from orchestrator.checkpoint.writer import Save, describe
+from orchestrator.checkpoint.writer import Part, Save, describe
 from orchestrator.errors import CheckpointError
 
 RANKS = 2
@@ -21,11 +22,8 @@ def save_all_ranks(root: Path, step: int, attempt: int, calls: SystemCalls | Non
     storage = LocalStorage(str(root), calls or UnsyncedCalls())
     saves = []
     for rank in range(RANKS):
-        staged = [
-            (describe(part), part.values.clone().view(torch.uint8))
-            for part in ranges(tensors(step), rank, RANKS)
-        ]
-        saves.append(Save(storage, step, attempt, rank, RANKS, {"step": step}, staged))
+        parts = [Part(describe(part), part.values) for part in ranges(tensors(step), rank, RANKS)]
+        saves.append(Save(storage, step, attempt, rank, RANKS, {"step": step}, parts, Staging()))
     # one after the other, so that the k-th call is always the same one; rank 0 commits last
     for save in reversed(saves):
         save.start()
