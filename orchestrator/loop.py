@@ -71,6 +71,13 @@ class Outcome:
     """Last evaluation, or the last logged training metrics where nothing is evaluated."""
 
 
+def _seed_generators(seed: int) -> None:
+    """What ``torch.manual_seed`` does; that one keeps a stack trace of each call for a GPU that is never used."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
+
+
 def train(
     plan: Plan,
     engine: Engine,
@@ -88,7 +95,7 @@ def train(
     training, meter = plan.job.training, Meter()
     outcome, recent = Outcome(start_step), _Sums()
     for step in range(start_step + 1, plan.total_steps + 1):
-        torch.manual_seed(step_seed(training.seed, step))
+        _seed_generators(step_seed(training.seed, step))
         with meter.part("data_wait"):
             batch = next(steps)
         factor = learning_rate_factor(training.schedule, step, plan.total_steps)

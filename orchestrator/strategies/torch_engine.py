@@ -122,8 +122,9 @@ class TorchEngine(ABC):
 
     def _level_buffers(self, name: str) -> None:
         """Rank 0's running statistics become everybody's, so that all ranks evaluate and save the same."""
-        buffers = [buffer for _, buffer in replicated.persistent_buffers(self._bare[name])]
-        if buffers and self._world_size > 1:
+        if self._world_size == 1 or next(self._bare[name].buffers(), None) is None:
+            return
+        if buffers := [buffer for _, buffer in replicated.persistent_buffers(self._bare[name])]:
             replicated.broadcast_from_rank_zero(buffers)
 
     def _tensors(self) -> Iterator[replicated.Named]:
