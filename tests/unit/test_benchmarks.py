@@ -19,7 +19,8 @@ FEW = ("--threads", "1", "--set", "training.max_steps=3", "--set", "training.sch
         ("quick_train.py", ("examples/digits-cnn.yaml",), "mean"),
         ("gan_digits.py", (), "shares"),
         ("anomaly_digits.py", (), "auroc"),
-        ("signal_auroc.py", (), "logistic_regression_auroc"),
+        ("binary_auroc.py", ("examples/cnn-spikes.yaml",), "logistic_regression_auroc"),
+        ("binary_auroc.py", ("examples/recommend-imports.yaml",), "module_rate_auroc"),
     ],
 )
 def test_a_benchmark_prints_its_numbers(script, arguments, wanted, tmp_path):
