@@ -6,6 +6,7 @@ import base64
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from orchestrator.clusters.base import Request
@@ -41,6 +42,8 @@ from orchestrator.spec.profile import ClusterProfile
 
 _OVERLAP_SECONDS = 30
 """A log that is taken up again is read from so long before: its clock is not ours."""
+_READERS = 16
+"""Records read at once for a list."""
 _PROGRESS_LINES = 400
 """Last lines of the log that a status looks at for metrics."""
 
@@ -209,7 +212,7 @@ class KubernetesCluster:
 
     def list(self) -> list[RunStatus]:
         """The newest launch of each run whose RayJob is still there, from one call; from two where a run waits for
-        its pods.
+        its pods. Step and metrics of each from its record, where the storage can be read from here.
         """
         newest: dict[str, dict[str, Any]] = {}
         for rayjob in self._api.rayjobs("app.kubernetes.io/managed-by=trainwright"):
@@ -217,19 +220,18 @@ class KubernetesCluster:
             if run not in newest or _launch_of(rayjob) > _launch_of(newest[run]):
                 newest[run] = rayjob
         problems = self._problems_of_pods(newest.values())
-        found = [
-            rayjob_to_status(rayjob, self.profile, problem=problems.get(_ray_cluster_of(rayjob)))
-            for rayjob in newest.values()
-        ]
+        with ThreadPoolExecutor(_READERS) as readers:
+            records = readers.map(self._record_of, newest.values())
+            found = [
+                rayjob_to_status(rayjob, self.profile, record, problems.get(_ray_cluster_of(rayjob)))
+                for rayjob, record in zip(newest.values(), records, strict=True)
+            ]
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
     # -- looking -----------------------------------------------------------------------------------------------
 
     def _status_of(self, rayjob: dict[str, Any]) -> RunStatus:
-        record = None
-        if self._is_object_store:
-            launch = _launch_of(rayjob)
-            record = StorageRecord(rayjob["metadata"]["annotations"][STORAGE]).status(launch)
+        record = self._record_of(rayjob)
         status = rayjob_to_status(rayjob, self.profile, record)
         if status.state is RunState.PENDING:
             return rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob))
@@ -239,6 +241,12 @@ class KubernetesCluster:
             # the head runs and its driver waits for workers: autoscaled ones, or one that was lost and is made again
             return status.model_copy(update={"message": problem})
         return status
+
+    def _record_of(self, rayjob: dict[str, Any]) -> RunStatus | None:
+        """What the run says of itself, where its storage can be read from here."""
+        if not self._is_object_store:
+            return None
+        return StorageRecord(rayjob["metadata"]["annotations"][STORAGE]).status(_launch_of(rayjob))
 
     def _problem(self, rayjob: dict[str, Any]) -> str | None:
         status = rayjob.get("status") or {}

@@ -175,8 +175,8 @@ class RayJobsCluster:
             status = job_to_status(job, self.profile, StorageRecord(plan.storage).status(launch))
         else:
             status = job_to_status(job, self.profile, None)
-        if job["status"] == "PENDING":
-            return status
+        if job["status"] == "PENDING" or status.state is RunState.RUNNING:
+            return status  # the record says it all, and the output of a long run is long
         return with_progress(status, self._client.logs(job["submission_id"]).splitlines())
 
     def _listed(self, job: dict[str, Any]) -> RunStatus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -27,6 +28,7 @@ from orchestrator.gauges import Gauges
 from orchestrator.models.base import Batch, Objective, check_batch
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
+from orchestrator.runs import RunState
 from orchestrator.strategies.base import Engine
 from orchestrator.tracking import NullTracker, Tracker, open_tracker
 
@@ -158,9 +160,7 @@ class _Worker:
             if self._rank == 0:
                 logger.info("attempt %d goes on from the checkpoint of step %d", self._attempt, start_step)
         if self._rank == 0:
-            self.tracker = open_tracker(
-                plan, dataset=self._prepared.lineage, on_url=lambda url: events.emit("tracking", url=url)
-            )
+            self.tracker = open_tracker(plan, dataset=self._prepared.lineage, on_url=self._is_tracked_at)
             events.emit(
                 "attempt",
                 attempt=self._attempt,
@@ -302,6 +302,11 @@ class _Worker:
         stop, self._next_stop_check = bool(answer[0]), int(answer[1])
         return stop
 
+    def _is_tracked_at(self, url: str) -> None:
+        events.emit("tracking", url=url)
+        if self._mailbox is not None:
+            self._mailbox.urls["mlflow"] = url
+
     def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
         """Metrics of a step, from rank 0: as an event, to the tracker, to Prometheus."""
         if self._mailbox is None:
@@ -311,7 +316,7 @@ class _Worker:
         self.tracker.log(step, values)
         if seconds and self._gauges is not None:
             self._gauges.logged(step, values, seconds, again=step <= self._mailbox.reached_before)
-        self._mailbox.reached(step)
+        self._mailbox.reached(step, self._attempt, rounded)
 
     # -- batches ---------------------------------------------------------------------------------------------
 
@@ -357,11 +362,15 @@ class _Mailbox:
     def __init__(self, plan: Plan, launch: int) -> None:
         self._record = RunRecord(plan.storage)
         self._launch = launch
+        self._status = self._record.status(launch)
         self._stop, self._closed = threading.Event(), threading.Event()
         self._pause = 0.5 if "://" not in plan.storage else 5.0
         self.reached_before = int(self._record.read(_REACHED) or 0)
         """Last step that an earlier attempt logged."""
         self._reached = self._written = 0
+        self._told = self._status
+        self.urls: dict[str, str] = {}
+        """Where to look, by name."""
         threading.Thread(target=self._work, name="mailbox", daemon=True).start()
 
     def _work(self) -> None:
@@ -372,10 +381,20 @@ class _Mailbox:
                 if self._reached > self._written:
                     self._written = self._reached
                     self._record.write(_REACHED, str(self._written).encode())
+                if self._status is not self._told and self._status is not None:
+                    self._told = self._status
+                    self._record.set_state(self._told.model_copy(update={"urls": dict(self.urls)}))
 
-    def reached(self, step: int) -> None:
-        """Note the last step that was logged."""
+    def reached(self, step: int, attempt: int, metrics: dict[str, float]) -> None:
+        """Note the last step that was logged: whoever lists runs reads it from the record."""
         self._reached = max(step, self.reached_before)
+        if self._status is not None:
+            update = {"state": RunState.RUNNING, "step": step, "attempt": attempt}
+            metrics = {
+                **self._status.metrics,
+                **{name: value for name, value in metrics.items() if math.isfinite(value)},
+            }
+            self._status = self._status.model_copy(update={**update, "metrics": metrics})
 
     def stop_asked(self) -> bool:
         """Whether a stop was asked for."""

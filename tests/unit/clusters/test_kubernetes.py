@@ -19,7 +19,8 @@ from orchestrator.clusters.patience import Patience
 from orchestrator.clusters.rayjob_manifest import STOP
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.planning.plan import Plan
-from orchestrator.runs import RunState
+from orchestrator.records import RunRecord
+from orchestrator.runs import RunState, RunStatus
 
 RUN = "digits-abcdefgh"
 CLAIM = {"storage_claim": "data"}
@@ -624,3 +625,24 @@ def test_kubectl_reads_what_we_made_and_makes_what_we_print(server, tmp_path):
     printed.write_text(json.dumps(backend.render(wanted(run_id="other-abcdefgh")).body))
     kubectl("create", "--validate=false", "-f", str(printed))
     assert backend.status("other-abcdefgh").state is RunState.PENDING
+
+
+# -- storage that this machine reaches -------------------------------------------------------------------------
+
+
+def test_what_runs_record_is_told_in_a_status_and_in_a_list(server, tmp_path):
+    storage = f"file://{tmp_path}"  # an object store to us, since it has a scheme
+    backend = cluster({"storage_claim": None}, storage=storage)
+    backend.submit(backend.render(plan(run_id=RUN, storage=f"{storage}/runs/{RUN}")))
+    server.set_status(RUN, jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName="c1")
+    record = RunRecord(str(tmp_path / "runs" / RUN))
+    record.set_state(RunStatus(run_id=RUN, state=RunState.RUNNING, step=40, attempt=2))
+    for status in (backend.status(RUN), *backend.list()):
+        assert (status.state, status.step, status.attempt) == (RunState.RUNNING, 40, 2)
+    (tmp_path / "runs" / RUN / "control").mkdir()  # object stores have no folders
+    assert backend.stop(RUN).state is RunState.STOPPING
+    assert record.stop_was_asked(1)
+    (tmp_path / "runs" / RUN / "launches" / "1" / "driver.log").write_text("kept\nfor later\n")
+    server.objects["pods"].clear()
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    assert list(backend.logs(RUN)) == list(backend.logs(RUN, follow=True)) == ["kept", "for later"]

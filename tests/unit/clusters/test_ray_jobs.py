@@ -195,7 +195,7 @@ def test_what_the_driver_recorded_is_what_is_told(head, tmp_path):
     backend = cluster(head, tmp_path)
     submitted(backend, tmp_path)
     record = RunRecord(str(tmp_path / "runs" / "digits-abcdefgh"))
-    running = RunStatus(run_id="digits-abcdefgh", state=RunState.RUNNING, step=5, attempt=2, launch=1)
+    running = RunStatus(run_id="digits-abcdefgh", state=RunState.STARTING, step=5, attempt=2, launch=1)
     record.set_state(running)
     head.set_job("digits-abcdefgh", status="RUNNING")
     head.output["digits-abcdefgh"] = (
@@ -332,3 +332,16 @@ def test_logs_of_the_driver_and_of_a_rank_over_all_attempts(head, tmp_path):
     assert list(backend.logs("digits-abcdefgh", rank=4)) == []
     head.set_job("digits-abcdefgh", status="FAILED")
     assert list(backend.logs("digits-abcdefgh", rank=3, follow=True)) == expected
+
+
+def test_a_run_that_records_its_steps_is_told_without_its_output(head, tmp_path):
+    backend = cluster(head, tmp_path)
+    submitted(backend, tmp_path)
+    head.set_job("digits-abcdefgh", status="RUNNING")
+    RunRecord(str(tmp_path / "runs" / "digits-abcdefgh")).set_state(
+        RunStatus(run_id="digits-abcdefgh", state=RunState.RUNNING, step=40, attempt=2, metrics={"loss": 1.0})
+    )
+    for status in (backend.status("digits-abcdefgh"), *backend.list()):
+        assert (status.state, status.step, status.attempt) == (RunState.RUNNING, 40, 2)
+        assert status.metrics == {"loss": 1.0}
+    assert head.count("GET", "/logs$") == 0

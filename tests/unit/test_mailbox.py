@@ -1,0 +1,41 @@
+"""What rank 0 leaves in the run's records while it trains: whoever lists runs reads no output."""
+
+import time
+
+from orchestrator.records import RunRecord
+from orchestrator.runs import EndReason, RunState, RunStatus
+from orchestrator.worker import _Mailbox
+
+
+class Plan:
+    def __init__(self, storage):
+        self.storage = str(storage)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_record_tells_step_metrics_and_addresses_until_the_end(tmp_path):
+    record = RunRecord(str(tmp_path))
+    record.set_state(RunStatus(run_id="r", state=RunState.STARTING, total_steps=9))
+    mailbox = _Mailbox(Plan(tmp_path), 1)
+    try:
+        mailbox.urls["mlflow"] = "http://mlflow/#/1"
+        mailbox.reached(3, 2, {"train/loss": 0.5, "val/loss": 0.7})
+        mailbox.reached(6, 2, {"train/loss": 0.4, "train/grad_norm": float("nan")})
+        wait_until(lambda: record.status(1).step == 6)
+        status = record.status(1)
+        assert (status.state, status.attempt, status.total_steps) == (RunState.RUNNING, 2, 9)
+        assert status.metrics == {"train/loss": 0.4, "val/loss": 0.7}
+        assert status.urls == {"mlflow": "http://mlflow/#/1"}
+        end = status.model_copy(update={"state": RunState.STOPPED, "reason": EndReason.STOPPED_BY_USER})
+        record.end(end)
+        mailbox.reached(9, 2, {})
+        wait_until(lambda: record.read("launches/1/state.json").count(b'"step": 9'))
+        assert record.status(1) == end
+    finally:
+        mailbox.close()
