@@ -71,6 +71,7 @@ def plan_for(
     parameters: int,
     precision: str = "fp32",
     accumulation: int = 1,
+    batch: int = BATCH,
 ) -> Plan:
     job = JobSpec.model_validate(
         {
@@ -80,7 +81,7 @@ def plan_for(
             "data": {"train": {"kind": "builtin", "name": "digits"}},
             "training": {
                 "max_steps": 1000,
-                "global_batch_size": BATCH * accumulation * world_size,
+                "global_batch_size": batch * accumulation * world_size,
                 "precision": precision,
                 "optimizer": {"learning_rate": 1e-3},
             },
@@ -90,7 +91,7 @@ def plan_for(
     )
     return Plan(
         version="0", run_id="bench", job=job, base_dir="/", storage="/nowhere", cache="/nowhere", tracking_uri="",
-        world_size=world_size, micro_batch_size=BATCH, accumulation_steps=accumulation, total_steps=1000, train_samples=0,
+        world_size=world_size, micro_batch_size=batch, accumulation_steps=accumulation, total_steps=1000, train_samples=0,
         eval_samples=0, evaluate_every=0, sample_every=0, checkpoint_every=1, parameters=parameters,
         trainable_parameters=parameters, flops_per_sample=0,
         memory=MemoryEstimate(parameters=0, gradients=0, optimizer=0, activations=0),
