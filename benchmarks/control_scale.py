@@ -27,11 +27,18 @@ import psutil
 _WATCHED_SECONDS = 10.0
 _CENTRAL = {"controller": "ray::TrainController", "gcs": "gcs_server", "raylet": "raylet/raylet"}
 _WORKER = "ray::RayTrainWorker"
+_AS_THE_DRIVER = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 
 
 def tiny_workers(count):
     """One point: ``count`` workers that do nothing."""
-    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+    os.environ |= _AS_THE_DRIVER
     import ray
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
