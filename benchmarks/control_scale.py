@@ -1,6 +1,7 @@
 """Cost of control as a run grows, on one machine, each point in a process of its own:
 
     python benchmarks/control_scale.py --workers 2,4,8,16,32,48     tiny workers that only start, wait and end
+    python benchmarks/control_scale.py --actors 2,8,16,32,48        bare Ray actors that are polled as a controller does
     python benchmarks/control_scale.py --nodes 1,2,4,8,16           Ray nodes on this machine
     python benchmarks/control_scale.py --training 2,4,8             whole runs: a perceptron of 10 thousand parameters
 
@@ -90,6 +91,47 @@ def tiny_workers(count):
         ).fit()
         watcher.join()
         row["end_s"] = round(time.perf_counter() - row.pop("ended_at"), 1)
+        ray.shutdown()
+    return row
+
+
+def actors(count):
+    """One point: ``count`` actors without Ray Train, the smallest processes that Ray can start, asked five times a second."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    class Idle:
+        def answer(self):
+            return True
+
+    with tempfile.TemporaryDirectory(prefix="tw", dir="/tmp") as folder:
+        _start_ray(ray, folder, count + 1)
+        group = ray.util.placement_group([{"CPU": 1}] * count)
+        began = time.perf_counter()
+        place = PlacementGroupSchedulingStrategy(group)
+        idle = [
+            ray.remote(Idle).options(num_cpus=1, scheduling_strategy=place).remote() for _ in range(count)
+        ]
+        ray.get([each.answer.remote() for each in idle])
+        seconds = time.perf_counter() - began
+        started, own, polls = _cpu_seconds(), time.process_time(), 0
+        until = time.perf_counter() + _WATCHED_SECONDS
+        while time.perf_counter() < until:
+            ray.get([each.answer.remote() for each in idle])
+            polls += 1
+            time.sleep(0.2)
+        asked = _cpu_seconds()
+        row = {
+            "actors": count,
+            "start_s": round(seconds, 1),
+            "start_cpu_s": {name: round(started[name], 2) for name in ("gcs", "raylet")},
+            "poll_cpu_ms": {
+                "caller": round((time.process_time() - own) / polls * 1e3, 2),
+                **{name: round((asked[name] - started[name]) / polls * 1e3, 2) for name in ("gcs", "raylet")},
+            },
+            "mb": {name: round(_memory_mb(_CENTRAL[name])) for name in ("gcs", "raylet")},
+            "mb_an_actor": round(_memory_mb("ray::Idle") / count),
+        }
         ray.shutdown()
     return row
 
@@ -237,7 +279,7 @@ def _flat(row):
             yield name, value
 
 
-MODES = {"workers": tiny_workers, "nodes": nodes, "training": training}
+MODES = {"workers": tiny_workers, "actors": actors, "nodes": nodes, "training": training}
 
 
 def main():

@@ -172,14 +172,21 @@ class Driver:
             shutil.rmtree(self._ray_dir, ignore_errors=True)
 
 
+def seconds_between_polls(workers: int) -> float:
+    """How often Ray Train's controller asks its workers. At its default of 2 s it forgets what they said last before
+    they died. One look costs it 0.27 ms of CPU a worker: from 140 workers on it looks less often, so that it never takes
+    more than a fifth of a core.
+    """
+    return max(0.2, workers * 1.4e-3)
+
+
 def _set_environment(plan: Plan) -> None:
     """What Ray reads from the environment, all in one place; it passes them on to the controller and the workers."""
     recovery = plan.job.recovery
     os.environ.update(
         {
             "RAY_TRAIN_V2_ENABLED": "1",
-            # at the default of 2 s the controller forgets what workers said last before they died
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": f"{seconds_between_polls(plan.world_size):g}",
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(int(recovery.worker_start_timeout)),
             "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(int(recovery.hang_timeout)),
             "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
