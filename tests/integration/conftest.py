@@ -134,3 +134,15 @@ class Home:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A home on a file system of 5 MB."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a file system")
+    yield Home(folder)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+import subprocess
 import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+
+from orchestrator.errors import InfrastructureError
 
 pytestmark = pytest.mark.ray
 
@@ -189,3 +192,22 @@ def test_stop_now_ends_a_run_at_any_moment(home):
     status = home.status(run)
     assert (status["state"], status["reason"]) == ("stopped", "stopped_by_user")
     home.wait_until_gone(run)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_with_one_sentence_and_loses_no_checkpoint(small_disk):
+    # 1.7 MB of state for each checkpoint: the second fits beside MLflow's store, the third does not
+    job = small_disk.job(model={"family": "mlp", "width": 256, "depth": 3}, checkpoint={"every_steps": 200})
+    answer = small_disk.call("run", str(job))
+    assert answer.returncode == InfrastructureError.exit_code
+    summary = " ".join(answer.stdout.split()).rpartition(" end failed: ")[2]
+    assert summary.startswith("the checkpoint of step ")
+    assert "no space left" in summary and "free some, keep fewer (checkpoint.keep)" in summary
+    assert "Traceback" not in summary
+    (run,) = [path.name for path in (small_disk.folder / "runs").iterdir()]
+    step, _ = small_disk.final_state(run)
+    assert 200 <= step < 2000
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk.folder)], check=True)
+    assert small_disk.call("resume", run).returncode == 0
+    assert follow(small_disk, run)["state"] == "succeeded"
+    small_disk.wait_until_gone(run)
