@@ -46,9 +46,17 @@ def logged(tmp_path, monkeypatch):
         )
         mlflow.set_tracking_uri(uri)
         (found,) = mlflow.search_logged_models([experiment], output_format="list")
+        train.shown = _files(MlflowClient(uri), found.source_run_id)
         return mlflow.pyfunc.load_model(f"models:/{found.model_id}")
 
     return train
+
+
+def _files(client: MlflowClient, run_id: str, folder: str = "") -> list[str]:
+    paths: list[str] = []
+    for entry in client.list_artifacts(run_id, folder):
+        paths += _files(client, run_id, entry.path) if entry.is_dir else [entry.path]
+    return paths
 
 
 def test_a_language_model_goes_on_from_a_text(logged, tmp_path):
@@ -58,10 +66,12 @@ def test_a_language_model_goes_on_from_a_text(logged, tmp_path):
             "model": {"family": "gpt", "size": "debug", "context": 16},
             "data": {
                 "train": {"kind": "text", "path": "corpus.txt"},
+                "eval": {"kind": "split", "fraction": 0.2},
                 "prepare": {"kind": "pack", "tokenizer": {"kind": "characters"}, "context": 16},
             },
         }
     )
+    assert any("text_0" in path for path in logged.shown), logged.shown
     (written,) = model.predict(["the quick brown"], params={"tokens": 12})
     assert 0 < len(written) <= 12
     assert set(written) <= set("the quick brown fox jumps over the lazy dog\n")
@@ -137,12 +147,29 @@ def test_a_forecast_has_the_series_own_units(logged, tmp_path, together):
             "objective": {"kind": "forecasting"},
             "data": {
                 "train": {"kind": "csv", "path": "series.csv"},
+                "eval": {"kind": "split", "fraction": 0.3, "by": "position"},
                 "prepare": {"kind": "windows", "past": 8, "horizon": 3, "together": together},
             },
         }
     )
+    assert any("forecast_0" in path for path in logged.shown), logged.shown
     forecast = model.predict(table)
     assert forecast.shape == (3, 2)
     np.testing.assert_allclose(forecast.mean(axis=0), [1000, 20], atol=3)
     with pytest.raises(DataError, match="needs the last 8 rows, but there are 5"):
         model.predict(table[:5])
+
+
+def test_made_images_are_there_to_be_seen(logged):
+    model = logged(
+        {
+            "model": {"family": "gan", "size": "debug"},
+            "data": {
+                "train": {"kind": "builtin", "name": "digits"},
+                "eval": {"kind": "split", "fraction": 0.1},
+                "transforms": [{"kind": "scale", "tensor": "image", "factor": 0.125, "offset": -1.0}],
+            },
+        }
+    )
+    assert any(path.endswith(".png") for path in logged.shown), logged.shown
+    assert model.predict({"noise": np.zeros((2, 16), np.float32)}).shape == (2, 1, 8, 8)
