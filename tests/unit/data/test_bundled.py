@@ -22,7 +22,9 @@ def test_docstrings_say_what_they_are_of():
 
 def test_imports_are_those_of_the_source():
     table = bundled.imports()
-    assert table.num_rows == len(set(zip(table["file"].to_pylist(), table["module"].to_pylist(), strict=True)))
+    assert table.num_rows == len(
+        set(zip(table["file"].to_pylist(), table["module"].to_pylist(), strict=True))
+    )
     assert 0.02 < np.mean(table["imported"].to_pylist()) < 0.2
     known = {(row["file"], row["module"]): row["imported"] for row in table.to_pylist()}
     assert known["tempfile.py", "os"] == 1
