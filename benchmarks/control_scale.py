@@ -145,13 +145,13 @@ def nodes(count):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
     try:
         ray.init(address=cluster.address, logging_level="ERROR")
-        before = psutil.virtual_memory().available
+        before = _memory_mb("")
         began = time.perf_counter()
         for _ in range(count - 1):
             cluster.add_node(num_cpus=1, wait=False, **store)
         cluster.wait_for_nodes(timeout=240)
         added = time.perf_counter() - began
-        used = (before - psutil.virtual_memory().available) / 1e6
+        used = _memory_mb("") - before
         asked = min(_timed(ray.nodes) for _ in range(5))
         group_began = time.perf_counter()
         group = ray.util.placement_group([{"CPU": 1}] * count, strategy="SPREAD")
