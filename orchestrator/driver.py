@@ -174,8 +174,8 @@ class Driver:
 
 def seconds_between_polls(workers: int) -> float:
     """How often Ray Train's controller asks its workers. At its default of 2 s it forgets what they said last before
-    they died. One look costs it a quarter of a millisecond of CPU a worker: from 140 workers on it looks less often,
-    so that it never takes more than a fifth of a core.
+    they died. One look costs it a quarter to a third of a millisecond of CPU a worker: from 140 workers on it looks
+    less often, so that it never takes more than a quarter of a core.
     """
     return max(0.2, workers * 1.4e-3)
 
