@@ -32,7 +32,7 @@ class DdpEngine(TorchEngine):
         return module
 
     def _wrap(self, module: nn.Module) -> DistributedDataParallel:
-        return DistributedDataParallel(
+        wrapper = DistributedDataParallel(
             module,
             device_ids=[self.device.index] if self.device.index is not None else None,
             bucket_cap_mb=self._bucket_megabytes,
@@ -41,6 +41,8 @@ class DdpEngine(TorchEngine):
             # still needs for its backward; step() levels them once instead
             forward_sync_buffers=False,
         )
+        settle_buckets(wrapper)
+        return wrapper
 
     @property
     def _loss_factor(self) -> float:
@@ -74,3 +76,19 @@ class DdpEngine(TorchEngine):
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+def settle_buckets(wrapper: DistributedDataParallel) -> None:
+    """Collective. Have DDP order its buckets now, by a backward that adds nothing.
+
+    DDP lays its buckets out anew after the first backward of a process. More than two ranks add up a gradient in an
+    order that follows from its place in the bucket, so the first step after a resume would differ in its last bits
+    from the same step of a run that was not interrupted.
+    """
+    parameters = [p for p in wrapper.module.parameters() if p.requires_grad]
+    wrapper.reducer.prepare_for_backward([])
+    nothing = torch.zeros((), device=parameters[0].device)
+    for parameter in parameters:  # the last one's gradient comes first, as in most models
+        nothing = nothing + parameter.sum() * 0
+    nothing.backward()
+    wrapper.reducer._rebuild_buckets()
