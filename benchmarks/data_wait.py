@@ -1,6 +1,6 @@
 """How long a loop waits for data when its step takes twice as long as reading a batch does.
 
-    python benchmarks/data_wait.py [--folder DIR]
+    python benchmarks/data_wait.py [--folder DIR] [--case tokens|images] [--only NAME]
 
 For tokens and images of ``data_readers.py`` and both of our readers: first the time a batch takes when nothing else is
 done, then the share of the time that a loop waits whose step takes twice that (it sleeps, as if a GPU computed).
@@ -49,7 +49,14 @@ def one(case: str, reader: str, path: Path) -> dict[str, float]:
         next(stream)
         waits.append(time.perf_counter() - asked)
         time.sleep(step)
-    return {"step_ms": step * 1e3, "wait_share": sum(waits) / (time.perf_counter() - began)}
+    took = time.perf_counter() - began
+    waits.sort()
+    return {
+        "step_ms": step * 1e3,
+        "wait_share": sum(waits) / took,
+        "median_us": waits[len(waits) // 2] * 1e6,
+        "longest_share": sum(waits[-max(1, len(waits) // 100) :]) / took,
+    }
 
 
 def main() -> None:
@@ -57,6 +64,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "trainwright-bench")
+    parser.add_argument("--case", choices=[*BATCHES, "all"], default="all")
+    parser.add_argument("--only", default="", help="readers whose name has this in it")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -66,9 +75,9 @@ def main() -> None:
         sys.stdout.flush()
         os._exit(0)  # readers have threads that know no end
     root = str(Path(__file__).resolve().parents[1])
-    for case in ("tokens", "images"):
+    for case in BATCHES if options.case == "all" else [options.case]:
         make(case, options.folder)
-        for reader in [name for name in READERS if name.startswith("trainwright")]:
+        for reader in [name for name in READERS if name.startswith("trainwright") and options.only in name]:
             environment = {
                 **os.environ,
                 "PYTHONPATH": root,
@@ -79,7 +88,9 @@ def main() -> None:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.strip().splitlines()[-1])
             print(
-                f"{case:8} {reader:32} step {found['step_ms']:7.2f} ms, waits {found['wait_share']:.2%}",
+                f"{case:8} {reader:32} step {found['step_ms']:7.2f} ms, waits {found['wait_share']:.2%}"
+                f" (half of the waits under {found['median_us']:.0f} us; the longest hundredth makes"
+                f" {found['longest_share']:.2%})",
                 flush=True,
             )
 
