@@ -40,11 +40,10 @@ class Words(nn.Module):
     def __init__(self, model) -> None:
         super().__init__()
         self.embedding = nn.Embedding(model.vocabulary, model.embedding_width)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         self.lstm = nn.LSTM(model.embedding_width, model.width, model.layers, batch_first=True)
         self.head = nn.Linear(model.width, model.vocabulary)
         self.head.weight = self.embedding.weight
-        nn.init.zeros_(self.head.bias)
         self.dropout = nn.Dropout(model.dropout)
 
     def forward(self, tokens):
