@@ -1,10 +1,11 @@
 """What trainwright costs beside bare scripts of the same model: step time and time to the first step, as ratios.
 
-``python benchmarks/versus_bare.py [step-1] [step-2] [start] [--rounds 3]``
+``python benchmarks/versus_bare.py [step-1] [step-2] [ray-2] [start] [--rounds 3]``
 
 Each ratio comes from rounds that alternate ours and the peer's in one run, so that whatever else the machine does
 falls on both. ``step-N``: median step of N workers against a bare PyTorch loop (N = 1) or torchrun DDP (N = 2), data
-in memory, tracking on. ``start``: from the command to the first step, against the smallest Ray Train script.
+in memory, tracking on. ``ray-N``: the same against that loop in Ray Train, whose own processes take their share of the
+cores as well. ``start``: from the command to the first step, against the smallest Ray Train script.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ torch.manual_seed(0)
 config, kind = CnnConfig(size="small", in_channels=1, outputs=10), ClassificationConfig()
 model = build_modules(config, kind)["model"]
 if world > 1:
-    dist.init_process_group("gloo")
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
     model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32)[:, None]
@@ -68,6 +70,23 @@ for step in range(steps):
     seconds.append(time.perf_counter() - began)
 if int(os.environ.get("RANK", 0)) == 0:
     print("RESULT", json.dumps(seconds))
+"""
+
+IN_RAY = """
+import os, sys
+os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+import ray
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+
+script, steps, workers = sys.argv[1:]
+
+def loop(config):
+    sys.argv = [script, steps]
+    exec(compile(open(script).read(), script, "exec"), {})
+
+ray.init(num_cpus=int(workers) + 1, include_dashboard=False, logging_level="ERROR")
+TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=int(workers), resources_per_worker={"CPU": 1})).fit()
 """
 
 SMALLEST = """
@@ -138,11 +157,15 @@ def our_step_ms(home: Path, workers: int) -> float:
     return statistics.median(event["values"]["perf/step_ms"] for event in events if event["step"] > WARM)
 
 
-def bare_step_ms(home: Path, workers: int) -> float:
+def bare_step_ms(home: Path, workers: int, in_ray: bool) -> float:
     script = home / "bare.py"
     script.write_text(BARE)
     command = [sys.executable, str(script), str(STEPS)]
-    if workers > 1:
+    if in_ray:
+        trainer = home / "in_ray.py"
+        trainer.write_text(IN_RAY)
+        command = [sys.executable, str(trainer), str(script), str(STEPS), str(workers)]
+    elif workers > 1:
         command = [
             sys.executable,
             "-m",
@@ -178,7 +201,7 @@ def smallest_start(home: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", default=["step-1", "step-2", "start"])
+    parser.add_argument("cases", nargs="*", default=["step-1", "step-2", "ray-2", "start"])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(f"{'case':<8} {'ours':>10} {'peer':>10} {'ratio':>7}   rounds")
@@ -188,12 +211,13 @@ def main() -> None:
             kind, _, workers = case.partition("-")
             pairs = []
             for _ in range(options.rounds):
-                if kind == "step":
-                    pairs.append((our_step_ms(home, int(workers)), bare_step_ms(home, int(workers))))
+                if kind in ("step", "ray"):
+                    peer = bare_step_ms(home, int(workers), kind == "ray")
+                    pairs.append((our_step_ms(home, int(workers)), peer))
                 else:
                     pairs.append((our_start(home), smallest_start(home)))
         mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-        unit = "ms" if kind == "step" else "s"
+        unit = "s" if kind == "start" else "ms"
         each = ", ".join(f"{a / b:.3f}" for a, b in pairs)
         print(f"{case:<8} {mine:>8.2f}{unit} {theirs:>8.2f}{unit} {mine / theirs:>7.3f}   {each}", flush=True)
 
