@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from orchestrator.planning.plan import Plan
 from orchestrator.runs import RunStatus
 from orchestrator.section import Section
 from orchestrator.spec.profile import ClusterProfile
+
+Revise = Callable[[Plan], Plan]
+"""From the plan that a run was launched with to the one of its next launch."""
 
 
 class Request(Section):
@@ -37,9 +40,9 @@ class Cluster(Protocol):
         """Start the run and return at once. Idempotent by run id: a second submit returns the first's status."""
         ...
 
-    def resume(self, run_id: str) -> RunStatus:
-        """Launch an ended run again from its newest good checkpoint. Raises NotFoundError; SpecError where it
-        has not ended or has nothing left to do.
+    def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
+        """Launch an ended run again from its newest good checkpoint, with its last plan or what ``revise`` makes
+        of that. Raises NotFoundError; SpecError where it has not ended or has nothing left to do.
         """
         ...
 

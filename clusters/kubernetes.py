@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from orchestrator.clusters.base import Request
+from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.kubernetes_api import KubernetesApi
 from orchestrator.clusters.kubernetes_errors import AlreadyThereError
 from orchestrator.clusters.log_lines import LineSplitter, rank_lines
@@ -70,15 +70,16 @@ class KubernetesCluster:
         """Let the server check the RayJob and its ConfigMap, then create both; neither is left without the other."""
         return self._send(request.plan, 1)
 
-    def resume(self, run_id: str) -> RunStatus:
-        """Another RayJob with the plan of the last and the working directory as it is now."""
+    def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
+        """Another RayJob with the plan of the last, or its revision, and the working directory as it is now."""
         rayjob = self._newest(run_id)
         status = self._status_of(rayjob)
         if not status.state.is_final:
             raise SpecError(f"run {run_id} is {status.state}; stop it first, or wait")
         if status.state is RunState.SUCCEEDED:
             raise SpecError(f"run {run_id} has taken all its steps; nothing is left to do")
-        return self._send(self._plan_of(rayjob), status.launch + 1)
+        plan = self._plan_of(rayjob)
+        return self._send(plan if revise is None else revise(plan), status.launch + 1)
 
     def status(self, run_id: str) -> RunStatus:
         """From the RayJob, the run's records, its log, and its pods where they don't run."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import events
-from orchestrator.clusters.base import Request
+from orchestrator.clusters.base import Request, Revise
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
@@ -40,20 +40,19 @@ class LocalCluster:
 
     def render(self, plan: Plan) -> Request:
         """The driver's command. Raises ResourcesError where this machine has no such GPUs."""
+        return Request(kind="process", run_id=plan.run_id, body=self._process(plan, 1), plan=plan)
+
+    def _process(self, plan: Plan, launch: int) -> dict[str, Any]:
+        """Command and folder of a launch's driver. Raises ResourcesError."""
         gpus = plan.world_size * plan.job.scaling.gpus_per_worker
         if gpus and (have := _gpus()) < gpus:
             raise ResourcesError(f"{gpus} GPUs are asked for, but this machine has {have}")
-        storage = Path(plan.storage)
-        command = [sys.executable, "-m", "orchestrator.driver", "--plan", str(storage / "plan.json")]
-        return Request(
-            kind="process",
-            run_id=plan.run_id,
-            body={
-                "command": [*command, "--launch", "1", "--start-ray", str(_ray_dir(plan.run_id, 1))],
-                "cwd": plan.base_dir,
-            },
-            plan=plan,
-        )
+        file = Path(plan.storage) / _plan_name(launch)
+        command = [sys.executable, "-m", "orchestrator.driver", "--plan", str(file), "--launch", str(launch)]
+        return {
+            "command": [*command, "--start-ray", str(_ray_dir(plan.run_id, launch))],
+            "cwd": plan.base_dir,
+        }
 
     def submit(self, request: Request) -> RunStatus:
         """Start the driver, unless this run id was submitted before."""
@@ -65,7 +64,7 @@ class LocalCluster:
         self._launch(plan, 1, request.body["command"], request.body["cwd"])
         return self.status(request.run_id)
 
-    def resume(self, run_id: str) -> RunStatus:
+    def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
         """Launch an ended run again."""
         status = self.status(run_id)
         if not status.state.is_final:
@@ -74,16 +73,11 @@ class LocalCluster:
             raise SpecError(
                 f"{run_id} has taken all its {status.total_steps} steps; there is nothing left to resume"
             )
-        plan, launch = self._plan(run_id), status.launch + 1
-        body = self.render(plan).body
-        command = [
-            *body["command"][:5],
-            "--launch",
-            str(launch),
-            "--start-ray",
-            str(_ray_dir(run_id, launch)),
-        ]
-        self._launch(plan, launch, command, body["cwd"])
+        plan, launch = self._plan(run_id, status.launch), status.launch + 1
+        if revise is not None:
+            plan = revise(plan)
+        body = self._process(plan, launch)
+        self._launch(plan, launch, body["command"], body["cwd"])
         return self.status(run_id)
 
     def status(self, run_id: str) -> RunStatus:
@@ -166,8 +160,10 @@ class LocalCluster:
             )
         return RunRecord(str(self._runs / run_id))
 
-    def _plan(self, run_id: str) -> Plan:
-        return Plan.model_validate_json((self._runs / run_id / "plan.json").read_text(encoding="utf-8"))
+    def _plan(self, run_id: str, launch: int) -> Plan:
+        return Plan.model_validate_json(
+            (self._runs / run_id / _plan_name(launch)).read_text(encoding="utf-8")
+        )
 
     def _launch_dir(self, run_id: str, launch: int) -> Path:
         return self._runs / run_id / "launches" / str(launch)
@@ -188,6 +184,8 @@ class LocalCluster:
         if not record.create(f"launches/{launch}/claim.json", json.dumps({"pid": os.getpid()}).encode()):
             _wait_for_start(folder)
             return
+        if launch > 1:
+            record.write(_plan_name(launch), plan.model_dump_json(indent=2).encode())
         record.set_state(pending)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         with (folder / "driver.log").open("ab") as log:
@@ -233,6 +231,11 @@ class LocalCluster:
         return status.model_copy(
             update={"step": step, "metrics": metrics, "urls": urls, "attempt": attempt, "state": state}
         )
+
+
+def _plan_name(launch: int) -> str:
+    """Where a launch's plan is in the run's folder; the first one's marks the folder as a run."""
+    return "plan.json" if launch == 1 else f"launches/{launch}/plan.json"
 
 
 def _ray_dir(run_id: str, launch: int) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from orchestrator.clusters.base import Request
+from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.capacity import fits
 from orchestrator.clusters.log_lines import LineSplitter, rank_lines
 from orchestrator.clusters.packaging import pack, pack_own_code
@@ -46,8 +46,8 @@ class RayJobsCluster:
         self._client.check_versions()
         return self._send(request.plan, 1, package)
 
-    def resume(self, run_id: str) -> RunStatus:
-        """Another launch with the plan of the last and the working directory as it is now."""
+    def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
+        """Another launch with the plan of the last, or its revision, and the working directory as it is now."""
         job = self._newest(run_id)
         status = self._status_of(job)
         if not status.state.is_final:
@@ -55,6 +55,8 @@ class RayJobsCluster:
         if status.state is RunState.SUCCEEDED:
             raise SpecError(f"run {run_id} has taken all its steps; nothing is left to do")
         plan = job_to_plan(job)
+        if revise is not None:
+            plan = self.render(revise(plan)).plan
         package = pack(plan, with_own_code=True)
         self._client.check_versions()
         return self._send(plan, status.launch + 1, package)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.make_plan import resolve_model, resolve_objective
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.revise import revise
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus, new_run_id
 from orchestrator.spec.job import JobSpec
@@ -176,9 +178,20 @@ class Run:
         """Ask for a graceful stop, or end it ``now``. Returns at once."""
         return self.cluster.stop(self.id, now=now)
 
-    def resume(self) -> RunStatus:
-        """Launch it again from its newest good checkpoint."""
-        return self.cluster.resume(self.id)
+    def resume(self, overrides: Iterable[str] = ()) -> RunStatus:
+        """Launch it again from its newest good checkpoint.
+
+        ``overrides`` (``scaling.workers=8``) change where and how it goes on, not what is trained: see
+        ``planning.revise``. Raises SpecError for others.
+        """
+        changes = tuple(overrides)
+        return self.cluster.resume(self.id, partial(_revised, overrides=changes) if changes else None)
+
+
+def _revised(plan: Plan, overrides: Iterable[str]) -> Plan:
+    job = load_spec(plan.job.model_dump(mode="json"), overrides)
+    assert job.objective is not None
+    return revise(plan, job, _counts(job.model, job.objective), version=orchestrator.__version__)
 
 
 def _counts(model: FamilyConfig, objective: ObjectiveConfig) -> Counts:

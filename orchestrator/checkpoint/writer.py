@@ -360,6 +360,6 @@ class Save:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return (
                 f"{what}: no space left for rank {self._rank}'s {format_bytes(self._size)};"
-                " free some, keep fewer (checkpoint.keep) or choose another checkpoint.storage"
+                " free some, or keep fewer (checkpoint.keep)"
             )
         return f"{what} by rank {self._rank}: {error or type(error).__name__}"

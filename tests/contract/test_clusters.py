@@ -157,5 +157,23 @@ def test_resume_only_what_has_ended_and_each_launch_once(place):
     assert cluster.status(RUN).launch == 2
 
 
+def test_a_run_goes_on_with_another_plan_and_keeps_it(place):
+    """What the second launch was given is what the third starts from."""
+    cluster, _ = submit(place)
+    place.fails()
+    workers = []
+
+    def one_more(plan):
+        workers.append(plan.job.scaling.workers)
+        scaling = plan.job.scaling.model_copy(update={"workers": workers[-1] + 1})
+        job = plan.job.model_copy(update={"scaling": scaling})
+        return plan.model_copy(update={"job": job, "world_size": scaling.workers})
+
+    for launch in (2, 3):
+        assert cluster.resume(RUN, one_more).launch == launch
+        place.fails()
+    assert workers[1] == workers[0] + 1
+
+
 def test_ping_is_one_line(place):
     assert "\n" not in open_cluster(place.profile).ping()

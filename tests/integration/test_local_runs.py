@@ -115,6 +115,26 @@ def test_a_stopped_run_goes_on_to_the_same_result(home, uninterrupted):
     assert_equal_states(home, run, uninterrupted[0])
 
 
+def test_a_stopped_run_goes_on_with_one_worker_in_another_strategy(home):
+    run = submit(home, home.job())
+    home.wait_for(run, lambda event: event["event"] == "checkpoint")
+    assert home.call("stop", run).returncode == 0
+    assert follow(home, run)["state"] == "stopped"
+    refused = home.call("resume", run, "--set", "training.seed=2")
+    assert refused.returncode == 2 and "training.seed can't change in a run that has begun" in refused.stderr
+    answer = home.call("resume", run, "--set", "scaling.workers=1", "--set", "strategy={kind: fsdp}")
+    assert answer.returncode == 0, answer.stderr
+    status = follow(home, run)
+    assert (status["state"], status["step"]) == ("succeeded", 2000), status["message"]
+    assert status["metrics"]["accuracy"] > 0.9
+    workers = [
+        event["rank"]
+        for event in json.loads(home.call("logs", run, "--json").stdout)
+        if event["event"] == "worker"
+    ]
+    assert sorted(workers) == [0, 0, 1]
+
+
 def test_a_killed_worker_is_replaced_and_the_result_is_the_same(home, uninterrupted):
     run = submit(home, home.job())
     worker = home.wait_for(run, lambda event: event["event"] == "worker" and event["rank"] == 1)

@@ -1,0 +1,70 @@
+"""How a run goes on that has begun: on other workers, under another strategy, with the same training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.errors import SpecError
+from orchestrator.models.sizes import Counts
+from orchestrator.planning.make_plan import make_plan
+from orchestrator.planning.plan import DataFacts, Plan
+from orchestrator.spec.job import JobSpec
+
+MAY_CHANGE = (
+    "scaling",
+    "strategy",
+    "checkpoint",
+    "recovery",
+    "environment",
+    "training.micro_batch_size",
+    "training.activation_checkpointing",
+    "training.compile",
+    "training.log_every",
+    "training.evaluate_every",
+    "training.check_replicas_every",
+)
+"""What leaves the samples of each step, and the mathematics of it, as they are."""
+
+
+def revise(plan: Plan, job: JobSpec, counts: Counts, *, version: str) -> Plan:
+    """The plan of a run's next launch.
+
+    Args:
+        plan: of the last launch.
+        job: the last one's, changed.
+        counts: of its model.
+        version: of this program.
+
+    Raises:
+        SpecError: it would train something else, or its numbers don't fit together.
+    """
+    before, after = plan.job.model_dump(mode="json"), job.model_dump(mode="json")
+    for field in _differences(before, after):
+        if not any(field == allowed or field.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
+            raise SpecError(
+                f"{field} can't change in a run that has begun; these can: {', '.join(MAY_CHANGE)};"
+                " submit a new run, which may start from this one's weights (initialize.weights)"
+            )
+    facts = DataFacts(train_samples=plan.train_samples or None, eval_samples=plan.eval_samples)
+    revised = make_plan(
+        job,
+        facts,
+        counts,
+        version=version,
+        run_id=plan.run_id,
+        base_dir=plan.base_dir,
+        storage=plan.storage,
+        cache=plan.cache,
+        tracking_uri=plan.tracking_uri,
+    )
+    return revised.model_copy(update={"git_commit": plan.git_commit})
+
+
+def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Dotted names of fields that differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in before.keys() | after.keys():
+            yield from _differences(before.get(name), after.get(name), f"{path}.{name}" if path else name)
+    elif before != after:
+        yield path
