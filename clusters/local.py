@@ -161,9 +161,10 @@ class LocalCluster:
         return RunRecord(str(self._runs / run_id))
 
     def _plan(self, run_id: str, launch: int) -> Plan:
-        return Plan.model_validate_json(
-            (self._runs / run_id / _plan_name(launch)).read_text(encoding="utf-8")
-        )
+        """The launch's plan, or the one before it where a launch died before it wrote its own."""
+        files = (self._runs / run_id / _plan_name(number) for number in range(launch, 0, -1))
+        newest = next(file for file in files if file.is_file())
+        return Plan.model_validate_json(newest.read_text(encoding="utf-8"))
 
     def _launch_dir(self, run_id: str, launch: int) -> Path:
         return self._runs / run_id / "launches" / str(launch)
