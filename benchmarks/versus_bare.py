@@ -217,9 +217,8 @@ def main() -> None:
                 else:
                     pairs.append((our_start(home), smallest_start(home)))
         mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(
-            a / b for a, b in pairs
-        )  # what else the machine does falls on both of a round
+        # what else the machine does falls on both of a round
+        ratio = statistics.median(a / b for a, b in pairs)
         unit = "s" if kind == "start" else "ms"
         each = ", ".join(f"{a / b:.3f}" for a, b in pairs)
         print(f"{case:<8} {mine:>8.2f}{unit} {theirs:>8.2f}{unit} {ratio:>7.3f}   {each}", flush=True)

@@ -327,9 +327,8 @@ class _Worker:
             yield _OnDevice(micros, share.samples, share.padded, share.epoch, tokens)
 
     def _to_device(self, arrays: Mapping[str, Any]) -> Batch:
-        check_batch(
-            arrays, self._specs
-        )  # of every batch: a label out of range would end a GPU without a word
+        # every batch, since a label out of range would end a GPU's work without a word
+        check_batch(arrays, self._specs)
         if self._device.type == "cpu":
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {
