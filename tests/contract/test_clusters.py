@@ -33,8 +33,8 @@ class Ray:
     def ends(self, run_id=RUN):
         self.server.set_job(run_id, status="SUCCEEDED")
 
-    def fails(self):
-        self.server.set_job(RUN, status="FAILED", driver_exit_code=4, message="x")
+    def fails(self, job=RUN):
+        self.server.set_job(job, status="FAILED", driver_exit_code=4, message="x")
 
     def jobs(self):
         return len(self.server.jobs)
@@ -56,8 +56,8 @@ class Kubernetes:
     def ends(self, run_id=RUN):
         self.server.set_status(run_id, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
 
-    def fails(self):
-        self.server.set_status(RUN, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
+    def fails(self, job=RUN):
+        self.server.set_status(job, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
 
     def jobs(self):
         return len(self.server.objects["rayjobs"])
@@ -171,7 +171,7 @@ def test_a_run_goes_on_with_another_plan_and_keeps_it(place):
 
     for launch in (2, 3):
         assert cluster.resume(RUN, one_more).launch == launch
-        place.fails()
+        place.fails(f"{RUN}-{launch}")
     assert workers[1] == workers[0] + 1
 
 
