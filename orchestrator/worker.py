@@ -449,6 +449,7 @@ def _own_log(plan: Plan, attempt: int, rank: int) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         out, err = sys.stdout, sys.stderr
+        handlers, level, propagates = logger.handlers, logger.level, logger.propagate
         sys.stdout, sys.stderr = _Tee(out, file), _Tee(err, file)
         handler.setStream(sys.stdout)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -465,3 +466,5 @@ def _own_log(plan: Plan, attempt: int, rank: int) -> Iterator[None]:
             raise
         finally:
             sys.stdout, sys.stderr = out, err
+            logger.handlers, logger.propagate = handlers, propagates
+            logger.setLevel(level)

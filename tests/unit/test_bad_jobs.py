@@ -92,18 +92,25 @@ def test_an_empty_text_file(prepared, tmp_path, kind):
         prepared({"family": "gpt", "size": "debug"}, {"kind": "text", "path": "corpus.txt"}, data=sections)
 
 
-@pytest.mark.parametrize(("strange", "said"), [(7, "holds 7"), (-1, "holds -1")])
-def test_a_label_out_of_range_wherever_it_stands(prepared, tmp_path, strange, said):
+@pytest.mark.parametrize(
+    ("strange", "error", "said"),
+    [
+        (7, SpecError, r"model\.outputs: is 3, but the data has 8"),
+        (-1, DataError, "tensor 'label' holds -1, but its values must be from 0 to 2"),
+    ],
+)
+def test_a_label_out_of_range_wherever_it_stands(prepared, tmp_path, strange, error, said):
     rows = [{"size": place, "label": place % 3} for place in range(16)]
     rows[13]["label"] = strange
     table(tmp_path / "table.csv", rows)
-    plan, ready = prepared(
-        {"family": "mlp", "size": "debug", "outputs": 3},
-        {"kind": "csv", "path": "table.csv"},
-        data={"columns": {"features": ["size"]}, "shuffle": False},
-    )
-    with pytest.raises(DataError, match=f"tensor 'label' {said}, but its values must be from 0 to 2"):
-        run(plan, ready)
+    with pytest.raises(error, match=said):
+        run(
+            *prepared(
+                {"family": "mlp", "size": "debug", "outputs": 3},
+                {"kind": "csv", "path": "table.csv"},
+                data={"columns": {"features": ["size"]}, "shuffle": False},
+            )
+        )
 
 
 def test_a_category_that_no_training_row_has(prepared, tmp_path):
