@@ -1,7 +1,7 @@
 """nanoGPT's CPU recipe, ours and theirs in turns in one process: seconds a step, and the validation loss of both.
 
-    git clone https://github.com/karpathy/nanoGPT /tmp/nanoGPT
-    python benchmarks/nanogpt.py --nanogpt /tmp/nanoGPT --steps 2000
+    git clone https://github.com/karpathy/nanoGPT ../nanoGPT
+    python benchmarks/nanogpt.py --nanogpt ../nanoGPT --steps 2000
 
 Both train on the same tokens and are evaluated on the same blocks. Theirs is their model and optimizer in the steps of
 their train.py (random offsets, one forward and backward, clipping at 1, AdamW); ours is the whole worker loop.

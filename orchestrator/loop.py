@@ -71,13 +71,6 @@ class Outcome:
     """Last evaluation, or the last logged training metrics where nothing is evaluated."""
 
 
-def _seed_generators(seed: int) -> None:
-    """What ``torch.manual_seed`` does; that one keeps a stack trace of each call for a GPU that is never used."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed(seed)
-
-
 def train(
     plan: Plan,
     engine: Engine,
@@ -203,6 +196,13 @@ def step_seed(seed: int, step: int) -> int:
     """Torch's seed at a step: a pure function, so that no generator state has to be saved."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     return (seed * 1_000_003 + step) * 65_537 + rank
+
+
+def _seed_generators(seed: int) -> None:
+    """What ``torch.manual_seed`` does; that one keeps a stack trace of each call for a GPU that is never used."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
 
 
 def _name(objective: Objective, phase: str) -> str:

@@ -59,27 +59,29 @@ def table(path, rows):
         writer.writerows(rows)
 
 
-def test_a_vocabulary_larger_than_the_models(prepared, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "context", "said"),
+    [
+        (
+            {"vocabulary": 10},
+            {},
+            r"model.vocabulary: is 10, but the data has \d+ \(vocabulary\); leave it out",
+        ),
+        (
+            {"context": 16},
+            {"context": 32},
+            r"model.context is 16, but data.prepare.context makes sequences of 32 tokens",
+        ),
+    ],
+    ids=["vocabulary", "context"],
+)
+def test_text_that_does_not_fit_the_model(prepared, tmp_path, size, context, said):
     (tmp_path / "corpus.txt").write_text(TEXT)
-    with pytest.raises(
-        SpecError, match=r"model.vocabulary: is 10, but the data has \d+ \(vocabulary\); leave it out"
-    ):
+    with pytest.raises(SpecError, match=said):
         prepared(
-            {"family": "gpt", "size": "debug", "vocabulary": 10},
+            {"family": "gpt", "size": "debug", **size},
             {"kind": "text", "path": "corpus.txt"},
-            data=pack(),
-        )
-
-
-def test_sequences_longer_than_the_context(prepared, tmp_path):
-    (tmp_path / "corpus.txt").write_text(TEXT)
-    with pytest.raises(
-        SpecError, match=r"model.context is 16, but data.prepare.context makes sequences of 32 tokens"
-    ):
-        prepared(
-            {"family": "gpt", "size": "debug", "context": 16},
-            {"kind": "text", "path": "corpus.txt"},
-            data=pack(32),
+            data=pack(**context),
         )
 
 
