@@ -13,7 +13,6 @@ import queue
 import re
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -312,9 +311,7 @@ def _log_model(plan: Plan, client: Any, run_id: str, model_dir: Path) -> None:
         params = [ParamSpec("tokens", "long", 128), ParamSpec("seed", "long", 0)]
         signature = ModelSignature(params=ParamSchema(params))
     mlflow.set_tracking_uri(plan.tracking_uri)
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False), warnings.catch_warnings():
-        # logged_model.py says why it has none
-        warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
+    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).parent / "logged_model.py"),
