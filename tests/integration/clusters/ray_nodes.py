@@ -37,6 +37,21 @@ class RayNodes:
     def address(self) -> str:
         return f"http://{self.head}:{self.dashboard_port}"
 
+    def profile(self, most: int) -> dict:
+        """What a profile file says of at most so many of these nodes; writes the token and makes the storage."""
+        token, storage = self.folder / "token", self.folder / "storage"
+        token.write_text(self.token)
+        token.chmod(0o600)
+        storage.mkdir()
+        return {
+            "name": "pool",
+            "kind": "ray",
+            "address": self.address,
+            "storage": str(storage),
+            "secrets": {"ray_token_file": str(token)},
+            "node_groups": [{"name": "node", "cpus": 2, "memory": "4GB", "max": most}],
+        }
+
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return {

@@ -34,20 +34,8 @@ def nodes():
 @pytest.fixture(scope="module")
 def file(nodes):
     """The profile of the four, in a file."""
-    token = nodes.folder / "token"
-    token.write_text(nodes.token)
-    token.chmod(0o600)
-    (nodes.folder / "storage").mkdir()
     path = nodes.folder / "pool.yaml"
-    profile = {
-        "name": "pool",
-        "kind": "ray",
-        "address": nodes.address,
-        "storage": str(nodes.folder / "storage"),
-        "secrets": {"ray_token_file": str(token)},
-        "node_groups": [{"name": "node", "cpus": 2, "memory": "4GB", "max": 4}],
-    }
-    path.write_text(yaml.safe_dump(profile))
+    path.write_text(yaml.safe_dump(nodes.profile(len(NAMES))))
     client = RayClient(load_profile(str(path)))
     wait(lambda: len(alive(client)) == len(NAMES), "four nodes", 180)
     return path

@@ -35,21 +35,7 @@ def nodes():
 
 @pytest.fixture(scope="module")
 def profile(nodes):
-    token = nodes.folder / "token"
-    token.write_text(nodes.token)
-    token.chmod(0o600)
-    storage = nodes.folder / "storage"
-    storage.mkdir()
-    made = ClusterProfile.model_validate(
-        {
-            "name": "pool",
-            "kind": "ray",
-            "address": nodes.address,
-            "storage": str(storage),
-            "secrets": {"ray_token_file": str(token)},
-            "node_groups": [{"name": "node", "cpus": 2, "memory": "4GB", "max": 2}],
-        }
-    )
+    made = ClusterProfile.model_validate(nodes.profile(2))
     client = RayClient(made)
     wait(lambda: len(alive(client)) == 2, "two nodes", 120)
     return made
