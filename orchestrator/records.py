@@ -101,8 +101,11 @@ class RunRecord:
         self.write(f"launches/{status.launch}/state.json", status.model_dump_json(indent=2).encode())
 
     def end(self, status: RunStatus) -> RunStatus:
-        """Write the launch's end, unless it has one; returns the end that holds."""
+        """Write the launch's end, unless it has one; returns the end that holds. Addresses that were told stay."""
         assert status.state.is_final
+        told = self.status(status.launch)
+        if told is not None:
+            status = status.model_copy(update={"urls": {**told.urls, **status.urls}})
         if self.create(f"launches/{status.launch}/final.json", status.model_dump_json(indent=2).encode()):
             return status
         earlier = self.status(status.launch)

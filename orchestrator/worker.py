@@ -35,6 +35,7 @@ from orchestrator.tracking import NullTracker, Tracker, open_tracker
 logger = logging.getLogger("orchestrator")
 
 _REACHED = "control/reached"
+_LAST_WORD_SECONDS = 10.0
 
 _SAMPLES = 16
 """Generated samples that are logged at a time."""
@@ -305,7 +306,7 @@ class _Worker:
     def _is_tracked_at(self, url: str) -> None:
         events.emit("tracking", url=url)
         if self._mailbox is not None:
-            self._mailbox.urls["mlflow"] = url
+            self._mailbox.tracked_at(url)
 
     def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
         """Metrics of a step, from rank 0: as an event, to the tracker, to Prometheus."""
@@ -368,12 +369,13 @@ class _Mailbox:
         """Last step that an earlier attempt logged."""
         self._reached = self._written = 0
         self._told = self._status
-        self.urls: dict[str, str] = {}
-        """Where to look, by name."""
-        threading.Thread(target=self._work, name="mailbox", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="mailbox", daemon=True)
+        self._thread.start()
 
     def _work(self) -> None:
-        while not self._closed.wait(self._pause):
+        is_last = False
+        while not is_last:
+            is_last = self._closed.wait(self._pause)
             with contextlib.suppress(OSError):  # storage that fails for a moment is asked again
                 if self._record.stop_was_asked(self._launch):
                     self._stop.set()
@@ -382,7 +384,13 @@ class _Mailbox:
                     self._record.write(_REACHED, str(self._written).encode())
                 if self._status is not self._told and self._status is not None:
                     self._told = self._status
-                    self._record.set_state(self._told.model_copy(update={"urls": dict(self.urls)}))
+                    self._record.set_state(self._told)
+
+    def tracked_at(self, url: str) -> None:
+        """Note where the run's metrics are shown."""
+        if self._status is not None:
+            urls = {**self._status.urls, "mlflow": url}
+            self._status = self._status.model_copy(update={"urls": urls})
 
     def reached(self, step: int, attempt: int, metrics: dict[str, float]) -> None:
         """Note the last step that was logged: whoever lists runs reads it from the record."""
@@ -400,8 +408,9 @@ class _Mailbox:
         return self._stop.is_set()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Look and tell once more, then stop."""
         self._closed.set()
+        self._thread.join(timeout=_LAST_WORD_SECONDS)
 
 
 def _agree(rank: int, group: dist.ProcessGroup | None, ask: Any) -> Any:
