@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.data.windows import gather, rows_by_series, window_starts
+from orchestrator.data.windows import cut_windows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Windows
 
@@ -19,7 +19,7 @@ _WINDOWS_AT_ONCE = 1024
 class WindowsKind:
     """Series into windows of past and future."""
 
-    version = 1
+    version = 2
 
     def fingerprint(self, section: Windows, base_dir: str) -> str:
         """Nothing beside."""
@@ -58,27 +58,18 @@ class WindowsKind:
     def build(
         self, section: Windows, fitted: Mapping[str, Any], tables: Iterable[pa.Table]
     ) -> Iterator[pa.Table]:
-        """``past`` (past, series) and ``future`` (horizon, series), float32."""
-        names = fitted["series"]
-        parts, groups = [], []
-        for table in tables:
-            parts.append(series_values(table, names))
-            if section.group is not None:
-                groups.append(_column(table, section.group).to_numpy())
-        values = np.concatenate(parts) if parts else np.zeros((0, len(names)))
-        lengths = [len(values)]
-        if section.group is not None:
-            order, lengths = rows_by_series(np.concatenate(groups))
-            values = values[order]
-        values = ((values - np.array(fitted["mean"])) / np.array(fitted["deviation"])).astype(np.float32)
-        starts = window_starts(lengths, past=section.past, horizon=section.horizon, stride=section.stride)
-        for first in range(0, len(starts), _WINDOWS_AT_ONCE):
-            some = starts[first : first + _WINDOWS_AT_ONCE]
-            past, future = gather(values, some, section.past, section.horizon)
+        """``past`` (past, series) and ``future`` (horizon, series), float32, in the order in which they are complete."""
+        parts = _parts(section, fitted, tables)
+        for windows in cut_windows(
+            parts,
+            past=section.past,
+            horizon=section.horizon,
+            stride=section.stride,
+            at_once=_WINDOWS_AT_ONCE,
+        ):
             if not section.together:
-                past, future = (
-                    window.transpose(0, 2, 1).reshape(-1, window.shape[1], 1) for window in (past, future)
-                )
+                windows = windows.transpose(0, 2, 1).reshape(-1, windows.shape[1], 1)
+            past, future = np.split(windows, [section.past], axis=1)
             yield pa.table({"past": _tensors(past), "future": _tensors(future)})
 
     def dims(self, section: Windows, fitted: Mapping[str, Any]) -> dict[str, int]:
@@ -100,6 +91,32 @@ class WindowsKind:
     def lists_before(self, section: Windows, base_dir: str) -> dict[str, tuple[int, ...]]:
         """None."""
         return {}
+
+
+def _parts(
+    section: Windows, fitted: Mapping[str, Any], tables: Iterable[pa.Table]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each table's normalised values, float32 (rows, series), and the number of each row's group."""
+    mean, deviation = np.array(fitted["mean"]), np.array(fitted["deviation"])
+    numbers: dict[Any, int] = {}
+    for table in tables:
+        values = series_values(table, fitted["series"])
+        if section.group is None:
+            groups = np.zeros(len(values), dtype=np.int64)
+        else:
+            groups = _group_numbers(_column(table, section.group), section.group, numbers)
+        yield ((values - mean) / deviation).astype(np.float32), groups
+
+
+def _group_numbers(column: pa.ChunkedArray, name: str, numbers: dict[Any, int]) -> np.ndarray:
+    """The number of each row's group; groups that were not seen before get the next ones."""
+    if missing := pc.sum(pc.is_null(column, nan_is_null=True)).as_py():
+        raise DataError(
+            f"data.prepare: group {name!r} is missing in {missing} rows, so they belong to no series; fill it in first"
+        )
+    encoded = pc.dictionary_encode(column).combine_chunks()
+    here = [numbers.setdefault(value, len(numbers)) for value in encoded.dictionary.to_pylist()]
+    return np.array(here, dtype=np.int64)[encoded.indices.to_numpy()]
 
 
 def _series(section: Windows, table: pa.Table) -> list[str]:

@@ -1,8 +1,11 @@
+import itertools
 import json
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.data.series import WindowsKind
 from orchestrator.errors import DataError
@@ -62,6 +65,56 @@ def test_no_window_runs_over_two_groups_and_time_order_is_kept():
     whole = np.concatenate([windows["past"], windows["future"]], axis=1)[..., 0]
     assert (np.diff(whole, axis=1) == 2).all()
     assert len(whole) == 2 * 17
+    assert (np.diff(whole[:, -1]) == 1).all(), "windows come in the order in which they are complete"
+
+
+@given(
+    groups=st.none() | st.lists(st.sampled_from("xyz"), min_size=60, max_size=60),
+    bounds=st.lists(st.integers(0, 60), max_size=10),
+    past=st.integers(1, 5),
+    horizon=st.integers(1, 3),
+    stride=st.integers(1, 12),
+    together=st.booleans(),
+)
+def test_the_sizes_of_tables_change_nothing(groups, bounds, past, horizon, stride, together):
+    whole, edges = table(60, groups), [0, *sorted(bounds), 60]
+    tables = [whole.slice(first, stop - first) for first, stop in itertools.pairwise(edges)]
+    section = Windows(
+        past=past,
+        horizon=horizon,
+        stride=stride,
+        columns=("a", "b"),
+        group="shop" if groups else None,
+        together=together,
+        normalize=False,
+    )
+    of_whole, _ = run(section, [whole])
+    of_tables, _ = run(section, tables)
+    for name in ("past", "future"):
+        np.testing.assert_array_equal(of_tables[name], of_whole[name])
+
+
+@pytest.mark.parametrize("shops", [None, 10])
+def test_memory_does_not_grow_with_the_rows(shops):
+    """Ten times the tables, less than 1.1 times the peak."""
+    import tracemalloc
+
+    section = Windows(past=8, horizon=4, columns=("a",), group="shop" if shops else None)
+    fitted = {"series": ["a"], "mean": [0.0], "deviation": [1.0]}
+
+    def tables(many):
+        for _ in range(many):
+            yield table(2_000, np.arange(2_000) % shops if shops else None)
+
+    list(WindowsKind().build(section, fitted, tables(1)))
+    peaks = []
+    for many in (10, 100):
+        tracemalloc.start()
+        count = sum(len(windows) for windows in WindowsKind().build(section, fitted, tables(many)))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert count == many * 2_000 - 11 * (shops or 1)
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_a_constant_series_comes_out_as_zero():
@@ -77,6 +130,8 @@ def test_bad_series_are_sentences():
         run(section, [pa.table({"date": ["x"]})])
     with pytest.raises(DataError, match="series 'a' has 1 missing or infinite values, the first in row 1"):
         run(section, [pa.table({"a": [1.0, None, 3.0]})])
+    with pytest.raises(DataError, match="group 'shop' is missing in 2 rows"):
+        run(Windows(past=1, horizon=1, columns=("b",), group="shop"), [table(4, ["x", None, "x", None])])
     with pytest.raises(DataError, match="no column 'z'; the data has"):
         run(Windows(past=4, horizon=2, columns=("z",)), [table(9)])
 

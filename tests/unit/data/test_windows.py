@@ -3,46 +3,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.windows import (
-    gather,
-    last_value_forecast,
-    rows_by_series,
-    seasonal_forecast,
-    window_starts,
-)
+from orchestrator.data.windows import cut_windows, last_value_forecast, seasonal_forecast
 from orchestrator.errors import DataError
 
 
 @given(
-    st.lists(st.integers(0, 40), min_size=1, max_size=4),
-    st.integers(1, 6),
-    st.integers(1, 4),
-    st.integers(1, 3),
+    series=st.lists(st.integers(0, 3), max_size=80),
+    bounds=st.lists(st.integers(0, 80), max_size=12),
+    past=st.integers(1, 6),
+    horizon=st.integers(1, 4),
+    stride=st.integers(1, 15),
+    at_once=st.integers(1, 7),
 )
-def test_windows_are_those_that_stay_within_their_series(lengths, past, horizon, stride):
-    expected, first = [], 0
-    for length in lengths:
-        expected += [first + s for s in range(0, length, stride) if s + past + horizon <= length]
-        first += length
-    if not expected:
-        with pytest.raises(DataError, match="no series is long enough"):
-            window_starts(lengths, past=past, horizon=horizon, stride=stride)
-    else:
-        found = window_starts(lengths, past=past, horizon=horizon, stride=stride)
-        assert found.tolist() == expected
-
-
-def test_gather_cuts_past_and_future():
-    values = np.arange(20, dtype=np.float32).reshape(10, 2)
-    past, future = gather(values, np.array([0, 5]), 3, 2)
-    assert past[1].tolist() == [[10, 11], [12, 13], [14, 15]]
-    assert future[0].tolist() == [[6, 7], [8, 9]]
-
-
-def test_rows_of_a_series_come_together_in_order_of_time():
-    order, lengths = rows_by_series(np.array(["b", "a", "b", "c", "a"]))
-    assert order.tolist() == [1, 4, 0, 2, 3]
-    assert lengths == [2, 2, 1]
+def test_windows_are_those_of_the_whole_table_however_it_is_parted(
+    series, bounds, past, horizon, stride, at_once
+):
+    values, numbers = np.arange(2 * len(series)).reshape(-1, 2), np.array(series, dtype=np.int64)
+    expected = []
+    for number in set(series):
+        rows = np.flatnonzero(numbers == number)
+        expected += [
+            rows[start : start + past + horizon]
+            for start in range(0, len(rows), stride)
+            if start + past + horizon <= len(rows)
+        ]
+    expected = values[np.array(sorted(expected, key=lambda rows: rows[-1]), dtype=int)]
+    cuts = sorted(bounds)
+    parts = zip(np.split(values, cuts), np.split(numbers, cuts), strict=True)
+    found = cut_windows(parts, past=past, horizon=horizon, stride=stride, at_once=at_once)
+    if not len(expected):
+        longest = max(np.bincount(numbers), default=0)
+        with pytest.raises(
+            DataError, match=rf"no series is long enough .* the longest part has {longest}; shorten"
+        ):
+            list(found)
+        return
+    found = list(found)
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    assert {len(windows) for windows in found[:-1]} <= {at_once} and len(found[-1]) <= at_once
 
 
 def test_naive_forecasts():
