@@ -80,6 +80,15 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             worker.close()
 
 
+def skipped_by_all(stream: data.TrainStream, group: dist.ProcessGroup | None) -> list[int]:
+    """Bad samples that the job left out, on any rank in any attempt. Raises DataError on every rank where too many."""
+    if group is not None:
+        of_ranks: list[list[int]] = [[]] * dist.get_world_size(group)
+        dist.all_gather_object(of_ranks, stream.skipped, group=group)
+        stream.count_skipped(sorted({sample for of_rank in of_ranks for sample in of_rank}))
+    return stream.skipped
+
+
 class _Worker:
     """The loop's surroundings on one rank."""
 
@@ -235,7 +244,9 @@ class _Worker:
             "identity": self._prepared.identity,
             "seed": plan.job.training.seed,
             "position": step * plan.job.training.global_batch_size,
-            "skipped": self._skipped(),
+            "skipped": skipped_by_all(
+                self._stream, self._control if plan.job.data.skip_bad_samples else None
+            ),
             "plan_digest": plan.digest,
             "scalars": self._engine.scalars(),
             "metrics": metrics,
@@ -257,15 +268,6 @@ class _Worker:
         stall = self._checkpoints.wait_until_copied()
         if self._gauges is not None:
             self._gauges.stalled(stall)
-
-    def _skipped(self) -> list[int]:
-        """Bad samples that the job left out, on any rank in any attempt. Raises DataError where they are too many."""
-        stream = self._stream
-        if self._control is not None and self._plan.job.data.skip_bad_samples:
-            of_ranks: list[list[int]] = [[]] * self._world_size
-            dist.all_gather_object(of_ranks, stream.skipped, group=self._control)
-            stream.count_skipped(sorted({sample for of_rank in of_ranks for sample in of_rank}))
-        return stream.skipped
 
     def _prune(self) -> None:
         keep = self._plan.job.checkpoint.keep
