@@ -8,9 +8,14 @@ from pathlib import Path
 
 import control_plane as control_planes
 import pytest
+import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "fakes"), str(HERE.parent / "chart")]
+sys.path[:0] = [
+    str(HERE.parent / "fakes"),
+    str(HERE.parent / "chart"),
+    str(HERE.parent / "unit" / "clusters"),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,3 +31,71 @@ def control_plane(tmp_path_factory) -> Iterator[control_planes.ControlPlane]:
     """The control plane, on the loopback address."""
     with control_planes.running(tmp_path_factory.mktemp("control-plane")) as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def kuberay_crds(control_plane) -> None:
+    """KubeRay's CRDs on the API server; skips the test where they are not at hand."""
+    from chartkit.strict import crd_files
+
+    for kind in ("ray.io/RayJob", "ray.io/RayCluster"):
+        if kind not in crd_files():
+            pytest.skip(f"the CRD of {kind} is not at hand (../shared/crds, or the folder TRAINWRIGHT_CRDS)")
+        install_crd(control_plane, yaml.load(crd_files()[kind].read_text(), yaml.CSafeLoader))
+
+
+@pytest.fixture(scope="session")
+def other_crds(control_plane) -> None:
+    """CRDs of Kueue and the Prometheus operator: their own from TRAINWRIGHT_CRDS, else ones that take any spec."""
+    from chartkit.strict import crd_files
+
+    for group, version, kind, scope in (
+        ("kueue.x-k8s.io", "v1beta2", "ResourceFlavor", "Cluster"),
+        ("kueue.x-k8s.io", "v1beta2", "ClusterQueue", "Cluster"),
+        ("kueue.x-k8s.io", "v1beta2", "LocalQueue", "Namespaced"),
+        ("kueue.x-k8s.io", "v1beta2", "Workload", "Namespaced"),
+        ("monitoring.coreos.com", "v1", "PodMonitor", "Namespaced"),
+        ("monitoring.coreos.com", "v1", "ServiceMonitor", "Namespaced"),
+        ("monitoring.coreos.com", "v1", "PrometheusRule", "Namespaced"),
+    ):
+        if file := crd_files().get(f"{group}/{kind}"):
+            install_crd(control_plane, yaml.load(file.read_text(), yaml.CSafeLoader))
+        else:
+            install_crd(control_plane, open_crd(group, version, kind, scope))
+
+
+def install_crd(plane: control_planes.ControlPlane, crd: control_planes.Object) -> None:
+    """Apply a CRD and wait until its kind is served."""
+    crd["metadata"].setdefault("annotations", {})["api-approved.kubernetes.io"] = "unapproved, for tests"
+    plane.apply(crd)
+    version = next(version["name"] for version in crd["spec"]["versions"] if version["storage"])
+    of_its_kind = {
+        "apiVersion": f"{crd['spec']['group']}/{version}",
+        "kind": crd["spec"]["names"]["kind"],
+        "metadata": {"name": "any"},
+    }
+    control_planes.wait_until(
+        f"{of_its_kind['kind']} is served", lambda: plane.path_of(of_its_kind, "default")
+    )
+
+
+def open_crd(group: str, version: str, kind: str, scope: str) -> control_planes.Object:
+    """A CRD that takes any spec."""
+    schema = {
+        "type": "object",
+        "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+    }
+    names = {"kind": kind, "plural": f"{kind.lower()}s", "singular": kind.lower()}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names['plural']}.{group}"},
+        "spec": {
+            "group": group,
+            "scope": scope,
+            "names": names,
+            "versions": [
+                {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+            ],
+        },
+    }

@@ -167,6 +167,7 @@ class ControlPlane:
         self.url = f"https://{address}:{self.port}"
         self.authority = Authority(folder / "pki")
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._kinds: dict[str, Object] = {}
         self.admin_kubeconfig = self.kubeconfig("admin", groups=["system:masters"])
 
     # -- identities --------------------------------------------------------------------------------------------
@@ -255,17 +256,57 @@ class ControlPlane:
         except ValueError:
             return {"text": text}
 
-    def apply(self, body: Object, path: str, **query: Any) -> Object:
-        """Server-side apply of one object at ``path``."""
+    def path_of(self, body: Object, namespace: str | None = None, *, is_new: bool = False) -> str:
+        """Where an object is read and changed; with ``is_new`` where it is created. By the server's own list of kinds.
+
+        Raises KeyError where the server does not know the kind.
+        """
+        version, kind = body["apiVersion"], body["kind"]
+        root = f"/api/{version}" if "/" not in version else f"/apis/{version}"
+        resources = self.request("GET", root)["resources"] if root not in self._kinds else []
+        for resource in resources:
+            if "/" not in resource["name"]:
+                self._kinds.setdefault(root, {})[resource["kind"]] = resource
+        if kind not in self._kinds[root]:
+            del self._kinds[root]  # it may come yet
+            raise KeyError(f"{version} {kind}")
+        resource = self._kinds[root][kind]
+        where = namespace or body["metadata"].get("namespace")
+        path = f"{root}/namespaces/{where}" if resource["namespaced"] else root
+        return f"{path}/{resource['name']}" + ("" if is_new else f"/{body['metadata']['name']}")
+
+    def create(self, body: Object, namespace: str | None = None, **query: Any) -> Object:
+        """Create one object; with ``dryRun="All"`` only let the server check it."""
+        return self.request("POST", self.path_of(body, namespace, is_new=True), body, **query)
+
+    def get(self, body: Object, namespace: str | None = None) -> Object:
+        """The object as it is on the server; of ``body`` only apiVersion, kind and name are used."""
+        return self.request("GET", self.path_of(body, namespace))
+
+    def delete(self, body: Object, namespace: str | None = None) -> Object:
+        """Delete one object; what it owns follows."""
+        return self.request("DELETE", self.path_of(body, namespace), propagationPolicy="Background")
+
+    def apply(self, body: Object, namespace: str | None = None, **query: Any) -> Object:
+        """Server-side apply of one object."""
         return self.request(
             "PATCH",
-            path,
+            self.path_of(body, namespace),
             body,
             content_type="application/apply-patch+yaml",
             fieldManager="tests",
             force="true",
             **query,
         )
+
+    def stream(self, path: str, *, seconds: float = 120.0, **query: Any) -> Iterator[bytes]:
+        """Lines of an answer to the admin that comes bit by bit, e.g. of a watch; ``seconds`` of silence raise OSError."""
+        address = f"{self.url}{path}?{urllib.parse.urlencode(query)}"
+        try:
+            with urllib.request.urlopen(address, timeout=seconds, context=self._admin_context) as answer:
+                yield from answer
+        except urllib.error.HTTPError as error:
+            raise ApiError(error.code, error.read().decode(errors="replace")) from None
 
     @functools.cached_property
     def _anonymous_context(self) -> ssl.SSLContext:
@@ -285,10 +326,13 @@ class ControlPlane:
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
         """Start one of the binaries; it is stopped with the others."""
-        binary = Path(os.environ[VARIABLE]) / name
+        self.start_command(name, [str(Path(os.environ[VARIABLE]) / name), *arguments])
+
+    def start_command(self, name: str, command: Sequence[str]) -> None:
+        """Start any process that belongs to it, under a name."""
         with self.log_of(name).open("wb") as log:
             process = subprocess.Popen(
-                [str(binary), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         self._processes.append((name, process))
 

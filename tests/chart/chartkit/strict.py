@@ -28,7 +28,7 @@ if extra := os.environ.get("TRAINWRIGHT_CRDS"):
 
 
 @functools.cache
-def _crds() -> dict[str, Path]:
+def crd_files() -> dict[str, Path]:
     """CRD files at hand, by ``group/kind``; read by their head alone, since they are large."""
     found = {}
     for folder in CRD_FOLDERS:
@@ -43,7 +43,7 @@ def _crds() -> dict[str, Path]:
 
 def has_crd(kind: str) -> bool:
     """Whether the CRD of ``group/kind`` is at hand."""
-    return kind in _crds()
+    return kind in crd_files()
 
 
 def close(schema: Any) -> Any:
@@ -72,9 +72,9 @@ def close(schema: Any) -> Any:
 @functools.cache
 def crd_validator(kind: str, version: str) -> Draft202012Validator:
     """Validator of one version of a custom resource, ``kind`` being ``group/Kind``."""
-    if kind not in _crds():
+    if kind not in crd_files():
         return Draft202012Validator(SCHEMAS[kind])
-    crd = yaml.load(_crds()[kind].read_text(encoding="utf-8"), yaml.CSafeLoader)
+    crd = yaml.load(crd_files()[kind].read_text(encoding="utf-8"), yaml.CSafeLoader)
     (schema,) = [v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"] if v["name"] == version]
     closed = close(schema)
     closed["properties"]["metadata"] = {"type": "object"}
@@ -104,7 +104,7 @@ def _errors(text: str, kube_version: str) -> tuple[str, ...]:
     o = json.loads(text)
     group, _, version = o["apiVersion"].rpartition("/")
     kind = f"{group}/{o['kind']}"
-    if kind in SCHEMAS or kind in _crds():
+    if kind in SCHEMAS or kind in crd_files():
         validator = crd_validator(kind, version)
     else:
         api = f"{group.split('.')[0]}-{version}" if group else version
