@@ -4,6 +4,7 @@ Each node has an address, a host name and a loopback that no other node reaches.
 without a word to anybody, as a pulled cable does.
 """
 
+import itertools
 import os
 import secrets
 import subprocess
@@ -21,15 +22,18 @@ class Network:
         self._hosts = folder / "hosts"
         self._hosts.write_text("127.0.0.1 localhost\n")
         self._nodes: dict[str, str] = {}
+        self._numbers = itertools.count()
+        self.address = f"{self._prefix}.1"
         _ip("link", "add", self._name, "type", "bridge")
-        _ip("addr", "add", f"{self._prefix}.1/24", "dev", self._name)
+        _ip("addr", "add", f"{self.address}/24", "dev", self._name)
         _ip("link", "set", self._name, "up")
 
     def add(self, node: str) -> str:
-        """A namespace for a node; returns its address."""
-        address = f"{self._prefix}.{_FIRST_HOST + len(self._nodes)}"
+        """A namespace for a node; returns its address, which no other node gets later."""
+        number = next(self._numbers)
+        address = f"{self._prefix}.{_FIRST_HOST + number}"
         namespace = f"{self._name}-{node}"
-        outside = f"{self._name}v{len(self._nodes)}"
+        outside = f"{self._name}v{number}"
         self._nodes[node] = outside
         with self._hosts.open("a") as hosts:
             hosts.write(f"{address} {node}\n")
@@ -44,17 +48,29 @@ class Network:
     def command(self, node: str, command: list[str]) -> list[str]:
         """The command line that runs a command as that node: its network, its host name, everybody's addresses."""
         script = f'mount --bind {self._hosts} /etc/hosts && hostname {node} && exec "$@"'
-        inside = ["nsenter", f"--net=/run/netns/{self._name}-{node}", "unshare", "--mount", "--uts"]
-        return [*inside, "sh", "-c", script, "sh", *command]
+        return [*self.enter(node), "unshare", "--mount", "--uts", "sh", "-c", script, "sh", *command]
+
+    def enter(self, node: str) -> list[str]:
+        """What stands before a command that runs in the node's network, and else where we are."""
+        return ["nsenter", f"--net=/run/netns/{self._name}-{node}"]
+
+    def route_to_here(self, node: str) -> None:
+        """Let the node send what goes to no other node to this namespace, as to a gateway."""
+        _ip("-n", f"{self._name}-{node}", "route", "add", "default", "via", self.address)
 
     def cut(self, node: str) -> None:
         """From now on nothing that the node sends arrives, nor the other way."""
         _ip("link", "set", self._nodes[node], "down")
 
-    def close(self) -> None:
-        for node, outside in self._nodes.items():
+    def remove(self, node: str) -> None:
+        """The node is no more; no matter if it never was."""
+        if outside := self._nodes.pop(node, None):
             _ip("link", "del", outside, check=False)
             _ip("netns", "del", f"{self._name}-{node}", check=False)
+
+    def close(self) -> None:
+        for node in list(self._nodes):
+            self.remove(node)
         _ip("link", "del", self._name, check=False)
 
 

@@ -1,0 +1,267 @@
+"""A control plane with KubeRay's operator and nodes whose pods run: what a run on Kubernetes needs.
+
+The operator is a process like the others of the control plane, from the same folder of binaries. The nodes are the
+stand-in of ``node_agent``.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import control_plane as control_planes
+import namespaces
+import yaml
+from control_plane import ApiError, ControlPlane, Object, wait_until
+from crd_schema import CRD
+from node_agent import NodeAgent, Pod, ServiceNames
+
+from orchestrator.clusters.doctor import RIGHTS
+
+OPERATOR = "kuberay-operator"
+NAMESPACE = "training"
+IMAGE = "registry.example.com/trainwright:0.1.0"
+STORAGE = "/mnt/trainwright"
+_RAY = f"/apis/ray.io/v1/namespaces/{NAMESPACE}"
+_CORE = f"/api/v1/namespaces/{NAMESPACE}"
+
+
+def missing(folder: Path) -> str | None:
+    """Why no runs can be started here; None: they can."""
+    if reason := control_planes.missing():
+        return reason
+    if not os.access(Path(os.environ[control_planes.VARIABLE]) / OPERATOR, os.X_OK):
+        return f"{control_planes.VARIABLE}={os.environ[control_planes.VARIABLE]} lacks {OPERATOR}"
+    if not CRD.exists():
+        return f"KubeRay's CRDs are not in {CRD.parent}"
+    if not namespaces.can_be_made(folder):
+        return "pods need network namespaces: root on Linux, with ip, nsenter, unshare and setpriv"
+    return None
+
+
+class KubeRay:
+    """What is running, and a person's view of it.
+
+    Attributes:
+        plane: The control plane.
+        nodes: The node agents.
+        storage: The folder of this machine behind the storage claim.
+    """
+
+    def __init__(self, folder: Path, plane: ControlPlane) -> None:
+        self.folder, self.plane = folder, plane
+        self.storage = folder / "storage"
+        self.storage.mkdir(mode=0o777)
+        self.nodes: list[NodeAgent] = []
+
+    # -- a person's view ---------------------------------------------------------------------------------------
+
+    def profile(self, name: str = "pool", **kubernetes: Any) -> Object:
+        """A profile as the chart prints it, with further options of its section kubernetes."""
+        return {
+            "name": name,
+            "kind": "kubernetes",
+            "image": IMAGE,
+            "ray_version": "2.60.0",
+            "storage": STORAGE,
+            "mlflow": f"sqlite:///{STORAGE}/mlflow.db",
+            "secrets": {"ray_token_secret": "trainwright-ray-token"},
+            "head": {"cpus": 1, "memory": "2GiB"},
+            "node_groups": [
+                {"name": "cpu", "cpus": 2, "memory": "2GiB", "min": 0, "max": 4, "shared_memory": "512MiB"}
+            ],
+            "kubernetes": {
+                "context": "submitter",
+                "namespace": NAMESPACE,
+                "service_account": "trainwright-jobs",
+                "storage_claim": "trainwright-storage",
+                "start_deadline": "10m",
+                "keep_head": "1h",
+                "keep_job": "7d",
+                **kubernetes,
+            },
+        }
+
+    def profile_file(self, name: str = "pool", **kubernetes: Any) -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(self.profile(name, **kubernetes)))
+        return path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a person whose kubeconfig has the rights that doctor asks for, and no others."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+        return {
+            **kept,
+            "TRAINWRIGHT_HOME": str(self.folder / "home"),
+            "KUBECONFIG": str(self.folder / "submitter.kubeconfig"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def call(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        """The command line, as a person uses it."""
+        return subprocess.run(
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=self.folder,
+            timeout=timeout,
+            check=False,
+        )
+
+    def status(self, run: str) -> Object:
+        answer = self.call("status", run, "--json")
+        assert answer.returncode == 0, answer.stderr
+        return dict(json.loads(answer.stdout))
+
+    # -- the cluster's view ------------------------------------------------------------------------------------
+
+    def rayjob(self, name: str) -> Object | None:
+        with contextlib.suppress(ApiError):
+            return self.plane.request("GET", f"{_RAY}/rayjobs/{name}")
+        return None
+
+    def config_map(self, name: str) -> Object | None:
+        with contextlib.suppress(ApiError):
+            return self.plane.request("GET", f"{_CORE}/configmaps/{name}")
+        return None
+
+    def pods(self, run: str, kind: str | None = None) -> list[Object]:
+        """Pods of a run that are there now, of the kind head or worker."""
+        selector = f"trainwright/run={run}" + (f",ray.io/node-type={kind}" if kind else "")
+        return list(self.plane.request("GET", f"{_CORE}/pods", labelSelector=selector)["items"])
+
+    def on_node(self, pod: Object) -> Pod:
+        """The node agent's side of a pod."""
+        name = pod["metadata"]["name"]
+        found = [mine for node in self.nodes if (mine := node.pod(NAMESPACE, name))]
+        assert found, f"pod {name} is on no node"
+        return found[0]
+
+    def delete_pod(self, pod: Object, **options: Any) -> None:
+        self.plane.request("DELETE", f"{_CORE}/pods/{pod['metadata']['name']}", options or None)
+
+    def operator_log(self) -> str:
+        return self.plane.log_of(OPERATOR).read_text(errors="replace")
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[KubeRay]:
+    """A control plane, the operator and two nodes of four CPUs, while the context is open."""
+    network = namespaces.Network(folder)
+    with contextlib.ExitStack() as stack:
+        stack.callback(network.close)
+        # nodes have no names that this machine could look up
+        by_address = ["--kubelet-preferred-address-types=InternalIP"]
+        plane = stack.enter_context(
+            control_planes.running(folder / "control-plane", api_server_arguments=by_address)
+        )
+        made = KubeRay(folder, plane)
+        names = ServiceNames(plane)
+        stack.callback(names.close)
+        _prepare(made)
+        _start_operator(plane, folder, names)
+        for name in ("node-a", "node-b"):
+            agent = NodeAgent(plane, network, folder / "nodes", name, images=[IMAGE], names=names, cpus=5)
+            made.nodes.append(agent)
+            stack.callback(agent.close)
+        yield made
+
+
+def _prepare(made: KubeRay) -> None:
+    plane = made.plane
+    _install_crds(plane)
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    plane.create(_named("v1", "Namespace", NAMESPACE, labels=restricted))
+    wait_until("the namespace's account", lambda: plane.request("GET", f"{_CORE}/serviceaccounts/default"))
+    plane.create(_named("v1", "ServiceAccount", "trainwright-jobs"), NAMESPACE)
+    token = base64.b64encode(secrets.token_hex(32).encode()).decode()
+    secret = _named("v1", "Secret", "trainwright-ray-token") | {"data": {"auth_token": token}}
+    plane.create(secret, NAMESPACE)
+    _make_claim(plane, made.storage)
+    _allow_submitter(plane, made.folder)
+
+
+def _install_crds(plane: ControlPlane) -> None:
+    crds = [
+        yaml.load((CRD.parent / f"ray.io_{plural}.yaml").read_text(), yaml.CSafeLoader)
+        for plural in ("rayjobs", "rayclusters")
+    ]
+    for crd in [*crds, _rayservices()]:
+        plane.create(crd)
+        served = f"/apis/ray.io/v1/{crd['spec']['names']['plural']}"
+        wait_until(f"{served} is served", lambda served=served: plane.request("GET", served))
+
+
+def _rayservices() -> Object:
+    """A CRD that takes any RayService: the operator watches them, and runs have none."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    crd = _named("apiextensions.k8s.io/v1", "CustomResourceDefinition", "rayservices.ray.io")
+    return crd | {
+        "spec": {
+            "group": "ray.io",
+            "scope": "Namespaced",
+            "names": {"kind": "RayService", "plural": "rayservices", "singular": "rayservice"},
+            "versions": [{**version, "subresources": {"status": {}}}],
+        }
+    }
+
+
+def _make_claim(plane: ControlPlane, folder: Path) -> None:
+    name, size = "trainwright-storage", {"storage": "10Gi"}
+    many = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    volume = {**many, "capacity": size, "hostPath": {"path": str(folder)}}
+    plane.create(_named("v1", "PersistentVolume", name) | {"spec": volume})
+    spec = {**many, "volumeName": name, "resources": {"requests": size}}
+    claim = _named("v1", "PersistentVolumeClaim", name) | {"spec": spec}
+    plane.create(claim, NAMESPACE)
+    wait_until("the claim is bound", lambda: plane.get(claim, NAMESPACE)["status"].get("phase") == "Bound")
+
+
+def _allow_submitter(plane: ControlPlane, folder: Path) -> None:
+    """A user with exactly the rights that doctor looks for, and its kubeconfig."""
+    rules = [
+        {"apiGroups": [group], "resources": [resource], "verbs": [verb]} for verb, resource, group in RIGHTS
+    ]
+    group = "rbac.authorization.k8s.io"
+    plane.create(_named(f"{group}/v1", "Role", "submitter") | {"rules": rules}, NAMESPACE)
+    binding = _named(f"{group}/v1", "RoleBinding", "submitter") | {
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "submitter"},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": "submitter"}],
+    }
+    plane.create(binding, NAMESPACE)
+    plane.kubeconfig("submitter", namespace=NAMESPACE).rename(folder / "submitter.kubeconfig")
+
+
+def _start_operator(plane: ControlPlane, folder: Path, names: ServiceNames) -> None:
+    """KubeRay's operator, where the names of Services are known."""
+    hosts = folder / "operator-hosts"
+    names.keep(hosts)
+    port = control_planes.free_port()
+    binary = Path(os.environ[control_planes.VARIABLE]) / OPERATOR
+    arguments = [
+        f"--kubeconfig={plane.admin_kubeconfig}",
+        "--enable-leader-election=false",
+        "--metrics-addr=0",
+        f"--health-probe-bind-address=127.0.0.1:{port}",
+    ]
+    script = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+    plane.start_command(OPERATOR, ["unshare", "--mount", "sh", "-c", script, "sh", str(binary), *arguments])
+    plane.wait(OPERATOR, f"http://127.0.0.1:{port}/readyz")
+
+
+def _named(version: str, kind: str, name: str, **metadata: Any) -> Object:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, **metadata}}
