@@ -8,14 +8,14 @@ V vocabulary, O outputs.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import BertConfig, ObjectiveConfig
-
-INITIAL_DEVIATION = 0.02
 
 
 class Attention(nn.Module):
@@ -105,7 +105,7 @@ class MaskedLanguageModel(nn.Module):
         self.transform = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_epsilon)
         self.head = nn.Linear(config.width, config.vocabulary)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, deviation=config.initial_deviation))
         self.head.weight = self.encoder.token_embedding.weight
 
     def forward(
@@ -134,7 +134,7 @@ class SequenceClassifier(nn.Module):
         self.pooler = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, outputs)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, deviation=config.initial_deviation))
 
     def forward(
         self, tokens_BT: Tensor, length_B: Tensor | None = None, segment_BT: Tensor | None = None
@@ -155,7 +155,7 @@ class TokenClassifier(nn.Module):
         self.encoder = Encoder(config)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, outputs)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, deviation=config.initial_deviation))
 
     def forward(
         self, tokens_BT: Tensor, length_B: Tensor | None = None, segment_BT: Tensor | None = None
@@ -165,9 +165,9 @@ class TokenClassifier(nn.Module):
         return y_BTO
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialise(module: nn.Module, deviation: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+        nn.init.normal_(module.weight, std=deviation)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
 

@@ -12,6 +12,7 @@ width, V vocabulary.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,6 @@ from torch import Tensor, nn
 
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import GptConfig, ObjectiveConfig
-
-INITIAL_DEVIATION = 0.02
 
 
 def norm(config: GptConfig) -> nn.Module:
@@ -143,10 +142,10 @@ class Gpt(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = norm(config)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, deviation=config.initial_deviation))
         for name, parameter in self.named_parameters():
             if name.endswith("project.weight"):  # the residual stream keeps its variance however deep it is
-                nn.init.normal_(parameter, std=INITIAL_DEVIATION / math.sqrt(2 * config.layers))
+                nn.init.normal_(parameter, std=config.initial_deviation / math.sqrt(2 * config.layers))
         if config.tied_embeddings:
             self.head.weight = self.token_embedding.weight
 
@@ -183,9 +182,9 @@ def positions_in_document(document_BT: Tensor) -> Tensor:
     return position_T - (position_T * begins_BT).cummax(dim=1).values
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialise(module: nn.Module, deviation: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+        nn.init.normal_(module.weight, std=deviation)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 

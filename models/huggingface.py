@@ -204,6 +204,7 @@ def config_to_huggingface(config: FamilyConfig) -> dict[str, Any]:
             "max_position_embeddings": config.context,
             "type_vocab_size": config.segments,
             "layer_norm_eps": config.norm_epsilon,
+            "initializer_range": config.initial_deviation,
             "num_labels": config.outputs or 2,
         }
     rules = table(config)
@@ -223,6 +224,7 @@ def config_to_huggingface(config: FamilyConfig) -> dict[str, Any]:
             "embd_pdrop": config.dropout,
             "attn_pdrop": config.dropout,
             "layer_norm_epsilon": config.norm_epsilon,
+            "initializer_range": config.initial_deviation,
             "tie_word_embeddings": config.tied_embeddings,
         }
     return {
@@ -237,6 +239,7 @@ def config_to_huggingface(config: FamilyConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_dropout": config.dropout,
         "rms_norm_eps": config.norm_epsilon,
+        "initializer_range": config.initial_deviation,
         "rope_theta": config.rotary_base,
         "tie_word_embeddings": config.tied_embeddings,
     }

@@ -150,7 +150,14 @@ class GptConfig(FamilyConfig):
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "debug": {"layers": 2, "heads": 2, "width": 32, "context": 64},
-        "nano": {"layers": 4, "heads": 4, "width": 128, "context": 64, "bias": False},
+        "nano": {
+            "layers": 4,
+            "heads": 4,
+            "width": 128,
+            "context": 64,
+            "bias": False,
+            "initial_deviation": 0.05,
+        },
         "124m": {"layers": 12, "heads": 12, "width": 768, "context": 1024, **_GPT2},
         "350m": {"layers": 24, "heads": 16, "width": 1024, "context": 1024, **_GPT2},
         "774m": {"layers": 36, "heads": 20, "width": 1280, "context": 1024, **_GPT2},
@@ -203,6 +210,9 @@ class GptConfig(FamilyConfig):
     """Use the embedding as the output layer."""
     dropout: Probability = 0.0
     """Dropout on embeddings, attention and each residual branch."""
+    initial_deviation: Positive = 0.02
+    """Standard deviation of the first weights. GPT-2's 0.02 suits widths from about 768 on; narrower models learn
+    faster from more (0.02 times the square root of 768 / ``width``)."""
 
     @model_validator(mode="after")
     def _fits(self) -> GptConfig:
@@ -264,6 +274,8 @@ class BertConfig(FamilyConfig):
     """Added to the variance."""
     dropout: Probability = 0.1
     """Dropout on embeddings, attention and each residual branch."""
+    initial_deviation: Positive = 0.02
+    """Standard deviation of the first weights."""
 
     @model_validator(mode="after")
     def _fits(self) -> BertConfig:

@@ -93,3 +93,11 @@ def test_the_residual_stream_keeps_its_scale_with_depth():
         config = GptConfig(vocabulary=23, context=16, layers=layers, heads=2, width=64)
         spreads.append(build_modules(config, CausalLmConfig())["model"](tokens).std().item())
     assert spreads[1] < 1.5 * spreads[0]
+
+
+def test_the_first_weights_deviate_as_the_config_says():
+    config = GptConfig(size="nano", vocabulary=64)
+    assert config.initial_deviation == 0.05
+    layer = build_modules(config, CausalLmConfig())["model"].layers[0]
+    assert layer.feedforward.expand.weight.std().item() == pytest.approx(0.05, rel=0.05)
+    assert layer.feedforward.project.weight.std().item() == pytest.approx(0.05 / 8**0.5, rel=0.05)
