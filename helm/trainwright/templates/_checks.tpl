@@ -66,4 +66,15 @@
 {{- fail (printf "kueue.enabled allows at most 15 nodeGroups and there are %d: take some away, or set kueue.enabled=false" (len .Values.nodeGroups)) -}}
 {{- end -}}
 {{- end -}}
+{{- range .Values.priorityClasses -}}
+{{- $there := lookup "scheduling.k8s.io/v1" "PriorityClass" "" (printf "%s-%s" (include "trainwright.name" $) .name) -}}
+{{- if $there -}}
+{{- if ne (int $there.value) (int .value) -}}
+{{- fail (printf "priorityClasses %s has the value %d now and Kubernetes keeps it, so it can't become %d: give it another name" .name (int $there.value) (int .value)) -}}
+{{- end -}}
+{{- if ne $there.preemptionPolicy (ternary "PreemptLowerPriority" "Never" (.preempt | default false)) -}}
+{{- fail (printf "priorityClasses %s can't change preempt, which Kubernetes keeps as it is: give it another name" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
