@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from orchestrator.clusters.kubernetes_errors import GoneError, connection_problem, refusal
+from orchestrator.clusters.kubernetes_errors import QUOTA_NOT_COUNTED, GoneError, connection_problem, refusal
 from orchestrator.clusters.kubernetes_login import connect
 from orchestrator.clusters.patience import Patience, retry_after_seconds, worth_another_try
 from orchestrator.errors import InfrastructureError, NotFoundError
@@ -391,7 +391,8 @@ class KubernetesApi:
             except HTTPError as error:
                 status, headers, text = 0, {}, connection_problem(error)
             is_read = verb in ("get", "list")
-            if not worth_another_try(status, is_read=is_read) or attempt.is_last:
+            is_starting = QUOTA_NOT_COUNTED in text
+            if not worth_another_try(status, is_read=is_read, is_starting=is_starting) or attempt.is_last:
                 break
             attempt.retry_after_seconds = retry_after_seconds(headers.get("Retry-After"))
         raise refusal(self.profile, verb, resource, status, text)

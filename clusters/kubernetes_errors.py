@@ -13,6 +13,9 @@ from orchestrator.errors import (
 )
 from orchestrator.spec.profile import ClusterProfile
 
+QUOTA_NOT_COUNTED = "status unknown for quota"
+"""Said for a while after a quota, or the kind that it counts, is new; then the same call succeeds."""
+
 
 class AlreadyThereError(TrainwrightError):
     """An object of the name exists (409 on creation)."""
@@ -37,6 +40,15 @@ def refusal(profile: ClusterProfile, verb: str, resource: str, status: int, text
         )
     if status == 403 and "exceeded quota" in said:
         return ResourcesError(f"{where}: {said}")
+    if status == 403 and QUOTA_NOT_COUNTED in said:
+        return InfrastructureError(
+            f"{where}: Kubernetes has not counted yet what the quota of namespace {namespace} limits; try again in a"
+            f" minute ({said})"
+        )
+    if status == 403 and "being terminated" in said:
+        return InfrastructureError(f"{where}: {said}")
+    if status == 403 and "denied" in said:  # by an admission policy or webhook, in its own words
+        return SpecError(f"{where} refuses the object: {said}")
     if status == 403:
         return InfrastructureError(
             f"{where}: you have no right to {verb} {resource} in namespace {namespace}; ask for a role that"

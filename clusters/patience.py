@@ -9,8 +9,10 @@ no answer in time                      a fixed name, so that a second one is ref
 500                                    reads: tried again; writes: not, except the one that a backend names
                                        (Ray: "No available agent", a head that has just started)
 502, 503, 504                          tried again
+403                                    never, except the one that a backend names (Kubernetes: a quota that was not
+                                       counted yet)
 409                                    never: on creation it means that it is there already
-401, 403, 404, 410, 413, 422, others   never: a second try can't help
+401, 404, 410, 413, 422, others        never: a second try can't help
 HTML or other text instead of JSON     never: the address is not the API's
 =====================================  ======================================================================
 """
@@ -29,7 +31,9 @@ def worth_another_try(status: int, *, is_read: bool, is_starting: bool = False) 
     """Whether an HTTP status is tried again; status 0 stands for no answer at all. ``is_starting``: the backend
     recognised its own "not ready yet" in the answer.
     """
-    return status == 0 or status in _ALWAYS_AGAIN or (status == 500 and (is_read or is_starting))
+    if status in (403, 500) and is_starting:
+        return True
+    return status == 0 or status in _ALWAYS_AGAIN or (status == 500 and is_read)
 
 
 class Patience:

@@ -206,6 +206,32 @@ def test_a_quota_that_is_exceeded_is_said_before_anything_is_made(server):
     assert server.count("POST", ".") == 1
 
 
+def test_a_quota_that_was_not_counted_yet_is_waited_for(server):
+    said = 'rayjobs.ray.io "x" is forbidden: status unknown for quota: team, resources: count/rayjobs.ray.io'
+    answer = status_object(403, "Forbidden", said)
+    server.fail("POST", "/rayjobs$", answer, times=2)
+    assert submit(cluster()).state is RunState.PENDING
+    server.fail("POST", "/rayjobs$", answer, times=99)
+    with pytest.raises(InfrastructureError, match=r"has not counted yet .* try again in a minute"):
+        submit(cluster(patience_seconds=0.05), run_id="digits-impatient")
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ('rayjobs.ray.io "x" is forbidden: unable to create new content in namespace training because it is being terminated', InfrastructureError),
+        ("rayjobs.ray.io \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", SpecError),
+        ('admission webhook "w.example.com" denied the request: no', SpecError),
+    ],
+)  # fmt: skip
+def test_a_refusal_that_is_no_missing_right_is_quoted(server, said, error):
+    server.fail("POST", "/rayjobs$", status_object(403, "Forbidden", said))
+    with pytest.raises(error) as refused:
+        submit(cluster())
+    assert said in str(refused.value)
+    assert "right" not in str(refused.value)
+
+
 def test_a_working_directory_travels_in_the_config_map_or_is_refused(server, tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "mine.py").write_text("x = 1")
