@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,12 @@ sys.path[:0] = [
     str(HERE.parent / "fakes"),
     str(HERE.parent / "chart"),
     str(HERE.parent / "unit" / "clusters"),
+    str(HERE.parent / "integration" / "clusters"),
 ]
+
+import kuberay  # noqa: E402 - it needs the folders above
+
+_COUNTER = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,6 +41,15 @@ def control_plane(tmp_path_factory) -> Iterator[control_planes.ControlPlane]:
 
 
 @pytest.fixture(scope="session")
+def kube(tmp_path_factory) -> Iterator[kuberay.KubeRay]:
+    """Another control plane, with KubeRay's operator and nodes whose pods run; skips where that can't be."""
+    if reason := kuberay.missing(tmp_path_factory.mktemp("probe")):
+        pytest.skip(reason)
+    with kuberay.running(tmp_path_factory.mktemp("kuberay")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def kuberay_crds(control_plane) -> None:
     """KubeRay's CRDs on the API server; skips the test where they are not at hand."""
     from chartkit.strict import crd_files
@@ -42,6 +58,17 @@ def kuberay_crds(control_plane) -> None:
         if kind not in crd_files():
             pytest.skip(f"the CRD of {kind} is not at hand (../shared/crds, or the folder TRAINWRIGHT_CRDS)")
         install_crd(control_plane, yaml.load(crd_files()[kind].read_text(), yaml.CSafeLoader))
+
+
+@pytest.fixture
+def release(control_plane, tmp_path, request):
+    """A release of the chart, not yet installed, in a namespace of its own that enforces Pod Security "restricted"."""
+    from release import Release, make_namespace
+
+    name = re.sub("[^a-z]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
+    namespace = f"{name}-{next(_COUNTER)}"
+    make_namespace(control_plane, namespace)
+    return Release(control_plane, tmp_path, namespace)
 
 
 @pytest.fixture(scope="session")

@@ -271,7 +271,7 @@ class ControlPlane:
             del self._kinds[root]  # it may come yet
             raise KeyError(f"{version} {kind}")
         resource = self._kinds[root][kind]
-        where = namespace or body["metadata"].get("namespace")
+        where = namespace or body.get("metadata", {}).get("namespace")
         path = f"{root}/namespaces/{where}" if resource["namespaced"] else root
         return f"{path}/{resource['name']}" + ("" if is_new else f"/{body['metadata']['name']}")
 
