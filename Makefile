@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint install tools test-full chart-test chart-full checkov images parity reshard chaos elastic bench reference clean
+.PHONY: help demo test lint install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos elastic bench reference clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ chart-test: tools  ## the chart's tests
 
 chart-full: tools  ## the chart's tests, every value set on every Kubernetes version
 	$(PYTEST) tests/chart
+
+kube-test: tools  ## the chart and the Kubernetes backend on a real API server, by the binaries in KUBEBUILDER_ASSETS
+	@test -n "$$KUBEBUILDER_ASSETS" || { echo "set KUBEBUILDER_ASSETS to the folder of etcd, kube-apiserver, kube-controller-manager and kube-scheduler"; exit 2; }
+	$(PYTEST) tests/kubernetes
 
 checkov: tools  ## checkov on the chart, in an environment of its own
 	$(BIN)/python scripts/chart_checkov.py
