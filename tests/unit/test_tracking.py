@@ -2,11 +2,13 @@
 
 import json
 import logging
+import warnings
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator import tracking
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts
@@ -121,3 +123,15 @@ def test_parameters_hold_no_secret_place(uri):
     params = flat_params(plan(uri))
     assert params["training.global_batch_size"] == "64"
     assert not any(name.startswith(("environment", "tracking")) for name in params)
+
+
+def test_advice_for_authors_of_models_is_not_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *place, **more: shown.append(str(message)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with tracking._without_advice():
+            warnings.warn("\033[33mAdd type hints to the `predict` method to enable ...", stacklevel=1)
+            warnings.warn("the disk is nearly full", stacklevel=1)
+        warnings.warn("An input example was not provided", stacklevel=1)
+    assert shown == ["the disk is nearly full", "An input example was not provided"]
