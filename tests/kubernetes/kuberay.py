@@ -13,17 +13,19 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import control_plane as control_planes
 import namespaces
 import yaml
 from control_plane import ApiError, ControlPlane, Object, wait_until
 from crd_schema import CRD
-from node_agent import NodeAgent, Pod, ServiceNames
+from node_agent import Follower, NodeAgent, Pod, ServiceNames
 
+from orchestrator import events
 from orchestrator.clusters.doctor import RIGHTS
 
 OPERATOR = "kuberay-operator"
@@ -47,6 +49,19 @@ def missing(folder: Path) -> str | None:
     return None
 
 
+class Event(NamedTuple):
+    """An object, as a watch told of it."""
+
+    at: float
+    kind: str
+    body: Object
+
+    @property
+    def deployment(self) -> str:
+        """A RayJob's jobDeploymentStatus."""
+        return str((self.body.get("status") or {}).get("jobDeploymentStatus") or "")
+
+
 class KubeRay:
     """What is running, and a person's view of it.
 
@@ -61,6 +76,48 @@ class KubeRay:
         self.storage = folder / "storage"
         self.storage.mkdir(mode=0o777)
         self.nodes: list[NodeAgent] = []
+        self.history: list[Event] = []
+        """Every change of RayJobs and pods, in order."""
+        self._followers: list[Follower] = []
+
+    def watch(self) -> None:
+        """Begin the history."""
+        for path in (f"{_RAY}/rayjobs", f"{_CORE}/pods"):
+            self._followers.append(Follower(self.plane, path, self._saw))
+
+    def _saw(self, kind: str, body: Object) -> None:
+        body.setdefault("kind", "Pod")  # items of a list say no kind
+        self.history.append(Event(time.time(), kind, body))
+
+    def of_rayjob(self, name: str) -> list[Event]:
+        """All changes of one RayJob."""
+        return [
+            event
+            for event in list(self.history)
+            if (event.body["kind"], event.body["metadata"]["name"]) == ("RayJob", name)
+        ]
+
+    def ended_at(self, name: str) -> float:
+        """When KubeRay said that a RayJob has ended, in seconds since the epoch."""
+        return next(event.at for event in self.of_rayjob(name) if event.deployment in ("Complete", "Failed"))
+
+    def gone_at(self, name: str) -> float:
+        """When a RayJob was deleted."""
+        return next(event.at for event in self.of_rayjob(name) if event.kind == "DELETED")
+
+    def pods_gone_at(self, run: str, kind: str) -> list[float]:
+        """When each pod of a run was gone, of the kind head or worker."""
+        wanted = {"trainwright/run": run, "ray.io/node-type": kind}
+        return [
+            event.at
+            for event in list(self.history)
+            if event.kind == "DELETED"
+            and wanted.items() <= (event.body["metadata"].get("labels") or {}).items()
+        ]
+
+    def close(self) -> None:
+        for follower in self._followers:
+            follower.close()
 
     # -- a person's view ---------------------------------------------------------------------------------------
 
@@ -121,10 +178,48 @@ class KubeRay:
             check=False,
         )
 
-    def status(self, run: str) -> Object:
-        answer = self.call("status", run, "--json")
-        assert answer.returncode == 0, answer.stderr
-        return dict(json.loads(answer.stdout))
+    def good(self, *arguments: str, timeout: float = 400) -> str:
+        """What a call printed that has to end well."""
+        answer = self.call(*arguments, timeout=timeout)
+        assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
+        return answer.stdout
+
+    def status(self, run: str, file: Path) -> Object:
+        return dict(json.loads(self.good("status", run, "--cluster", str(file), "--json")))
+
+    def submit(self, run: str, file: Path, **sections: Any) -> None:
+        """Digits by a small residual network on two workers, short unless sections say otherwise."""
+        job = {
+            "name": "digits",
+            "model": {"family": "cnn", "size": "debug"},
+            "data": {
+                "train": {"kind": "builtin", "name": "digits"},
+                "eval": {"kind": "split", "fraction": 0.1},
+            },
+            "training": {"max_steps": 60, "global_batch_size": 64, "log_every": 5},
+            "checkpoint": {"every_steps": 20},
+            "scaling": {"workers": 2, "cpus_per_worker": 2},
+            "tracking": {"kind": "none"},
+            "recovery": {"stop_grace": "20s", "hang_timeout": "60s", "worker_start_timeout": "180s"},
+            **sections,
+        }
+        path = self.folder / f"{run}.yaml"
+        path.write_text(json.dumps(job))
+        self.good("submit", str(path), "--cluster", str(file), "--id", run)
+
+    def follow(self, run: str, file: Path) -> Iterator[Object]:
+        """Events of a run's driver as they come, until the run has ended."""
+        command = self.command("logs", run, "--cluster", str(file), "--follow")
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
+        ) as process:
+            try:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    if event := events.parse(line):
+                        yield event
+            finally:
+                process.terminate()
 
     # -- the cluster's view ------------------------------------------------------------------------------------
 
@@ -172,6 +267,8 @@ def running(folder: Path) -> Iterator[KubeRay]:
         names = ServiceNames(plane)
         stack.callback(names.close)
         _prepare(made)
+        made.watch()
+        stack.callback(made.close)
         _start_operator(plane, folder, names)
         for name in ("node-a", "node-b"):
             agent = NodeAgent(plane, network, folder / "nodes", name, images=[IMAGE], names=names, cpus=5)

@@ -583,7 +583,10 @@ class Pod(threading.Thread):
         }
 
     def _mounts(self, container: _Container) -> list[Mount]:
-        mounts = [Mount(self.folder / "hosts", "/etc/hosts")]
+        # nobody answers there, and says so at once: names are those of the hosts file, and no others
+        resolver = self.folder / "resolv.conf"
+        resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+        mounts = [Mount(self.folder / "hosts", "/etc/hosts"), Mount(resolver, "/etc/resolv.conf")]
         volumes = {volume["name"]: volume for volume in self.spec.get("volumes") or []}
         for mount in container.spec.get("volumeMounts") or []:
             volume = volumes[mount["name"]]
