@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from json import dumps
 from typing import Annotated
 
 import typer
@@ -16,13 +18,21 @@ def logs(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Print a run's output: the driver's, or one worker's."""
+    """Print a run's output: the driver's, or one worker's. With --json its events too: a list, or with --follow one a
+    line as they come.
+    """
     from orchestrator import events, sdk
 
     handle = sdk.attach(run, cluster)
-    if json and not follow:
-        lines = list(handle.cluster.logs(run, rank=rank))
-        print_json([events.parse(line) or {"event": "text", "text": line} for line in lines])
+    if json:
+        lines = handle.cluster.logs(run, follow=follow, rank=rank)
+        told = (events.parse(line) or {"event": "text", "text": line} for line in lines)
+        if not follow:
+            print_json(list(told))
+            return
+        for event in told:
+            say(dumps(event))
+            sys.stdout.flush()
         return
     for line in handle.logs(follow=follow, rank=rank):
         say(line)

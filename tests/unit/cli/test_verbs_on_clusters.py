@@ -112,6 +112,9 @@ def test_a_run_s_whole_life_by_its_id_alone(terminal, place):
     else:
         server.set_status(RUN, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
         assert terminal.json("status", RUN)["state"] == "stopped"
+    followed = terminal("logs", RUN, "--follow", "--json")[1].splitlines()
+    assert [json.loads(line)["event"] for line in followed] == ["text", "metrics"]
+    assert terminal("logs", RUN, "--follow")[1] == "hello\n"
     assert terminal.json("resume", RUN)["launch"] == 2
     assert f"{RUN}  pending" in terminal("list", "-c", profile.name)[1].replace(" " * 3, "  ")
 
