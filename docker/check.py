@@ -30,7 +30,7 @@ REPLAYS = {
         ("builder",),
         (
             "mlflow --version",
-            "python -c 'import flask_wtf, psycopg2, boto3, prometheus_flask_exporter, google.cloud.storage'",
+            "python -c 'import flask_wtf, psycopg, boto3, prometheus_flask_exporter, google.cloud.storage'",
             "python -c 'import mlflow.server.auth.sqlalchemy_store'",
         ),
     ),
@@ -40,7 +40,7 @@ REPLAYS = {
         (
             "trainwright version",
             "python -c 'import orchestrator.driver, ray, torch, deepspeed, mlflow; print(ray.__version__)'",
-            "python -c 'import flask_wtf, psycopg2, boto3, prometheus_flask_exporter'",
+            "python -c 'import flask_wtf, psycopg, boto3, prometheus_flask_exporter'",
             "ray --version",
         ),
     ),

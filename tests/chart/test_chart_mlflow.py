@@ -7,11 +7,13 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +22,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from chartkit.helm import CHART, find, render
@@ -174,13 +177,15 @@ def free_port() -> int:
 class Server:
     """MLflow as the Deployment starts it, with the pod's folders moved to a temporary one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, database: str = "") -> None:
+        self.folder, self.port, self.database = folder, free_port(), database
         self.passwords = {"admin": "admin-password-1", "jobs": "jobs-password-11"}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        container = find(render(), "Deployment", "train-mlflow")["spec"]["template"]["spec"]["containers"][0]
+        values = {"mlflow": {"databaseSecret": "database"}} if self.database else None
+        deployment = find(render(values), "Deployment", "train-mlflow")
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
         moves = {
             "/mlflow/": f"{self.folder}/mlflow/",
             "/tmp/": f"{self.folder}/tmp/",
@@ -202,6 +207,7 @@ class Server:
                 "flask-secret-key": "f" * 64,
             },
             "jobs": {"username": "jobs", "password": self.passwords["jobs"]},
+            **({"database": {"uri": self.database}} if self.database else {}),
         }.items():
             (self.folder / "secrets" / secret).mkdir(parents=True, exist_ok=True)
             for key, value in keys.items():
@@ -260,11 +266,45 @@ class Server:
             return 0, str(error)
 
 
+@pytest.fixture
+def postgresql():
+    """URI of an empty database on a PostgreSQL server of its own."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("no PostgreSQL server is installed")
+    folder, port = Path(tempfile.mkdtemp(dir="/tmp", prefix="tw-pg-")), free_port()
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL does not run as root
+        shutil.chown(folder, "postgres", "postgres")
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+    (folder / "password").write_text("p%ss word")
+    (folder / "password").chmod(0o644)
+    arguments = ["-D", str(folder / "data"), "-U", "mlflow", "-A", "scram-sha-256"]
+    made = [str(found[-1]), *arguments, f"--pwfile={folder / 'password'}"]
+    subprocess.run(made, check=True, cwd=folder, capture_output=True, **user)
+    served = [str(found[-1].with_name("postgres")), "-D", str(folder / "data"), "-p", str(port)]
+    served += ["-c", "listen_addresses=127.0.0.1", "-k", str(folder)]
+    server = subprocess.Popen(served, cwd=folder, stderr=subprocess.DEVNULL, **user)
+    try:
+        ready = [str(found[-1].with_name("pg_isready")), "-h", "127.0.0.1", "-p", str(port), "-t", "60"]
+        deadline = time.monotonic() + 60
+        while subprocess.run(ready, capture_output=True).returncode:
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"postgresql://mlflow:p%25ss%20word@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+        shutil.rmtree(folder)
+
+
 @pytest.mark.slow
-def test_the_server_starts_and_is_guarded(tmp_path):
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_the_server_starts_and_is_guarded(tmp_path, database, request):
     pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed: the server needs flask-wtf")
     pytest.importorskip("prometheus_flask_exporter", reason="prometheus-flask-exporter is not installed")
-    server = Server(tmp_path)
+    server = Server(tmp_path, request.getfixturevalue("postgresql") if database == "postgresql" else "")
     search = "/api/2.0/mlflow/experiments/search?max_results=1"
     try:
         server.start()
@@ -304,8 +344,9 @@ def test_the_server_starts_and_is_guarded(tmp_path):
             (tmp_path / "me" / key).write_text(value)
         checked = run("check_mlflow", f"http://127.0.0.1:{server.port}", "yes", str(tmp_path / "me"))
         assert checked.returncode == 0, checked.stderr
-        done = run("mlflow_backup", str(tmp_path / "mlflow"), str(tmp_path / "backups"), "2")
-        assert done.returncode == 0, done.stderr
+        if database == "sqlite":  # a PostgreSQL server has backups of its own
+            done = run("mlflow_backup", str(tmp_path / "mlflow"), str(tmp_path / "backups"), "2")
+            assert done.returncode == 0, done.stderr
         # A Secret with another password takes effect at the next start.
         server.stop()
         server.passwords = {"admin": "admin-password-2", "jobs": "jobs-password-22"}
@@ -316,5 +357,7 @@ def test_the_server_starts_and_is_guarded(tmp_path):
         log = (tmp_path / "log").read_text()
         assert "changed the password of user 'jobs' to the Secret's" in log
         assert not [p for p in ("admin-password", "jobs-password", "f" * 64) if p in log]
+        assert "p%ss" not in log and "p%25ss" not in log
+        assert bool(list((tmp_path / "mlflow").glob("*.db"))) == (database == "sqlite")
     finally:
         server.stop()
