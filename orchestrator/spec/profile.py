@@ -110,9 +110,10 @@ class KubernetesOptions(Section):
     """Where Ray's control state is kept, so that a lost head does not lose the job."""
     redis_address: str | None = None
     """Address of the Redis server, with ``gcs_fault_tolerance: redis``."""
-    cluster_retries: int = Field(default=1, ge=0, le=3)
-    """New Ray clusters that KubeRay may start after the first, where that failed as a whole. Lost workers are
-    restarted inside the cluster (``recovery.max_failures`` of the job) and don't count."""
+    cluster_retries: int = Field(default=0, ge=0, le=3)
+    """New Ray clusters that KubeRay may start after one whose job failed, whatever it failed of: a wrong job costs
+    each of them too before its end is told. Lost workers are restarted inside the cluster (``recovery.max_failures``
+    of the job) and don't count, nor does a lost head."""
     active_deadline: Seconds | None = None
     """Longest life of one RayJob. Default: no limit."""
     start_deadline: Seconds = 1800

@@ -88,7 +88,7 @@ CASES = {
                 "start_deadline": "10m",
                 "keep_head": "5m",
                 "keep_job": "1d",
-                "cluster_retries": 0,
+                "cluster_retries": 2,
             }
         ),
         {},
