@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator import __version__
 from orchestrator.clusters.checks import (
     Check,
     check_clock,
@@ -20,17 +21,23 @@ from orchestrator.clusters.checks import (
     passed,
     warned,
 )
+from orchestrator.clusters.kubernetes import KubernetesCluster
 from orchestrator.clusters.kubernetes_api import KubernetesApi
 from orchestrator.clusters.probe import MARK
 from orchestrator.clusters.ray_client import RayClient
 from orchestrator.clusters.ray_jobs import RayJobsCluster
 from orchestrator.clusters.run_records import is_reachable_from_here
 from orchestrator.errors import TrainwrightError
+from orchestrator.models.sizes import Counts
+from orchestrator.planning.make_plan import make_plan
+from orchestrator.planning.plan import DataFacts, Plan
+from orchestrator.runs import new_run_id
 from orchestrator.section import format_bytes
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home
 from orchestrator.spec.profile import ClusterProfile
 
-_PROBE_SECONDS = 80.0
+_PROBE_SECONDS, _PODS_SECONDS = 80.0, 100.0
 _SMALL_DISK_BYTES = 5 * 10**9
 _SMALL_SHARED_MEMORY_BYTES = 256 * 10**6
 
@@ -193,6 +200,7 @@ def _kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
         denied = [
             f"{verb} {resource}" for verb, resource, group in RIGHTS if not api.may(verb, resource, group)
         ]
+        may_run = not denied
         if denied:
             yield failed(
                 "rights",
@@ -209,14 +217,56 @@ def _kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
     if "://" in str(profile.storage):
         yield check_storage(str(profile.storage))
     uri = _mlflow_uri(profile)
+    if may_run:
+        yield from _look_from_pods(profile, api, uri)
     if ".svc" in uri or not uri.startswith("http"):
         yield warned(
             "MLflow from here",
-            f"{uri or 'no URI'}: known only inside the cluster, not looked at",
+            f"{uri or 'no URI'}: known only inside the cluster, not looked at from here",
             "kubectl port-forward it to look at runs from here",
         )
     else:
         yield check_mlflow(uri)
+
+
+def _look_from_pods(profile: ClusterProfile, api: KubernetesApi, mlflow: str) -> Iterator[Check]:
+    """What a head and up to two nodes of the first node group find, started as a run's pods are."""
+    command = ["python", "-m", "orchestrator.clusters.probe", "--storage", str(profile.storage)]
+    try:
+        answer = KubernetesCluster(profile, api).run_on_head(
+            _probe_plan(profile), [*command, "--mlflow", mlflow], mark=MARK, seconds=_PODS_SECONDS
+        )
+    except TrainwrightError as error:
+        yield failed("pods", str(error), "free room for a head and a node, or see kubectl get events")
+        return
+    probe = json.loads(answer)
+    yield from probe_to_checks(probe, {"python": probe["nodes"][0]["versions"]["python"]})
+
+
+def _probe_plan(profile: ClusterProfile) -> Plan:
+    """A run of one worker on each of up to two nodes; its driver is never started."""
+    nodes = max(1, min(2, sum(group.max for group in profile.node_groups)))
+    job = JobSpec.model_validate(
+        {
+            "name": "doctor",
+            "model": {"family": "mlp", "in_features": 1, "outputs": 2},
+            "objective": {"kind": "classification"},
+            "data": {"train": {"kind": "builtin", "name": "digits"}},
+            "training": {"max_steps": 1, "global_batch_size": nodes},
+            "scaling": {"workers": nodes, "placement": "spread"},
+        }
+    )
+    return make_plan(
+        job,
+        DataFacts(),
+        Counts(0, 0, 0, ()),
+        version=__version__,
+        run_id=new_run_id("doctor"),
+        base_dir="",
+        storage=f"{profile.storage}/doctor",
+        cache="",
+        tracking_uri="",
+    )
 
 
 def _check_claim(api: KubernetesApi, claim: str) -> Check:

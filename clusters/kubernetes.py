@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from orchestrator.clusters.rayjob_pods import RUN_LOG_CONTAINER
 from orchestrator.clusters.rayjob_status import rayjob_to_status
 from orchestrator.clusters.run_log import parse_rank_line
 from orchestrator.clusters.run_records import StorageRecord
-from orchestrator.clusters.safe_names import label_value
+from orchestrator.clusters.safe_names import label_value, rayjob_name
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
 from orchestrator.planning.plan import Plan
 from orchestrator.runs import RunState, RunStatus
@@ -42,6 +43,7 @@ from orchestrator.spec.profile import ClusterProfile
 
 _OVERLAP_SECONDS = 30
 """A log that is taken up again is read from so long before: its clock is not ours."""
+_LOOK_SECONDS = 2.0
 _READERS = 16
 """Records read at once for a list."""
 _PROGRESS_LINES = 400
@@ -119,6 +121,33 @@ class KubernetesCluster:
             self._api.patch_config_map(metadata["name"], {"data": {f"stop-{status.launch}": ""}})
         return status.model_copy(update={"state": RunState.STOPPING})
 
+    def run_on_head(self, plan: Plan, command: Sequence[str], *, mark: str, seconds: float) -> str:
+        """The line of a command's output that begins with ``mark``, behind the mark. The command takes the driver's
+        place in a run of this plan, of which nothing is left afterwards but its log in the storage.
+
+        Raises:
+            InfrastructureError: it ended, or the time was over, without such a line; with what is known of why.
+        """
+        name = rayjob_name(plan.run_id, 1)
+        deadline = time.monotonic() + seconds
+        self._send(plan, 1, command)
+        try:
+            has_ended = False
+            while True:
+                rayjob = self._api.rayjob(name)
+                status = self._status_of(rayjob)
+                pod = None if status.state is RunState.PENDING else self._head_pod(rayjob)
+                for line in self._last_lines(pod) if pod else ():
+                    if line.startswith(mark):
+                        return line.removeprefix(mark)
+                if has_ended or time.monotonic() >= deadline:
+                    why = status.message or f"it is {status.state}"
+                    raise InfrastructureError(f"a RayJob gave no answer within {seconds:g}s: {why}")
+                has_ended = status.state.is_final  # its last lines may be a moment behind its end
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            self._api.delete_rayjob(name)
+
     def ping(self) -> str:
         """The server's version, and that it knows RayJobs and lets us list them."""
         version = self._api.version()
@@ -148,8 +177,10 @@ class KubernetesCluster:
             )
         return plan_to_rayjob(plan, self.profile, launch, f"{plan.storage}/{_package_name(launch)}"), package
 
-    def _send(self, plan: Plan, launch: int) -> RunStatus:
+    def _send(self, plan: Plan, launch: int, command: Sequence[str] | None = None) -> RunStatus:
         body, package = self._rendered(plan, launch)
+        if command is not None:
+            body["spec"]["entrypoint"] = shlex.join(command)
         in_config_map = PACKAGE_IN_CONFIG_MAP in body["spec"]["runtimeEnvYAML"]
         content = base64.b64encode(package).decode() if package is not None and in_config_map else None
         config_map = plan_to_config_map(plan, self.profile, launch, content)

@@ -1,12 +1,15 @@
+import json
+import threading
+
 import pytest
 from cluster_cases import kubernetes_profile, ray_profile
 from fake_kubernetes import FakeKubernetes
 from fake_ray_jobs import FakeRayJobs
-from programmable_server import Answer, ProgrammableServer
+from programmable_server import Answer, ProgrammableServer, wait_until
 
 from orchestrator.clusters.checks import check_clock, check_mlflow, check_packages, check_storage, passed
 from orchestrator.clusters.doctor import RIGHTS, doctor, probe_to_checks
-from orchestrator.clusters.probe import bus_gigabytes_per_second
+from orchestrator.clusters.probe import MARK, bus_gigabytes_per_second
 from orchestrator.spec.profile import ClusterProfile
 
 
@@ -142,6 +145,19 @@ def test_mlflow_in_a_file(tmp_path):
     assert check_mlflow("").outcome == "warn"
 
 
+def answer_probe(server, seen):
+    """What KubeRay and the pods make of doctor's RayJob."""
+    wait_until(lambda: server.objects["rayjobs"] and server.objects["configmaps"], "a RayJob")
+    seen |= server.only("rayjobs")
+    name = seen["metadata"]["name"]
+    labels = {"ray.io/cluster": f"{name}-x1", "ray.io/node-type": "head"}
+    server.put("pods", {"metadata": {"name": "head", "labels": labels}, "status": {"phase": "Running"}})
+    reduced = {"ranks": 3, "backend": "gloo", "gigabytes_per_second": 1.5}
+    answer = MARK + json.dumps(probe(node("head"), node("b"), node("c"), all_reduce=reduced))
+    server.logs[("head", "run-log")] = ["a line of Ray's", answer]
+    server.set_status(name, jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName=f"{name}-x1")
+
+
 def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
     profile = kubernetes_profile(
         {"storage_claim": "data"}, storage="/data", mlflow="http://mlflow.training.svc:5000"
@@ -149,7 +165,11 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
     with FakeKubernetes() as server:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
         server.put("persistentvolumeclaims", {"metadata": {"name": "data"}, "status": {"phase": "Bound"}})
+        seen = {}
+        answering = threading.Thread(target=answer_probe, args=(server, seen))
+        answering.start()
         found = outcomes(doctor(profile))
+        answering.join()
         assert found == {
             "packages": "pass",
             "reachable": "pass",
@@ -157,8 +177,23 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
             "KubeRay": "pass",
             "rights": "pass",
             "storage claim": "pass",
+            "nodes": "pass",
+            "free": "pass",
+            "storage from the nodes": "pass",
+            "all-reduce": "pass",
             "MLflow from here": "warn",
         }
+        command = (
+            "python -m orchestrator.clusters.probe --storage /data --mlflow http://mlflow.training.svc:5000"
+        )
+        assert seen["spec"]["entrypoint"] == command
+        assert [group["replicas"] for group in seen["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == [2]
+        assert not server.objects["rayjobs"] and not server.objects["configmaps"]
+        monkeypatch.setattr("orchestrator.clusters.doctor._PODS_SECONDS", 0.0)
+        (silent,) = [check for check in doctor(profile) if check.name == "pods"]
+        assert silent.outcome == "fail"
+        assert silent.message == "a RayJob gave no answer within 0s: KubeRay has not seen it yet"
+        assert not server.objects["rayjobs"] and not server.objects["configmaps"]
         server.denied = {("patch", "rayjobs"), ("get", "pods/log")}
         server.has_kuberay = False
         server.objects["persistentvolumeclaims"].clear()
