@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from orchestrator.clusters.progress import with_progress
 from orchestrator.clusters.rayjob_manifest import JOB_NAME, LAUNCH_LABEL, RUN_ID, STOP, STORAGE, TOTAL_STEPS
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
@@ -120,7 +121,10 @@ def rayjob_to_status(
         base = base.model_copy(
             update={"urls": {**base.urls, "dashboard": f"http://{status['dashboardURL']}"}}
         )
-    return base if record is None else _with_record(base, record)
+    if record is not None:
+        return _with_record(base, record)
+    # of a job that failed KubeRay quotes the log's end, and the driver says there why; the object outlives the log
+    return with_progress(base, said.splitlines()) if state.is_final and STOP not in notes else base
 
 
 def _with_record(base: RunStatus, record: RunStatus) -> RunStatus:

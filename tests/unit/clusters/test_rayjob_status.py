@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import pytest
 from cluster_cases import kubernetes_profile, plan
@@ -96,6 +97,18 @@ def test_the_driver_s_exit_code_says_whose_fault_it_was(code, reason):
     message = f"Job entrypoint command failed with exit code {code}, last available logs:\nthe loss is NaN"
     status = rayjob_to_status(rayjob("Failed", "FAILED", "AppFailed", message), PROFILE)
     assert (status.reason, status.message) == (reason, "AppFailed: the loss is NaN")
+
+
+def test_what_the_driver_said_of_its_end_is_read_from_kuberay_s_message():
+    said = {"event": "end", "time": 9.0, "state": "failed", "reason": "bad_data", "message": "no x.csv"}
+    message = (
+        "Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars):\n"
+        f"Running entrypoint\n@trainwright {json.dumps(said | {'metrics': {}, 'step': 0})}\n(raylet) bye\n"
+    )
+    status = rayjob_to_status(rayjob("Failed", "FAILED", "AppFailed", message), PROFILE)
+    assert (status.state, status.reason, status.message) == (RunState.FAILED, EndReason.BAD_DATA, "no x.csv")
+    ended = rayjob_to_status(rayjob("Failed", "FAILED", "AppFailed", message, notes={STOP: "now"}), PROFILE)
+    assert (ended.state, ended.message) == (RunState.STOPPED, "ended at once by a stop")
 
 
 def test_a_driver_that_stopped_at_a_person_s_wish_is_no_failure():
