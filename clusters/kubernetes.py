@@ -141,8 +141,8 @@ class KubernetesCluster:
                     if line.startswith(mark):
                         return line.removeprefix(mark)
                 if has_ended or time.monotonic() >= deadline:
-                    why = status.message or f"it is {status.state}"
-                    raise InfrastructureError(f"a RayJob gave no answer within {seconds:g}s: {why}")
+                    how = "ended without an answer" if has_ended else f"gave no answer within {seconds:g}s"
+                    raise InfrastructureError(f"a RayJob {how}: {status.message or status.state}")
                 has_ended = status.state.is_final  # its last lines may be a moment behind its end
                 time.sleep(_LOOK_SECONDS)
         finally:
