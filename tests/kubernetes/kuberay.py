@@ -25,7 +25,6 @@ from control_plane import ApiError, ControlPlane, Object, wait_until
 from crd_schema import CRD
 from node_agent import Follower, NodeAgent, Pod, ServiceNames
 
-from orchestrator import events
 from orchestrator.clusters.doctor import RIGHTS
 
 OPERATOR = "kuberay-operator"
@@ -131,9 +130,9 @@ class KubeRay:
             "storage": STORAGE,
             "mlflow": f"sqlite:///{STORAGE}/mlflow.db",
             "secrets": {"ray_token_secret": "trainwright-ray-token"},
-            "head": {"cpus": 1, "memory": "2GiB"},
+            "head": {"cpus": 1, "memory": "4GiB"},
             "node_groups": [
-                {"name": "cpu", "cpus": 2, "memory": "2GiB", "min": 0, "max": 4, "shared_memory": "512MiB"}
+                {"name": "cpu", "cpus": 2, "memory": "3GiB", "min": 0, "max": 4, "shared_memory": "512MiB"}
             ],
             "kubernetes": {
                 "context": "submitter",
@@ -209,15 +208,12 @@ class KubeRay:
 
     def follow(self, run: str, file: Path) -> Iterator[Object]:
         """Events of a run's driver as they come, until the run has ended."""
-        command = self.command("logs", run, "--cluster", str(file), "--follow")
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
-        ) as process:
+        command = self.command("logs", run, "--cluster", str(file), "--follow", "--json")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment) as process:
             try:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    if event := events.parse(line):
-                        yield event
+                    yield json.loads(line)
             finally:
                 process.terminate()
 

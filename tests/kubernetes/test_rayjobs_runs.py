@@ -1,0 +1,64 @@
+"""Runs from the command line on a real API server, with KubeRay's operator and Ray in every pod."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+
+import pytest
+from control_plane import wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+KEEP_HEAD, KEEP_JOB = 25, 45
+
+
+def of_kind(events, kind):
+    return [event for event in events if event["event"] == kind]
+
+
+def clusters_of(kube, run):
+    """Every Ray cluster that KubeRay made for a RayJob."""
+    named = [(event.body.get("status") or {}).get("rayClusterName") for event in kube.of_rayjob(run)]
+    return {name for name in named if name}
+
+
+def test_a_run_takes_all_its_steps_and_leaves_nothing_behind(kube):
+    """Submitted by five processes, followed, looked at; its pods and objects go when the rules say."""
+    run, file = "whole-abcdefgh", kube.profile_file(keep_head=f"{KEEP_HEAD}s", keep_job=f"{KEEP_JOB}s")
+    kube.submit(run, file, tracking={"kind": "mlflow", "log_model": False})
+    again = kube.command("submit", str(kube.folder / f"{run}.yaml"), "--cluster", str(file), "--id", run)
+    others = [subprocess.Popen(again, env=kube.environment, cwd=kube.folder) for _ in range(4)]
+    assert [process.wait(120) for process in others] == [0, 0, 0, 0]
+
+    told = list(kube.follow(run, file))
+    assert of_kind(told, "metrics")[-1]["step"] == 60
+    assert sorted(event["rank"] for event in of_kind(told, "worker")) == [0, 1]
+    assert of_kind(told, "end")[-1]["state"] == "succeeded"
+    of_rank_1 = json.loads(kube.good("logs", run, "--cluster", str(file), "--rank", "1", "--json"))
+    assert [event["rank"] for event in of_kind(of_rank_1, "worker")] == [1]
+    status = kube.status(run, file)
+    assert (status["state"], status["reason"], status["step"]) == ("succeeded", "completed", 60), status
+    listed = json.loads(kube.good("list", "--cluster", str(file), "--json"))
+    assert [found["state"] for found in listed if found["run_id"] == run] == ["succeeded"]
+
+    folder = kube.storage / "runs" / run
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir())
+    with sqlite3.connect(kube.storage / "mlflow.db") as database:
+        assert database.execute("select count(*) from runs").fetchone() == (1,)
+
+    assert len({event.body["metadata"]["uid"] for event in kube.of_rayjob(run)}) == 1
+    assert len(clusters_of(kube, run)) == 1
+    ended = kube.ended_at(run)
+    wait_until("the object goes", lambda: kube.rayjob(run) is None, seconds=KEEP_JOB + 60)
+    gone = kube.gone_at(run)
+    wait_until("its ConfigMap goes with it", lambda: kube.config_map(run) is None, seconds=60)
+    wait_until("its pods are gone", lambda: not kube.pods(run), seconds=60)
+    workers = [at - ended for at in kube.pods_gone_at(run, "worker")]
+    [head] = [at - ended for at in kube.pods_gone_at(run, "head")]
+    print(f"after the end: workers gone {workers}, head {head:.1f}, object {gone - ended:.1f} s")
+    assert len(workers) == 2
+    assert max(workers) < head
+    assert KEEP_HEAD <= head < KEEP_JOB + 30
+    assert KEEP_JOB <= gone - ended < KEEP_JOB + 30
