@@ -62,3 +62,26 @@ def test_a_run_takes_all_its_steps_and_leaves_nothing_behind(kube):
     assert max(workers) < head
     assert KEEP_HEAD <= head < KEEP_JOB + 30
     assert KEEP_JOB <= gone - ended < KEEP_JOB + 30
+
+
+def test_a_job_that_is_wrong_fails_once_and_says_why(kube):
+    """Its data is where the client is, and not where the pods are: no second cluster, the reason at once."""
+    run, file = "wrong-abcdefgh", kube.profile_file()
+    table = kube.folder / "table.csv"
+    table.write_text("a,b,label\n" + "0.25,0.5,0\n0.5,0.25,1\n" * 200)
+    kube.submit(
+        run,
+        file,
+        model={"family": "mlp", "size": "debug", "in_features": 2, "outputs": 2},
+        data={"train": {"kind": "csv", "path": str(table)}, "eval": {"kind": "split", "fraction": 0.1}},
+    )
+    [end] = of_kind(kube.follow(run, file), "end")
+    status = kube.status(run, file)
+    assert end["state"] == status["state"] == "failed", (end, status)
+    assert end["reason"] == status["reason"], (end, status)
+    assert str(table) in end["message"]
+    wait_until("the workers go", lambda: not kube.pods(run, "worker"), seconds=60)
+    listed = json.loads(kube.good("list", "--cluster", str(file), "--json"))
+    assert [found["reason"] for found in listed if found["run_id"] == run] == [end["reason"]]
+    assert len(clusters_of(kube, run)) == 1
+    assert {event.deployment for event in kube.of_rayjob(run)} <= {"", "Initializing", "Running", "Failed"}
