@@ -16,6 +16,9 @@ RUN_LOG_CONTAINER = "run-log"
 _USER = 10001
 """User and group of the image; any but root does."""
 _GPU = "nvidia.com/gpu"
+_LONGEST_WORKER_GRACE_SECONDS = 45
+"""At SIGTERM Ray drains a node for up to 30 s and ends its processes, within seconds where it is idle. A pod that still
+waits for the head, in KubeRay's init container, doesn't hear the signal and holds its GPUs for all of the grace."""
 
 
 def head_template(plan: Plan, profile: ClusterProfile, launch: int, labels: dict[str, str]) -> dict[str, Any]:
@@ -59,6 +62,8 @@ def worker_template(
         tolerations=group.tolerations,
         automount=False,
     )
+    grace = min(round(plan.job.recovery.stop_grace), _LONGEST_WORKER_GRACE_SECONDS)
+    template["spec"]["terminationGracePeriodSeconds"] = grace
     if plan.job.scaling.placement == "spread":
         template["spec"]["topologySpreadConstraints"] = [
             {
