@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
+import time
 
 import pytest
 from control_plane import wait_until
@@ -85,3 +86,29 @@ def test_a_job_that_is_wrong_fails_once_and_says_why(kube):
     assert [found["reason"] for found in listed if found["run_id"] == run] == [end["reason"]]
     assert len(clusters_of(kube, run)) == 1
     assert {event.deployment for event in kube.of_rayjob(run)} <= {"", "Initializing", "Running", "Failed"}
+
+
+def test_a_stop_saves_and_resume_takes_the_rest(kube):
+    run, file = "pause-abcdefgh", kube.profile_file()
+    kube.submit(run, file, training={"max_steps": 1000, "global_batch_size": 64, "log_every": 20})
+    told = []
+    for event in kube.follow(run, file):
+        told.append(event)
+        if event["event"] == "checkpoint" and event["step"] == 20:
+            asked = time.time()
+            assert json.loads(kube.good("stop", run, "--cluster", str(file), "--json"))["state"] == "stopping"
+    [end] = of_kind(told, "end")
+    print(f"stopped after {end['time'] - asked:.1f} s, at step {end['step']}")
+    assert (end["state"], end["reason"]) == ("stopped", "stopped_by_user")
+    assert 20 <= end["step"] < 1000
+    assert of_kind(told, "checkpoint")[-1]["step"] == end["step"]
+    status = kube.status(run, file)
+    assert (status["state"], status["reason"]) == ("stopped", "stopped_by_user"), status
+
+    wait_until("the workers go", lambda: not kube.pods(run, "worker"), seconds=60)
+    kube.good("resume", run, "--cluster", str(file))
+    told = list(kube.follow(run, file))
+    assert of_kind(told, "attempt")[0]["start_step"] == end["step"]
+    assert of_kind(told, "metrics")[-1]["step"] == 1000
+    status = kube.status(run, file)
+    assert (status["state"], status["launch"], status["step"]) == ("succeeded", 2, 1000), status
