@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -69,7 +70,13 @@ class ProgrammableServer:
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_any
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *where: Any) -> None:
+                """A client may leave at any time, even between two requests; anything else is told."""
+                if not isinstance(sys.exc_info()[1], ConnectionError):
+                    super().handle_error(*where)
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
