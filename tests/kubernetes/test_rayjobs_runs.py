@@ -8,7 +8,9 @@ import subprocess
 import time
 
 import pytest
+import yaml
 from control_plane import wait_until
+from kuberay import NAMESPACE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -23,6 +25,16 @@ def clusters_of(kube, run):
     """Every Ray cluster that KubeRay made for a RayJob."""
     named = [(event.body.get("status") or {}).get("rayClusterName") for event in kube.of_rayjob(run)]
     return {name for name in named if name}
+
+
+@pytest.fixture(autouse=True)
+def room_for_the_next(kube):
+    """Heads that are kept take room on the two nodes."""
+    yield
+    rayjobs = f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayjobs"
+    kube.plane.request("DELETE", rayjobs)
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    wait_until("all pods go", lambda: not kube.plane.request("GET", pods)["items"], seconds=90)
 
 
 def test_a_run_takes_all_its_steps_and_leaves_nothing_behind(kube):
@@ -112,3 +124,32 @@ def test_a_stop_saves_and_resume_takes_the_rest(kube):
     assert of_kind(told, "metrics")[-1]["step"] == 1000
     status = kube.status(run, file)
     assert (status["state"], status["launch"], status["step"]) == ("succeeded", 2, 1000), status
+
+
+def test_a_stop_now_ends_a_run_that_trains_and_one_that_waits(kube):
+    run, file = "ended-abcdefgh", kube.profile_file()
+    kube.submit(run, file, training={"max_steps": 100000, "global_batch_size": 64, "log_every": 20})
+    for event in kube.follow(run, file):
+        if event["event"] == "metrics":
+            break
+    kube.good("stop", run, "--now", "--cluster", str(file))
+    wait_until("its pods are gone", lambda: not kube.pods(run), seconds=60)
+    status = kube.status(run, file)
+    assert (status["state"], status["reason"]) == ("stopped", "stopped_by_user"), status
+    assert kube.rayjob(run) is not None
+
+    run, large = "waits-abcdefgh", kube.folder / "large.yaml"
+    group = {"name": "cpu", "cpus": 64, "memory": "3GiB", "min": 0, "max": 4}
+    large.write_text(yaml.safe_dump({**kube.profile("large"), "node_groups": [group]}))
+    kube.submit(run, large, scaling={"workers": 2, "cpus_per_worker": 40})
+    submitted = time.time()
+    wait_until(
+        "status says why it waits",
+        lambda: "Insufficient cpu" in kube.status(run, large)["message"],
+        seconds=60,
+    )
+    print(f"status said why it waits {time.time() - submitted:.1f} s after submit")
+    assert kube.status(run, large)["state"] in ("pending", "starting")
+    kube.good("stop", run, "--now", "--cluster", str(large))
+    wait_until("its pods are gone", lambda: not kube.pods(run), seconds=60)
+    assert kube.status(run, large)["state"] == "stopped"
