@@ -153,3 +153,29 @@ def test_a_stop_now_ends_a_run_that_trains_and_one_that_waits(kube):
     kube.good("stop", run, "--now", "--cluster", str(large))
     wait_until("its pods are gone", lambda: not kube.pods(run), seconds=60)
     assert kube.status(run, large)["state"] == "stopped"
+
+
+def test_a_run_recovers_from_a_worker_s_pod_that_is_deleted(kube):
+    run, file = "fault-abcdefgh", kube.profile_file()
+    kube.submit(
+        run,
+        file,
+        training={"max_steps": 600, "global_batch_size": 64, "log_every": 20},
+        recovery={"stop_grace": "20s", "hang_timeout": "30s", "worker_start_timeout": "180s"},
+    )
+    told = []
+    for event in kube.follow(run, file):
+        told.append(event)
+        if event["event"] == "checkpoint" and event["step"] == 40:
+            kube.delete_pod(kube.pods(run, "worker")[0], gracePeriodSeconds=0)
+    assert of_kind(told, "end")[-1]["state"] == "succeeded", told[-5:]
+    attempts = of_kind(told, "attempt")
+    print(f"attempts {attempts}, incidents {of_kind(told, 'incident')}")
+    assert len(attempts) == 2
+    start = attempts[1]["start_step"]
+    assert start >= 40
+    first_of_each_attempt = {1, start + 1}
+    steps = {event["step"] for event in of_kind(told, "metrics")}
+    assert steps == first_of_each_attempt | set(range(20, 601, 20))
+    assert len(clusters_of(kube, run)) == 1
+    assert len(kube.pods_gone_at(run, "worker")) >= 1
