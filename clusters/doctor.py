@@ -27,7 +27,7 @@ from orchestrator.clusters.probe import MARK
 from orchestrator.clusters.ray_client import RayClient
 from orchestrator.clusters.ray_jobs import RayJobsCluster
 from orchestrator.clusters.run_records import is_reachable_from_here
-from orchestrator.errors import TrainwrightError
+from orchestrator.errors import NotFoundError, TrainwrightError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, Plan
@@ -272,8 +272,10 @@ def _probe_plan(profile: ClusterProfile) -> Plan:
 def _check_claim(api: KubernetesApi, claim: str) -> Check:
     try:
         phase = api.storage_claim_phase(claim)
-    except TrainwrightError as error:
+    except NotFoundError as error:
         return failed("storage claim", str(error), "create it, or name another in kubernetes.storage_claim")
+    except TrainwrightError as error:  # runs don't need the right to look at it
+        return warned("storage claim", str(error), "see below whether the pods can write to it")
     if phase == "Lost":
         return failed(
             "storage claim", f"{claim} has lost its volume", "restore the volume, or create another claim"

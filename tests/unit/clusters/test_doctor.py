@@ -3,7 +3,7 @@ import threading
 
 import pytest
 from cluster_cases import kubernetes_profile, ray_profile
-from fake_kubernetes import FakeKubernetes
+from fake_kubernetes import FakeKubernetes, status_object
 from fake_ray_jobs import FakeRayJobs
 from programmable_server import Answer, ProgrammableServer, wait_until
 
@@ -200,6 +200,9 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
         trouble = {check.name: check for check in doctor(profile)}
         assert trouble["rights"].message == "in namespace training you may not patch rayjobs, get pods/log"
         assert trouble["KubeRay"].outcome == trouble["storage claim"].outcome == "fail"
+        server.fail("GET", "persistentvolumeclaims", status_object(403, "Forbidden", "you can't"))
+        (claim,) = [check for check in doctor(profile) if check.name == "storage claim"]
+        assert claim.outcome == "warn"
         server.token = "another"
         found = outcomes(doctor(profile))
         assert found == {"packages": "pass", "reachable": "pass", "clock": "pass", "access": "fail"}
