@@ -370,6 +370,7 @@ class _Mailbox:
         self.reached_before = int(self._record.read(_REACHED) or 0)
         """Last step that an earlier attempt logged."""
         self._reached = self._written = 0
+        self._urls = dict(self._status.urls) if self._status is not None else {}
         self._told = self._status
         self._thread = threading.Thread(target=self._work, name="mailbox", daemon=True)
         self._thread.start()
@@ -384,15 +385,14 @@ class _Mailbox:
                 if self._reached > self._written:
                     self._written = self._reached
                     self._record.write(_REACHED, str(self._written).encode())
-                if self._status is not self._told and self._status is not None:
-                    self._told = self._status
-                    self._record.set_state(self._told)
+                told = self._status and self._status.model_copy(update={"urls": self._urls})
+                if told is not None and told != self._told:
+                    self._record.set_state(told)
+                    self._told = told
 
     def tracked_at(self, url: str) -> None:
-        """Note where the run's metrics are shown."""
-        if self._status is not None:
-            urls = {**self._status.urls, "mlflow": url}
-            self._status = self._status.model_copy(update={"urls": urls})
+        """Note where the run's metrics are shown. Told by the tracker's thread, so it is kept apart from the status."""
+        self._urls = {**self._urls, "mlflow": url}
 
     def reached(self, step: int, attempt: int, metrics: dict[str, float]) -> None:
         """Note the last step that was logged: whoever lists runs reads it from the record."""

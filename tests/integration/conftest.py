@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -8,33 +7,17 @@ from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "fakes"))
+from command_line import CommandLine
+
 from orchestrator import events
 
 
-class Home:
-    """A trainwright home of its own, and the command line in it as a person uses it."""
+class Home(CommandLine):
+    """A trainwright home of its own, and the command line in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))},
-            "TRAINWRIGHT_HOME": str(folder),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
-
-    def call(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            cwd=self.folder,
-            timeout=timeout,
-            check=False,
-        )
+        super().__init__(folder, home=folder)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

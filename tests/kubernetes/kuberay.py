@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import control_plane as control_planes
 import namespaces
 import yaml
+from command_line import CommandLine
 from control_plane import ApiError, ControlPlane, Object, wait_until
 from crd_schema import CRD
 from node_agent import Follower, NodeAgent, Pod, ServiceNames
@@ -61,8 +61,8 @@ class Event(NamedTuple):
         return str((self.body.get("status") or {}).get("jobDeploymentStatus") or "")
 
 
-class KubeRay:
-    """What is running, and a person's view of it.
+class KubeRay(CommandLine):
+    """What is running, and a person's view of it, whose kubeconfig has the rights that doctor asks for, and no others.
 
     Attributes:
         plane: The control plane.
@@ -71,7 +71,8 @@ class KubeRay:
     """
 
     def __init__(self, folder: Path, plane: ControlPlane) -> None:
-        self.folder, self.plane = folder, plane
+        super().__init__(folder, folder / "home", KUBECONFIG=str(folder / "submitter.kubeconfig"))
+        self.plane = plane
         self.storage = folder / "storage"
         self.storage.mkdir(mode=0o777)
         self.nodes: list[NodeAgent] = []
@@ -150,32 +151,6 @@ class KubeRay:
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(self.profile(name, **kubernetes)))
         return path
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Of a person whose kubeconfig has the rights that doctor asks for, and no others."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-        return {
-            **kept,
-            "TRAINWRIGHT_HOME": str(self.folder / "home"),
-            "KUBECONFIG": str(self.folder / "submitter.kubeconfig"),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def call(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        """The command line, as a person uses it."""
-        return subprocess.run(
-            self.command(*arguments),
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            cwd=self.folder,
-            timeout=timeout,
-            check=False,
-        )
 
     def good(self, *arguments: str, timeout: float = 400) -> str:
         """What a call printed that has to end well."""
