@@ -16,6 +16,7 @@ padding (``tail="pad"``: each sample once an epoch) or the step is left out (``"
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -108,10 +109,12 @@ class RowSpace:
         order = np.searchsorted(self._ends, place, side="right")
         return self.groups[order], place - self._starts[order]
 
-    def between(self, first: int, last: int) -> set[int]:
-        """The groups from one place to another, both included."""
+    def between(self, first: np.ndarray, last: np.ndarray) -> set[int]:
+        """The groups that lie from one place to another, both included, of several such stretches."""
         low, high = np.searchsorted(self._ends, (first, last), side="right")
-        return set(self.groups[low : high + 1].tolist())
+        counts = high - low + 1
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return set(self.groups[np.repeat(low, counts) + within].tolist())
 
 
 class EpochOrder:
@@ -124,63 +127,60 @@ class EpochOrder:
         if shape.shuffle:
             groups = groups[permutation(mix(self._key, 1), len(groups))]
         self._space = RowSpace(groups, group_rows)
-        self._windows: dict[tuple[int, int], np.ndarray] = {}
-
-    def lane(self, number: int) -> tuple[int, int]:
-        """First and one past the last place of a lane."""
-        shape = self.shape
-        return number * shape.samples // shape.lanes, (number + 1) * shape.samples // shape.lanes
+        bounds = np.arange(shape.lanes + 1, dtype=np.int64) * shape.samples // shape.lanes
+        self._lane_starts, self._lane_rows = bounds[:-1], np.diff(bounds)
+        self._windows: dict[tuple[int, int, int], np.ndarray] = {}
+        self._open: dict[tuple[int, int, int], set[int]] = {}
 
     def locate(self, first_step: int, stop_step: int, first_slot: int, stop_slot: int) -> Places:
         """Where the rows of slots [first_slot, stop_slot) of the epoch's steps [first_step, stop_step) lie."""
-        shape, size = self.shape, (stop_step - first_step, stop_slot - first_slot)
-        place, real = np.empty(size, dtype=np.int64), np.empty(size, dtype=bool)
         steps = np.arange(first_step, stop_step, dtype=np.int64)[:, None]
-        for number in range(first_slot // shape.lane_batch, -(-stop_slot // shape.lane_batch)):
-            base = number * shape.lane_batch
-            slots = slice(
-                max(base, first_slot) - first_slot, min(base + shape.lane_batch, stop_slot) - first_slot
-            )
-            within = np.arange(slots.start, slots.stop, dtype=np.int64) + first_slot - base
-            position = steps * shape.lane_batch + within
-            start, stop = self.lane(number)
-            real[:, slots] = position < stop - start
-            place[:, slots] = start + self._shuffled(number, np.minimum(position, stop - start - 1))
+        lane, within = np.divmod(np.arange(first_slot, stop_slot, dtype=np.int64), self.shape.lane_batch)
+        position, rows = steps * self.shape.lane_batch + within, self._lane_rows[lane]
+        place = self._lane_starts[lane] + self._shuffled(lane, np.minimum(position, rows - 1))
         group, nth = self._space.find(place)
-        return Places(group, nth, real)
+        return Places(group, nth, position < rows)
 
     def open_groups(self, step: int, first_slot: int, stop_slot: int) -> set[int]:
         """Row groups that those slots need from the step on, up to the end of the windows that it is in."""
         shape = self.shape
-        needed: set[int] = set()
-        for number in range(first_slot // shape.lane_batch, -(-stop_slot // shape.lane_batch)):
-            start, stop = self.lane(number)
-            first = start + step * shape.lane_batch // shape.window * shape.window
-            last = min(first + shape.window, stop) - 1
-            if first <= last:
-                needed |= self._space.between(first, last)
-        return needed
+        window = step * shape.lane_batch // shape.window
+        key = (window, first_slot, stop_slot)
+        if key not in self._open:
+            _forget_before(self._open, window - 1)
+            lanes = slice(first_slot // shape.lane_batch, -(-stop_slot // shape.lane_batch))
+            starts, stops = self._lane_starts[lanes], self._lane_starts[lanes] + self._lane_rows[lanes]
+            first = starts + window * shape.window
+            last = np.minimum(first + shape.window, stops) - 1
+            self._open[key] = self._space.between(first[first <= last], last[first <= last])
+        return self._open[key]
 
-    def _shuffled(self, lane: int, position: np.ndarray) -> np.ndarray:
-        """Positions in a lane after the shuffle inside its windows."""
-        shape = self.shape
-        if shape.window == 1:
+    def _shuffled(self, lane: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """Positions (steps, slots) in the slots' lanes after the shuffle inside their windows."""
+        size = self.shape.window
+        if size == 1:
             return position
-        start, stop = self.lane(lane)
-        out = np.empty_like(position)
-        window = position // shape.window
+        out, window = np.empty_like(position), position // size
+        row = np.broadcast_to(lane - lane[0], position.shape)
         for number in range(int(window.min()), int(window.max()) + 1):
             inside = window == number
-            first = number * shape.window
-            order = self._window(lane, number, min(shape.window, stop - start - first))
-            out[inside] = first + order[position[inside] - first]
+            order = self._window(number, int(lane[0]), int(lane[-1]) + 1)
+            out[inside] = number * size + order[row[inside], position[inside] - number * size]
         return out
 
-    def _window(self, lane: int, number: int, size: int) -> np.ndarray:
-        cached = self._windows.get((lane, number))
-        if cached is None:
-            for old in [key for key in self._windows if key[0] == lane and key[1] < number - 1]:
-                del self._windows[old]
-            cached = permutation(mix(self._key, 2, lane, number), size)
-            self._windows[lane, number] = cached
-        return cached
+    def _window(self, number: int, first_lane: int, stop_lane: int) -> np.ndarray:
+        """The order of a window's rows in each of some lanes; what stands behind a lane's end means nothing."""
+        key = (number, first_lane, stop_lane)
+        if key not in self._windows:
+            _forget_before(self._windows, number - 1)
+            first, most = number * self.shape.window, self.shape.window
+            sizes = np.clip(self._lane_rows[first_lane:stop_lane] - first, 0, most).tolist()
+            orders = self._windows[key] = np.zeros((len(sizes), max(sizes)), dtype=np.int64)
+            for index, size in enumerate(sizes):
+                orders[index, :size] = permutation(mix(self._key, 2, first_lane + index, number), size)
+        return self._windows[key]
+
+
+def _forget_before(cache: dict[tuple[int, int, int], Any], window: int) -> None:
+    for old in [key for key in cache if key[0] < window]:
+        del cache[old]
