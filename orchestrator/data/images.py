@@ -64,6 +64,7 @@ def random_crop(
 def random_flip(image_BCHW: np.ndarray, sample_seed_B: np.ndarray, probability: float = 0.5) -> np.ndarray:
     """Mirror left and right with the given probability."""
     flipped = uniform_from_seed(sample_seed_B, 1, salt=102)[:, 0] < probability
-    out = image_BCHW.copy()
-    out[flipped] = image_BCHW[flipped][..., ::-1]
+    out = np.empty_like(image_BCHW)
+    for sample, mirrored in enumerate(flipped.tolist()):
+        out[sample] = image_BCHW[sample, ..., ::-1] if mirrored else image_BCHW[sample]
     return out

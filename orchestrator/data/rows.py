@@ -12,7 +12,7 @@ import pyarrow as pa
 from orchestrator.data.formats import format_of
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.split import Selection
-from orchestrator.data.tensors import TensorLayout, Values, decode_image, group_values, take
+from orchestrator.data.tensors import TensorLayout, Values, decode_image, group_values
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import DataError
 
@@ -72,7 +72,7 @@ class RowReader:
             held = self._group(number)
             rows = nth[slots] if held.selected is None else held.selected[nth[slots]]
             sample_id[slots] = self._source.first_id + index.group_starts[number] + rows
-            pieces.append(_Piece(held, slots, rows, self._where(number, rows)))
+            pieces.append(_Piece(held, slots, rows, self._where(number)))
         return FoundRows(self._source.layouts, sample_id, pieces)
 
     def _group(self, number: int) -> _Group:
@@ -96,14 +96,15 @@ class RowReader:
         out = np.zeros((table.num_rows, *layout.shape), dtype=layout.carried)
         for row in range(table.num_rows):
             try:
-                out[row] = group_values(table.slice(row, 1), layout, self._where(number, np.array([row])))[0]
+                out[row] = group_values(table.slice(row, 1), layout, self._where(number, row))[0]
             except DataError as error:
                 bad[row] = True
                 _LOGGER.warning("%s; it is skipped", error)
         return out
 
-    def _where(self, group: int, rows: np.ndarray | None = None) -> Callable[[int], str]:
-        return lambda row: self._source.index.where(group, row if rows is None else int(rows[row]))
+    def _where(self, group: int, first: int = 0) -> Callable[[int], str]:
+        """Says where a row of the group lies, counted from ``first``."""
+        return lambda row: self._source.index.where(group, first + row)
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,16 @@ class FoundRows:
         """One tensor of all rows; sets the weight of those that can't be read to zero."""
         out = np.empty((len(weight), *layout.shape), dtype=layout.carried)
         for piece in self.pieces:
-            slots, bad = piece.slots, piece.group.bad
-            chosen = take(piece.group.values[layout.name], piece.rows)
+            values, bad = piece.group.values[layout.name], piece.group.bad
             if bad is not None:
-                weight[slots[bad[piece.rows]]] = 0
+                weight[piece.slots[bad[piece.rows]]] = 0
             if layout.kind != "image":
-                out[slots] = chosen
+                out[piece.slots] = values[piece.rows]
                 continue
-            for row, (slot, encoded) in enumerate(zip(slots.tolist(), chosen.to_pylist(), strict=True)):
+            # One by one: Arrow's ``take`` of a few rows costs more than all of them.
+            for slot, row in zip(piece.slots.tolist(), piece.rows.tolist(), strict=True):
                 try:
-                    out[slot] = decode_image(encoded, layout, piece.where, row)
+                    out[slot] = decode_image(values[row].as_py(), layout, piece.where, row)
                 except DataError as error:
                     if bad is None:
                         raise

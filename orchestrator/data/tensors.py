@@ -180,11 +180,6 @@ def finished(batch: dict[str, np.ndarray], layouts: Sequence[TensorLayout]) -> d
     return done
 
 
-def take(values: Values, rows: np.ndarray) -> Values:
-    """Some rows."""
-    return values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
-
-
 def decode_image(encoded: bytes | None, layout: TensorLayout, where: Any, row: int) -> np.ndarray:
     """Pixels of an image as uint8 (channels, height, width), brought to the layout's size where it ``resizes``.
 
