@@ -87,10 +87,10 @@ class TrainingBlocks:
             yield first_step, min(end, self.stop)
             first_step = min(end, self.stop)
 
-    def forget(self) -> None:
-        """Let go of the rows that are held for the next step."""
+    def forget_before(self, step: int) -> None:
+        """Let go of the rows that the step's windows don't need; of all, where there is no such step."""
         for source in self._sources:
-            source.reader.keep(set())
+            source.reader.keep(source.needed(step) if step < self.stop else set())
 
     def read(self, first_step: int, stop_step: int, last_step: int | None = None) -> Batch:
         """Steps [first_step, stop_step), transformed, with ``weight`` (0 for padding).
@@ -152,6 +152,11 @@ class _SourceSlots:
 
         return decode
 
+    def needed(self, step: int) -> set[int]:
+        """Row groups that the step's windows need."""
+        epoch, inside = divmod(step, self.shape.steps)
+        return self._epoch(epoch).open_groups(inside, *self._slots)
+
     def _read_ahead(self, step: int, last_step: int) -> None:
         """Keep what the step's windows need, and of the next windows as large a part as these are used up.
 
@@ -161,7 +166,7 @@ class _SourceSlots:
         epoch, inside = divmod(step, per_epoch)
         start = inside // window * window
         end = min(start + window, per_epoch)
-        needed = self._epoch(epoch).open_groups(inside, *self._slots)
+        needed = self.needed(step)
         if epoch * per_epoch + end >= last_step:
             self.reader.keep(needed)
             return

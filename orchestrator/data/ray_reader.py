@@ -76,7 +76,7 @@ def _read_steps(inputs: Any, rank: int, world_size: int, first: int, stop: int) 
         for block_first, block_stop in block_bounds(first, stop, blocks.most_steps):
             yield batch_to_table(blocks.read(block_first, block_stop, stop))
     finally:
-        blocks.forget()
+        blocks.forget_before(stop)  # the next task in this process is likely another piece of the same window
 
 
 @lru_cache(maxsize=1)
