@@ -146,9 +146,12 @@ def ours(case: str, path: Path, reader: str) -> Iterator[Any]:
         spec["transforms"] = [{"kind": "random_crop", "padding": CROP}, {"kind": "random_flip"}]
     plan = plan_of(job_of(spec, batch=BATCH, **more), path.parent, steps=10**6)
     prepared = data.prepare(plan)
-    stream = data.open_train(prepared, plan, rank=0, world_size=1, start_step=0)
-    for step in stream:
-        yield {name: torch.from_numpy(values) for name, values in step.micros[0].items()}
+
+    def tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}
+
+    for step in data.open_train(prepared, plan, rank=0, world_size=1, start_step=0, ready=tensors):
+        yield step.micros[0]
 
 
 def pyarrow_alone(case: str, path: Path) -> Iterator[Any]:

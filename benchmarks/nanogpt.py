@@ -57,23 +57,16 @@ class Ours:
         modules = models.build_modules(plan.job.model, plan.job.objective)
         self.objective = models.build_objective(plan.job.model, plan.job.objective)
         self.engine = strategies.prepare(plan, modules, self.objective, torch.device("cpu"))
-        self.stream = data.open_train(prepared, plan, rank=0, world_size=1, start_step=0)
+        self.stream = data.open_train(prepared, plan, rank=0, world_size=1, start_step=0, ready=tensors)
 
     def take(self, first: int, stop: int) -> None:
         self.around.stop = stop
-        steps = (_Step(share) for share in itertools.islice(self.stream, stop - first))
+        steps = itertools.islice(self.stream, stop - first)
         loop.train(self.plan, self.engine, self.objective, steps, self.around, first)
 
     def validation(self, blocks: np.ndarray) -> float:
         batches = (tensors({"tokens": part}) for part in np.array_split(blocks, 20))
         return loop.evaluate(self.engine, self.objective, batches)["loss"]
-
-
-class _Step:
-    def __init__(self, share: data.StepBatch) -> None:
-        self.micros = [tensors(micro) for micro in share.micros]
-        self.samples, self.padded, self.epoch = share.samples, share.padded, share.epoch
-        self.tokens = sum(micro["tokens"].numel() for micro in self.micros)
 
 
 class Theirs:

@@ -242,10 +242,12 @@ def _run(plan_json: str, prepared_json: str, start: int, stop: int, resume: str 
             save(start)
             return RankRun()
         recorder = _Recorder(stop, save, (stop // 2, stop) if start == 0 else (stop,))
-        stream = data.open_train(prepared, plan, rank=rank, world_size=world_size, start_step=start)
+        stream = data.open_train(
+            prepared, plan, rank=rank, world_size=world_size, start_step=start, ready=_tensors
+        )
         try:
             longer = plan.model_copy(update={"total_steps": max(plan.total_steps, stop + 1)})
-            loop.train(longer, engine, objective, _as_tensors(stream), recorder, start)
+            loop.train(longer, engine, objective, stream, recorder, start)
         finally:
             stream.close()
         return recorder.run
@@ -254,21 +256,10 @@ def _run(plan_json: str, prepared_json: str, start: int, stop: int, resume: str 
         engine.close()
 
 
-@dataclass
-class _TensorStep:
-    micros: list[Any]
-    samples: int
-    padded: bool
-    epoch: float
-    tokens: int = 0
-
-
-def _as_tensors(stream: Iterator[Any]) -> Iterator[_TensorStep]:
+def _tensors(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
     import torch
 
-    for share in stream:
-        micros = [{name: torch.from_numpy(array) for name, array in micro.items()} for micro in share.micros]
-        yield _TensorStep(micros, share.samples, share.padded, share.epoch)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 # -- comparing -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -185,6 +185,7 @@ class _Worker:
             rank=self._rank,
             world_size=self._world_size,
             start_step=start_step,
+            ready=self._tensors,
             skipped=newest.meta.get("skipped", ()) if newest else (),
         )
         with contextlib.closing(stream):
@@ -234,7 +235,7 @@ class _Worker:
         """The evaluation set's batches on the device."""
         assert self._evaluation is not None
         for arrays in self._evaluation.batches():
-            yield self._to_device(arrays)
+            yield self._to_device(self._tensors(arrays))
 
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """Write a checkpoint, and let go of those that are not to be kept."""
@@ -323,21 +324,26 @@ class _Worker:
 
     # -- batches ---------------------------------------------------------------------------------------------
 
-    def _on_device(self, stream: Iterator[Any]) -> Iterator[Any]:
+    def _on_device(self, stream: data.TrainStream) -> Iterator[data.StepBatch]:
         for share in stream:
-            micros = [self._to_device(arrays) for arrays in share.micros]
-            tokens = sum(micro["tokens"].numel() for micro in micros if "tokens" in micro) * self._world_size
-            yield _OnDevice(micros, share.samples, share.padded, share.epoch, tokens)
+            yield replace(share, micros=[self._to_device(tensors) for tensors in share.micros])
 
-    def _to_device(self, arrays: Mapping[str, Any]) -> Batch:
+    def _tensors(self, arrays: Mapping[str, Any]) -> Batch:
+        """Tensors that can be copied to the device while it computes. Called on the stream's thread, ahead of the loop."""
         # every batch, since a label out of range would end a GPU's work without a word
         check_batch(arrays, self._specs)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self._device.type == "cpu":
-            return {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return {
-            name: torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True)
-            for name, array in arrays.items()
-        }
+            return tensors
+        torch.cuda.set_device(
+            self._device
+        )  # of this thread: else pinning would start a context on the first device
+        return {name: tensor.pin_memory() for name, tensor in tensors.items()}
+
+    def _to_device(self, tensors: Batch) -> Batch:
+        if self._device.type == "cpu":
+            return tensors
+        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
 
     def close(self) -> None:
         """Let go of threads and groups."""
@@ -345,17 +351,6 @@ class _Worker:
             self._mailbox.close()
         self._checkpoints.close()
         self._engine.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _OnDevice:
-    """A StepBatch as tensors."""
-
-    micros: list[Batch]
-    samples: int
-    padded: bool
-    epoch: float
-    tokens: int
 
 
 class _Mailbox:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,24 +20,32 @@ from orchestrator.data.transforms import Batch
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
 
+T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
 KEPT_EVALUATION_BYTES = 2**28
 """An evaluation set whose share of a rank is smaller stays in memory after the first evaluation."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class StepBatch:
     """One rank's share of one global batch."""
 
-    micros: list[Batch]
-    """Micro-batches; the first dimension of each array is the sample. ``sample_id`` and ``sample_seed`` are int64
-    (the id is -1 for padding); ``weight`` float32 is there only where the global step is padded."""
+    micros: list[Any]
+    """Micro-batches, each as ``ready`` made it: else named arrays whose first dimension is the sample. ``sample_id`` and
+    ``sample_seed`` are int64 (the id is -1 for padding); ``weight`` float32 is there only where the global step is
+    padded."""
     samples: int
     """Samples of the global batch that are not padding."""
     padded: bool
     """Whether the global batch has padding, on this rank or another."""
     epoch: float
     """Passes over the training data after this step."""
+    tokens: int
+    """Tokens of the global batch, 0 where the data has none."""
+
+
+_Made = tuple[StepBatch, list[int]]
+"""A step, and the samples of this rank's share that were left out of it."""
 
 
 class Blocks(Protocol):
@@ -94,39 +102,64 @@ class TrainStream:
         *,
         start_step: int,
         steps_per_block: int,
+        ready: Callable[[Batch], Any] = lambda micro: micro,
         skipped: Collection[int] = (),
     ) -> None:
-        self._prepared, self._plan, self._step = prepared, plan, start_step
-        ahead = blocks_ahead(plan, steps_per_block)
-        self._blocks = ahead_of(source, ahead)
-        self._block: Batch = {}
-        self._next = self._length = 0
+        self._prepared, self._plan, self._ready = prepared, plan, ready
         self._bad = BadSamples(prepared.train, plan.job.data.skip_bad_samples, skipped)
+        self._block: list[_Made] = []
+        self._next = 0
+        self._spent: deque[list[_Made]] = deque()
+        # Last: it starts a thread that needs the rest.
+        self._blocks = ahead_of(self._made(source, start_step), blocks_ahead(plan, steps_per_block))
 
     def __iter__(self) -> TrainStream:
         return self
 
     def __next__(self) -> StepBatch:
-        if self._next == self._length:
-            self._block = next(self._blocks)
-            self._next, self._length = 0, len(self._block["weight"])
-        here = {name: values[self._next] for name, values in self._block.items()}
-        real = self._real_samples(self._step)
+        if self._next == len(self._block):
+            block = next(self._blocks)
+            self._spent.append(self._block)
+            self._block, self._next = block, 0
+        step, left_out = self._block[self._next]
+        self._next += 1
+        self._bad.check(left_out)
+        return step
+
+    def _made(self, source: Generator[Batch, None, None], step: int) -> Generator[list[_Made], None, None]:
+        """The steps of each block, with nothing left to do for the loop's thread. Runs on the reading thread.
+
+        That frees them too, once the loop has let go of the last: freeing tensors gives the interpreter's lock away, and
+        decoding threads keep it for milliseconds.
+        """
+        try:
+            for block in source:
+                steps = len(block["weight"])
+                while len(self._spent) > 1:
+                    self._spent.popleft()
+                yield [self._step(block, index, step + index) for index in range(steps)]
+                step += steps
+        finally:
+            source.close()
+
+    def _step(self, block: Batch, index: int, step: int) -> _Made:
+        here = {name: values[index] for name, values in block.items()}
+        skips = self._plan.job.data.skip_bad_samples > 0
+        left_out = _left_out(here) if skips else []
+        real, rows = self._real_samples(step), len(here["sample_id"])
         batch = self._plan.job.training.global_batch_size
         # Ranks don't tell each other of bad samples, so where these are skipped every step may have some.
-        padded = real < batch or self._plan.job.data.skip_bad_samples > 0
-        self._bad.check(here)
+        padded = real < batch or skips
         if not padded:
             del here["weight"]
-        micro = self._plan.micro_batch_size
-        rows = len(here["sample_id"])
+        size = self._plan.micro_batch_size
         micros = [
-            {name: values[start : start + micro] for name, values in here.items()}
-            for start in range(0, rows, micro)
+            self._ready({name: values[start : start + size] for name, values in here.items()})
+            for start in range(0, rows, size)
         ]
-        self._next += 1
-        self._step += 1
-        return StepBatch(micros, real, padded, self._step / self._prepared.steps_per_epoch)
+        tokens = here["tokens"].size // rows * batch if "tokens" in here else 0
+        epoch = (step + 1) / self._prepared.steps_per_epoch
+        return StepBatch(micros, real, padded, epoch, tokens), left_out
 
     @property
     def skipped(self) -> list[int]:
@@ -172,15 +205,15 @@ def decoding_threads(plan: Plan) -> int:
     return plan.job.data.reader_tasks if plan.job.data.prefetch_batches else 0
 
 
-def ahead_of(source: Generator[Batch, None, None], count: int) -> Prefetched | Generator[Batch, None, None]:
+def ahead_of(source: Generator[T, None, None], count: int) -> Prefetched[T] | Generator[T, None, None]:
     """The same items, up to ``count`` of them made ready ahead by a thread; 0: none is."""
     return Prefetched(source, count) if count else source
 
 
-class Prefetched:
+class Prefetched(Generic[T]):
     """Iterates over what a thread has taken from an iterator, a bounded number ahead; its errors come out here."""
 
-    def __init__(self, source: Generator[Any, None, None], ahead: int) -> None:
+    def __init__(self, source: Generator[T, None, None], ahead: int) -> None:
         self._source = source
         self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
@@ -207,13 +240,14 @@ class Prefetched:
             return True
         return False
 
-    def __iter__(self) -> Prefetched:
+    def __iter__(self) -> Prefetched[T]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         kind, value = self._ready.get()
         if kind == "item":
-            return value
+            item: T = value
+            return item
         # Stays there for whoever asks again.
         self._ready.put((kind, value))
         if kind == "error":
@@ -230,18 +264,22 @@ class Prefetched:
                 self._thread.join(timeout=0.05)
 
 
+def _left_out(batch: Batch) -> list[int]:
+    """Samples that came with weight zero though they are no padding: those that can't be read."""
+    left_out: list[int] = batch["sample_id"][(batch["weight"] == 0) & (batch["sample_id"] >= 0)].tolist()
+    return left_out
+
+
 class BadSamples:
-    """Counts the different samples that came with weight zero though they are no padding, up to what is allowed."""
+    """Counts the different samples that were left out, up to what is allowed."""
 
     def __init__(self, sources: Sequence[PreparedSource], most: int, seen: Collection[int] = ()) -> None:
         self._sources, self._most = sources, most
         self.seen = set(seen)
 
-    def check(self, batch: Batch) -> None:
-        """Raises DataError once there are more than allowed."""
-        if not self._most:
-            return
-        for sample in batch["sample_id"][(batch["weight"] == 0) & (batch["sample_id"] >= 0)].tolist():
+    def check(self, left_out: Sequence[int]) -> None:
+        """Count and log those that are new. Raises DataError once there are more than allowed."""
+        for sample in left_out:
             if sample in self.seen:
                 continue
             self.count([sample])
@@ -276,6 +314,7 @@ class EvalStream:
     def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
         self._prepared = prepared
         assert prepared.evaluation is not None
+        self._skips = plan.job.data.skip_bad_samples > 0
         self._bad = BadSamples((prepared.evaluation,), plan.job.data.skip_bad_samples)
         self._make = lambda: EvaluationBlocks(prepared, plan, rank=rank, world_size=world_size)
         blocks = self._make()
@@ -300,7 +339,8 @@ class EvalStream:
             for block in source:
                 for index in range(len(block["weight"])):
                     batch = {name: values[index] for name, values in block.items()}
-                    self._bad.check(batch)
+                    if self._skips:
+                        self._bad.check(_left_out(batch))
                     if batch["weight"].all():
                         del batch["weight"]
                     if self._keeps:
@@ -322,11 +362,14 @@ def open_train(
     rank: int,
     world_size: int,
     start_step: int,
+    ready: Callable[[Batch], Any] = lambda micro: micro,
     skipped: Collection[int] = (),
 ) -> TrainStream:
     """This rank's steps ``start_step`` (0: from the beginning) to ``plan.total_steps``. Nothing before is read.
 
     Args:
+        ready: what the loop gets of a micro-batch; called ahead of it, on the reading thread. Its errors come out where
+            the loop asks for the step.
         skipped: ids of the bad samples that the job left out before, by any rank.
     """
     if prepared.train_samples == 0 or prepared.steps_per_epoch == 0:
@@ -348,6 +391,7 @@ def open_train(
         source,
         start_step=start_step,
         steps_per_block=blocks.most_steps,
+        ready=ready,
         skipped=skipped,
     )
 

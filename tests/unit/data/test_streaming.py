@@ -308,6 +308,37 @@ def test_closing_ends_its_threads(table, tmp_path):
     assert not started()
 
 
+def test_steps_are_made_and_freed_on_the_reading_thread(table, tmp_path):
+    """Work of the loop's thread is time that the loop waits for data."""
+    made_on, freed_on = [], []
+
+    class Ready:
+        def __init__(self, arrays):
+            self.rows = len(arrays["label"])
+            made_on.append(threading.current_thread().name)
+
+        def __del__(self):
+            freed_on.append(threading.current_thread().name)
+
+    plan = plan_of(job_of(table, batch=8), tmp_path, steps=2000)
+    stream = data.open_train(prepared_of(plan), plan, rank=0, world_size=1, start_step=0, ready=Ready)
+    assert {step.micros[0].rows for step in itertools.islice(stream, 1500)} == {8}
+    freed_while_reading = set(freed_on)
+    stream.close()
+    assert set(made_on) == freed_while_reading == {"data-prefetch"}
+
+
+def test_what_ready_raises_reaches_the_loop(table, tmp_path):
+    def refuse(arrays):
+        raise DataError(f"{len(arrays['label'])} are too many")
+
+    plan = plan_of(job_of(table, batch=8), tmp_path)
+    stream = data.open_train(prepared_of(plan), plan, rank=0, world_size=1, start_step=0, ready=refuse)
+    with pytest.raises(DataError, match="8 are too many"):
+        next(stream)
+    stream.close()
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
