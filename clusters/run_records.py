@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InfrastructureError
+from orchestrator.object_stores import names_in, open_root, read_file
 from orchestrator.records import RunRecord
 
 LONGEST_READ_BYTES = 4 * 2**20
@@ -54,21 +55,15 @@ class StorageRecord(RunRecord):
         filesystem, root = self._open()
         with _explained(self.storage, f"read {name}"):
             try:
-                with filesystem.open_input_file(posixpath.join(root, name)) as file:
-                    size = file.size()
-                    file.seek(min(offset, size))
-                    return bytes(file.read(min(size - min(offset, size), LONGEST_READ_BYTES)))
+                return read_file(filesystem, posixpath.join(root, name), offset, LONGEST_READ_BYTES)
             except (FileNotFoundError, NotADirectoryError):
                 return b""
 
     def names(self, folder: str) -> list[str]:
         """Names in a folder, sorted; empty where there is no such folder."""
-        from pyarrow.fs import FileSelector
-
         filesystem, root = self._open()
         with _explained(self.storage, f"list {folder}"):
-            found = filesystem.get_file_info(FileSelector(posixpath.join(root, folder), allow_not_found=True))
-        return sorted(info.base_name for info in found)
+            return names_in(filesystem, posixpath.join(root, folder))
 
     def delete(self, name: str) -> None:
         """Remove a file; no matter if there is none."""
@@ -80,11 +75,9 @@ class StorageRecord(RunRecord):
                 return
 
     def _open(self) -> tuple[Any, str]:
-        from pyarrow.fs import FileSystem, LocalFileSystem
+        from pyarrow.fs import LocalFileSystem
 
-        return (
-            FileSystem.from_uri(self.storage) if "://" in self.storage else (LocalFileSystem(), self.storage)
-        )
+        return open_root(self.storage) if "://" in self.storage else (LocalFileSystem(), self.storage)
 
 
 class RemoteRecord(RunRecord):

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from orchestrator.object_stores import open_root, read_file
 from orchestrator.runs import RunStatus
 
 
@@ -32,9 +33,7 @@ class RunRecord:
         self._filesystem: Any = None
         self._root = self.storage
         if not self._is_local:
-            from pyarrow import fs
-
-            self._filesystem, self._root = fs.FileSystem.from_uri(self.storage)
+            self._filesystem, self._root = open_root(self.storage)
 
     # -- files -----------------------------------------------------------------------------------------------
 
@@ -45,9 +44,7 @@ class RunRecord:
                 return (Path(self._root) / name).read_bytes()
             return None
         try:
-            with self._filesystem.open_input_stream(posixpath.join(self._root, name)) as stream:
-                content: bytes = stream.read()
-                return content
+            return read_file(self._filesystem, posixpath.join(self._root, name))
         except FileNotFoundError:
             return None
 

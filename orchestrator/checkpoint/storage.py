@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from orchestrator.errors import CheckpointError
+from orchestrator.object_stores import names_in, open_root, read_file, remove_all
 
 
 class Storage(Protocol):
@@ -176,7 +177,7 @@ class ObjectStorage:
         self.root = root
         self._files: Any = fs
         try:
-            self._store, self._prefix = fs.FileSystem.from_uri(root)
+            self._store, self._prefix = open_root(root)
         except (ValueError, OSError) as error:
             raise CheckpointError(f"checkpoint storage {root!r} can't be opened: {error}") from error
 
@@ -196,10 +197,7 @@ class ObjectStorage:
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """See Storage."""
-        with self._store.open_input_file(self._at(path)) as file:
-            wanted = file.size() - offset if length is None else min(length, file.size() - offset)
-            content: bytes = file.read_at(max(wanted, 0), offset)
-            return content
+        return read_file(self._store, self._at(path), offset, length)
 
     def size(self, path: str) -> int | None:
         """See Storage."""
@@ -208,16 +206,11 @@ class ObjectStorage:
 
     def list(self, path: str) -> list[str]:
         """See Storage."""
-        selector = self._files.FileSelector(self._at(path), allow_not_found=True, recursive=False)
-        return sorted(info.base_name for info in self._store.get_file_info(selector))
+        return names_in(self._store, self._at(path))
 
     def remove(self, path: str) -> None:
         """See Storage."""
-        info = self._store.get_file_info(self._at(path))
-        if info.type == self._files.FileType.Directory:
-            self._store.delete_dir(self._at(path))
-        elif info.type == self._files.FileType.File:
-            self._store.delete_file(self._at(path))
+        remove_all(self._store, self._at(path))
 
     def claim(self, path: str) -> bool:
         """See Storage. Object stores have no exclusive creation through pyarrow, so: write a ticket, then look.

@@ -11,14 +11,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-from urllib.parse import urlparse
+from typing import TypeVar
 
 from pyarrow import fs
 
 from orchestrator.errors import DataError, InfrastructureError
+from orchestrator.object_stores import SCHEMES, object_store, read_file
 
 T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
@@ -26,7 +25,13 @@ _RETRIES = 5
 _FIRST_WAIT_SECONDS = 0.2
 _DAMAGE = ("Corrupt", "deserialize", "Unexpected end of stream", "Malformed", "malformed", "data page")
 """Words of Arrow's errors about a file's contents, which come as OSError too."""
-_REFUSALS = ("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "NoSuchBucket", "NO_SUCH_KEY")
+_REFUSALS = (
+    *("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "NoSuchBucket", "NO_SUCH_KEY"),
+    "OAuth2 access token",
+)
+"""Words of what S3 and GCS say no to for good."""
+_CLOSED = "I/O operation on closed file"
+"""How Arrow says that a read from GCS failed."""
 _HOPELESS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -48,31 +53,14 @@ def absolute(path: str, base_dir: str) -> str:
     return os.path.normpath(os.path.join(base_dir, os.path.expanduser(path)))  # noqa: PTH111, PTH118
 
 
-@lru_cache(maxsize=32)
-def _filesystem(scheme: str) -> fs.FileSystem:
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        options: dict[str, Any] = {
-            "allow_bucket_creation": False,
-            "retry_strategy": fs.AwsStandardS3RetryStrategy(3),
-        }
-        if endpoint:
-            address = urlparse(endpoint)
-            options |= {"endpoint_override": address.netloc, "scheme": address.scheme or "https"}
-        if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
-            options["region"] = region
-        return fs.S3FileSystem(**options)
-    if scheme in ("gs", "gcs"):
-        return fs.GcsFileSystem()
-    if scheme in ("", "file"):
-        return fs.LocalFileSystem()
-    raise DataError(f"{scheme}:// is not read; use a path, s3:// or gs://")
-
-
 def locate(path: str) -> tuple[fs.FileSystem, str]:
     """The file system of an absolute path or URI, and the path in it."""
     scheme, separator, rest = path.partition("://")
-    return (_filesystem(scheme), rest) if separator else (_filesystem(""), path)
+    if not separator or scheme == "file":
+        return fs.LocalFileSystem(), rest or path
+    if scheme not in SCHEMES:
+        raise DataError(f"{scheme}:// is not read; use a path, s3:// or gs://")
+    return object_store(scheme, rest.partition("/")[0]), rest
 
 
 def read_range(path: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -80,9 +68,7 @@ def read_range(path: str, start: int = 0, stop: int | None = None) -> bytes:
 
     def read() -> bytes:
         system, inner = locate(path)
-        with system.open_input_file(inner) as file:
-            end = file.size() if stop is None else stop
-            return bytes(file.read_at(end - start, start))
+        return read_file(system, inner, start, None if stop is None else stop - start)
 
     return retrying(read, path)
 
@@ -171,7 +157,9 @@ def retrying(action: Callable[[], T], what: str) -> T:
             return action()
         except _HOPELESS as error:
             raise DataError(f"{what}: can't be read ({_first_line(error)})") from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and _CLOSED not in str(error):
+                raise
             if any(word in str(error) for word in _DAMAGE):
                 raise DataError(f"{what}: is damaged ({_first_line(error)})") from error
             if any(word in str(error) for word in _REFUSALS):

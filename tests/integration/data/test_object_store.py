@@ -1,4 +1,4 @@
-"""Reading from S3, against a local server: the same samples as from a disk, and its faults."""
+"""Reading from S3 and GCS, against local servers: the same samples as from a disk, and its faults."""
 
 import os
 import socket
@@ -15,6 +15,7 @@ from data_jobs import job_of, plan_of
 from orchestrator import data
 from orchestrator.data import storage
 from orchestrator.errors import DataError, InfrastructureError
+from orchestrator.object_stores import object_store
 
 ROWS = 200
 
@@ -73,15 +74,34 @@ def bucket(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setattr(storage, "_FIRST_WAIT_SECONDS", 0.01)
-    storage._filesystem.cache_clear()
+    object_store.cache_clear()
     import boto3
 
     client = boto3.client("s3", endpoint_url=_FaultyProxy.target)
     client.create_bucket(Bucket="data")
     yield client
-    storage._filesystem.cache_clear()
+    object_store.cache_clear()
     proxy.shutdown()
     server.stop()
+
+
+@pytest.fixture
+def google(monkeypatch, tmp_path):
+    """A GCS server with one bucket: how to put files there, and the server."""
+    from gcs_server import gcs_server
+
+    with gcs_server("data") as server:
+        monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.address)
+        monkeypatch.setattr("orchestrator.object_stores._GCS_RETRY_SECONDS", 1)
+        monkeypatch.setattr(storage, "_FIRST_WAIT_SECONDS", 0.01)
+        object_store.cache_clear()
+
+        def put(path, name: str) -> None:
+            with object_store("gs", "data").open_output_stream(f"data/{name}") as stream:
+                stream.write(path.read_bytes())
+
+        yield put, server
+        object_store.cache_clear()
 
 
 def write(folder) -> None:
@@ -119,7 +139,7 @@ def test_samples_are_those_of_a_disk(bucket, tmp_path):
 
 def test_the_cache_may_be_there_as_well(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", _FaultyProxy.target)  # the proxy takes no streamed uploads
-    storage._filesystem.cache_clear()
+    object_store.cache_clear()
     path = tmp_path / "a.csv"
     path.write_text("features,label\n" + "\n".join(f"{i},{i % 2}" for i in range(ROWS)) + "\n")
     bucket.upload_file(str(path), "data", "a.csv")
@@ -158,7 +178,64 @@ def test_no_server_is_an_infrastructure_error(bucket, tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
-    storage._filesystem.cache_clear()
+    object_store.cache_clear()
     assert os.environ["AWS_ENDPOINT_URL"]
     with pytest.raises((InfrastructureError, DataError), match="s3://data/rows"):
         samples("s3://data/rows", tmp_path)
+
+
+def test_samples_on_gcs_are_those_of_a_disk(google, tmp_path):
+    put, _ = google
+    write(tmp_path / "rows")
+    for path in (tmp_path / "rows").iterdir():
+        put(path, f"rows/{path.name}")
+    here = samples(str(tmp_path / "rows"), tmp_path)
+    for pattern in ("gs://data/rows", "gcs://data/rows/*.parquet"):
+        for one, other in zip(here, samples(pattern, tmp_path), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_cache_may_be_on_gcs_as_well(google, tmp_path):
+    put, _ = google
+    path = tmp_path / "a.csv"
+    path.write_text("features,label\n" + "\n".join(f"{i},{i % 2}" for i in range(ROWS)) + "\n")
+    put(path, "a.csv")
+    first = samples("gs://data/a.csv", tmp_path, cache="gs://data/cache")
+    kept = [one.path for one in storage.list_files("gs://data/cache", ()) if "/indexes/" in one.path]
+    assert len(kept) == 2, "where rows begin, and the bounds of labels"
+    for one, other in zip(first, samples("gs://data/a.csv", tmp_path, cache="gs://data/cache"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("contents_only", [True, False])
+def test_a_fault_of_gcs_that_passes_is_tried_again(google, tmp_path, contents_only):
+    put, server = google
+    write(tmp_path / "rows")
+    put(tmp_path / "rows" / "0.parquet", "rows/0.parquet")
+    server.fail(5, 503, contents_only=contents_only)
+    assert len(samples("gs://data/rows", tmp_path)) == 10
+    assert server.still_failing == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (503, InfrastructureError, "the storage failed 6 times"),
+        (403, DataError, "can't be read .*PERMISSION_DENIED"),
+        (401, DataError, "can't be read .*UNAUTHENTICATED"),
+    ],
+)
+def test_a_fault_of_gcs_that_stays_ends_in_one_sentence(google, tmp_path, status, error, message):
+    put, server = google
+    write(tmp_path / "rows")
+    put(tmp_path / "rows" / "0.parquet", "rows/0.parquet")
+    server.fail(10**6, status)
+    with pytest.raises(error, match=f"gs://data/rows/0.parquet: {message}"):
+        samples("gs://data/rows/0.parquet", tmp_path)
+
+
+def test_what_is_not_on_gcs_is_said(google, tmp_path):
+    with pytest.raises(DataError, match="gs://data/nothing: there is no such file or folder"):
+        samples("gs://data/nothing", tmp_path)
+    with pytest.raises(DataError, match="gs://no-bucket"):
+        samples("gs://no-bucket/rows/a.parquet", tmp_path)

@@ -27,6 +27,7 @@ from orchestrator.checkpoint.retention import kept
 from orchestrator.checkpoint.staging import Staging
 from orchestrator.checkpoint.storage import LocalStorage
 from orchestrator.errors import CheckpointError
+from orchestrator.object_stores import object_store
 
 
 def store(root: Any, attempt: int = 1, **more: Any) -> Checkpoints:
@@ -274,14 +275,24 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         checkpoint_at(str(tmp_path / "step-00000001.attempt-1"))
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket on an S3 server in this process."""
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A bucket on an S3 or a GCS server in this process."""
+    if request.param == "gs":
+        from gcs_server import gcs_server
+
+        object_store.cache_clear()
+        with gcs_server("runs") as server, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.address)
+            yield "gs://runs/%s/checkpoints"
+        object_store.cache_clear()
+        return
     import boto3
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
+    object_store.cache_clear()
     host, port = server.get_host_and_port()
     patch = pytest.MonkeyPatch()
     patch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -293,6 +304,7 @@ def bucket() -> Iterator[str]:
     )
     yield "s3://runs/%s/checkpoints"
     patch.undo()
+    object_store.cache_clear()
     server.stop()
 
 

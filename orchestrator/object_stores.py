@@ -1,0 +1,110 @@
+"""S3 and GCS through Arrow, opened in one way for data, checkpoints and records; credentials come from the environment."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+SCHEMES = ("s3", "gs", "gcs")
+_S3_RETRIES = 3
+_GCS_RETRY_SECONDS = 30
+"""Arrow's own default is a quarter of an hour, in which a run would wait without a word."""
+
+
+@lru_cache(maxsize=64)
+def object_store(scheme: str, bucket: str) -> fs.FileSystem:
+    """The file system of one of ``SCHEMES`` in which a bucket lies.
+
+    ``AWS_ENDPOINT_URL`` (``AWS_ENDPOINT_URL_S3`` before it) and ``CLOUD_STORAGE_EMULATOR_ENDPOINT`` lead to another
+    server than Amazon's and Google's; the latter is what Google's C++ client heeds, without credentials.
+    """
+    from pyarrow import fs
+
+    if scheme != "s3":
+        emulated = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ
+        return fs.GcsFileSystem(anonymous=emulated, retry_time_limit=timedelta(seconds=_GCS_RETRY_SECONDS))
+    options: dict[str, Any] = {
+        "allow_bucket_creation": False,
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(_S3_RETRIES),
+    }
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        address = urlparse(endpoint)
+        options |= {"endpoint_override": address.netloc, "scheme": address.scheme or "https"}
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        options["region"] = region
+    elif not endpoint:
+        with suppress(OSError):  # whoever uses the bucket next gets the error, and can say what for
+            options["region"] = fs.resolve_s3_region(bucket)
+    return fs.S3FileSystem(**options)
+
+
+def open_root(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URI, and the path in it. Options in the URI (``?region=...``) are Arrow's own.
+
+    Raises:
+        ValueError: no scheme that is known.
+        OSError: the store can't be opened.
+
+    """
+    scheme, _, path = uri.partition("://")
+    if scheme in SCHEMES and "?" not in path:
+        return object_store(scheme, path.partition("/")[0]), path
+    from pyarrow import fs
+
+    opened: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
+    return opened
+
+
+def read_file(store: fs.FileSystem, path: str, offset: int = 0, length: int | None = None) -> bytes:
+    """At most ``length`` bytes of a file from one on; none behind its end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the store fails.
+
+    """
+    try:
+        with store.open_input_file(path) as file:
+            left = max(0, file.size() - offset)
+            content: bytes = file.read_at(
+                left if length is None else min(length, left), min(offset, file.size())
+            )
+            return content
+    except ValueError as error:
+        # Arrow gives a file of GCS whose first read failed as a closed one, and does not say why.
+        raise OSError(f"{path}: {error}") from error
+
+
+def names_in(store: fs.FileSystem, folder: str) -> list[str]:
+    """Names of files and folders in a folder, sorted; empty where there is no such folder.
+
+    On GCS all that lies below is listed: Arrow shows only those folders there that somebody made as such.
+    """
+    from pyarrow import fs
+
+    everything = store.type_name == "gcs"
+    found = store.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=everything))
+    return sorted({info.path[len(folder) :].strip("/").partition("/")[0] for info in found})
+
+
+def remove_all(store: fs.FileSystem, path: str) -> None:
+    """Remove a file, or a folder with all that is in it; no matter if there is neither."""
+    from pyarrow import fs
+
+    kind = store.get_file_info(path).type
+    if kind == fs.FileType.File:
+        store.delete_file(path)
+    elif kind == fs.FileType.Directory and store.type_name == "gcs":
+        store.delete_dir_contents(
+            path
+        )  # else Arrow asks for an object of the folder's own, which it need not have
+    elif kind == fs.FileType.Directory:
+        store.delete_dir(path)
