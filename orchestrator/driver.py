@@ -18,6 +18,7 @@ from typing import Any
 
 from orchestrator import events
 from orchestrator.errors import ResourcesError, StoppedError, TrainwrightError
+from orchestrator.object_stores import open_root
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
 from orchestrator.recovery.incidents import Incident, incident_of
@@ -306,6 +307,9 @@ def _trainer(plan: Plan, launch: int, prepared: str, *, own_ray: bool) -> Any:
     from orchestrator.recovery.policy import RetryWhatCanHelp
 
     scaling, recovery = plan.job.scaling, plan.job.recovery
+    store, path = None, f"{plan.storage}/ray"
+    if "://" in path:
+        store, path = open_root(path)
 
     unused = {"PlacementGroupCleanerCallback"} if own_ray else set()
 
@@ -351,7 +355,8 @@ def _trainer(plan: Plan, launch: int, prepared: str, *, own_ray: bool) -> Any:
         ),
         run_config=RunConfig(
             name=f"launch-{launch}",
-            storage_path=f"{plan.storage}/ray",
+            storage_path=path,
+            storage_filesystem=store,
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

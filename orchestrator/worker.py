@@ -7,14 +7,13 @@ import logging
 import math
 import os
 import socket
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +26,7 @@ from orchestrator.errors import CheckpointError, DataError
 from orchestrator.gauges import Gauges
 from orchestrator.models.base import Batch, Objective, check_batch
 from orchestrator.planning.plan import Plan
+from orchestrator.rank_log import kept_log
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunState
 from orchestrator.strategies.base import Engine
@@ -59,7 +59,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     control = dist.new_group(backend="gloo") if world_size > 1 else None
     attempt = _agree(rank, control, lambda: checkpoint.next_attempt(f"{plan.storage}/checkpoints"))
 
-    with _own_log(plan, attempt, rank):
+    with kept_log(plan.storage, attempt, rank):
         newest = _agree(rank, control, lambda: checkpoint.newest_good(f"{plan.storage}/checkpoints"))
         worker = _Worker(
             plan,
@@ -423,54 +423,3 @@ def _agree(rank: int, group: dist.ProcessGroup | None, ask: Any) -> Any:
     if answer[1]:
         raise CheckpointError(answer[1])
     return answer[0]
-
-
-class _Tee:
-    """Writes to a stream and to the rank's own log file."""
-
-    def __init__(self, stream: TextIO, file: TextIO) -> None:
-        self._stream, self._file = stream, file
-
-    def write(self, text: str) -> int:
-        """To both."""
-        with contextlib.suppress(ValueError, OSError):  # a full disk must not end the run
-            self._file.write(text)
-            self._file.flush()
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextlib.contextmanager
-def _own_log(plan: Plan, attempt: int, rank: int) -> Iterator[None]:
-    """Keep what this rank prints and logs in ``logs/attempt-A/rank-R.log`` of the run's storage."""
-    handler = logging.StreamHandler(sys.stdout)
-    if "://" in plan.storage:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        yield
-        return
-    path = Path(plan.storage) / "logs" / f"attempt-{attempt}" / f"rank-{rank}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        out, err = sys.stdout, sys.stderr
-        handlers, level, propagates = logger.handlers, logger.level, logger.propagate
-        sys.stdout, sys.stderr = _Tee(out, file), _Tee(err, file)
-        handler.setStream(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        logger.handlers = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the driver prints the first failure, once
-        try:
-            yield
-        except BaseException:
-            import traceback
-
-            traceback.print_exc(file=file)
-            raise
-        finally:
-            sys.stdout, sys.stderr = out, err
-            logger.handlers, logger.propagate = handlers, propagates
-            logger.setLevel(level)

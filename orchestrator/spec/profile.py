@@ -143,7 +143,7 @@ class ClusterProfile(Section):
     """Ray's version on the cluster. Default: that of this installation."""
     storage: str | None = None
     """Where checkpoints and run records go: a path that all nodes share, or ``s3://`` or ``gs://``.
-    Default (kind local): the trainwright home."""
+    Kind local takes a path only; its default is the trainwright home."""
     mlflow: str | None = None
     """MLflow tracking URI. Default: ``MLFLOW_TRACKING_URI``, else (kind local) an SQLite file in the home."""
     secrets: SecretRefs = SecretRefs()
@@ -164,6 +164,10 @@ class ClusterProfile(Section):
         if self.kind != "local" and not self.storage:
             raise ValueError(
                 f"storage: kind {self.kind} needs a path that all nodes share, or s3:// or gs://"
+            )
+        if self.kind == "local" and "://" in (self.storage or ""):
+            raise ValueError(
+                "storage: kind local keeps its runs in a folder of this machine, so give a path; data may lie anywhere"
             )
         if len({group.name for group in self.node_groups}) < len(self.node_groups):
             raise ValueError("node_groups: two groups have the same name")
