@@ -103,8 +103,7 @@ def remove_all(store: fs.FileSystem, path: str) -> None:
     if kind == fs.FileType.File:
         store.delete_file(path)
     elif kind == fs.FileType.Directory and store.type_name == "gcs":
-        store.delete_dir_contents(
-            path
-        )  # else Arrow asks for an object of the folder's own, which it need not have
+        # not ``delete_dir``: it asks for an object of the folder's own, which the folder need not have
+        store.delete_dir_contents(path)
     elif kind == fs.FileType.Directory:
         store.delete_dir(path)

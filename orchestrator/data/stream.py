@@ -15,7 +15,7 @@ import numpy as np
 
 from orchestrator.data.blocks import EvaluationBlocks, TrainingBlocks, block_bounds
 from orchestrator.data.prepared import Prepared, PreparedSource
-from orchestrator.data.tensors import TensorLayout, finished
+from orchestrator.data.tensors import TensorLayout, finished_steps
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
@@ -62,22 +62,25 @@ class Blocks(Protocol):
 
 def read_here(
     blocks: Blocks, first_step: int, layouts: Sequence[TensorLayout], *, threads: int
-) -> Generator[Batch, None, None]:
-    """The transport that is none: read in this process, in order, as the loop gets it.
+) -> Generator[list[Batch], None, None]:
+    """The transport that is none: read in this process, in order, the steps of each block as the loop gets them.
 
     Args:
         threads: so many blocks are decoded at once, while this thread reads for the next; 0: this thread does it all.
     """
 
-    def made(decode: Callable[[], Batch]) -> Batch:
-        return finished(decode(), layouts)
+    def made(decode: Callable[[], Batch]) -> list[Batch]:
+        return finished_steps(decode(), layouts)
 
     bounds = block_bounds(first_step, blocks.stop, blocks.most_steps)
     if threads == 0:
         for first, stop in bounds:
             yield made(blocks.find(first, stop))
         return
-    pool, pending = ThreadPoolExecutor(threads, thread_name_prefix="data-decode"), deque[Future[Batch]]()
+    pool, pending = (
+        ThreadPoolExecutor(threads, thread_name_prefix="data-decode"),
+        deque[Future[list[Batch]]](),
+    )
     most = 0  # the first block is not to wait for what the second needs
     try:
         for first, stop in bounds:
@@ -98,7 +101,7 @@ class TrainStream:
         self,
         prepared: Prepared,
         plan: Plan,
-        source: Generator[Batch, None, None],
+        source: Generator[list[Batch], None, None],
         *,
         start_step: int,
         steps_per_block: int,
@@ -126,7 +129,9 @@ class TrainStream:
         self._bad.check(left_out)
         return step
 
-    def _made(self, source: Generator[Batch, None, None], step: int) -> Generator[list[_Made], None, None]:
+    def _made(
+        self, source: Generator[list[Batch], None, None], step: int
+    ) -> Generator[list[_Made], None, None]:
         """The steps of each block, with nothing left to do for the loop's thread. Runs on the reading thread.
 
         That frees them too, once the loop has let go of the last: freeing tensors gives the interpreter's lock away, and
@@ -134,16 +139,14 @@ class TrainStream:
         """
         try:
             for block in source:
-                steps = len(block["weight"])
                 while len(self._spent) > 1:
                     self._spent.popleft()
-                yield [self._step(block, index, step + index) for index in range(steps)]
-                step += steps
+                yield [self._step(here, step + index) for index, here in enumerate(block)]
+                step += len(block)
         finally:
             source.close()
 
-    def _step(self, block: Batch, index: int, step: int) -> _Made:
-        here = {name: values[index] for name, values in block.items()}
+    def _step(self, here: Batch, step: int) -> _Made:
         skips = self._plan.job.data.skip_bad_samples > 0
         left_out = _left_out(here) if skips else []
         real, rows = self._real_samples(step), len(here["sample_id"])
@@ -185,11 +188,11 @@ class TrainStream:
 
 def finish(
     source: Generator[Batch, None, None], layouts: Sequence[TensorLayout]
-) -> Generator[Batch, None, None]:
-    """Blocks in the types that the loop gets; in this process, so that less is carried to it."""
+) -> Generator[list[Batch], None, None]:
+    """The steps of blocks in the types that the loop gets; in this process, so that less is carried to it."""
     try:
         for block in source:
-            yield finished(block, layouts)
+            yield finished_steps(block, layouts)
     finally:
         source.close()
 
@@ -337,8 +340,7 @@ class EvalStream:
         source = ahead_of(read_here(self._make(), 0, layouts, threads=self._threads), self._ahead)
         try:
             for block in source:
-                for index in range(len(block["weight"])):
-                    batch = {name: values[index] for name, values in block.items()}
+                for batch in block:
                     if self._skips:
                         self._bad.check(_left_out(batch))
                     if batch["weight"].all():

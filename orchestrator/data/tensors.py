@@ -159,6 +159,20 @@ def _refuse_missing(array: pa.Array, name: str, where: Any) -> None:
         raise DataError(f"{where(row)}: column {name!r} has no value there; fill it, or leave the row out")
 
 
+def finished_steps(
+    block: dict[str, np.ndarray], layouts: Sequence[TensorLayout]
+) -> list[dict[str, np.ndarray]]:
+    """The steps of a block (steps, samples, ...), each as the loop gets it.
+
+    One by one, so that the memory of a step is soon used again: what is as large as a whole block is asked of the system
+    anew each time.
+    """
+    return [
+        finished({name: values[step] for name, values in block.items()}, layouts)
+        for step in range(len(block["weight"]))
+    ]
+
+
 def encoded_bytes(array: pa.Array) -> pa.Array:
     """Encoded images: binary, or the ``bytes`` of a struct as Hugging Face datasets write it."""
     if pa.types.is_struct(array.type):
