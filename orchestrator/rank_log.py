@@ -95,12 +95,11 @@ class _Uploads:
         sent, wait, ended = 0, _FIRST_UPLOAD_SECONDS, False
         while not ended:
             ended = self._ended.wait(wait)
-            if (size := self._path.stat().st_size) == sent:
-                continue
             began = time.monotonic()
             with contextlib.suppress(OSError):
-                RunRecord(self._storage).write(self._name, self._path.read_bytes())
-                sent = size
+                if (size := self._path.stat().st_size) > sent:
+                    RunRecord(self._storage).write(self._name, self._path.read_bytes())
+                    sent = size
             wait = max(_UPLOAD_SECONDS, (time.monotonic() - began) / _SHARE_OF_TIME)
 
     def close(self) -> None:

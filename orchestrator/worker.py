@@ -335,9 +335,8 @@ class _Worker:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self._device.type == "cpu":
             return tensors
-        torch.cuda.set_device(
-            self._device
-        )  # of this thread: else pinning would start a context on the first device
+        # of this thread: else pinning would start a context on the first device
+        torch.cuda.set_device(self._device)
         return {name: tensor.pin_memory() for name, tensor in tensors.items()}
 
     def _to_device(self, tensors: Batch) -> Batch:
