@@ -324,9 +324,12 @@ class _Worker:
 
     # -- batches ---------------------------------------------------------------------------------------------
 
-    def _on_device(self, stream: data.TrainStream) -> Iterator[data.StepBatch]:
-        for share in stream:
-            yield replace(share, micros=[self._to_device(tensors) for tensors in share.micros])
+    def _on_device(self, stream: Iterator[data.StepBatch]) -> Iterator[data.StepBatch]:
+        if self._device.type == "cpu":
+            return stream
+        return (
+            replace(share, micros=[self._to_device(tensors) for tensors in share.micros]) for share in stream
+        )
 
     def _tensors(self, arrays: Mapping[str, Any]) -> Batch:
         """Tensors that can be copied to the device while it computes. Called on the stream's thread, ahead of the loop."""
