@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,11 +159,13 @@ class _Worker:
     def train(self, newest: Checkpoint | None) -> dict[str, Any]:
         """Load what there is, and take the remaining steps."""
         plan, start_step = self._plan, 0
+        skipped: Collection[int] = ()
         events.emit(
             "worker", rank=self._rank, pid=os.getpid(), host=socket.gethostname(), attempt=self._attempt
         )
         if newest is not None:
-            self._check_identity(newest)
+            if self._data_is_the_same(newest):
+                skipped = newest.meta.get("skipped", ())
             with checkpoint.open_reader(newest) as reader:
                 self._engine.load(reader, newest.meta["scalars"])
             start_step = newest.step
@@ -186,7 +188,7 @@ class _Worker:
             world_size=self._world_size,
             start_step=start_step,
             ready=self._tensors,
-            skipped=newest.meta.get("skipped", ()) if newest else (),
+            skipped=skipped,
         )
         with contextlib.closing(stream):
             outcome = loop.train(
@@ -223,11 +225,17 @@ class _Worker:
             )
             self.tracker.finish(status, Path(folder))
 
-    def _check_identity(self, newest: Checkpoint) -> None:
-        if change := data.describe_change(newest.meta["identity"], self._prepared.identity):
-            raise DataError(
-                f"the training data is not what the checkpoint of step {newest.step} was trained on: {change}"
-            )
+    def _data_is_the_same(self, newest: Checkpoint) -> bool:
+        """Raises DataError where it is not, and that is not accepted."""
+        change = data.describe_change(newest.meta["identity"], self._prepared.identity)
+        if change is None:
+            return True
+        said = f"the training data is not what the checkpoint of step {newest.step} was trained on: {change}"
+        if not self._plan.job.recovery.accept_changed_data:
+            raise DataError(f"{said}; put it back, or go on with --set recovery.accept_changed_data=true")
+        if self._rank == 0:
+            logger.warning("%s; going on, as recovery.accept_changed_data says", said)
+        return False
 
     # -- what the loop asks for ------------------------------------------------------------------------------
 

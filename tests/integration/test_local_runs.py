@@ -115,6 +115,28 @@ def test_a_stopped_run_goes_on_to_the_same_result(home, uninterrupted):
     assert_equal_states(home, run, uninterrupted[0])
 
 
+def test_a_run_goes_on_with_changed_data_only_if_told_to(home):
+    rows = home.folder / "rows.csv"
+    lines = [f"{i % 7},{i % 3},{int(i % 7 > 3)}" for i in range(400)]
+    rows.write_text("\n".join(["a,b,label", *lines]))
+    source = {"train": {"kind": "csv", "path": str(rows)}, "columns": {"features": ["a", "b"]}}
+    run = submit(home, home.job(data=source, training={"evaluate_every": None, "max_steps": 1000}))
+    home.wait_for(run, lambda event: event["event"] == "checkpoint")
+    assert home.call("stop", run).returncode == 0
+    assert follow(home, run)["state"] == "stopped"
+    rows.write_text("\n".join(["a,b,label", *lines, "1,1,0"]))
+    assert home.call("resume", run).returncode == 0
+    refused = follow(home, run)
+    assert refused["state"] == "failed"
+    assert "rows.csv had 400 rows" in refused["message"]
+    assert "--set recovery.accept_changed_data=true" in refused["message"]
+    assert home.call("resume", run, "--set", "recovery.accept_changed_data=true").returncode == 0
+    status = follow(home, run)
+    assert (status["state"], status["step"]) == ("succeeded", 1000), status["message"]
+    log = home.call("logs", run, "--rank", "0").stdout
+    assert "going on, as recovery.accept_changed_data says" in log
+
+
 def test_a_stopped_run_goes_on_with_one_worker_in_another_strategy(home):
     run = submit(home, home.job())
     home.wait_for(run, lambda event: event["event"] == "checkpoint")
