@@ -35,7 +35,8 @@ class Gauges:
         self._loss = gauge("loss", "Training loss since the last log.")
         self._rate = gauge("samples_per_second", "Samples of all workers a second since the last log.")
         self._wait = gauge(
-            "data_wait_share", "Share of the time that rank 0 waited for data since the last log."
+            "data_wait_share",
+            "Share of the time that the rank waited for data that did so most, since the last log.",
         )
         self._age = gauge(
             "checkpoint_age_seconds", "Seconds since the last checkpoint was begun, or since the start."

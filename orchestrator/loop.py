@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.errors import InfrastructureError, NotANumberError
-from orchestrator.meter import Meter, throughput
+from orchestrator.meter import Meter, data_waits, throughput
 from orchestrator.models.base import Batch, Objective
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import learning_rate_factor
@@ -132,7 +132,7 @@ def train(
             values |= throughput(plan, recent.samples / wall, recent.tokens / wall, engine.device)
             values |= {
                 "perf/step_ms": 1e3 * (wall - parts["evaluate"] - parts["checkpoint"]) / recent.steps,
-                "data/wait_share": parts["data_wait"] / wall,
+                **data_waits(parts["data_wait"] / wall, engine.device),
             }
             around.log(step, values, parts)
             recent = _Sums()

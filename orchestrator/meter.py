@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PARTS = ("data_wait", "forward_backward", "optimizer", "checkpoint", "evaluate", "other")
 """What a step is made of. ``other`` is what no part claims: logging, the stop check, Python itself."""
+_RANKS_SHOWN = 8
 
 
 class Meter:
@@ -78,3 +79,24 @@ def throughput(
             if peak is not None:
                 values["perf/mfu"] = tflops / (peak * plan.world_size)
     return values
+
+
+def data_waits(share: float, device: torch.device) -> dict[str, float]:
+    """Collective. Shares of the time that ranks waited for data: the largest, and by rank those that waited most.
+
+    One rank's slow source holds all others up, but in their collectives, where their own waits don't show it.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return {"data/wait_share": share}
+    own = torch.tensor([share], dtype=torch.float64, device=device)
+    every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, own)
+    shares = torch.cat(every).tolist()
+    most = sorted(range(len(shares)), key=lambda rank: -shares[rank])[:_RANKS_SHOWN]
+    return {
+        "data/wait_share": shares[most[0]],
+        **{f"data/wait_share_rank_{rank}": shares[rank] for rank in sorted(most)},
+    }
