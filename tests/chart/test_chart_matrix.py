@@ -37,10 +37,14 @@ def test_there_are_at_least_sixty_combinations():
     assert len(COMBINATIONS) >= 60
 
 
+def _has_ray_cluster(name: str) -> bool:
+    return "interactive" in name or name == "ci/everything-values.yaml"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_combination_is_valid(name):
     """One Kubernetes version each, so that all are covered; the slow suite takes every version."""
-    if "interactive" in name and not has_crd("ray.io/RayCluster"):
+    if _has_ray_cluster(name) and not has_crd("ray.io/RayCluster"):
         pytest.skip("the KubeRay CRDs are not at hand (../shared/crds)")
     check(ALL[name], kube_version_of(name))
 
@@ -57,7 +61,7 @@ def test_file_is_valid_on_every_version(name, kube_version):
 @pytest.mark.parametrize("kube_version", KUBE_VERSIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_combination_is_valid_on_every_version(name, kube_version):
-    if ("interactive" in name or "everything" in name) and not has_crd("ray.io/RayCluster"):
+    if _has_ray_cluster(name) and not has_crd("ray.io/RayCluster"):
         pytest.skip("the KubeRay CRDs are not at hand (../shared/crds)")
     check(ALL[name], kube_version)
 

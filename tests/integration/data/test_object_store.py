@@ -92,7 +92,7 @@ def google(monkeypatch, tmp_path):
 
     with gcs_server("data") as server:
         monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.address)
-        monkeypatch.setattr("orchestrator.object_stores._GCS_RETRY_SECONDS", 1)
+        monkeypatch.setattr("orchestrator.object_stores._GCS_RETRY_SECONDS", 0.2)
         monkeypatch.setattr(storage, "_FIRST_WAIT_SECONDS", 0.01)
         object_store.cache_clear()
 
