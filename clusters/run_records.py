@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InfrastructureError
-from orchestrator.object_stores import names_in, open_root, read_file
+from orchestrator.object_stores import names_in, read_file
 from orchestrator.records import RunRecord
 
 LONGEST_READ_BYTES = 4 * 2**20
@@ -77,7 +77,7 @@ class StorageRecord(RunRecord):
     def _open(self) -> tuple[Any, str]:
         from pyarrow.fs import LocalFileSystem
 
-        return open_root(self.storage) if "://" in self.storage else (LocalFileSystem(), self.storage)
+        return self._filesystem or LocalFileSystem(), self._root
 
 
 class RemoteRecord(RunRecord):

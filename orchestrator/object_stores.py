@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -71,16 +72,22 @@ def read_file(store: fs.FileSystem, path: str, offset: int = 0, length: int | No
         OSError: the store fails.
 
     """
+    with failed_reads_as_os_errors(path), store.open_input_file(path) as file:
+        size = file.size()
+        wanted = size - offset if length is None else min(length, size - offset)
+        content: bytes = file.read_at(max(0, wanted), min(offset, size))
+        return content
+
+
+@contextmanager
+def failed_reads_as_os_errors(what: str) -> Iterator[None]:
+    """Arrow says of a file of GCS whose read failed that it is closed, as a ValueError, and does not say why."""
     try:
-        with store.open_input_file(path) as file:
-            left = max(0, file.size() - offset)
-            content: bytes = file.read_at(
-                left if length is None else min(length, left), min(offset, file.size())
-            )
-            return content
+        yield
     except ValueError as error:
-        # Arrow gives a file of GCS whose first read failed as a closed one, and does not say why.
-        raise OSError(f"{path}: {error}") from error
+        if "closed file" not in str(error):
+            raise
+        raise OSError(f"{what}: {error}") from error
 
 
 def names_in(store: fs.FileSystem, folder: str) -> list[str]:

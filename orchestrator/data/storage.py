@@ -17,7 +17,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from orchestrator.errors import DataError, InfrastructureError
-from orchestrator.object_stores import SCHEMES, object_store, read_file
+from orchestrator.object_stores import SCHEMES, failed_reads_as_os_errors, object_store, read_file
 
 T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
@@ -30,8 +30,6 @@ _REFUSALS = (
     "OAuth2 access token",
 )
 """Words of what S3 and GCS say no to for good."""
-_CLOSED = "I/O operation on closed file"
-"""How Arrow says that a read from GCS failed."""
 _HOPELESS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -154,12 +152,11 @@ def retrying(action: Callable[[], T], what: str) -> T:
     """
     for attempt in range(_RETRIES + 1):
         try:
-            return action()
+            with failed_reads_as_os_errors(what):
+                return action()
         except _HOPELESS as error:
             raise DataError(f"{what}: can't be read ({_first_line(error)})") from error
-        except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and _CLOSED not in str(error):
-                raise
+        except OSError as error:
             if any(word in str(error) for word in _DAMAGE):
                 raise DataError(f"{what}: is damaged ({_first_line(error)})") from error
             if any(word in str(error) for word in _REFUSALS):

@@ -13,8 +13,9 @@ __all__ = ["pools"]
 
 
 def waits(shares: list[float], shown: int) -> dict[str, float]:
-    meter._RANKS_SHOWN = shown
-    return meter.data_waits(shares[dist.get_rank()], torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "_RANKS_SHOWN", shown)
+        return meter.data_waits(shares[dist.get_rank()], torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

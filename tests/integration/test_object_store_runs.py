@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gcs_server import gcs_server
+from object_buckets import bucket_at
 
 from orchestrator import checkpoint, events, sdk
 from orchestrator.clusters.run_records import StorageRecord
-from orchestrator.object_stores import object_store
+from orchestrator.object_stores import open_root
 from orchestrator.runs import RunState
 from orchestrator.spec.job import JobSpec
 
@@ -24,31 +24,9 @@ STEPS, SAVE_EVERY = 600, 50
 
 
 @pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.slow), "gs"])
-def bucket(request, monkeypatch):
-    """A bucket's URI, on a server in this process or beside it."""
-    object_store.cache_clear()
-    if request.param == "gs":
-        with gcs_server("bucket") as server:
-            monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.address)
-            yield "gs://bucket"
-    else:
-        import boto3
-        from moto.server import ThreadedMotoServer
-
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-        server.start()
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield "s3://bucket"
-        server.stop()
-    object_store.cache_clear()
+def bucket(request):
+    with bucket_at(request.param, "bucket") as uri:
+        yield uri
 
 
 @pytest.fixture
@@ -59,13 +37,13 @@ def short_folder():
 
 
 def put_rows(bucket: str) -> None:
-    scheme, _, name = bucket.partition("://")
+    store, name = open_root(bucket)
     rng = np.random.default_rng(0)
     for number in range(3):
         features = rng.normal(size=(200, 4)).astype(np.float32)
         columns = {f"x{index}": features[:, index] for index in range(4)}
         table = pa.table({**columns, "label": (features.sum(axis=1) > 0).astype(int)})
-        with object_store(scheme, name).open_output_stream(f"{name}/rows/{number}.parquet") as stream:
+        with store.open_output_stream(f"{name}/rows/{number}.parquet") as stream:
             pq.write_table(table, stream, row_group_size=50)
 
 

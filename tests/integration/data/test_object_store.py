@@ -167,11 +167,13 @@ def test_a_fault_that_stays_ends_in_one_sentence(bucket, tmp_path):
         samples("s3://data/rows/0.parquet", tmp_path)
 
 
-def test_what_is_not_there_is_said(bucket, tmp_path):
-    with pytest.raises(DataError, match="s3://data/nothing: there is no such file or folder"):
-        samples("s3://data/nothing", tmp_path)
-    with pytest.raises(DataError, match="s3://no-bucket"):
-        samples("s3://no-bucket/rows/a.parquet", tmp_path)
+@pytest.mark.parametrize(("server", "scheme"), [("bucket", "s3"), ("google", "gs")])
+def test_what_is_not_there_is_said(server, scheme, tmp_path, request):
+    request.getfixturevalue(server)
+    with pytest.raises(DataError, match=f"{scheme}://data/nothing: there is no such file or folder"):
+        samples(f"{scheme}://data/nothing", tmp_path)
+    with pytest.raises(DataError, match=f"{scheme}://no-bucket"):
+        samples(f"{scheme}://no-bucket/rows/a.parquet", tmp_path)
 
 
 def test_no_server_is_an_infrastructure_error(bucket, tmp_path, monkeypatch):
@@ -234,8 +236,27 @@ def test_a_fault_of_gcs_that_stays_ends_in_one_sentence(google, tmp_path, status
         samples("gs://data/rows/0.parquet", tmp_path)
 
 
-def test_what_is_not_on_gcs_is_said(google, tmp_path):
-    with pytest.raises(DataError, match="gs://data/nothing: there is no such file or folder"):
-        samples("gs://data/nothing", tmp_path)
-    with pytest.raises(DataError, match="gs://no-bucket"):
-        samples("gs://no-bucket/rows/a.parquet", tmp_path)
+def test_missing_credentials_are_not_waited_for():
+    tried = []
+
+    def read():
+        tried.append(1)
+        raise OSError(
+            "google::cloud::Status(UNAVAILABLE: ... Could not create a OAuth2 access token to authenticate"
+        )
+
+    with pytest.raises(DataError, match=r"gs://data/rows: can't be read .*OAuth2 access token"):
+        storage.retrying(read, "gs://data/rows")
+    assert tried == [1]
+
+
+def test_a_bucket_s_region_is_asked_for_where_nobody_says_it(monkeypatch):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pyarrow.fs.resolve_s3_region", {"far": "eu-north-1"}.__getitem__)
+    object_store.cache_clear()
+    assert object_store("s3", "far").region == "eu-north-1"
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    object_store.cache_clear()
+    assert object_store("s3", "far").region == "us-west-2"
+    object_store.cache_clear()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_tools import ranges, tensors
+from object_buckets import bucket_at
 from safetensors import safe_open
 from torch import Tensor
 
@@ -27,7 +28,6 @@ from orchestrator.checkpoint.retention import kept
 from orchestrator.checkpoint.staging import Staging
 from orchestrator.checkpoint.storage import LocalStorage
 from orchestrator.errors import CheckpointError
-from orchestrator.object_stores import object_store
 
 
 def store(root: Any, attempt: int = 1, **more: Any) -> Checkpoints:
@@ -277,35 +277,8 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A bucket on an S3 or a GCS server in this process."""
-    if request.param == "gs":
-        from gcs_server import gcs_server
-
-        object_store.cache_clear()
-        with gcs_server("runs") as server, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.address)
-            yield "gs://runs/%s/checkpoints"
-        object_store.cache_clear()
-        return
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    object_store.cache_clear()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(
-        Bucket="runs"
-    )
-    yield "s3://runs/%s/checkpoints"
-    patch.undo()
-    object_store.cache_clear()
-    server.stop()
+    with bucket_at(request.param, "runs") as uri:
+        yield f"{uri}/%s/checkpoints"
 
 
 def test_an_object_store_holds_checkpoints(bucket: str) -> None:

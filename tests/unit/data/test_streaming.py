@@ -108,18 +108,25 @@ def test_hundred_schedules_of_kills_and_changes_of_workers_lose_nothing(table, t
                 np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_reading_begins_at_the_step(table, tmp_path, many_lanes, monkeypatch):
-    """What lies before is skipped by row group, not read and thrown away."""
-    job = job_of(table, batch=24)
-    prepared = prepared_of(plan_of(job, tmp_path))
-    read: list[int] = []
+@pytest.fixture
+def read(monkeypatch) -> list[int]:
+    """The row groups that were read, in turn."""
+    groups: list[int] = []
     original = ParquetFormat.read
 
     def counted(self, index, group, columns):
-        read.append(group)
+        groups.append(group)
         return original(self, index, group, columns)
 
     monkeypatch.setattr(ParquetFormat, "read", counted)
+    return groups
+
+
+def test_reading_begins_at_the_step(table, tmp_path, many_lanes, read):
+    """What lies before is skipped by row group, not read and thrown away."""
+    job = job_of(table, batch=24)
+    prepared = prepared_of(plan_of(job, tmp_path))
+    read.clear()
     last = prepared.steps_per_epoch - 1
     plan = plan_of(job, tmp_path, steps=last + 1)
     global_steps(prepared, plan, last, last + 1)
@@ -484,6 +491,22 @@ def test_read_tasks_cover_the_steps_one_after_the_other(table, tmp_path, many_la
         assert bounds[0][0] == start and bounds[-1][1] == 130
         assert all(first < stop for first, stop in bounds)
         assert all(one[1] == other[0] for one, other in itertools.pairwise(bounds))
+
+
+def test_read_tasks_of_one_window_read_it_once_in_a_process(table, tmp_path, many_lanes, read):
+    from orchestrator.data import blocks
+
+    plan = plan_of(job_of(table, batch=24), tmp_path, steps=100)
+    made = blocks.TrainingBlocks(prepared_of(plan), plan, rank=0, world_size=1)
+    read.clear()
+    for step in range(3):  # a window of this order is three steps; each task takes one
+        made.read(step, step + 1, step + 1)
+        made.forget_before(step + 1)
+    assert len(read) == len(set(read)) > 0
+    made.forget_before(plan.total_steps)
+    window = len(read)
+    made.read(2, 3, 3)
+    assert len(read) > window, "what is let go of is read again"
 
 
 def test_the_limit_of_bad_samples_holds_over_attempts_and_ranks(partly_bad, tmp_path):
