@@ -26,7 +26,7 @@ from orchestrator.checkpoint import (
 )
 from orchestrator.checkpoint.retention import kept
 from orchestrator.checkpoint.staging import Staging
-from orchestrator.checkpoint.storage import LocalStorage
+from orchestrator.checkpoint.storage import LocalStorage, ObjectStorage
 from orchestrator.errors import CheckpointError
 
 
@@ -300,6 +300,16 @@ def test_an_object_store_holds_checkpoints(bucket: str) -> None:
     assert next_attempt(root) == attempt + 1
     with pytest.raises(CheckpointError, match="was replaced by attempt 2"):
         checkpoints.save(4, ranges(tensors(4)), {}, asynchronous=False)
+
+
+def test_folders_of_an_object_store_are_listed_and_removed_whole(bucket: str) -> None:
+    storage = ObjectStorage(bucket % "folders")
+    for path in ("a/b", "a/c/d", "e"):
+        storage.put(path, b"x")
+    assert storage.list("") == ["a", "e"] and storage.list("a") == ["b", "c"]
+    for path in ("a", "e", "nothing"):
+        storage.remove(path)
+    assert storage.list("") == []
 
 
 def test_attempts_on_an_object_store_are_given_once(bucket: str) -> None:
