@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from orchestrator import data, sdk
-from orchestrator.data.windows import last_value_forecast, seasonal_forecast
+from orchestrator.data.preparations.windows import last_value_forecast, seasonal_forecast
 
 
 def forecasting(evaluation: dict, period: int) -> dict[str, float]:

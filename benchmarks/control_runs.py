@@ -21,8 +21,8 @@ from control_scale import law
 from fake_kubernetes import FakeKubernetes
 from fake_ray_jobs import FakeRayJobs
 
-from orchestrator.clusters.kubernetes import KubernetesCluster
-from orchestrator.clusters.ray_jobs import RayJobsCluster
+from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.clusters.ray.cluster import RayJobsCluster
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunState, RunStatus
 

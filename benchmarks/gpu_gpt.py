@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from engine_bench import plan_for
 
 from orchestrator import models, strategies
-from orchestrator.meter import PEAK_TFLOPS
 from orchestrator.models.configs import CausalLmConfig, GptConfig
 from orchestrator.models.sizes import count
 from orchestrator.strategies.optimizers import build_optimizer, parameter_groups
+from orchestrator.telemetry.meter import PEAK_TFLOPS
 
 KINDS: dict[str, dict[str, Any] | None] = {
     "bare": None,

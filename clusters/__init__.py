@@ -8,9 +8,9 @@ from orchestrator.clusters.base import Cluster
 from orchestrator.spec.profile import ClusterProfile
 
 BACKENDS = {
-    "local": "orchestrator.clusters.local:LocalCluster",
-    "ray": "orchestrator.clusters.ray_jobs:RayJobsCluster",
-    "kubernetes": "orchestrator.clusters.kubernetes:KubernetesCluster",
+    "local": "orchestrator.clusters.local.cluster:LocalCluster",
+    "ray": "orchestrator.clusters.ray.cluster:RayJobsCluster",
+    "kubernetes": "orchestrator.clusters.kubernetes.cluster:KubernetesCluster",
 }
 """Profile kind -> backend class."""
 

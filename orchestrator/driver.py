@@ -365,7 +365,7 @@ def _trainer(plan: Plan, launch: int, prepared: str, *, own_ray: bool) -> Any:
 def _close_tracking(plan: Plan, end: RunStatus) -> None:
     """Rank 0 closes the tracker's run when the loop ends; when it could not, the driver does."""
     if end.state is RunState.FAILED and plan.tracking_uri:
-        from orchestrator.tracking import open_tracker
+        from orchestrator.telemetry.tracking import open_tracker
 
         open_tracker(plan, dataset={}, on_url=lambda url: None).finish("FAILED")
 

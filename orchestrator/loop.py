@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.errors import InfrastructureError, NotANumberError
-from orchestrator.meter import Meter, data_waits, throughput
 from orchestrator.models.base import Batch, Objective
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import learning_rate_factor
 from orchestrator.strategies.base import Engine
+from orchestrator.telemetry.meter import Meter, data_waits, throughput
 
 
 class Step(Protocol):

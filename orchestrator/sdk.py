@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import orchestrator
 from orchestrator import events
 from orchestrator.clusters import open_cluster
-from orchestrator.clusters.submitted import recall, remember
+from orchestrator.clusters.shared.submitted import recall, remember
 from orchestrator.errors import SpecError, StoppedError, TrainwrightError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan as decide

@@ -18,19 +18,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from orchestrator import checkpoint, data, events, loop, models, pictures, strategies
+from orchestrator import checkpoint, data, events, loop, models, strategies
 from orchestrator.checkpoint import Checkpoint, Checkpoints
 from orchestrator.checkpoint.weights import weights_at
 from orchestrator.data import Prepared
 from orchestrator.errors import CheckpointError, DataError
-from orchestrator.gauges import Gauges
 from orchestrator.models.base import Batch, Objective, check_batch
 from orchestrator.planning.plan import Plan
-from orchestrator.rank_log import kept_log
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunState
 from orchestrator.strategies.base import Engine
-from orchestrator.tracking import NullTracker, Tracker, open_tracker
+from orchestrator.telemetry import pictures
+from orchestrator.telemetry.gauges import Gauges
+from orchestrator.telemetry.rank_log import kept_log
+from orchestrator.telemetry.tracking import NullTracker, Tracker, open_tracker
 
 logger = logging.getLogger("orchestrator")
 

@@ -7,7 +7,7 @@ from orchestrator.cli.options import AsJson, ClusterName, print_json, say
 
 def doctor(cluster: ClusterName = "local", json: AsJson = False) -> None:
     """Check that a cluster can run jobs: versions, access, nodes, storage, MLflow, clocks; each with its mend."""
-    from orchestrator.clusters.doctor import doctor as checks_of
+    from orchestrator.clusters.doctor.examine import doctor as checks_of
     from orchestrator.spec.load import load_profile
 
     checks = []

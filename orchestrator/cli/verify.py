@@ -17,7 +17,7 @@ def verify(
     """Prove that distribution changes no result for this job: one worker, several, stopped and resumed, resharded."""
     from orchestrator import sdk
     from orchestrator.errors import SpecError
-    from orchestrator.tracking import open_tracker
+    from orchestrator.telemetry.tracking import open_tracker
     from orchestrator.verify import VerifyRow
     from orchestrator.verify import verify as compare
 

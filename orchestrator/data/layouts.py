@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.data.index import SourceIndex
+from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.tensors import TensorLayout, column_array, encoded_bytes, image_shape, numbers
 from orchestrator.data.transforms import kind_of, tensors_of
 from orchestrator.errors import DataError

@@ -12,6 +12,6 @@ def decode_text(prepared: Prepared, tokens: Sequence[int]) -> str:
     definition = prepared.preparation.get("tokenizer")
     if definition is None:
         return " ".join(str(int(token)) for token in tokens)
-    from orchestrator.data.tokenizers import tokenizer_from_json
+    from orchestrator.data.preparations.tokenizers import tokenizer_from_json
 
     return tokenizer_from_json(definition).decode([int(token) for token in tokens])

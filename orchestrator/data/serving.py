@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.data.packing import pad_rows
+from orchestrator.data.preparations.packing import pad_rows
+from orchestrator.data.preparations.series import series_values
+from orchestrator.data.preparations.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
 from orchestrator.data.prepared import Prepared
-from orchestrator.data.series import series_values
 from orchestrator.data.tensors import TensorLayout, decode_image, finished, group_values
-from orchestrator.data.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
 from orchestrator.data.transforms import Batch, apply_all, tensors_of
 from orchestrator.errors import DataError
 from orchestrator.section import Section

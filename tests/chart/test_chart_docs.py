@@ -7,13 +7,11 @@ import re
 import subprocess
 import sys
 
+import chart_readme
 import pytest
 import yaml
 from chartkit.combinations import COMBINATIONS, FILES
 from chartkit.helm import CHART, IMAGE, REPO, helm, work_copy
-
-sys.path.insert(0, str(REPO / "scripts"))
-import chart_readme
 
 
 def test_the_readme_is_current():

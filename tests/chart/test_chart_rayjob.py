@@ -13,7 +13,7 @@ from chartkit.quotas import quantity, rayjob_demand
 from chartkit.strict import errors, has_crd
 from test_chart_profile import profile_of
 
-from orchestrator.clusters.rayjob_manifest import plan_to_config_map, plan_to_rayjob
+from orchestrator.clusters.kubernetes.request import plan_to_config_map, plan_to_rayjob
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan, resolve_model, resolve_objective
 from orchestrator.planning.plan import DataFacts

@@ -1,12 +1,8 @@
 """What every remote cluster does alike: the protocol's promises, on real HTTP servers that stand for Ray and Kubernetes."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
-
 from cluster_cases import kubernetes_profile, plan, ray_profile
 from fake_kubernetes import FakeKubernetes
 from fake_ray_jobs import FakeRayJobs

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from ranks_fixture import Pools, pools
 
-from orchestrator import meter
+from orchestrator.telemetry import meter
 
 __all__ = ["pools"]
 

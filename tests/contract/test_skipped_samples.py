@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
+from data_jobs import job_of, plan_of
 from ranks_fixture import Pools, pools
 
 from orchestrator import data
@@ -16,9 +16,6 @@ from orchestrator.data import Prepared
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
 from orchestrator.worker import skipped_by_all
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
-from data_jobs import job_of, plan_of
 
 __all__ = ["pools"]
 

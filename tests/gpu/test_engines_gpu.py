@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
+import engine_toys as toys
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-import engine_toys as toys
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

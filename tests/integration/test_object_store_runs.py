@@ -13,7 +13,7 @@ import pytest
 from object_buckets import bucket_at
 
 from orchestrator import checkpoint, events, sdk
-from orchestrator.clusters.run_records import StorageRecord
+from orchestrator.clusters.shared.run_records import StorageRecord
 from orchestrator.object_stores import open_root
 from orchestrator.runs import RunState
 from orchestrator.spec.job import JobSpec

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import control_plane as control_planes
+import kuberay
 import pytest
 import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [
-    str(HERE.parent / "fakes"),
-    str(HERE.parent / "chart"),
-    str(HERE.parent / "unit" / "clusters"),
-    str(HERE.parent / "integration" / "clusters"),
-]
-
-import kuberay  # noqa: E402 - it needs the folders above
 
 _COUNTER = itertools.count(1)
 

@@ -10,9 +10,9 @@ from chartkit.helm import pod_templates
 from control_plane import ApiError, wait_until
 from release import make_namespace
 from test_chart_rayjob import plan_for
-from test_rayjob_manifest import CASES, manifest
+from test_kubernetes_request import CASES, manifest
 
-from orchestrator.clusters.rayjob_manifest import plan_to_rayjob
+from orchestrator.clusters.kubernetes.request import plan_to_rayjob
 
 pytestmark = pytest.mark.usefixtures("kuberay_crds", "other_crds")
 

@@ -8,10 +8,10 @@ import pytest
 from cluster_cases import kubernetes_profile, plan
 from control_plane import ApiError, wait_until
 from release import is_there, make_namespace
-from test_rayjob_manifest import CASES, manifest
+from test_kubernetes_request import CASES, manifest
 
-from orchestrator.clusters.kubernetes import KubernetesCluster
-from orchestrator.clusters.rayjob_manifest import plan_to_rayjob, stop_patch
+from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.clusters.kubernetes.request import plan_to_rayjob, stop_patch
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.runs import EndReason, RunState
 
@@ -97,7 +97,7 @@ def wrong(name):
 @pytest.fixture
 def api(control_plane, training, monkeypatch):
     """Our client, as the admin."""
-    from orchestrator.clusters.kubernetes_api import KubernetesApi
+    from orchestrator.clusters.kubernetes.api import KubernetesApi
 
     monkeypatch.setenv("KUBECONFIG", str(control_plane.admin_kubeconfig))
     return KubernetesApi(kubernetes_profile({"context": "admin"}))
@@ -269,14 +269,14 @@ def test_a_namespace_that_is_not_there_is_named(api):
 def test_a_bad_token_is_told_to_log_in(control_plane, training, monkeypatch):
     config = control_plane.kubeconfig("stranger", token="wrong")
     monkeypatch.setenv("KUBECONFIG", str(config))
-    from orchestrator.clusters.kubernetes_api import KubernetesApi
+    from orchestrator.clusters.kubernetes.api import KubernetesApi
 
     with pytest.raises(InfrastructureError, match="does not know you"):
         KubernetesApi(kubernetes_profile({"context": "stranger"})).rayjobs("a=b")
 
 
 def test_a_list_comes_page_by_page(control_plane, api, training, monkeypatch):
-    monkeypatch.setattr("orchestrator.clusters.kubernetes_api._PAGE", 3)
+    monkeypatch.setattr("orchestrator.clusters.kubernetes.api._PAGE", 3)
     names = [f"page-{index}" for index in range(8)]
     for name in names:
         body = manifest("smallest")

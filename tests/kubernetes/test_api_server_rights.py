@@ -7,7 +7,7 @@ from chartkit.combinations import FILES
 from control_plane import ApiError
 from release import Release, make_namespace
 
-from orchestrator.clusters.doctor import RIGHTS, doctor
+from orchestrator.clusters.doctor.examine import RIGHTS, doctor
 
 pytestmark = pytest.mark.usefixtures("kuberay_crds", "other_crds")
 

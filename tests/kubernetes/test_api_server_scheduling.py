@@ -11,7 +11,7 @@ from control_plane import ApiError, wait_until
 from test_api_server_limits import pod_of
 from test_chart_rayjob import plan_for
 
-from orchestrator.clusters.rayjob_manifest import plan_to_rayjob
+from orchestrator.clusters.kubernetes.request import plan_to_rayjob
 
 pytestmark = pytest.mark.usefixtures("kuberay_crds", "other_crds")
 

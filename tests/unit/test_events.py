@@ -1,5 +1,5 @@
 from orchestrator import events
-from orchestrator.meter import PARTS, Meter
+from orchestrator.telemetry.meter import PARTS, Meter
 
 
 def test_an_event_survives_being_carried_in_a_log(capsys):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import namespaces
 
-from orchestrator.clusters.ray_client import RayClient
+from orchestrator.clusters.ray.api import RayClient
 
 BIN = Path(sys.executable).parent
 

@@ -11,7 +11,7 @@ from ray_nodes import RayNodes, alive, wait, workers_of
 
 from orchestrator import events
 from orchestrator.clusters import open_cluster
-from orchestrator.clusters.ray_client import RayClient
+from orchestrator.clusters.ray.api import RayClient
 from orchestrator.spec.load import load_profile
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]

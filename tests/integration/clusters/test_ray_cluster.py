@@ -9,9 +9,9 @@ from ray_nodes import RayNodes, alive, end_node, wait, workers_of
 
 from orchestrator import events, sdk
 from orchestrator.clusters import open_cluster
-from orchestrator.clusters.doctor import doctor
-from orchestrator.clusters.packaging import pack_own_code
-from orchestrator.clusters.ray_client import RayClient
+from orchestrator.clusters.doctor.examine import doctor
+from orchestrator.clusters.ray.api import RayClient
+from orchestrator.clusters.shared.packaging import pack_own_code
 from orchestrator.errors import InfrastructureError
 from orchestrator.runs import RunState
 from orchestrator.spec.job import JobSpec
@@ -208,7 +208,7 @@ def test_records_that_only_the_cluster_reaches(profile, nodes):
 
 
 def _remote(cluster, plan):
-    from orchestrator.clusters.run_records import RemoteRecord
+    from orchestrator.clusters.shared.run_records import RemoteRecord
 
     return RemoteRecord(plan.storage, cluster.run_on_head)
 

@@ -22,16 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray_nodes import RayNodes, end_node
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.append(str(ROOT / "tests" / "integration" / "clusters"))
-from ray_nodes import RayNodes, end_node  # noqa: E402
-
-from orchestrator import checkpoint, sdk  # noqa: E402
-from orchestrator.planning.plan import Plan  # noqa: E402
-from orchestrator.records import RunRecord  # noqa: E402
-from orchestrator.runs import RunState  # noqa: E402
-from orchestrator.spec.job import JobSpec  # noqa: E402
+from orchestrator import checkpoint, sdk
+from orchestrator.planning.plan import Plan
+from orchestrator.records import RunRecord
+from orchestrator.runs import RunState
+from orchestrator.spec.job import JobSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -13,7 +13,7 @@ import pytest
 from data_jobs import job_of, plan_of
 
 from orchestrator import data
-from orchestrator.data import storage
+from orchestrator.data import files as storage
 from orchestrator.errors import DataError, InfrastructureError
 from orchestrator.object_stores import object_store
 

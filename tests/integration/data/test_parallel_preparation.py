@@ -3,8 +3,8 @@ import os
 import pyarrow as pa
 import pytest
 
-from orchestrator.data.language import PackKind, TokenizeKind
-from orchestrator.data.parallel import map_in_order
+from orchestrator.data.preparations.language import PackKind, TokenizeKind
+from orchestrator.data.preparations.parallel import map_in_order
 from orchestrator.spec.preparations import Pack, Tokenize
 
 TABLES = [

@@ -10,7 +10,7 @@ import pytest
 from data_jobs import job_of, plan_of
 
 from orchestrator import data
-from orchestrator.data import blocks
+from orchestrator.data.reading import blocks
 from orchestrator.errors import DataError
 
 pytestmark = pytest.mark.ray
@@ -71,7 +71,7 @@ def test_both_readers_give_the_same(spec, tmp_path, monkeypatch, start, small_ta
         # Many blocks, tasks and datasets, as a long run has them.
         monkeypatch.setattr(blocks, "BLOCK_BYTES", 10_000)
         monkeypatch.setattr(blocks, "TASK_BYTES", 50_000)
-        monkeypatch.setattr("orchestrator.data.ray_reader._TASKS_PER_DATASET", 3)
+        monkeypatch.setattr("orchestrator.data.reading.ray_reader._TASKS_PER_DATASET", 3)
     ours = all_steps(spec, tmp_path, "ray", start, rank=1)
     alone = all_steps(spec, tmp_path, "worker", start, rank=1)
     assert len(ours) == len(alone) == 150 - start

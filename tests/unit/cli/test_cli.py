@@ -21,7 +21,7 @@ def trainwright(*arguments, home):
 
 
 def test_the_command_line_imports_nothing_heavy():
-    code = "import sys, orchestrator.cli.app, orchestrator.spec.load, orchestrator.clusters.local, orchestrator.planning.make_plan\n"
+    code = "import sys, orchestrator.cli.app, orchestrator.spec.load, orchestrator.clusters.local.cluster, orchestrator.planning.make_plan\n"
     code += f"print([m for m in {HEAVY!r} if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

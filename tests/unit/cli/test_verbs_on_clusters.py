@@ -2,14 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
-
-import pytest
-import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fakes"))
 
 import crd_schema
+import pytest
+import yaml
 from cluster_cases import kubernetes_profile, ray_profile
 from fake_kubernetes import FakeKubernetes
 from fake_ray_jobs import FakeRayJobs

@@ -3,7 +3,7 @@ from cluster_cases import kubernetes_profile, plan, ray_profile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.clusters.capacity import fits, nodes_for, workers_per_node
+from orchestrator.clusters.shared.capacity import fits, nodes_for, workers_per_node
 from orchestrator.errors import ResourcesError, SpecError
 
 

@@ -7,9 +7,15 @@ from fake_kubernetes import FakeKubernetes, status_object
 from fake_ray_jobs import FakeRayJobs
 from programmable_server import Answer, ProgrammableServer, wait_until
 
-from orchestrator.clusters.checks import check_clock, check_mlflow, check_packages, check_storage, passed
-from orchestrator.clusters.doctor import RIGHTS, doctor, probe_to_checks
-from orchestrator.clusters.probe import MARK, bus_gigabytes_per_second
+from orchestrator.clusters.doctor.checks import (
+    check_clock,
+    check_mlflow,
+    check_packages,
+    check_storage,
+    passed,
+)
+from orchestrator.clusters.doctor.examine import RIGHTS, doctor, probe_to_checks
+from orchestrator.clusters.doctor.probe import MARK, bus_gigabytes_per_second
 from orchestrator.spec.profile import ClusterProfile
 
 
@@ -183,13 +189,11 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
             "all-reduce": "pass",
             "MLflow from here": "warn",
         }
-        command = (
-            "python -m orchestrator.clusters.probe --storage /data --mlflow http://mlflow.training.svc:5000"
-        )
+        command = "python -m orchestrator.clusters.doctor.probe --storage /data --mlflow http://mlflow.training.svc:5000"
         assert seen["spec"]["entrypoint"] == command
         assert [group["replicas"] for group in seen["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == [2]
         assert not server.objects["rayjobs"] and not server.objects["configmaps"]
-        monkeypatch.setattr("orchestrator.clusters.doctor._PODS_SECONDS", 0.0)
+        monkeypatch.setattr("orchestrator.clusters.doctor.examine._PODS_SECONDS", 0.0)
         (silent,) = [check for check in doctor(profile) if check.name == "pods"]
         assert silent.outcome == "fail"
         assert silent.message == "a RayJob gave no answer within 0s: KubeRay has not seen it yet"

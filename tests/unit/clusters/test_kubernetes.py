@@ -12,11 +12,11 @@ from cluster_cases import kubernetes_profile, plan
 from fake_kubernetes import FakeKubernetes, status_object
 from programmable_server import Answer, wait_until
 
-from orchestrator.clusters.kubernetes import KubernetesCluster
-from orchestrator.clusters.kubernetes_api import KubernetesApi
-from orchestrator.clusters.kubernetes_login import connect
-from orchestrator.clusters.patience import Patience
-from orchestrator.clusters.rayjob_manifest import STOP
+from orchestrator.clusters.kubernetes.api import KubernetesApi
+from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.clusters.kubernetes.login import connect
+from orchestrator.clusters.kubernetes.request import STOP
+from orchestrator.clusters.shared.patience import Patience
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord

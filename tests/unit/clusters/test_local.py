@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.clusters.local import LocalCluster
+from orchestrator.clusters.local.cluster import LocalCluster
 from orchestrator.errors import NotFoundError, ResourcesError, SpecError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan

@@ -7,8 +7,8 @@ from cluster_cases import plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.clusters.ignore_rules import IgnoreRules
-from orchestrator.clusters.packaging import (
+from orchestrator.clusters.shared.ignore_rules import IgnoreRules
+from orchestrator.clusters.shared.packaging import (
     PLAN_NAME,
     list_own_code,
     list_package,
@@ -142,7 +142,10 @@ def test_a_package_holds_the_plan_our_code_and_theirs_and_is_always_the_same(tmp
 
 
 def test_our_code_alone_is_small():
-    assert "orchestrator/clusters/record_tool.py" in zipfile.ZipFile(io.BytesIO(pack_own_code())).namelist()
+    assert (
+        "orchestrator/clusters/shared/record_tool.py"
+        in zipfile.ZipFile(io.BytesIO(pack_own_code())).namelist()
+    )
     assert list_own_code().size_bytes < 5e6
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.clusters.patience import Patience, retry_after_seconds, worth_another_try
+from orchestrator.clusters.shared.patience import Patience, retry_after_seconds, worth_another_try
 
 
 class Clock:

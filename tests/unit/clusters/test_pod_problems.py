@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.clusters.pod_problems import pods_problem, queue_problem
+from orchestrator.clusters.kubernetes.pod_problems import pods_problem, queue_problem
 
 
 def pod(name="run-head", **status):

@@ -7,9 +7,9 @@ from cluster_cases import plan, ray_profile
 from fake_ray_jobs import FakeRayJobs
 from programmable_server import Answer
 
-from orchestrator.clusters.patience import Patience
-from orchestrator.clusters.ray_client import RayClient
-from orchestrator.clusters.ray_jobs import RayJobsCluster
+from orchestrator.clusters.ray.api import RayClient
+from orchestrator.clusters.ray.cluster import RayJobsCluster
+from orchestrator.clusters.shared.patience import Patience
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState, RunStatus

@@ -4,11 +4,12 @@ import pytest
 from cluster_cases import plan
 from programmable_server import wait_until
 
-from orchestrator.clusters import record_tool, run_log
-from orchestrator.clusters.log_lines import LineSplitter, rank_lines
-from orchestrator.clusters.progress import with_progress
-from orchestrator.clusters.run_log import RunLog, parse_rank_line, rank_line
-from orchestrator.clusters.run_records import ANSWER_MARK, RemoteRecord, StorageRecord
+from orchestrator.clusters.kubernetes import run_log
+from orchestrator.clusters.kubernetes.run_log import RunLog, parse_rank_line, rank_line
+from orchestrator.clusters.shared import record_tool
+from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
+from orchestrator.clusters.shared.progress import with_progress
+from orchestrator.clusters.shared.run_records import ANSWER_MARK, RemoteRecord, StorageRecord
 from orchestrator.errors import InfrastructureError
 from orchestrator.runs import EndReason, RunState, RunStatus
 
@@ -95,7 +96,7 @@ def test_one_look_at_a_log_that_grows_faster_than_it_is_read_ends(tmp_path):
 
 
 def test_a_long_log_is_read_in_parts_to_its_end(record, tmp_path, monkeypatch):
-    from orchestrator.clusters import log_lines, run_records
+    from orchestrator.clusters.shared import log_lines, run_records
 
     for module in (log_lines, run_records):
         monkeypatch.setattr(module, "LONGEST_READ_BYTES", 7)

@@ -3,7 +3,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.clusters.safe_names import label_value, rayjob_name, submission_id
+from orchestrator.clusters.shared.safe_names import label_value, rayjob_name, submission_id
 
 ids = st.text(min_size=1, max_size=80) | st.from_regex(r"[a-z0-9-]{1,60}", fullmatch=True)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from orchestrator.data import bundled
+from orchestrator.data.sources import bundled
 from orchestrator.data.tensors import numbers
 
 

@@ -12,11 +12,11 @@ import pytest
 from data_jobs import job_of
 from PIL import Image
 
-from orchestrator.data.formats import FORMATS, format_of, index_source, lines
-from orchestrator.data.index import SourceIndex
-from orchestrator.data.preparing import prepare_job
-from orchestrator.data.raw import RawRows
-from orchestrator.data.split import Part
+from orchestrator.data.preparations.rewrite import RawRows
+from orchestrator.data.prepare_data import prepare_job
+from orchestrator.data.sources.formats import FORMATS, format_of, index_source, lines
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.split import Part
 from orchestrator.errors import DataError
 from orchestrator.spec.data import FileSource, TextSource
 
@@ -105,8 +105,8 @@ CASES = {
 def indexed(request, tmp_path, monkeypatch) -> SourceIndex:
     monkeypatch.setattr(lines, "GROUP_BYTES", 700)
     monkeypatch.setattr(lines, "_SCAN_BYTES", 512)
-    monkeypatch.setattr("orchestrator.data.formats.webdataset._GROUP_BYTES", 40_000)
-    monkeypatch.setattr("orchestrator.data.formats.arrays._GROUP_BYTES", 2_000)
+    monkeypatch.setattr("orchestrator.data.sources.formats.webdataset._GROUP_BYTES", 40_000)
+    monkeypatch.setattr("orchestrator.data.sources.formats.arrays._GROUP_BYTES", 2_000)
     kind, write = CASES[request.param]
     write(tmp_path)
     return index_source(source(kind, tmp_path), "/", str(tmp_path / "cache"))
@@ -175,7 +175,7 @@ def test_identity_is_of_the_contents_not_of_the_place(tmp_path):
 
 def test_a_csv_column_may_widen_further_down(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "GROUP_BYTES", 40)
-    monkeypatch.setattr("orchestrator.data.formats.delimited.GROUP_BYTES", 40)
+    monkeypatch.setattr("orchestrator.data.sources.formats.delimited.GROUP_BYTES", 40)
     path = tmp_path / "a.csv"
     path.write_text("id\n" + "\n".join(str(i) for i in range(50)) + "\n0.25\n")
     index = index_source(source("csv", path), "/", str(tmp_path / "cache"))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.data.images import random_crop, random_flip, resize, uniform_from_seed
+from orchestrator.data.transforms.images import random_crop, random_flip, resize, uniform_from_seed
 
 RANDOM = np.random.default_rng(0)
 

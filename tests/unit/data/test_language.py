@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchestrator.data.language import PackKind, TokenizeKind
-from orchestrator.data.tokenizers import END, MASK, PAD, UNKNOWN, tokenizer_from_json, train_bpe
+from orchestrator.data.preparations.language import PackKind, TokenizeKind
+from orchestrator.data.preparations.tokenizers import END, MASK, PAD, UNKNOWN, tokenizer_from_json, train_bpe
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Pack, Tokenize
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.packing import Documents, pack, pad_rows, smallest_token_type
+from orchestrator.data.preparations.packing import Documents, pack, pad_rows, smallest_token_type
 from orchestrator.errors import DataError
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 99), max_size=9).map(np.array), max_size=12)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.series import WindowsKind
+from orchestrator.data.preparations.series import WindowsKind
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Windows
 

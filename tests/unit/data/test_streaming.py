@@ -13,8 +13,8 @@ from data_jobs import job_of, plan_of
 
 from orchestrator import data
 from orchestrator.data import Prepared
-from orchestrator.data.formats.parquet import ParquetFormat
 from orchestrator.data.order import OrderShape
+from orchestrator.data.sources.formats.parquet import ParquetFormat
 from orchestrator.errors import DataError
 
 ROWS = 1000
@@ -40,7 +40,7 @@ def many_lanes(monkeypatch):
         lanes = max(n for n in range(1, 9) if batch % n == 0)
         return OrderShape(int(group_rows.sum()), batch, lanes, 3 * (batch // lanes), True, drop_tail)
 
-    monkeypatch.setattr("orchestrator.data.preparing.shape_order", shape)
+    monkeypatch.setattr("orchestrator.data.prepare_data.shape_order", shape)
 
 
 def prepared_of(plan) -> Prepared:
@@ -481,7 +481,7 @@ def test_bad_samples_are_skipped_up_to_a_number(partly_bad, tmp_path, caplog):
 
 @pytest.mark.parametrize("task_bytes", [1, 500, 5_000, 10**7])
 def test_read_tasks_cover_the_steps_one_after_the_other(table, tmp_path, many_lanes, monkeypatch, task_bytes):
-    from orchestrator.data import blocks
+    from orchestrator.data.reading import blocks
 
     monkeypatch.setattr(blocks, "TASK_BYTES", task_bytes)
     plan = plan_of(job_of(table, batch=24), tmp_path, steps=130)
@@ -494,7 +494,7 @@ def test_read_tasks_cover_the_steps_one_after_the_other(table, tmp_path, many_la
 
 
 def test_read_tasks_of_one_window_read_it_once_in_a_process(table, tmp_path, many_lanes, read):
-    from orchestrator.data import blocks
+    from orchestrator.data.reading import blocks
 
     plan = plan_of(job_of(table, batch=24), tmp_path, steps=100)
     made = blocks.TrainingBlocks(prepared_of(plan), plan, rank=0, world_size=1)

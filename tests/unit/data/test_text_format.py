@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.formats import text as text_format
-from orchestrator.data.formats.text import TextFormat
+from orchestrator.data.sources.formats import text as text_format
+from orchestrator.data.sources.formats.text import TextFormat
 from orchestrator.errors import DataError
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.tokenizers import (
+from orchestrator.data.preparations.tokenizers import (
     END,
     MASK,
     PAD,

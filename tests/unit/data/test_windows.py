@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.windows import cut_windows, last_value_forecast, seasonal_forecast
+from orchestrator.data.preparations.windows import cut_windows, last_value_forecast, seasonal_forecast
 from orchestrator.errors import DataError
 
 

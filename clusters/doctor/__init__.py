@@ -1,0 +1,1 @@
+"""What keeps jobs from running on a cluster."""

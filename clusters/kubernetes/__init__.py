@@ -1,0 +1,1 @@
+"""Kubernetes, through KubeRay's RayJobs."""

@@ -1,0 +1,398 @@
+"""The few calls to a Kubernetes API server that runs need, by the official client: time limits, retries after the
+table in ``patience``, and one-sentence errors that name the verb, the resource and the namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from orchestrator.clusters.kubernetes.errors import QUOTA_NOT_COUNTED, GoneError, connection_problem, refusal
+from orchestrator.clusters.kubernetes.login import connect
+from orchestrator.clusters.shared.patience import Patience, retry_after_seconds, worth_another_try
+from orchestrator.errors import InfrastructureError, NotFoundError
+from orchestrator.spec.profile import ClusterProfile
+
+GROUP, VERSION = "ray.io", "v1"
+_CONNECT_SECONDS = 5.0
+_PAGE = 200
+_WATCH_SECONDS = 30
+_IDLE_LOG_SECONDS = 15.0
+
+
+class KubernetesApi:
+    """One namespace of one API server. Connects on the first call.
+
+    Every method may raise InfrastructureError (no answer; not logged in; no right: verb, resource and namespace are
+    named; KubeRay is not installed), NotFoundError, SpecError (the server finds the object wrong) and ResourcesError
+    (a quota).
+
+    Args:
+        profile: Of kind kubernetes.
+        client: An ``kubernetes.client.ApiClient``; default: made from the profile's context, or in-cluster.
+        patience, read_seconds: For tests.
+    """
+
+    def __init__(
+        self,
+        profile: ClusterProfile,
+        client: Any = None,
+        patience: Patience | None = None,
+        read_seconds: float = 30.0,
+    ) -> None:
+        self.profile = profile
+        self._timeout_seconds = (_CONNECT_SECONDS, read_seconds)
+        self.namespace = profile.kubernetes.namespace
+        self._api_client = client
+        self._patience = patience or Patience()
+
+    # -- RayJobs -----------------------------------------------------------------------------------------------
+
+    def create_rayjob(self, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Create it, or only let the server check it. Fields that the server's CRD doesn't know are refused."""
+        more = {"dry_run": "All"} if dry_run else {}
+        return self._call(
+            "create",
+            "rayjobs.ray.io",
+            self._custom().create_namespaced_custom_object,
+            *self._rayjobs(),
+            body,
+            field_validation="Strict",
+            **more,
+        )
+
+    def rayjob(self, name: str) -> dict[str, Any]:
+        """One RayJob."""
+        return self._call(
+            "get", "rayjobs.ray.io", self._custom().get_namespaced_custom_object, *self._rayjobs(), name
+        )
+
+    def rayjobs(self, selector: str) -> list[dict[str, Any]]:
+        """All RayJobs with some labels."""
+        return self._pages(
+            "rayjobs.ray.io",
+            self._custom().list_namespaced_custom_object,
+            *self._rayjobs(),
+            label_selector=selector,
+        )
+
+    def patch_rayjob(self, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+        """Merge a patch into it."""
+        return self._call(
+            "patch",
+            "rayjobs.ray.io",
+            self._custom().patch_namespaced_custom_object,
+            *self._rayjobs(),
+            name,
+            patch,
+            _content_type="application/merge-patch+json",
+        )
+
+    def delete_rayjob(self, name: str) -> None:
+        """Remove it with all that it owns; no matter if it is gone already."""
+        try:
+            self._call(
+                "delete",
+                "rayjobs.ray.io",
+                self._custom().delete_namespaced_custom_object,
+                *self._rayjobs(),
+                name,
+                body={"propagationPolicy": "Background"},
+            )
+        except NotFoundError:
+            return
+
+    def watch_rayjob(self, name: str) -> Iterator[dict[str, Any]]:
+        """The RayJob as it is now and after each change, until the caller has seen enough or it is deleted.
+
+        A watch that the server ends, or whose place in history is gone (410), begins again from a fresh read.
+        """
+        from kubernetes import watch
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        while True:
+            rayjob = self.rayjob(name)
+            yield rayjob
+            stream = watch.Watch()
+            try:
+                for event in stream.stream(
+                    self._custom().list_namespaced_custom_object,
+                    *self._rayjobs(),
+                    field_selector=f"metadata.name={name}",
+                    resource_version=rayjob["metadata"].get("resourceVersion"),
+                    timeout_seconds=_WATCH_SECONDS,
+                    _request_timeout=(_CONNECT_SECONDS, _WATCH_SECONDS + 5.0),
+                ):
+                    if event["type"] == "DELETED":
+                        return
+                    yield event["object"]
+            except ApiException as error:
+                if error.status in (401, 403):
+                    raise refusal(
+                        self.profile, "watch", "rayjobs.ray.io", error.status, str(error.body or "")
+                    ) from None
+                self._patience.pause()
+            except (HTTPError, ValueError, KeyError):
+                self._patience.pause()
+            finally:
+                stream.stop()
+
+    # -- what belongs to them ----------------------------------------------------------------------------------
+
+    def ray_cluster(self, name: str) -> dict[str, Any]:
+        """One RayCluster."""
+        return self._call(
+            "get",
+            "rayclusters.ray.io",
+            self._custom().get_namespaced_custom_object,
+            GROUP,
+            VERSION,
+            self.namespace,
+            "rayclusters",
+            name,
+        )
+
+    def workloads(self, job_uid: str) -> list[dict[str, Any]]:
+        """Kueue's workloads of a job, from whichever version of its API the server has."""
+        for version in ("v1beta2", "v1beta1"):
+            try:
+                return self._pages(
+                    "workloads.kueue.x-k8s.io",
+                    self._custom().list_namespaced_custom_object,
+                    "kueue.x-k8s.io",
+                    version,
+                    self.namespace,
+                    "workloads",
+                    label_selector=f"kueue.x-k8s.io/job-uid={job_uid}",
+                )
+            except NotFoundError:
+                continue
+        return []
+
+    def create_config_map(self, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Create it, or only let the server check it."""
+        more = {"dry_run": "All"} if dry_run else {}
+        return self._call(
+            "create", "configmaps", self._core().create_namespaced_config_map, self.namespace, body, **more
+        )
+
+    def config_map(self, name: str) -> dict[str, Any]:
+        """One ConfigMap."""
+        return self._call("get", "configmaps", self._core().read_namespaced_config_map, name, self.namespace)
+
+    def patch_config_map(self, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+        """Merge a patch into it."""
+        return self._call(
+            "patch",
+            "configmaps",
+            self._core().patch_namespaced_config_map,
+            name,
+            self.namespace,
+            patch,
+            _content_type="application/merge-patch+json",
+        )
+
+    def pods(self, selector: str) -> list[dict[str, Any]]:
+        """All pods with some labels."""
+        return self._pages("pods", self._core().list_namespaced_pod, self.namespace, label_selector=selector)
+
+    def pod_log(
+        self,
+        pod: str,
+        container: str,
+        *,
+        follow: bool,
+        tail_lines: int | None = None,
+        since_seconds: int | None = None,
+    ) -> Iterator[str]:
+        """Pieces of a container's output, each line behind its time stamp. With ``follow`` until the container or
+        the connection ends, or nothing came for a quarter of a minute.
+        """
+        from urllib3.exceptions import HTTPError
+
+        more: dict[str, Any] = {"tail_lines": tail_lines, "since_seconds": since_seconds}
+        more = {name: value for name, value in more.items() if value is not None}
+        response = self._answer(
+            "get",
+            "pods/log",
+            self._core().read_namespaced_pod_log,
+            pod,
+            self.namespace,
+            container=container,
+            follow=follow,
+            timestamps=True,
+            _request_timeout=(_CONNECT_SECONDS, _IDLE_LOG_SECONDS) if follow else self._timeout_seconds,
+            **more,
+        )
+        try:
+            for piece in response.stream(decode_content=True):
+                yield piece.decode(errors="replace")
+        except HTTPError:
+            return
+        finally:
+            response.close()
+
+    # -- what doctor asks --------------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        """The server's version."""
+        from kubernetes import client
+
+        return str(
+            self._call("get", "version", client.VersionApi(self._client()).get_code).get("gitVersion", "")
+        )
+
+    def clock_ahead_seconds(self) -> float:
+        """How far the server's clock is ahead of ours, to the second that HTTP tells."""
+        from kubernetes import client
+
+        began = time.time()
+        answer = self._answer("get", "version", client.VersionApi(self._client()).get_code, read_body=True)
+        there = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        return there - (began + time.time()) / 2
+
+    def storage_claim_phase(self, name: str) -> str:
+        """Phase of a PersistentVolumeClaim, e.g. ``Bound``."""
+        read = self._core().read_namespaced_persistent_volume_claim
+        claim = self._call("get", "persistentvolumeclaims", read, name, self.namespace)
+        return str((claim.get("status") or {}).get("phase") or "Unknown")
+
+    def rayjob_crd_is_served(self) -> bool:
+        """Whether the server knows RayJobs in our version."""
+        try:
+            answer = self._call(
+                "get", "API group ray.io/v1", self._custom().get_api_resources, GROUP, VERSION
+            )
+        except NotFoundError:
+            return False
+        return any(resource.get("name") == "rayjobs" for resource in answer.get("resources") or [])
+
+    def may(self, verb: str, resource: str, group: str = "") -> bool:
+        """Whether we may do something in the namespace."""
+        from kubernetes import client
+
+        name, _, sub = resource.partition("/")
+        attributes = {
+            "namespace": self.namespace,
+            "verb": verb,
+            "group": group,
+            "resource": name,
+            "subresource": sub,
+        }
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        api = client.AuthorizationV1Api(self._client())
+        answer = self._call("create", "selfsubjectaccessreviews", api.create_self_subject_access_review, body)
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    # -- the wire ----------------------------------------------------------------------------------------------
+
+    def _rayjobs(self) -> tuple[str, str, str, str]:
+        return GROUP, VERSION, self.namespace, "rayjobs"
+
+    def _custom(self) -> Any:
+        from kubernetes import client
+
+        return client.CustomObjectsApi(self._client())
+
+    def _core(self) -> Any:
+        from kubernetes import client
+
+        return client.CoreV1Api(self._client())
+
+    def _client(self) -> Any:
+        if self._api_client is None:
+            self._api_client = connect(self.profile)
+        return self._api_client
+
+    def _pages(
+        self, resource: str, function: Callable[..., Any], *where: str, **options: Any
+    ) -> list[dict[str, Any]]:
+        """All items of a list, page by page; once more from its start where a page's place is gone (410)."""
+        for is_last_try in (False, True):
+            items: list[dict[str, Any]] = []
+            place = ""
+            try:
+                while True:
+                    more = {"_continue": place} if place else {}
+                    page = self._call("list", resource, function, *where, limit=_PAGE, **options, **more)
+                    items += page.get("items") or []
+                    place = (page.get("metadata") or {}).get("continue") or ""
+                    if not place:
+                        return items
+            except GoneError:
+                if is_last_try:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _call(
+        self, verb: str, resource: str, function: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> dict[str, Any]:
+        """The JSON object that the server answers."""
+        answer = self._answer(verb, resource, function, *arguments, read_body=True, **options)
+        try:
+            value = json.loads(answer.data)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            what = "a web page" if b"<html" in answer.data[:500].lower() else "something"
+            raise InfrastructureError(
+                f"cluster {self.profile.name}: the API server's address answers with {what} that is no JSON object;"
+                " check the kubeconfig's server, and for a proxy or login page in front of it"
+            )
+        return value
+
+    def _answer(
+        self,
+        verb: str,
+        resource: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        read_body: bool = False,
+        _request_timeout: Any = None,
+        **options: Any,
+    ) -> Any:
+        """An answer with a good status, after the retries that the table allows."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        status, text, headers = 0, "", {}
+        for attempt in self._patience.tries():
+            try:
+                response = function(
+                    *arguments,
+                    **options,
+                    _preload_content=False,
+                    _request_timeout=_request_timeout or self._timeout_seconds,
+                )
+                if response.status < 300:
+                    if read_body:
+                        _ = response.data  # a body that does not come is no answer
+                    return response
+                status, text, headers = (
+                    response.status,
+                    response.data.decode(errors="replace"),
+                    response.headers,
+                )
+            except ApiException as error:
+                status, headers = error.status or 0, error.headers or {}
+                text = (
+                    error.body.decode(errors="replace")
+                    if isinstance(error.body, bytes)
+                    else str(error.body or error.reason or "")
+                )
+            except HTTPError as error:
+                status, headers, text = 0, {}, connection_problem(error)
+            is_read = verb in ("get", "list")
+            is_starting = QUOTA_NOT_COUNTED in text
+            if not worth_another_try(status, is_read=is_read, is_starting=is_starting) or attempt.is_last:
+                break
+            attempt.retry_after_seconds = retry_after_seconds(headers.get("Retry-After"))
+        raise refusal(self.profile, verb, resource, status, text)

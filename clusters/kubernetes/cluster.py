@@ -1,0 +1,390 @@
+"""Kubernetes, through KubeRay: one RayJob for each launch of a run."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import shlex
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from orchestrator.clusters.base import Request, Revise
+from orchestrator.clusters.kubernetes.api import KubernetesApi
+from orchestrator.clusters.kubernetes.errors import AlreadyThereError
+from orchestrator.clusters.kubernetes.pod_problems import pods_problem, queue_problem
+from orchestrator.clusters.kubernetes.pods import RUN_LOG_CONTAINER
+from orchestrator.clusters.kubernetes.request import (
+    DIGEST,
+    LARGEST_CONFIG_MAP_BYTES,
+    LAUNCH_LABEL,
+    PACKAGE_IN_CONFIG_MAP,
+    PLAN_KEY,
+    RUN_ID,
+    RUN_LABEL,
+    STORAGE,
+    plan_to_config_map,
+    plan_to_rayjob,
+    stop_patch,
+)
+from orchestrator.clusters.kubernetes.run_log import parse_rank_line
+from orchestrator.clusters.kubernetes.status import rayjob_to_status
+from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
+from orchestrator.clusters.shared.packaging import pack
+from orchestrator.clusters.shared.progress import with_progress
+from orchestrator.clusters.shared.run_records import StorageRecord
+from orchestrator.clusters.shared.safe_names import label_value, rayjob_name
+from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
+from orchestrator.planning.plan import Plan
+from orchestrator.runs import RunState, RunStatus
+from orchestrator.section import format_bytes
+from orchestrator.spec.profile import ClusterProfile
+
+_OVERLAP_SECONDS = 30
+"""A log that is taken up again is read from so long before: its clock is not ours."""
+_LOOK_SECONDS = 2.0
+_READERS = 16
+"""Records read at once for a list."""
+_PROGRESS_LINES = 400
+"""Last lines of the log that a status looks at for metrics."""
+
+
+class KubernetesCluster:
+    """The Cluster protocol over RayJobs in one namespace.
+
+    Args:
+        profile: Of kind kubernetes.
+        api: For tests; default: connects when first needed.
+    """
+
+    def __init__(self, profile: ClusterProfile, api: KubernetesApi | None = None) -> None:
+        self.profile = profile
+        self._api = api or KubernetesApi(profile)
+        self._is_object_store = "://" in str(profile.storage)
+
+    def render(self, plan: Plan) -> Request:
+        """The RayJob that would be created. Reads the working directory, and nothing else."""
+        body, _ = self._rendered(plan, 1)
+        return Request(kind="rayjob_manifest", run_id=plan.run_id, body=body, plan=plan)
+
+    def submit(self, request: Request) -> RunStatus:
+        """Let the server check the RayJob and its ConfigMap, then create both; neither is left without the other."""
+        return self._send(request.plan, 1)
+
+    def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
+        """Another RayJob with the plan of the last, or its revision, and the working directory as it is now."""
+        rayjob = self._newest(run_id)
+        status = self._status_of(rayjob)
+        if not status.state.is_final:
+            raise SpecError(f"run {run_id} is {status.state}; stop it first, or wait")
+        if status.state is RunState.SUCCEEDED:
+            raise SpecError(f"run {run_id} has taken all its steps; nothing is left to do")
+        plan = self._plan_of(rayjob)
+        return self._send(plan if revise is None else revise(plan), status.launch + 1)
+
+    def status(self, run_id: str) -> RunStatus:
+        """From the RayJob, the run's records, its log, and its pods where they don't run."""
+        return self._status_of(self._newest(run_id))
+
+    def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
+        """From the pod while it is there, from the run's records before and after."""
+        rayjob = self._newest(run_id)
+        name = rayjob["metadata"]["name"]
+        if rank is not None and self._is_object_store:
+            record = StorageRecord(rayjob["metadata"]["annotations"][STORAGE])
+            yield from rank_lines(record, rank, follow=follow, has_ended=lambda: self._has_ended(name))
+            return
+        lines = self._followed(name) if follow else self._read_once(rayjob)
+        for line in lines:
+            marked = parse_rank_line(line)
+            if rank is None and marked is None:
+                yield line
+            elif marked is not None and marked[0] == rank:
+                yield marked[1]
+
+    def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
+        """A graceful stop through storage or, where only pods reach that, through the run's ConfigMap within about a
+        minute. ``now``, or before the driver lives, the RayJob is ended.
+        """
+        rayjob = self._newest(run_id)
+        status = self._status_of(rayjob)
+        if status.state.is_final:
+            return status
+        metadata = rayjob["metadata"]
+        if now or status.state is RunState.PENDING:
+            ended = self._api.patch_rayjob(metadata["name"], stop_patch(rayjob, self.profile))
+            return rayjob_to_status(ended, self.profile)
+        if self._is_object_store:
+            StorageRecord(metadata["annotations"][STORAGE]).ask_to_stop(status.launch)
+        else:
+            self._api.patch_config_map(metadata["name"], {"data": {f"stop-{status.launch}": ""}})
+        return status.model_copy(update={"state": RunState.STOPPING})
+
+    def run_on_head(self, plan: Plan, command: Sequence[str], *, mark: str, seconds: float) -> str:
+        """The line of a command's output that begins with ``mark``, behind the mark. The command takes the driver's
+        place in a run of this plan, of which nothing is left afterwards but its log in the storage.
+
+        Raises:
+            InfrastructureError: it ended, or the time was over, without such a line; with what is known of why.
+        """
+        name = rayjob_name(plan.run_id, 1)
+        deadline = time.monotonic() + seconds
+        self._send(plan, 1, command)
+        try:
+            has_ended = False
+            while True:
+                rayjob = self._api.rayjob(name)
+                status = self._status_of(rayjob)
+                pod = None if status.state is RunState.PENDING else self._head_pod(rayjob)
+                for line in self._last_lines(pod) if pod else ():
+                    if line.startswith(mark):
+                        return line.removeprefix(mark)
+                if has_ended or time.monotonic() >= deadline:
+                    how = "ended without an answer" if has_ended else f"gave no answer within {seconds:g}s"
+                    raise InfrastructureError(f"a RayJob {how}: {status.message or status.state}")
+                has_ended = status.state.is_final  # its last lines may be a moment behind its end
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            self._api.delete_rayjob(name)
+
+    def ping(self) -> str:
+        """The server's version, and that it knows RayJobs and lets us list them."""
+        version = self._api.version()
+        if not self._api.rayjob_crd_is_served():
+            raise InfrastructureError(
+                f"cluster {self.profile.name}: Kubernetes {version} answers but knows no RayJobs (ray.io/v1); install"
+                " the KubeRay operator 1.7"
+            )
+        count = len(self._api.rayjobs("app.kubernetes.io/managed-by=trainwright"))
+        return f"Kubernetes {version}, namespace {self._api.namespace}, {count} runs"
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    def _rendered(self, plan: Plan, launch: int) -> tuple[dict[str, Any], bytes | None]:
+        """The RayJob and the working directory's package, if there is one."""
+        if plan.job.environment.working_dir is None:
+            return plan_to_rayjob(plan, self.profile, launch), None
+        package = pack(plan, with_own_code=False)
+        size = len(base64.b64encode(package)) + len(plan.model_dump_json())
+        if size <= LARGEST_CONFIG_MAP_BYTES:
+            return plan_to_rayjob(plan, self.profile, launch, PACKAGE_IN_CONFIG_MAP), package
+        if not self._is_object_store:
+            raise SpecError(
+                f"environment.working_dir: its package and the plan have {format_bytes(size)}, but a ConfigMap holds"
+                f" {format_bytes(LARGEST_CONFIG_MAP_BYTES)}; build the code into the image, leave files out with"
+                " .trainwrightignore, or use a profile whose storage is s3:// or gs://"
+            )
+        return plan_to_rayjob(plan, self.profile, launch, f"{plan.storage}/{_package_name(launch)}"), package
+
+    def _send(self, plan: Plan, launch: int, command: Sequence[str] | None = None) -> RunStatus:
+        body, package = self._rendered(plan, launch)
+        if command is not None:
+            body["spec"]["entrypoint"] = shlex.join(command)
+        in_config_map = PACKAGE_IN_CONFIG_MAP in body["spec"]["runtimeEnvYAML"]
+        content = base64.b64encode(package).decode() if package is not None and in_config_map else None
+        config_map = plan_to_config_map(plan, self.profile, launch, content)
+        if len(config_map["data"][PLAN_KEY]) > LARGEST_CONFIG_MAP_BYTES:
+            raise SpecError("the plan is larger than a ConfigMap may be; shorten the job file")
+        is_new = True
+        try:
+            self._api.create_rayjob(body, dry_run=True)
+            with contextlib.suppress(AlreadyThereError):
+                self._api.create_config_map(config_map, dry_run=True)
+            if package is not None and not in_config_map:
+                StorageRecord(plan.storage).write(_package_name(launch), package)
+            rayjob = self._api.create_rayjob(body)
+        except AlreadyThereError:
+            is_new = False
+            rayjob = self._ours(body)
+        config_map["metadata"]["ownerReferences"] = [_owner(rayjob)]
+        try:
+            with contextlib.suppress(AlreadyThereError):
+                self._api.create_config_map(config_map)
+        except TrainwrightError:
+            if is_new:
+                self._api.delete_rayjob(body["metadata"]["name"])
+            raise
+        return rayjob_to_status(rayjob, self.profile)
+
+    def _ours(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The RayJob that has the name already, where it is this one."""
+        rayjob = self._api.rayjob(body["metadata"]["name"])
+        notes = rayjob["metadata"].get("annotations") or {}
+        if any(notes.get(key) != body["metadata"]["annotations"][key] for key in (RUN_ID, DIGEST)):
+            raise SpecError(
+                f"cluster {self.profile.name}: namespace {self._api.namespace} has another RayJob named"
+                f" {body['metadata']['name']}; submit again for a fresh id"
+            )
+        return rayjob
+
+    # -- finding -----------------------------------------------------------------------------------------------
+
+    def _newest(self, run_id: str) -> dict[str, Any]:
+        """The RayJob of the run's newest launch."""
+        found = self._api.rayjobs(f"{RUN_LABEL}={label_value(run_id)}")
+        if not found:
+            raise NotFoundError(f"cluster {self.profile.name} knows no run {run_id}")
+        return max(found, key=_launch_of)
+
+    def _plan_of(self, rayjob: dict[str, Any]) -> Plan:
+        name = rayjob["metadata"]["name"]
+        return Plan.model_validate_json(self._api.config_map(name)["data"][PLAN_KEY])
+
+    def _head_pod(self, rayjob: dict[str, Any]) -> str | None:
+        cluster = (rayjob.get("status") or {}).get("rayClusterName")
+        if not cluster:
+            return None
+        pods = self._api.pods(f"ray.io/cluster={cluster},ray.io/node-type=head")
+        alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        return alive[-1]["metadata"]["name"] if alive else None
+
+    def _has_ended(self, name: str) -> bool:
+        return rayjob_to_status(self._api.rayjob(name), self.profile).state.is_final
+
+    def list(self) -> list[RunStatus]:
+        """The newest launch of each run whose RayJob is still there, from one call; from two where a run waits for
+        its pods. Step and metrics of each from its record, where the storage can be read from here.
+        """
+        newest: dict[str, dict[str, Any]] = {}
+        for rayjob in self._api.rayjobs("app.kubernetes.io/managed-by=trainwright"):
+            run = rayjob["metadata"]["labels"].get(RUN_LABEL, rayjob["metadata"]["name"])
+            if run not in newest or _launch_of(rayjob) > _launch_of(newest[run]):
+                newest[run] = rayjob
+        problems = self._problems_of_pods(newest.values())
+        with ThreadPoolExecutor(_READERS) as readers:
+            records = readers.map(self._record_of, newest.values())
+            found = [
+                rayjob_to_status(rayjob, self.profile, record, problems.get(_ray_cluster_of(rayjob)))
+                for rayjob, record in zip(newest.values(), records, strict=True)
+            ]
+        return sorted(found, key=lambda status: status.submitted_at, reverse=True)
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    def _status_of(self, rayjob: dict[str, Any]) -> RunStatus:
+        record = self._record_of(rayjob)
+        status = rayjob_to_status(rayjob, self.profile, record)
+        if status.state is RunState.PENDING:
+            return rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob))
+        if record is None and (pod := self._head_pod(rayjob)):
+            status = with_progress(status, self._last_lines(pod))
+        if status.state is RunState.STARTING and (problem := self._problem(rayjob)):
+            # the head runs and its driver waits for workers: autoscaled ones, or one that was lost and is made again
+            return status.model_copy(update={"message": problem})
+        return status
+
+    def _record_of(self, rayjob: dict[str, Any]) -> RunStatus | None:
+        """What the run says of itself, where its storage can be read from here."""
+        if not self._is_object_store:
+            return None
+        return StorageRecord(rayjob["metadata"]["annotations"][STORAGE]).status(_launch_of(rayjob))
+
+    def _problem(self, rayjob: dict[str, Any]) -> str | None:
+        status = rayjob.get("status") or {}
+        if self.profile.kubernetes.queue and rayjob["spec"].get("suspend"):
+            return queue_problem(self._api.workloads(rayjob["metadata"].get("uid", "")))
+        if not (cluster := status.get("rayClusterName")):
+            return None
+        ray_cluster = None
+        with contextlib.suppress(NotFoundError):
+            ray_cluster = self._api.ray_cluster(cluster)
+        return pods_problem(self._api.pods(f"ray.io/cluster={cluster}"), ray_cluster)
+
+    def _problems_of_pods(self, rayjobs: Iterable[dict[str, Any]]) -> dict[str, str]:
+        """Ray cluster -> why its pods do not run, for those of runs that wait."""
+        waiting = {
+            _ray_cluster_of(rayjob)
+            for rayjob in rayjobs
+            if _ray_cluster_of(rayjob) and rayjob_to_status(rayjob, self.profile).state is RunState.PENDING
+        }
+        pods: dict[str, list[dict[str, Any]]] = {}
+        for pod in self._api.pods(RUN_LABEL) if waiting else ():
+            pods.setdefault(pod["metadata"]["labels"].get("ray.io/cluster", ""), []).append(pod)
+        found = {cluster: pods_problem(pods.get(cluster, [])) for cluster in waiting}
+        return {cluster: problem for cluster, problem in found.items() if problem}
+
+    def _read_once(self, rayjob: dict[str, Any]) -> Iterator[str]:
+        pod = self._head_pod(rayjob)
+        if pod is None:
+            yield from self._kept_log(rayjob)
+        else:
+            yield from self._pod_lines(rayjob["metadata"]["name"], pod, follow=False)
+
+    def _followed(self, name: str) -> Iterator[str]:
+        """Lines of each head that the RayJob has, one after the other, until it has ended."""
+        shown: set[str] = set()
+        for rayjob in self._api.watch_rayjob(name):
+            has_ended = rayjob_to_status(rayjob, self.profile).state.is_final
+            is_running = (rayjob.get("status") or {}).get("jobDeploymentStatus") == "Running"
+            pod = self._head_pod(rayjob) if is_running or has_ended else None
+            if pod is not None and pod not in shown:
+                shown.add(pod)
+                with contextlib.suppress(NotFoundError):  # it went meanwhile; perhaps another one comes
+                    yield from self._pod_lines(name, pod, follow=True)
+                has_ended = self._has_ended(name)
+            if has_ended:
+                if not shown:
+                    yield from self._kept_log(rayjob)
+                return
+        raise NotFoundError(f"cluster {self.profile.name}: RayJob {name} was deleted")
+
+    def _pod_lines(self, name: str, pod: str, *, follow: bool) -> Iterator[str]:
+        """Lines of the run-log container. A stream that breaks, or is silent, is taken up again behind the last line,
+        until the run has ended: the container itself outlives it.
+        """
+        last, last_read = "", time.time()
+        while True:
+            is_last_look = not follow or self._has_ended(name)
+            since = round(time.time() - last_read) + _OVERLAP_SECONDS if last else None
+            last_read = time.time()
+            splitter = LineSplitter()
+            is_following = not is_last_look
+            pieces = self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=is_following, since_seconds=since)
+            for piece in pieces:
+                for stamped in splitter.feed(piece):
+                    stamp, _, line = stamped.partition(" ")
+                    if stamp > last:
+                        last, last_read = stamp, time.time()
+                        yield line
+            if is_last_look:
+                return
+
+    def _last_lines(self, pod: str) -> Sequence[str]:
+        pieces = self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=False, tail_lines=_PROGRESS_LINES)
+        return [line.partition(" ")[2] for line in "".join(pieces).splitlines()]
+
+    def _kept_log(self, rayjob: dict[str, Any]) -> Iterator[str]:
+        if not self._is_object_store:
+            if rayjob_to_status(rayjob, self.profile).state.is_final:
+                raise NotFoundError(
+                    f"the head pod of {rayjob['metadata']['name']} is gone; its log is in the storage claim"
+                    f" {self.profile.kubernetes.storage_claim}, below {rayjob['metadata']['annotations'][STORAGE]}"
+                )
+            return
+        record = StorageRecord(rayjob["metadata"]["annotations"][STORAGE])
+        content = record.read(f"launches/{_launch_of(rayjob)}/driver.log") or b""
+        yield from content.decode(errors="replace").splitlines()
+
+
+def _launch_of(rayjob: dict[str, Any]) -> int:
+    return int(rayjob["metadata"]["labels"].get(LAUNCH_LABEL, 1))
+
+
+def _ray_cluster_of(rayjob: dict[str, Any]) -> str:
+    return str((rayjob.get("status") or {}).get("rayClusterName") or "")
+
+
+def _package_name(launch: int) -> str:
+    return f"launches/{launch}/working-dir.zip"
+
+
+def _owner(rayjob: dict[str, Any]) -> dict[str, Any]:
+    metadata = rayjob["metadata"]
+    return {
+        "apiVersion": rayjob["apiVersion"],
+        "kind": rayjob["kind"],
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": False,
+    }

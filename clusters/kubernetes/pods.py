@@ -1,0 +1,209 @@
+"""Pod templates of a RayJob's head and worker groups. Pure; they pass Pod Security "restricted"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.clusters.shared.safe_names import rayjob_name
+from orchestrator.planning.plan import Plan
+from orchestrator.spec.profile import ClusterProfile, NodeGroup, Toleration
+
+RUN_FOLDER = "/etc/trainwright/run"
+"""Where every pod of a run finds the run's ConfigMap."""
+RUN_LOG_CONTAINER = "run-log"
+"""The container beside the head whose output is the run's log."""
+
+_USER = 10001
+"""User and group of the image; any but root does."""
+_GPU = "nvidia.com/gpu"
+_LONGEST_WORKER_GRACE_SECONDS = 45
+"""At SIGTERM Ray drains a node for up to 30 s and ends its processes, within seconds where it is idle. A pod that still
+waits for the head, in KubeRay's init container, doesn't hear the signal and holds its GPUs for all of the grace."""
+
+
+def head_template(plan: Plan, profile: ClusterProfile, launch: int, labels: dict[str, str]) -> dict[str, Any]:
+    """The head's pod: Ray's head with the driver, and beside it what shows the run's log."""
+    head = profile.head
+    ray = _ray_container(profile, name="ray-head", cpus=head.cpus, memory=head.memory)
+    ray["ports"] = [
+        {"name": "gcs-server", "containerPort": 6379},
+        {"name": "dashboard", "containerPort": 8265},
+        {"name": "metrics", "containerPort": 8080},
+    ]
+    return _template(
+        plan,
+        profile,
+        launch,
+        labels,
+        containers=[ray, _run_log_container(profile, launch)],
+        shared=head.memory * 3 // 10,
+        node_labels=head.labels,
+        tolerations=head.tolerations,
+        # with autoscaling KubeRay puts a container into this pod that asks the API server for nodes
+        automount=profile.kubernetes.autoscaling,
+    )
+
+
+def worker_template(
+    plan: Plan, profile: ClusterProfile, launch: int, group: NodeGroup, labels: dict[str, str]
+) -> dict[str, Any]:
+    """The pod of one node of a group."""
+    shared = group.shared_memory if group.shared_memory is not None else group.memory * 3 // 10
+    ray = _ray_container(profile, name="ray-worker", cpus=group.cpus, memory=group.memory, gpus=group.gpus)
+    ray["ports"] = [{"name": "metrics", "containerPort": 8080}]
+    template = _template(
+        plan,
+        profile,
+        launch,
+        labels,
+        containers=[ray],
+        shared=shared,
+        node_labels=group.labels,
+        tolerations=group.tolerations,
+        automount=False,
+    )
+    grace = min(round(plan.job.recovery.stop_grace), _LONGEST_WORKER_GRACE_SECONDS)
+    template["spec"]["terminationGracePeriodSeconds"] = grace
+    if plan.job.scaling.placement == "spread":
+        template["spec"]["topologySpreadConstraints"] = [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"trainwright/run": labels["trainwright/run"]}},
+            }
+        ]
+    return template
+
+
+def _template(
+    plan: Plan,
+    profile: ClusterProfile,
+    launch: int,
+    labels: dict[str, str],
+    *,
+    containers: list[dict[str, Any]],
+    shared: int,
+    node_labels: dict[str, str],
+    tolerations: tuple[Toleration, ...],
+    automount: bool,
+) -> dict[str, Any]:
+    options = profile.kubernetes
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": quantity(shared)}},
+        {"name": "run", "configMap": {"name": rayjob_name(plan.run_id, launch)}},
+    ]
+    if _mounts_storage(profile):
+        volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": options.storage_claim}})
+    spec: dict[str, Any] = {
+        "automountServiceAccountToken": automount,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": round(plan.job.recovery.stop_grace),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": containers,
+        "volumes": volumes,
+    }
+    if options.service_account:
+        spec["serviceAccountName"] = options.service_account
+    if options.priority_class:
+        spec["priorityClassName"] = options.priority_class
+    if profile.secrets.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in profile.secrets.image_pull_secrets]
+    if node_labels:
+        spec["nodeSelector"] = dict(node_labels)
+    if tolerations:
+        spec["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in tolerations]
+    return {"metadata": {"labels": labels}, "spec": spec}
+
+
+def _ray_container(
+    profile: ClusterProfile, *, name: str, cpus: float, memory: int, gpus: int = 0
+) -> dict[str, Any]:
+    amounts = {"cpu": cpu_quantity(cpus), "memory": quantity(memory)}
+    if gpus:
+        amounts[_GPU] = str(gpus)
+    return {
+        **_container(profile, name),
+        "resources": {"requests": amounts, "limits": dict(amounts)},
+    }
+
+
+def _run_log_container(profile: ClusterProfile, launch: int) -> dict[str, Any]:
+    resources = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "500m", "memory": "256Mi"}}
+    command = [
+        "python",
+        "-m",
+        "orchestrator.clusters.kubernetes.run_log",
+        "--plan",
+        f"{RUN_FOLDER}/plan.json",
+    ]
+    return {
+        **_container(profile, RUN_LOG_CONTAINER),
+        "command": [*command, "--launch", str(launch)],
+        "resources": resources,
+    }
+
+
+def _container(profile: ClusterProfile, name: str) -> dict[str, Any]:
+    environment: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]
+    if profile.secrets.mlflow_secret:
+        environment += [
+            {
+                "name": f"MLFLOW_TRACKING_{key.upper()}",
+                "valueFrom": {"secretKeyRef": {"name": profile.secrets.mlflow_secret, "key": key}},
+            }
+            for key in ("username", "password")
+        ]
+    mounts = [
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True},
+    ]
+    if _mounts_storage(profile):
+        mounts.append({"name": "storage", "mountPath": str(profile.storage)})
+    container: dict[str, Any] = {
+        "name": name,
+        "image": profile.image,
+        "imagePullPolicy": profile.kubernetes.image_pull_policy,
+        "env": environment,
+        "securityContext": container_security(),
+        "volumeMounts": mounts,
+        # a container that ends says in the pod's status why: its last lines
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if profile.secrets.storage_secret:
+        container["envFrom"] = [{"secretRef": {"name": profile.secrets.storage_secret}}]
+    return container
+
+
+def _mounts_storage(profile: ClusterProfile) -> bool:
+    return "://" not in str(profile.storage) and bool(profile.kubernetes.storage_claim)
+
+
+def container_security() -> dict[str, Any]:
+    """Security context of every container."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def quantity(count: int) -> str:
+    """Bytes as Kubernetes writes them: whole mebibytes, rounded down."""
+    return f"{count // 2**20}Mi"
+
+
+def cpu_quantity(cpus: float) -> str:
+    """Cores as Kubernetes writes them."""
+    return str(int(cpus)) if float(cpus).is_integer() else f"{round(cpus * 1000)}m"

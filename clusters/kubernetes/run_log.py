@@ -1,0 +1,160 @@
+"""Beside the head of a run on Kubernetes: shows the run's log, keeps it, and passes a wish to stop on.
+
+``python -m orchestrator.clusters.kubernetes.run_log --plan FILE --launch N`` prints what the driver prints, as it comes, so that
+``kubectl logs`` and the right to read pod logs are all that a person needs. Where the storage is a path, which a
+client outside the cluster does not reach, it also prints each worker's log, every line behind ``@rank ATTEMPT RANK``.
+It ends at once, with a sentence, where the image is of another version than the client's.
+It copies the driver's log into the run's records, so that it outlives the pod. When the run's ConfigMap gets the key
+``stop-N``, it writes the stop request into the records for a client that can't.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import orchestrator
+from orchestrator.clusters.shared.run_records import StorageRecord
+from orchestrator.clusters.shared.safe_names import submission_id
+from orchestrator.errors import InfrastructureError
+from orchestrator.planning.plan import Plan
+
+_RANK_LINE = re.compile(r"@rank (\d+) (\d+) (.*)", re.DOTALL)
+_LOOK_SECONDS = 1.0
+_COPY_SECONDS = 30.0
+
+
+def rank_line(attempt: int, rank: int, line: str) -> str:
+    """A worker's line, marked."""
+    return f"@rank {attempt} {rank} {line}"
+
+
+def parse_rank_line(line: str) -> tuple[int, str] | None:
+    """Rank and line of a marked line, or None where it is the driver's."""
+    match = _RANK_LINE.match(line)
+    return (int(match[2]), match[3]) if match else None
+
+
+def version_problem(plan: str) -> str | None:
+    """Why this installation, the image's, can't run a plan of a client's (as JSON); None where it can."""
+    made_by = str(json.loads(plan).get("version"))
+    if made_by.split(".")[:2] == orchestrator.__version__.split(".")[:2]:
+        return None
+    return (
+        f"the image has trainwright {orchestrator.__version__}, but the plan was made by {made_by}; set image of the"
+        f" profile to one with {made_by}, or install the image's version on the client"
+    )
+
+
+class Followed:
+    """A file that grows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._rest = b""
+
+    def new_lines(self) -> list[str]:
+        """Lines that became complete since the last look. A file that became shorter is read from its start."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, 2)
+                if size < self._offset:
+                    self._offset, self._rest = 0, b""
+                file.seek(self._offset)
+                content = file.read()
+        except OSError:
+            return []
+        self._offset += len(content)
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        return [line.decode(errors="replace").rstrip("\r") for line in lines]
+
+
+class RunLog:
+    """One launch's log.
+
+    Args:
+        plan: The run's plan.
+        launch: The launch.
+        ray_logs: Folder of Ray's log files.
+        run_folder: Where the run's ConfigMap is mounted.
+    """
+
+    def __init__(self, plan: Plan, launch: int, ray_logs: Path, run_folder: Path) -> None:
+        self._launch = launch
+        self._driver = Followed(ray_logs / f"job-driver-{submission_id(plan.run_id, launch)}.log")
+        self._workers_at = None if "://" in plan.storage else Path(plan.storage, "logs")
+        self._workers: dict[Path, Followed] = {}
+        self._stop = run_folder / f"stop-{launch}"
+        self._record = StorageRecord(plan.storage)
+        self._copied_bytes = 0
+        self._stop_is_passed_on = False
+
+    def look(self) -> list[str]:
+        """New lines of the driver and the workers."""
+        if not self._stop_is_passed_on and self._stop.exists():
+            self._record.ask_to_stop(self._launch)
+            self._stop_is_passed_on = True
+        lines = self._driver.new_lines()
+        for path in sorted(self._workers_at.glob("attempt-*/rank-*.log")) if self._workers_at else ():
+            followed = self._workers.setdefault(path, Followed(path))
+            attempt, rank = (int(part.rpartition("-")[2]) for part in (path.parent.name, path.stem))
+            lines += [rank_line(attempt, rank, line) for line in followed.new_lines()]
+        return lines
+
+    def copy(self) -> None:
+        """The driver's log so far into the run's records."""
+        try:
+            content = self._driver.path.read_bytes()
+        except OSError:
+            return
+        if len(content) != self._copied_bytes:
+            self._record.write(f"launches/{self._launch}/driver.log", content)
+            self._copied_bytes = len(content)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Show the log until the pod ends."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.clusters.kubernetes.run_log")
+    parser.add_argument("--plan", required=True, type=Path)
+    parser.add_argument("--launch", required=True, type=int)
+    parser.add_argument("--ray-logs", default=Path("/tmp/ray/session_latest/logs"), type=Path)
+    options = parser.parse_args(arguments)
+    content = options.plan.read_text(encoding="utf-8")
+    if problem := version_problem(content):
+        sys.exit(problem)
+    plan = Plan.model_validate_json(content)
+    log = RunLog(plan, options.launch, options.ray_logs, options.plan.parent)
+    ending = threading.Event()
+
+    def end(number: int, frame: Any) -> None:
+        ending.set()
+
+    signal.signal(signal.SIGTERM, end)
+    next_copy = time.monotonic() + _COPY_SECONDS
+    while True:
+        is_last = ending.is_set()
+        try:
+            for line in log.look():
+                sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+            if is_last or time.monotonic() >= next_copy:
+                next_copy = time.monotonic() + _COPY_SECONDS
+                log.copy()
+        except InfrastructureError as error:
+            # the storage's trouble is the run's to tell; this one only must not stop showing the log
+            sys.stderr.write(f"{error}\n")
+        if is_last:
+            return
+        ending.wait(_LOOK_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""A RayJob's status -> how the run stands, by one table."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from orchestrator.clusters.kubernetes.request import (
+    JOB_NAME,
+    LAUNCH_LABEL,
+    RUN_ID,
+    STOP,
+    STORAGE,
+    TOTAL_STEPS,
+)
+from orchestrator.clusters.shared.progress import with_progress
+from orchestrator.runs import EndReason, RunState, RunStatus
+from orchestrator.spec.profile import ClusterProfile
+
+
+class Row(NamedTuple):
+    """One row: the first whose three patterns match decides; ``*`` matches all."""
+
+    deployment: str
+    job: str
+    reason: str
+    state: RunState
+    why: EndReason | None
+    message: str
+    """``{message}`` and ``{reason}`` stand for what KubeRay says."""
+
+
+_PENDING, _STARTING, _STOPPED = RunState.PENDING, RunState.STARTING, RunState.STOPPED
+_SUCCEEDED, _FAILED = RunState.SUCCEEDED, RunState.FAILED
+
+# fmt: off
+TABLE = (
+    #    deployment          job          reason                        state        why
+    Row("",                 "*",         "*",                          _PENDING,    None, "KubeRay has not seen it yet"),
+    Row("Initializing",     "*",         "*",                          _PENDING,    None, "its Ray cluster is starting"),
+    Row("Waiting",          "*",         "*",                          _PENDING,    None, "its Ray cluster waits for a job"),
+    Row("Suspending",       "*",         "*",                          _PENDING,    None, "its queue takes the nodes back"),
+    Row("Suspended",        "*",         "*",                          _PENDING,    None, "waiting in its queue"),
+    Row("Retrying",         "*",         "*",                          _PENDING,    None, "its Ray cluster failed; another one is started"),
+    Row("Running",          "",          "*",                          _STARTING,   None, "the job is being handed to Ray"),
+    Row("Running",          "PENDING",   "*",                          _STARTING,   None, "Ray is starting the driver"),
+    Row("Running",          "RUNNING",   "*",                          _STARTING,   None, ""),
+    Row("Running",          "SUCCEEDED", "*",                          _SUCCEEDED,  EndReason.COMPLETED, "took all its steps"),
+    Row("Running",          "STOPPED",   "*",                          _STOPPED,    EndReason.STOPPED_BY_USER, "stopped through Ray"),
+    Row("Running",          "FAILED",    "*",                          _FAILED,     EndReason.DRIVER_LOST, "{message}"),
+    Row("Complete",         "SUCCEEDED", "*",                          _SUCCEEDED,  EndReason.COMPLETED, "took all its steps"),
+    Row("Complete",         "STOPPED",   "*",                          _STOPPED,    EndReason.STOPPED_BY_USER, "stopped through Ray"),
+    Row("Complete",         "*",         "*",                          _FAILED,     EndReason.DRIVER_LOST, "{message}"),
+    Row("ValidationFailed", "*",         "*",                          _FAILED,     EndReason.BAD_SPEC, "KubeRay refuses the RayJob: {message}"),
+    Row("Failed",           "*",         "ValidationFailed",           _FAILED,     EndReason.BAD_SPEC, "KubeRay refuses the RayJob: {message}"),
+    Row("Failed",           "*",         "DeadlineExceeded",           _FAILED,     EndReason.DEADLINE, "it lived longer than kubernetes.active_deadline"),
+    Row("Failed",           "*",         "PreRunningDeadlineExceeded", _FAILED,     EndReason.NO_RESOURCES, "its pods did not run within kubernetes.start_deadline"),
+    Row("Failed",           "*",         "SubmissionFailed",           _FAILED,     EndReason.INFRASTRUCTURE, "KubeRay could not hand the job to Ray: {message}"),
+    Row("Failed",           "*",         "JobDeploymentStatusTransitionGracePeriodExceeded",
+                                                                       _FAILED,     EndReason.DRIVER_LOST, "Ray's head and KubeRay lost each other: {message}"),
+    Row("Failed",           "*",         "JobStatusCheckTimeoutExceeded", _FAILED,  EndReason.DRIVER_LOST, "Ray's head did not answer KubeRay any more: {message}"),
+    Row("Failed",           "SUCCEEDED", "*",                          _SUCCEEDED,  EndReason.COMPLETED, "took all its steps"),
+    Row("Failed",           "STOPPED",   "*",                          _STOPPED,    EndReason.STOPPED_BY_USER, "stopped through Ray"),
+    Row("Failed",           "*",         "*",                          _FAILED,     EndReason.DRIVER_LOST, "{reason}: {message}"),
+)
+# fmt: on
+
+_EXIT_CODE = re.compile(r"exit code (-?\d+)")
+_REASON_OF_EXIT_CODE = {
+    2: EndReason.BAD_SPEC,
+    3: EndReason.USER_ERROR,
+    4: EndReason.INFRASTRUCTURE,
+    5: EndReason.STOPPED_BY_USER,
+}
+
+
+def row_of(deployment: str, job: str, reason: str) -> Row:
+    """The table's row; a deployment state of a newer KubeRay counts as pending, and says so."""
+    for row in TABLE:
+        if row.deployment == deployment and row.job in ("*", job) and row.reason in ("*", reason):
+            return row
+    message = f"KubeRay reports the state {deployment or 'none'} with job {job or 'none'}, which this version doesn't know"
+    return Row(deployment, job, reason, RunState.PENDING, None, message)
+
+
+def rayjob_to_status(
+    rayjob: dict[str, Any],
+    profile: ClusterProfile,
+    record: RunStatus | None = None,
+    problem: str | None = None,
+) -> RunStatus:
+    """How a launch stands. Pure.
+
+    Args:
+        rayjob: The object as the API server gives it.
+        record: What the driver wrote, where that can be read. A recorded end holds, whatever KubeRay says.
+        problem: Why pods do not run, where they don't.
+    """
+    metadata, status = rayjob["metadata"], rayjob.get("status") or {}
+    notes = metadata.get("annotations") or {}
+    said = str(status.get("message") or "")
+    row = row_of(status.get("jobDeploymentStatus", ""), status.get("jobStatus", ""), status.get("reason", ""))
+    state, why = row.state, row.why
+    message = row.message.format(message=_last_line(said), reason=status.get("reason", "")).strip(": ")
+    # with a record, a driver that could still speak would have written its end there
+    if why is EndReason.DRIVER_LOST and record is None and (code := _EXIT_CODE.search(said)):
+        why = _REASON_OF_EXIT_CODE.get(int(code[1]), why)
+        state = RunState.STOPPED if why is EndReason.STOPPED_BY_USER else state
+    if STOP in notes and state is not RunState.SUCCEEDED:
+        has_ended = state.is_final or status.get("jobDeploymentStatus") == "Suspended"
+        state, why = (RunState.STOPPED, EndReason.STOPPED_BY_USER) if has_ended else (RunState.STOPPING, None)
+        message = "ended at once by a stop" if has_ended else "its pods are being removed"
+    base = RunStatus(
+        run_id=notes.get(RUN_ID, metadata["name"]),
+        state=state,
+        reason=why,
+        message=message if state is not RunState.PENDING or not problem else problem,
+        cluster=profile.name,
+        name=notes.get(JOB_NAME, ""),
+        launch=int(metadata["labels"].get(LAUNCH_LABEL, 1)),
+        submitted_at=seconds_since_epoch(metadata.get("creationTimestamp")) or 0.0,
+        ended_at=seconds_since_epoch(status.get("endTime")) if state.is_final else None,
+        total_steps=int(notes.get(TOTAL_STEPS, 0)),
+        urls={"checkpoints": f"{notes[STORAGE]}/checkpoints"} if STORAGE in notes else {},
+    )
+    if status.get("dashboardURL"):
+        base = base.model_copy(
+            update={"urls": {**base.urls, "dashboard": f"http://{status['dashboardURL']}"}}
+        )
+    if record is not None:
+        return _with_record(base, record)
+    # of a job that failed KubeRay quotes the log's end, and the driver says there why; the object outlives the log
+    return with_progress(base, said.splitlines()) if state.is_final and STOP not in notes else base
+
+
+def _with_record(base: RunStatus, record: RunStatus) -> RunStatus:
+    kept = {"attempt": record.attempt, "step": record.step, "metrics": record.metrics}
+    base = base.model_copy(update={**kept, "urls": {**base.urls, **record.urls}})
+    if record.state.is_final:
+        said = {"state": record.state, "reason": record.reason, "message": record.message}
+        return base.model_copy(update={**said, "ended_at": record.ended_at})
+    if base.state is RunState.STARTING:
+        return base.model_copy(update={"state": record.state, "message": record.message})
+    return base
+
+
+def seconds_since_epoch(stamp: str | None) -> float | None:
+    """A Kubernetes time stamp as seconds since the epoch."""
+    return datetime.fromisoformat(stamp).timestamp() if stamp else None
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:400] if lines else ""

@@ -1,0 +1,1 @@
+"""A running Ray cluster, through its Jobs API."""

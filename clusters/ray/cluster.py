@@ -1,0 +1,199 @@
+"""A running Ray cluster, through its Jobs API."""
+
+from __future__ import annotations
+
+import shlex
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from orchestrator.clusters.base import Request, Revise
+from orchestrator.clusters.ray.api import RayClient
+from orchestrator.clusters.ray.payload import is_ours, job_to_plan, job_to_status, plan_to_ray_job
+from orchestrator.clusters.shared.capacity import fits
+from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
+from orchestrator.clusters.shared.packaging import pack, pack_own_code
+from orchestrator.clusters.shared.progress import with_progress
+from orchestrator.clusters.shared.run_records import (
+    AnyRecord,
+    RemoteRecord,
+    StorageRecord,
+    is_reachable_from_here,
+)
+from orchestrator.clusters.shared.safe_names import submission_id
+from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
+from orchestrator.planning.plan import Plan
+from orchestrator.runs import RunState, RunStatus
+from orchestrator.spec.profile import ClusterProfile
+
+_READERS = 16
+"""Records read at once for a list."""
+
+
+class RayJobsCluster:
+    """The Cluster protocol over Ray's Jobs API: one job a launch, with the launch's fixed id."""
+
+    def __init__(self, profile: ClusterProfile, client: RayClient | None = None) -> None:
+        self.profile = profile
+        self._client = client or RayClient(profile)
+
+    def render(self, plan: Plan) -> Request:
+        """Pure. Raises ResourcesError or SpecError where the plan can never fit."""
+        fits(plan, self.profile)
+        return Request(
+            kind="ray_job", run_id=plan.run_id, body=plan_to_ray_job(plan, self.profile), plan=plan
+        )
+
+    def submit(self, request: Request) -> RunStatus:
+        """Package and send. Raises SpecError where the package, or a version, can't work; before anything is sent."""
+        package = pack(request.plan, with_own_code=True)
+        self._client.check_versions()
+        return self._send(request.plan, 1, package)
+
+    def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
+        """Another launch with the plan of the last, or its revision, and the working directory as it is now."""
+        job = self._newest(run_id)
+        status = self._status_of(job)
+        if not status.state.is_final:
+            raise SpecError(f"run {run_id} is {status.state}; stop it first, or wait")
+        if status.state is RunState.SUCCEEDED:
+            raise SpecError(f"run {run_id} has taken all its steps; nothing is left to do")
+        plan = job_to_plan(job)
+        if revise is not None:
+            plan = self.render(revise(plan)).plan
+        package = pack(plan, with_own_code=True)
+        self._client.check_versions()
+        return self._send(plan, status.launch + 1, package)
+
+    def status(self, run_id: str) -> RunStatus:
+        """From Ray, the run's records and, where those can't be reached, the driver's output."""
+        return self._status_of(self._newest(run_id))
+
+    def list(self) -> list[RunStatus]:
+        """The newest launch of each run that Ray still knows."""
+        newest: dict[str, dict[str, Any]] = {}
+        for job in self._client.list():
+            if is_ours(job):
+                run = job["metadata"]["run"]
+                if run not in newest or int(job["metadata"]["launch"]) > int(
+                    newest[run]["metadata"]["launch"]
+                ):
+                    newest[run] = job
+        with ThreadPoolExecutor(_READERS) as readers:
+            found = list(readers.map(self._listed, newest.values()))
+        return sorted(found, key=lambda status: status.submitted_at, reverse=True)
+
+    def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
+        """The newest launch's driver from Ray, a rank's from the run's records."""
+        job = self._newest(run_id)
+        name = job["submission_id"]
+        if rank is not None:
+            yield from rank_lines(
+                self._record(job_to_plan(job)),
+                rank,
+                follow=follow,
+                has_ended=lambda: self._client.has_ended(name),
+            )
+            return
+        splitter = LineSplitter()
+        for piece in self._client.follow(name) if follow else [self._client.logs(name)]:
+            yield from splitter.feed(piece)
+        yield from splitter.end()
+
+    def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
+        """A graceful stop through the run's records; ``now``, or before the driver lives, through Ray."""
+        job = self._newest(run_id)
+        status = self._status_of(job)
+        if status.state.is_final:
+            return status
+        if now or status.state is RunState.PENDING:
+            self._client.stop(job["submission_id"])
+        else:
+            self._record(job_to_plan(job)).ask_to_stop(status.launch)
+        return status.model_copy(update={"state": RunState.STOPPING})
+
+    def ping(self) -> str:
+        """Ray's and Python's version on the cluster. Says also where they don't go with this client's."""
+        self._client.list()
+        self._client.check_versions()
+        found = self._client.versions()
+        return f"Ray {found['ray']}, Python {found['python'] or 'unknown'} at {self.profile.address}"
+
+    def run_on_head(self, command: Sequence[str], *, run_timeout_seconds: float = 120.0) -> str:
+        """Output of a short command that runs as a job of its own on the head, with our code beside it.
+
+        Raises InfrastructureError where it fails or takes too long.
+        """
+        name = f"trainwright-tool-{uuid.uuid4().hex[:12]}"
+        wrapped = ["timeout", f"{run_timeout_seconds:g}", *command]
+        self._client.submit(
+            submission_id=name,
+            entrypoint=shlex.join(wrapped),
+            package=pack_own_code(),
+            runtime_env={},
+            metadata={"trainwright-tool": command[2] if len(command) > 2 else command[0]},
+        )
+        output = "".join(self._client.follow(name))
+        job = self._client.info(name)
+        self._client.delete(name)
+        if job["status"] != "SUCCEEDED":
+            last = (output.strip().splitlines() or [str(job.get("message") or "")])[-1]
+            raise InfrastructureError(f"cluster {self.profile.name}: {command[2]} failed there: {last[:300]}")
+        return output
+
+    def _send(self, plan: Plan, launch: int, package: bytes) -> RunStatus:
+        body = plan_to_ray_job(plan, self.profile, launch)
+        is_new = self._client.submit(
+            submission_id=body["submission_id"],
+            entrypoint=body["entrypoint"],
+            package=package,
+            runtime_env=body["runtime_env"],
+            metadata=body["metadata"],
+        )
+        job = self._client.info(body["submission_id"])
+        if not is_new and (not is_ours(job) or job["metadata"]["digest"] != plan.digest):
+            raise SpecError(
+                f"cluster {self.profile.name} has another job with the id {body['submission_id']}; submit again for"
+                " a fresh id"
+            )
+        return self._status_of(job)
+
+    def _newest(self, run_id: str) -> dict[str, Any]:
+        """The job of the run's newest launch."""
+        try:
+            job = self._client.info(submission_id(run_id, 1))
+        except NotFoundError:
+            raise NotFoundError(f"cluster {self.profile.name} knows no run {run_id}") from None
+        if not is_ours(job):
+            raise NotFoundError(f"job {run_id} of cluster {self.profile.name} is not a run of trainwright")
+        launch = 1
+        while True:
+            try:
+                job = self._client.info(submission_id(run_id, launch + 1))
+            except NotFoundError:
+                return job
+            launch += 1
+
+    def _status_of(self, job: dict[str, Any]) -> RunStatus:
+        plan = job_to_plan(job)
+        launch = int(job["metadata"]["launch"])
+        if is_reachable_from_here(str(self.profile.storage)):
+            status = job_to_status(job, self.profile, StorageRecord(plan.storage).status(launch))
+        else:
+            status = job_to_status(job, self.profile, None)
+        if job["status"] == "PENDING" or status.state is RunState.RUNNING:
+            return status  # the record says it all, and the output of a long run is long
+        return with_progress(status, self._client.logs(job["submission_id"]).splitlines())
+
+    def _listed(self, job: dict[str, Any]) -> RunStatus:
+        """As ``_status_of``, but without the output: one small read for each run."""
+        record = None
+        if is_reachable_from_here(str(self.profile.storage)):
+            record = StorageRecord(job_to_plan(job).storage).status(int(job["metadata"]["launch"]))
+        return job_to_status(job, self.profile, record)
+
+    def _record(self, plan: Plan) -> AnyRecord:
+        if is_reachable_from_here(str(self.profile.storage)):
+            return StorageRecord(plan.storage)
+        return RemoteRecord(plan.storage, self.run_on_head)

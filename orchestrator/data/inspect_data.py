@@ -1,0 +1,140 @@
+"""What can be said about a job's data before it runs, cheaply: for ``validate`` and ``plan``.
+
+Small data is prepared as the run would prepare it (and kept in the cache), so all is known. Of large data only
+footers, listings and beginnings are read; what would take reading it whole stays unknown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from orchestrator.data import facts, preparations
+from orchestrator.data.files import absolute, list_files
+from orchestrator.data.layouts import choose_layouts, wanted_tensors
+from orchestrator.data.prepare_data import prepare_job
+from orchestrator.data.prepared import PreparedSource
+from orchestrator.data.sources.builtin import FACTS, materialise
+from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source
+from orchestrator.data.sources.formats.parquet import index_parquet
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.split import Part, held_out_rows
+from orchestrator.data.tensors import TensorLayout
+from orchestrator.data.transforms import Batch
+from orchestrator.planning.plan import DataFacts
+from orchestrator.spec.data import BuiltinSource, PipelineSource, Split
+from orchestrator.spec.job import JobSpec
+
+SMALL_BYTES = 2**26
+"""Sources of at most so many bytes are prepared at once."""
+
+
+def inspect(job: JobSpec, base_dir: str, cache: str) -> DataFacts:
+    """What is known of the data.
+
+    Raises:
+        DataError: the data is not as the job says.
+    """
+    if (bundled := _bundled(job)) is not None:
+        return bundled
+    spec = job.data
+    sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
+    sources = [*sections, *([] if spec.eval is None or isinstance(spec.eval, Split) else [spec.eval])]
+    if any(isinstance(source, PipelineSource) for source in sources):
+        return _from_preparation(job, base_dir)
+    if sum(_bytes(source, base_dir) for source in sources) <= SMALL_BYTES:
+        prepared = prepare_job(job, base_dir, cache)
+        return DataFacts(
+            train_samples=prepared.train_samples,
+            eval_samples=prepared.eval_samples,
+            dims=prepared.dims,
+            lists=prepared.lists,
+        )
+    if spec.prepare is not None:
+        return _from_preparation(job, base_dir)
+    return _from_beginnings(job, sections, base_dir, cache)
+
+
+def _bytes(source: Any, base_dir: str) -> int:
+    if isinstance(source, BuiltinSource):
+        return 0
+    extensions = format_of(source.kind).extensions
+    return sum(facts.bytes for facts in list_files(absolute(source.path, base_dir), extensions))
+
+
+def _from_preparation(job: JobSpec, base_dir: str) -> DataFacts:
+    section = job.data.prepare
+    samples = 0 if job.data.eval is None else None
+    if section is None:
+        return DataFacts(eval_samples=samples)
+    kind = preparations.kind_of(section)
+    return DataFacts(
+        eval_samples=samples,
+        dims=kind.dims_before(section, base_dir),
+        lists=kind.lists_before(section, base_dir),
+    )
+
+
+def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cache: str) -> DataFacts:
+    spec, wanted = job.data, wanted_tensors(job)
+    indexes, counted = [], True
+    for section in sections:
+        index, whole = _index(section, base_dir, cache)
+        indexes.append(index)
+        counted = counted and whole
+    head = format_of(indexes[0].kind).head(indexes[0], 8)
+    layouts = choose_layouts(spec, wanted, indexes[0], head)
+    source = PreparedSource(index=indexes[0], part=Part(), layouts=layouts, first_id=0, samples=1)
+    # Nothing was fitted, so what a transform would have learned is not known.
+    dims, lists = facts.sizes(job, [source], None, _shapes(layouts), {})
+    rows = sum(index.rows for index in indexes) if counted else None
+    held: int | None = 0
+    if isinstance(spec.eval, Split):
+        held = None if rows is None else held_out_rows(rows, spec.eval.fraction)
+    elif spec.eval is not None:
+        index, whole = _index(spec.eval, base_dir, cache)
+        return DataFacts(
+            train_samples=rows, eval_samples=index.rows if whole else None, dims=dims, lists=lists
+        )
+    return DataFacts(
+        train_samples=None if rows is None else rows - (held or 0), eval_samples=held, dims=dims, lists=lists
+    )
+
+
+def _index(section: Any, base_dir: str, cache: str) -> tuple[SourceIndex, bool]:
+    """The index and whether it is whole; a format that would have to be read through is indexed at its beginning."""
+    if isinstance(section, BuiltinSource):
+        return index_parquet(materialise(section.name, cache)), True
+    if section.kind in MUST_BE_SCANNED:
+        return format_of(section.kind).index_beginning(section, absolute(section.path, base_dir)), False  # type: ignore[attr-defined]
+    return index_source(section, base_dir, cache), True
+
+
+def _shapes(layouts: tuple[TensorLayout, ...]) -> Batch:
+    """A batch of one sample of nothing but shapes."""
+    return {one.name: np.zeros((1, *one.shape), dtype=one.dtype) for one in layouts}
+
+
+def _bundled(job: JobSpec) -> DataFacts | None:
+    """Facts of bundled tables, so that a plan needs neither scikit-learn nor files."""
+    spec = job.data
+    plain = all(
+        transform.kind in ("normalize", "scale", "random_crop", "random_flip")
+        for transform in spec.transforms
+    )
+    if not isinstance(spec.train, BuiltinSource) or spec.train.name not in FACTS or spec.prepare or not plain:
+        return None
+    if spec.columns not in ({}, {"features": "image"}):
+        return None
+    rows, known = FACTS[spec.train.name]
+    dims = {name: size for name, size in known.items() if name != "classes"}
+    dims["outputs"] = known.get("classes", 1)
+    if spec.eval is None:
+        return DataFacts(train_samples=rows, eval_samples=0, dims=dims)
+    if isinstance(spec.eval, Split):
+        held = held_out_rows(rows, spec.eval.fraction)
+        return DataFacts(train_samples=rows - held, eval_samples=held, dims=dims)
+    if isinstance(spec.eval, BuiltinSource) and spec.eval.name in FACTS:
+        return DataFacts(train_samples=rows, eval_samples=FACTS[spec.eval.name][0], dims=dims)
+    return None

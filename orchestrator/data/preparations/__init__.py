@@ -1,0 +1,75 @@
+"""Steps that rewrite raw rows into other samples before training: packing text into blocks, cutting series.
+
+A preparation turns the source's rows into a Parquet data set in the cache, once; training then reads that like
+any other, so its samples (blocks, windows) have identities that no number of workers changes. Held-out rows are
+split off *before* it, and what is fitted is fitted on the training rows only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from orchestrator.section import Section
+
+PREPARATIONS: dict[str, str] = {
+    "pack": "orchestrator.data.preparations.language:PackKind",
+    "tokenize": "orchestrator.data.preparations.language:TokenizeKind",
+    "windows": "orchestrator.data.preparations.series:WindowsKind",
+    "select": "orchestrator.data.preparations.selection:SelectKind",
+}
+"""Kind of preparation -> ``module:class`` of its ``PreparationKind``, imported on use."""
+
+
+class PreparationKind(Protocol):
+    """What one kind of preparation does. Without state: made anew from its class for each use."""
+
+    version: int
+    """Part of the cache's key: raise it when the output changes for the same input."""
+
+    def fingerprint(self, section: Any, base_dir: str) -> str:
+        """What the outcome depends on beside section and rows: the contents of files that the section names."""
+        ...
+
+    def columns(self, section: Any) -> tuple[str, ...] | None:
+        """The source's columns that are read; None for all."""
+        ...
+
+    def fit(self, section: Any, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
+        """Learn from the training rows (in file order), once; JSON-able. Empty where nothing is learned.
+
+        ``tables`` may be iterated more than once.
+        """
+        ...
+
+    def build(self, section: Any, fitted: dict[str, Any], tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The new rows, from the raw rows in file order: fixed-size lists or tensor columns, all of one schema."""
+        ...
+
+    def dims(self, section: Any, fitted: dict[str, Any]) -> dict[str, int]:
+        """Sizes that a model takes from the data (``vocabulary``, ``context`` ...)."""
+        ...
+
+    def lists(self, section: Any, fitted: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Sizes of which there are several (``special_tokens``)."""
+        ...
+
+    def dims_before(self, section: Any, base_dir: str) -> dict[str, int]:
+        """Those that are known from the section alone, before anything is read; used by ``plan``. A size that is
+        fitted (``vocabulary``) is the most that it can become.
+        """
+        ...
+
+    def lists_before(self, section: Any, base_dir: str) -> dict[str, tuple[int, ...]]:
+        """Likewise."""
+        ...
+
+
+def kind_of(section: Section) -> PreparationKind:
+    """The implementation of a preparation's section (``data.prepare`` of the job)."""
+    module, name = PREPARATIONS[section.kind].split(":")  # type: ignore[attr-defined]
+    kind: PreparationKind = getattr(import_module(module), name)()
+    return kind

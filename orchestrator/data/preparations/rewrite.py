@@ -1,0 +1,117 @@
+"""Raw rows in the order of their files, and what ``data.prepare`` makes of them: Parquet in the cache, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.data.files import exists, read_range, write_text, write_whole
+from orchestrator.data.preparations import kind_of
+from orchestrator.data.sources.formats import format_of
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.split import Part, Selection
+from orchestrator.errors import DataError
+from orchestrator.section import Section
+
+_GROUP_BYTES = 2**22
+"""Row groups of what is prepared: small enough that many shuffle well, large enough to read fast."""
+
+
+class RawRows:
+    """The rows of some parts of sources, group by group. Can be iterated again."""
+
+    def __init__(self, sources: Sequence[tuple[SourceIndex, Part]], columns: tuple[str, ...] | None) -> None:
+        self._sources, self._columns = sources, columns
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for index, part in self._sources:
+            selection, reader = Selection(part, index.group_rows), format_of(index.kind)
+            columns = self._columns or tuple(index.schema.names)
+            for name in columns:
+                if name not in index.schema.names:
+                    raise DataError(
+                        f"data.prepare: {index.root} has no column {name!r}; it has {', '.join(index.schema.names)}"
+                    )
+            for group, count in enumerate(selection.counts.tolist()):
+                if count:
+                    table, rows = reader.read(index, group, columns), selection.rows(group)
+                    yield table if rows is None else table.take(pa.array(rows))
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """What a preparation made."""
+
+    train: tuple[str, ...]
+    """A Parquet file for each training source."""
+    evaluation: str | None
+    fitted: dict[str, Any]
+
+
+def prepare_rows(
+    section: Section,
+    train: Sequence[tuple[SourceIndex, Part]],
+    evaluation: tuple[SourceIndex, Part] | None,
+    base_dir: str,
+    cache: str,
+) -> PreparedRows:
+    """Fit on the training rows, then rewrite training and evaluation rows, each by itself."""
+    kind = kind_of(section)
+    columns = kind.columns(section)
+    version = [kind.version, kind.fingerprint(section, base_dir)]
+    key = _key(section, version, train)
+    fit_path = f"{cache}/prepared/{key}.fitted.json"
+    if exists(fit_path):
+        fitted: dict[str, Any] = json.loads(read_range(fit_path))
+    else:
+        fitted = kind.fit(section, RawRows(train, columns), base_dir)
+        write_text(fit_path, json.dumps(fitted))
+
+    def build(source: tuple[SourceIndex, Part]) -> str:
+        path = f"{cache}/prepared/{key}-{_key(section, version, [source])}.parquet"
+        if not exists(path):
+            tables = kind.build(section, fitted, RawRows([source], columns))
+            write_whole(path, lambda draft: _write_tables(draft, tables, source[0].root))
+        return path
+
+    return PreparedRows(
+        tuple(build(source) for source in train), build(evaluation) if evaluation else None, fitted
+    )
+
+
+def _key(section: Section, about: list[Any], sources: Sequence[tuple[SourceIndex, Part]]) -> str:
+    content = [section.model_dump(mode="json"), about, [[i.identity, vars(p)] for i, p in sources]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _write_tables(path: str, tables: Iterable[pa.Table], root: str) -> None:
+    """Tables into row groups of about one size."""
+    writer: pq.ParquetWriter | None = None
+    waiting: list[pa.Table] = []
+    try:
+        for table in tables:
+            waiting.append(table)
+            if sum(one.nbytes for one in waiting) >= _GROUP_BYTES:
+                writer = writer or pq.ParquetWriter(path, table.schema)
+                _write_groups(writer, pa.concat_tables(waiting))
+                waiting = []
+        rest = pa.concat_tables(waiting) if waiting else None
+        if writer is None and (rest is None or rest.num_rows == 0):
+            raise DataError(f"data.prepare: {root} is too short to make one sample")
+        if rest is not None and rest.num_rows:
+            writer = writer or pq.ParquetWriter(path, rest.schema)
+            _write_groups(writer, rest)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _write_groups(writer: pq.ParquetWriter, table: pa.Table) -> None:
+    rows = max(1, int(table.num_rows * _GROUP_BYTES / max(1, table.nbytes)))
+    writer.write_table(table.combine_chunks(), row_group_size=rows)

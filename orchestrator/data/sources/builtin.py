@@ -1,0 +1,52 @@
+"""Bundled data, written to Parquet once and from then on read like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.data.files import exists, write_whole
+from orchestrator.data.sources.bundled import TABLES
+
+_VERSION = 2
+_GROUP_ROWS = 128
+
+FACTS: dict[str, tuple[int, dict[str, int]]] = {
+    "digits": (1797, {"features": 64, "channels": 1, "image_size": 8, "classes": 10}),
+    "breast_cancer": (569, {"features": 30, "classes": 2}),
+    "wine": (178, {"features": 13, "classes": 3}),
+    "diabetes": (442, {"features": 10}),
+    "iris": (150, {"features": 4, "classes": 3}),
+}
+"""Name -> rows and sizes, so that planning needs no scikit-learn. A test compares them with the data."""
+
+
+def materialise(name: str, cache: str) -> str:
+    """The Parquet file of bundled data.
+
+    scikit-learn's have ``image`` (1, 8, 8) for digits, else ``features``, and ``label``; see ``bundled`` for others.
+    """
+    path = f"{cache}/builtin/{name}-{_VERSION}.parquet"
+    if not exists(path):
+        write_whole(path, lambda draft: pq.write_table(_table(name), draft, row_group_size=_GROUP_ROWS))
+    return path
+
+
+def _table(name: str) -> pa.Table:
+    if name in TABLES:
+        return TABLES[name]()
+    from sklearn import datasets
+
+    bunch = getattr(datasets, f"load_{name}")()
+    if name == "digits":
+        values, values_name = bunch.images[:, None].astype(np.uint8), "image"
+    else:
+        values, values_name = bunch.data.astype(np.float32), "features"
+    shape = values.shape[1:]
+    flat = pa.array(values.reshape(-1))
+    column = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(flat.type, shape), pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape)))
+    )
+    label = pa.array(bunch.target, type=pa.float32() if name == "diabetes" else pa.int64())
+    return pa.table({values_name: column, "label": label})

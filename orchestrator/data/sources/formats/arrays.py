@@ -1,0 +1,124 @@
+"""Numpy: a folder of ``.npy`` files of one length, each a column named by its file; some rows are a group."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator.data.files import FileFacts, list_files, read_range
+from orchestrator.data.sources.index import DataFile, SourceIndex, relative_name, schema_text
+from orchestrator.errors import DataError
+
+_GROUP_BYTES = 2**22
+_HEADER_BYTES = 2**12
+
+
+class NumpyFormat:
+    """Arrays in C order of numbers; objects are refused, since reading them would run code."""
+
+    extensions = (".npy",)
+
+    def index(self, source: Any, path: str, cache: str) -> SourceIndex:
+        """Reads the headers."""
+        files = list_files(path, self.extensions)
+        headers = [_Header(facts) for facts in files]
+        folder = files[0].path.rsplit("/", 1)[0]
+        rows = headers[0].shape[0]
+        for header in headers[1:]:
+            if header.shape[0] != rows:
+                raise DataError(
+                    f"{header.facts.path}: has {header.shape[0]} rows, but {files[0].path} has {rows}; the arrays of a"
+                    " folder must have one length"
+                )
+        if rows == 0:
+            raise DataError(f"{path}: has no rows")
+        row_bytes = sum(header.row_bytes for header in headers)
+        group_rows = max(1, _GROUP_BYTES // max(1, row_bytes))
+        groups = tuple(min(group_rows, rows - start) for start in range(0, rows, group_rows))
+        digest = hashlib.sha256()
+        for header in headers:
+            digest.update(read_range(header.facts.path, 0, min(2**16, header.facts.bytes)))
+            digest.update(read_range(header.facts.path, max(0, header.facts.bytes - 2**16)))
+        return SourceIndex(
+            kind="numpy",
+            root=path,
+            files=(
+                DataFile(
+                    path=folder,
+                    bytes=sum(facts.bytes for facts in files),
+                    stamp="".join(facts.stamp for facts in files),
+                    digest=digest.hexdigest()[:16],
+                    rows=groups,
+                    marks=(0, *np.cumsum(groups).tolist()),
+                ),
+            ),
+            arrow_schema=schema_text(pa.schema([(header.name, header.arrow_type) for header in headers])),
+            row_bytes=row_bytes,
+            options={header.name: relative_name(header.facts.path, folder) for header in headers},
+        )
+
+    def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
+        """Some rows of each array."""
+        file, inner = index.place(group)
+        first, stop = file.marks[inner], file.marks[inner + 1]
+        return pa.table(
+            {name: self._column(f"{file.path}/{index.options[name]}", first, stop) for name in columns}
+        )
+
+    def _column(self, path: str, first: int, stop: int) -> pa.Array:
+        header = _Header(FileFacts(path, 0, ""))
+        start = header.offset + first * header.row_bytes
+        raw = read_range(path, start, start + (stop - first) * header.row_bytes)
+        values = np.frombuffer(raw, dtype=header.dtype).reshape(stop - first, *header.shape[1:])
+        if values.ndim == 1:
+            return pa.array(values)
+        flat = pa.array(values.reshape(-1))
+        storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(header.shape[1:])))
+        return pa.ExtensionArray.from_storage(header.arrow_type, storage)
+
+    def head(self, index: SourceIndex, rows: int) -> pa.Table:
+        """The first group's."""
+        return self.read(index, 0, index.schema.names).slice(0, rows)
+
+
+class _Header:
+    """What an ``.npy`` file says of its array."""
+
+    def __init__(self, facts: FileFacts) -> None:
+        self.facts = facts
+        self.name = facts.path.rsplit("/", 1)[-1].removesuffix(".npy")
+        stop = min(_HEADER_BYTES, facts.bytes) if facts.bytes else _HEADER_BYTES
+        start = io.BytesIO(read_range(facts.path, 0, stop))
+        try:
+            version = np.lib.format.read_magic(start)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            self.shape, in_columns, self.dtype = read(start)
+        except ValueError as error:
+            raise DataError(f"{facts.path}: is not an .npy file ({error})") from error
+        if (
+            self.dtype.kind not in "biuf"
+            or not self.dtype.isnative
+            or not self.shape
+            or (in_columns and len(self.shape) > 1)
+        ):
+            raise DataError(
+                f"{facts.path}: holds {self.dtype} of shape {self.shape}; write numbers with rows first, in C order"
+                " and this machine's byte order"
+            )
+        self.offset = start.tell()
+        self.row_bytes = int(self.dtype.itemsize * np.prod(self.shape[1:], dtype=np.int64))
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """The column's type."""
+        kind = pa.from_numpy_dtype(self.dtype)
+        return kind if len(self.shape) == 1 else pa.fixed_shape_tensor(kind, self.shape[1:])

@@ -1,0 +1,96 @@
+"""Images: a folder with one folder for each class, or Parquet with their bytes.
+
+A folder is listed once into a Parquet file of paths and classes in the cache; a few megabytes of images are a group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.data.files import FileFacts, exists, list_files, read_range, write_whole
+from orchestrator.data.sources.formats.parquet import ParquetFormat, index_parquet
+from orchestrator.data.sources.index import SourceIndex, schema_text
+from orchestrator.errors import DataError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_GROUP_BYTES = 2**22
+_MOST_ROWS = 256
+
+
+class ImagesFormat:
+    """Rows of ``image`` (encoded bytes) and ``label`` (the folder's number among the sorted names)."""
+
+    extensions = (*EXTENSIONS, ".parquet")
+
+    def __init__(self) -> None:
+        self._parquet = ParquetFormat()
+
+    def index(self, source: Any, path: str, cache: str) -> SourceIndex:
+        """Lists the folder."""
+        files = list_files(path, self.extensions)
+        if all(facts.path.endswith(".parquet") for facts in files):
+            return index_parquet(path)
+        files = [facts for facts in files if not facts.path.endswith(".parquet")]
+        classes = sorted({_folder(facts.path) for facts in files})
+        listed = _write_list(files, classes, path, cache)
+        inner = index_parquet(listed)
+        size = sum(facts.bytes for facts in files)
+        return inner.model_copy(
+            update={
+                "kind": "images",
+                "classes": tuple(classes),
+                "row_bytes": size / len(files),
+                "arrow_schema": schema_text(pa.schema([("image", pa.large_binary()), ("label", pa.int64())])),
+            }
+        )
+
+    def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
+        """Paths and labels of a group, and the bytes of each file when ``image`` is asked for."""
+        wanted = ["path" if name == "image" else name for name in columns]
+        table = self._parquet.read(index, group, wanted)
+        return _with_bytes(table) if "image" in columns else table
+
+    def head(self, index: SourceIndex, rows: int) -> pa.Table:
+        """The first files."""
+        few = index.files[0].model_copy(update={"rows": index.files[0].rows[:1]})
+        whole = self._parquet.read(index.model_copy(update={"files": (few,)}), 0, ("path", "label")).slice(
+            0, rows
+        )
+        return _with_bytes(whole)
+
+
+def _with_bytes(table: pa.Table) -> pa.Table:
+    encoded = pa.array([read_range(path) for path in table["path"].to_pylist()], type=pa.large_binary())
+    return table.set_column(table.schema.get_field_index("path"), "image", encoded)
+
+
+def _folder(path: str) -> str:
+    return path.rsplit("/", 2)[-2]
+
+
+def _write_list(files: list[FileFacts], classes: list[str], root: str, cache: str) -> str:
+    """The list as Parquet, named by what is in it."""
+    number = {name: index for index, name in enumerate(classes)}
+    if len({facts.path.rsplit("/", 2)[0] for facts in files}) > 1:
+        raise DataError(f"{root}: images must lie in one folder for each class, all below one folder")
+    table = pa.table(
+        {
+            "path": [facts.path for facts in files],
+            "bytes": pa.array([facts.bytes for facts in files], type=pa.int64()),
+            "label": pa.array([number[_folder(facts.path)] for facts in files], type=pa.int64()),
+        }
+    )
+    key = hashlib.sha256(
+        repr([(facts.path, facts.bytes, facts.stamp) for facts in files]).encode()
+    ).hexdigest()[:24]
+    listed = f"{cache}/indexes/images-{key}.parquet"
+    if not exists(listed):
+        mean = sum(facts.bytes for facts in files) / len(files)
+        rows = max(1, min(_MOST_ROWS, int(_GROUP_BYTES / max(1.0, mean))))
+        write_whole(listed, lambda draft: pq.write_table(table, draft, row_group_size=rows))
+    return listed

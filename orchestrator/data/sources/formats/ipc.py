@@ -1,0 +1,103 @@
+"""Arrow IPC, files and streams, and Hugging Face datasets on disk, which are streams: a record batch is a group."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from orchestrator.data.files import FileFacts, list_files, locate, retrying
+from orchestrator.data.sources.formats.parquet import check_same_schema
+from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.errors import DataError
+
+_FILE_MAGIC = b"ARROW1"
+
+
+class ArrowFormat:
+    """Local files are mapped into memory; nothing is decoded."""
+
+    extensions = (".arrow", ".feather", ".ipc")
+
+    def index(self, source: Any, path: str, cache: str) -> SourceIndex:
+        """Reads the headers of the record batches."""
+        files = list_files(path, self.extensions)
+        found = [_headers(facts) for facts in files]
+        for facts, (_, schema, _) in zip(files[1:], found[1:], strict=True):
+            check_same_schema(files[0].path, found[0][1], facts.path, schema)
+        rows = sum(sum(file.rows) for file, _, _ in found)
+        if rows == 0:
+            raise DataError(f"{path}: has no rows")
+        return SourceIndex(
+            kind="arrow",
+            root=path,
+            files=tuple(file for file, _, _ in found),
+            arrow_schema=schema_text(found[0][1].remove_metadata()),
+            row_bytes=sum(size for _, _, size in found) / rows,
+        )
+
+    def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
+        """One record batch."""
+        file, inner = index.place(group)
+
+        def read() -> pa.RecordBatch:
+            with _opened(file.path) as opened:
+                if not file.marks:
+                    return pa.ipc.open_file(opened).get_batch(inner)
+                schema = pa.ipc.open_stream(opened).schema
+                opened.seek(file.marks[inner])
+                return pa.ipc.read_record_batch(pa.ipc.read_message(opened), schema)
+
+        try:
+            batch = retrying(read, file.path)
+        except pa.ArrowException as error:
+            raise DataError(f"{file.path}: record batch {inner} is damaged ({str(error)[:200]})") from error
+        return pa.Table.from_batches([batch]).select(list(columns))
+
+    def head(self, index: SourceIndex, rows: int) -> pa.Table:
+        """The first record batch's."""
+        return self.read(index, 0, index.schema.names).slice(0, rows)
+
+
+def _opened(path: str) -> Any:
+    system, inner = locate(path)
+    return pa.memory_map(inner) if "://" not in path else system.open_input_file(inner)
+
+
+def _headers(facts: FileFacts) -> tuple[DataFile, pa.Schema, int]:
+    """Rows of each record batch, and where it begins in a stream."""
+
+    def read() -> tuple[pa.Schema, list[int], list[int]]:
+        with _opened(facts.path) as opened:
+            if opened.read(len(_FILE_MAGIC)) == _FILE_MAGIC:
+                file = pa.ipc.open_file(opened)
+                return file.schema, [file.get_batch(n).num_rows for n in range(file.num_record_batches)], []
+            opened.seek(0)
+            stream, rows, marks = pa.ipc.open_stream(opened), [], [opened.tell()]
+            while True:
+                try:
+                    rows.append(stream.read_next_batch().num_rows)
+                except StopIteration:
+                    return stream.schema, rows, marks
+                marks.append(opened.tell())
+
+    try:
+        schema, rows, marks = retrying(read, facts.path)
+    except pa.ArrowException as error:
+        raise DataError(f"{facts.path}: is not a whole Arrow file ({str(error)[:200]})") from error
+    if any(pa.types.is_dictionary(field.type) for field in schema):
+        raise DataError(
+            f"{facts.path}: has dictionary-encoded columns; write it as Parquet, or decode them first"
+        )
+    digest = hashlib.sha256(repr((schema.to_string(), rows, marks)).encode())
+    file = DataFile(
+        path=facts.path,
+        bytes=facts.bytes,
+        stamp=facts.stamp,
+        digest=digest.hexdigest()[:16],
+        rows=tuple(rows),
+        marks=tuple(marks),
+    )
+    return file, schema, facts.bytes

@@ -1,0 +1,169 @@
+"""Parquet: footers are the index; a row group is a group."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.data.files import FileFacts, list_files, locate, retrying
+from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.errors import DataError
+
+_OPEN_FILES = 64
+_THREADS = 16
+
+
+class ParquetFormat:
+    """Reads row groups; keeps the files of late open with their footers."""
+
+    extensions = (".parquet", ".pq")
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+
+    def index(self, source: Any, path: str, cache: str) -> SourceIndex:
+        """Reads the footers, sixteen at a time."""
+        return index_parquet(path)
+
+    def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
+        """One row group."""
+        file, inner = index.place(group)
+        names = list(columns)
+
+        def read() -> pa.Table:
+            opened = self._open.get(file.path)
+            if opened is None:
+                opened = open_parquet(file.path)
+                self._open[file.path] = opened
+                if len(self._open) > _OPEN_FILES:
+                    self._open.popitem(last=False)[1].close()
+            try:
+                return opened.read_row_group(inner, columns=names, use_threads=False)
+            except OSError:
+                # The next try opens the file anew.
+                self._open.pop(file.path, None)
+                raise
+
+        try:
+            table = retrying(read, file.path)
+        except pa.ArrowException as error:
+            raise DataError(f"{file.path}: row group {inner} is damaged ({str(error)[:200]})") from error
+        if table.num_rows != file.rows[inner]:
+            raise DataError(
+                f"{file.path}: row group {inner} has {table.num_rows} rows, but had {file.rows[inner]} when the run"
+                " began; a file must not change while it is trained on"
+            )
+        return table
+
+    def head(self, index: SourceIndex, rows: int) -> pa.Table:
+        """Decodes the first rows only."""
+        first = next(file for file in index.files if sum(file.rows))
+        with open_parquet(first.path) as opened:
+            return pa.Table.from_batches([next(opened.iter_batches(batch_size=rows, use_threads=False))])
+
+
+def open_parquet(path: str) -> pq.ParquetFile:
+    """A Parquet file. Not mapped into memory: pages of a map count as this process's and add up over the data."""
+    system, inner = locate(path)
+    if "://" not in path:
+        return pq.ParquetFile(inner)
+    return pq.ParquetFile(system.open_input_file(inner), pre_buffer=True)
+
+
+def index_parquet(path: str) -> SourceIndex:
+    """Row groups of all Parquet files of a path.
+
+    Raises:
+        DataError: a file is missing or damaged, or a column has another type in another file.
+    """
+    files = list_files(path, ParquetFormat.extensions)
+    with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
+        found = list(pool.map(_footer, files))
+    first_schema = found[0].schema
+    for facts, one in zip(files[1:], found[1:], strict=True):
+        check_same_schema(files[0].path, first_schema, facts.path, one.schema)
+    total_rows = sum(sum(one.file.rows) for one in found)
+    memory = sum(one.memory_bytes for one in found)
+    if total_rows == 0:
+        raise DataError(f"{path}: has no rows")
+    return SourceIndex(
+        kind="parquet",
+        root=path,
+        files=tuple(one.file for one in found),
+        arrow_schema=schema_text(first_schema.remove_metadata()),
+        row_bytes=memory / total_rows,
+        bounds=_joined_bounds([one.bounds for one in found]),
+    )
+
+
+def check_same_schema(first_path: str, first: pa.Schema, path: str, schema: pa.Schema) -> None:
+    """Refuse a file whose columns are not those of the first. Raises DataError that names column and files."""
+    for field in first:
+        if field.name not in schema.names:
+            raise DataError(f"{path}: has no column {field.name!r}, which {first_path} has")
+        other = schema.field(field.name).type
+        if other != field.type:
+            raise DataError(
+                f"column {field.name!r} is {field.type} in {first_path}, but {other} in {path}; write both with one type"
+            )
+
+
+@dataclass(frozen=True)
+class _Footer:
+    file: DataFile
+    schema: pa.Schema
+    memory_bytes: int
+    bounds: dict[str, tuple[int, int]]
+    """Least and greatest of each column of whole numbers, where every row group says it."""
+
+
+def _joined_bounds(parts: list[dict[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
+    """Bounds over files; only of columns that all of them know."""
+    names = set(parts[0]).intersection(*parts)
+    return {name: (min(p[name][0] for p in parts), max(p[name][1] for p in parts)) for name in sorted(names)}
+
+
+def _footer(facts: FileFacts) -> _Footer:
+
+    def read() -> tuple[pq.FileMetaData, pa.Schema]:
+        system, inner = locate(facts.path)
+        with system.open_input_file(inner) as handle:
+            file = pq.ParquetFile(handle)
+            return file.metadata, file.schema_arrow
+
+    try:
+        meta, schema = retrying(read, facts.path)
+    except pa.ArrowException as error:
+        raise DataError(f"{facts.path}: is not a whole Parquet file ({str(error)[:200]})") from error
+    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+    # The schema's own text and each group's size, rows and statistics: data that changed changes these.
+    digest = hashlib.sha256(schema.to_string().encode())
+    bounds: list[dict[str, tuple[int, int]]] = []
+    for group in groups:
+        digest.update(repr((group.num_rows, group.total_byte_size)).encode())
+        found: dict[str, tuple[int, int]] = {}
+        for number in range(group.num_columns):
+            column = group.column(number)
+            known = column.statistics if column.is_stats_set else None
+            limits = (known.min_raw, known.max_raw) if known is not None and known.has_min_max else ()
+            digest.update(repr((column.path_in_schema, column.total_compressed_size, limits)).encode())
+            name = column.path_in_schema
+            if len(limits) == 2 and name in schema.names and pa.types.is_integer(schema.field(name).type):
+                found[name] = int(limits[0]), int(limits[1])
+        bounds.append(found)
+    file = DataFile(
+        path=facts.path,
+        bytes=facts.bytes,
+        stamp=facts.stamp,
+        digest=digest.hexdigest()[:16],
+        rows=tuple(group.num_rows for group in groups),
+    )
+    memory_bytes = sum(group.total_byte_size for group in groups)
+    return _Footer(file, schema, memory_bytes, _joined_bounds(bounds) if bounds else {})

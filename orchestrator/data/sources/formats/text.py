@@ -1,0 +1,170 @@
+"""Plain text: a row is a line, a paragraph or a whole file; a run of whole rows of about a megabyte is a group."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator.data.files import FileFacts, exists, list_files, locate, read_range, retrying, write_text
+from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.errors import DataError
+
+_GROUP_BYTES = 2**20
+_SCAN_BYTES = 2**24
+_NEWLINE = 10
+_EMPTY_LINES = re.compile(rb"\n[ \t\r]*\n(?:[ \t\r]*\n)*")
+"""What a paragraph ends with; it belongs to the paragraph."""
+
+_SCHEMA = pa.schema([("text", pa.large_string())])
+
+
+class TextFormat:
+    """Rows of one column, ``text``. Lines and paragraphs one after the other are the file, to the last byte."""
+
+    extensions: tuple[str, ...] = ()
+
+    def index(self, source: Any, path: str, cache: str) -> SourceIndex:
+        """Reads each file once, unless the cache has its index."""
+        files = [facts for facts in list_files(path, ()) if facts.bytes]
+        if not files:
+            raise DataError(f"{path}: holds no text, its files are empty")
+        found = tuple(_indexed(facts, source.rows, cache) for facts in files)
+        rows = sum(sum(file.rows) for file in found)
+        return SourceIndex(
+            kind="text",
+            root=path,
+            files=found,
+            arrow_schema=schema_text(_SCHEMA),
+            row_bytes=sum(file.bytes for file in found) / rows,
+            options={"rows": source.rows},
+        )
+
+    def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
+        """One run of rows."""
+        file, inner = index.place(group)
+        first = file.marks[inner]
+        content = read_range(file.path, first, file.marks[inner + 1])
+        ends = _row_ends(content, index.options["rows"], last=True)
+        if len(ends) != file.rows[inner]:
+            raise DataError(
+                f"{file.path}: has not the rows that it had when the run began; a file must not change while it is"
+                " trained on"
+            )
+        texts = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(),
+            len(ends),
+            [None, pa.py_buffer(np.concatenate([[0], ends]).astype(np.int64)), pa.py_buffer(content)],
+        )
+        try:
+            return pa.table({"text": texts.cast(pa.large_string())}, schema=_SCHEMA).select(list(columns))
+        except pa.ArrowInvalid:
+            raise DataError(f"{file.path}: {_bad_byte(content, first)}; write the file as UTF-8") from None
+
+    def index_beginning(self, source: Any, path: str) -> SourceIndex:
+        """The first file's first megabyte."""
+        facts = next(facts for facts in list_files(path, ()) if facts.bytes)
+        content = read_range(facts.path, 0, min(_GROUP_BYTES, facts.bytes))
+        if (
+            len(content) < facts.bytes
+        ):  # not in the middle of a character: those bytes begin with 10 in binary
+            content = content[
+                : max(i for i in range(len(content) - 4, len(content)) if content[i] & 0xC0 != 0x80)
+            ]
+        ends = _row_ends(content, source.rows, last=True)
+        file = DataFile(path=facts.path, bytes=facts.bytes, rows=(len(ends),), marks=(0, int(ends[-1])))
+        return SourceIndex(
+            kind="text",
+            root=path,
+            files=(file,),
+            arrow_schema=schema_text(_SCHEMA),
+            row_bytes=1,
+            options={"rows": source.rows},
+        )
+
+    def head(self, index: SourceIndex, rows: int) -> pa.Table:
+        """The first group's."""
+        return self.read(index, 0, ("text",)).slice(0, rows)
+
+
+def _bad_byte(content: bytes, first: int) -> str:
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {first + error.start} is not UTF-8"
+    return "a character is cut in two"
+
+
+def _indexed(facts: FileFacts, rows: str, cache: str) -> DataFile:
+    """The file's groups, from the cache if they were found before."""
+    key = hashlib.sha256(
+        json.dumps([facts.path, facts.bytes, facts.stamp, _GROUP_BYTES, rows]).encode()
+    ).hexdigest()
+    kept = f"{cache}/indexes/text-{key[:24]}.json"
+    if exists(kept):
+        return DataFile.model_validate_json(read_range(kept))
+    made = _scanned(facts, rows)
+    write_text(kept, made.model_dump_json())
+    return made
+
+
+def _scanned(facts: FileFacts, rows: str) -> DataFile:
+    digest = hashlib.sha256()
+    marks, counts, pending, end = [0], [], 0, 0
+    for ends in _all_row_ends(facts, rows, digest):
+        while len(ends):
+            # Rows up to the first that passes the group's size.
+            cut = int(np.searchsorted(ends, marks[-1] + _GROUP_BYTES)) + 1
+            if cut > len(ends):
+                pending, end = pending + len(ends), int(ends[-1])
+                break
+            counts.append(pending + cut)
+            marks.append(int(ends[cut - 1]))
+            ends, pending = ends[cut:], 0
+    if pending:
+        counts.append(pending)
+        marks.append(end)
+    return DataFile(
+        path=facts.path,
+        bytes=facts.bytes,
+        stamp=facts.stamp,
+        digest=digest.hexdigest()[:16],
+        rows=tuple(counts),
+        marks=tuple(marks),
+    )
+
+
+def _all_row_ends(facts: FileFacts, rows: str, digest: Any) -> Iterator[np.ndarray]:
+    """Byte after each row, a piece of the file at a time; hashes what it reads."""
+    system, inner = locate(facts.path)
+    kept, offset = b"", 0
+    with retrying(lambda: system.open_input_stream(inner), facts.path) as stream:
+        while piece := stream.read(_SCAN_BYTES):
+            digest.update(piece)
+            kept += piece
+            ends = _row_ends(kept, rows, last=False)
+            if len(ends):
+                yield ends + offset
+                offset += int(ends[-1])
+                kept = kept[int(ends[-1]) :]
+    if kept:
+        yield _row_ends(kept, rows, last=True) + offset
+
+
+def _row_ends(content: bytes, rows: str, *, last: bool) -> np.ndarray:
+    """Byte after each row, int64. An end that touches the content's is only sure where it is the ``last``."""
+    ends = np.empty(0, dtype=np.int64)
+    if rows == "line":
+        ends = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == _NEWLINE) + 1
+    elif rows == "paragraph":
+        ends = np.array([match.end() for match in _EMPTY_LINES.finditer(content)], dtype=np.int64)
+        if not last:  # what follows may still be an empty line
+            ends = ends[ends < len(content.rstrip(b" \t\r\n"))]
+    if last and (not len(ends) or ends[-1] < len(content)):
+        ends = np.append(ends, len(content))
+    return ends.astype(np.int64)

@@ -1,0 +1,118 @@
+"""What a source consists of: files, and in each the *groups* that are read as one piece. JSON-able.
+
+A group is a row group of Parquet, a run of whole lines of CSV, a few hundred images. It is the unit that is
+skipped when reading starts in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.data.files import read_range
+from orchestrator.section import Section
+
+
+class DataFile(Section):
+    """One file of a source."""
+
+    path: str
+    """Absolute path or URI."""
+    bytes: int
+    """Size."""
+    stamp: str = ""
+    """Time of the last change. Not part of the identity: a copy of the same data is the same data."""
+    digest: str = ""
+    """Hash of what can be read cheaply: a footer, or the beginning and the end."""
+    rows: tuple[int, ...]
+    """Rows of each group."""
+    marks: tuple[int, ...] = ()
+    """Byte at which each group begins, and the last one's end (text formats)."""
+
+
+class SourceIndex(Section):
+    """All files of a source, in order."""
+
+    kind: str
+    """Format: a name in ``formats.FORMATS``."""
+    root: str
+    """The path that was asked for."""
+    files: tuple[DataFile, ...]
+    """In the order of their rows."""
+    arrow_schema: str
+    """Arrow's schema, serialised, in base64."""
+    row_bytes: float
+    """Bytes of a row in memory, about."""
+    options: dict[str, str] = {}
+    """What else the format needs to read."""
+    bounds: dict[str, tuple[int, int]] = {}
+    """Least and greatest of columns of whole numbers, where that is known without reading."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, where the format knows them (folders of images)."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.arrow_schema)))
+
+    @cached_property
+    def group_rows(self) -> np.ndarray:
+        """Rows of each group of all files, int64."""
+        return np.array([rows for file in self.files for rows in file.rows], dtype=np.int64)
+
+    @cached_property
+    def group_starts(self) -> np.ndarray:
+        """Number of the first row of each group, counted over the source."""
+        return np.concatenate(([0], np.cumsum(self.group_rows)[:-1])).astype(np.int64)
+
+    @cached_property
+    def _group_file(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.files)), [len(file.rows) for file in self.files])
+
+    @cached_property
+    def _file_groups(self) -> np.ndarray:
+        return np.concatenate(([0], np.cumsum([len(file.rows) for file in self.files])))
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return int(self.group_rows.sum())
+
+    def place(self, group: int) -> tuple[DataFile, int]:
+        """The file of a group, and its number there."""
+        file = int(self._group_file[group])
+        return self.files[file], int(group - self._file_groups[file])
+
+    def where(self, group: int, row: int) -> str:
+        """A row of a group as a person finds it."""
+        file, inner = self.place(group)
+        place = int(sum(file.rows[:inner])) + row
+        if self.kind == "images" and self.classes:  # a folder, whose files are listed in one of ours
+            return str(pq.read_table(io.BytesIO(read_range(file.path)), columns=["path"])["path"][place])
+        return f"{file.path}, row {place}"
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over files, sizes, rows, schema and digests; the folder they lie in does not matter."""
+        content = [self.kind, self.schema.to_string(show_schema_metadata=False), self.options, self.classes]
+        for file in self.files:
+            content.append([relative_name(file.path, self.root), file.bytes, file.digest, file.rows])
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """A schema as an index holds it."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def relative_name(path: str, root: str) -> str:
+    """A file's name below the root that was asked for, or its last part."""
+    inside = path.removeprefix(root.rstrip("/") + "/")
+    return inside if inside != path else path.rsplit("/", 1)[-1]

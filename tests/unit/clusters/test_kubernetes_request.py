@@ -1,0 +1,220 @@
+"""Each feature of a profile against the whole manifest that it makes. To write the manifests anew after a change that is
+meant: ``python tests/unit/clusters/test_rayjob_manifest.py``, then read the difference."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster_cases import kubernetes_profile, plan
+from crd_schema import rayjob_errors, restricted_violations
+
+from orchestrator.clusters.kubernetes.request import DIGEST, PACKAGE_IN_CONFIG_MAP, plan_to_rayjob, stop_patch
+
+GOLDEN = Path(__file__).parent / "golden"
+GPU = {"name": "gpu", "cpus": 32, "memory": "256GiB", "gpus": 8, "accelerator_type": "H100", "max": 4}
+TWO_WORKERS = {"scaling": {"workers": 2}}
+
+CASES = {
+    "smallest": lambda: (plan(), kubernetes_profile(), {}),
+    "gpus": lambda: (
+        plan(scaling={"workers": 16, "gpus_per_worker": 1, "cpus_per_worker": 4}),
+        kubernetes_profile(node_groups=[GPU]),
+        {},
+    ),
+    "spread": lambda: (plan(scaling={"workers": 4, "placement": "spread"}), kubernetes_profile(), {}),
+    "spot": lambda: (
+        plan(**TWO_WORKERS),
+        kubernetes_profile(
+            node_groups=[
+                {
+                    "name": "spot",
+                    "cpus": 3.5,
+                    "memory": "16GiB",
+                    "max": 2,
+                    "spot": True,
+                    "shared_memory": "2GiB",
+                    "labels": {"cloud.google.com/gke-spot": "true"},
+                    "tolerations": [
+                        {
+                            "key": "cloud.google.com/gke-spot",
+                            "operator": "Equal",
+                            "value": "true",
+                            "effect": "NoSchedule",
+                        }
+                    ],
+                }
+            ],
+            head={
+                "cpus": 1,
+                "memory": "4GiB",
+                "labels": {"pool": "steady"},
+                "tolerations": [{"key": "steady", "operator": "Exists"}],
+            },
+        ),
+        {},
+    ),
+    "queue": lambda: (plan(), kubernetes_profile({"queue": "team-a"}), {}),
+    "gang": lambda: (
+        plan(**TWO_WORKERS),
+        kubernetes_profile({"gang_scheduler": "volcano", "priority_class": "high"}),
+        {},
+    ),
+    "yunikorn": lambda: (plan(), kubernetes_profile({"gang_scheduler": "yunikorn"}), {}),
+    "autoscaling": lambda: (
+        plan(**TWO_WORKERS),
+        kubernetes_profile(
+            {"autoscaling": True},
+            node_groups=[{"name": "cpu", "cpus": 1, "memory": "4GiB", "min": 1, "max": 5}, GPU],
+        ),
+        {},
+    ),
+    "redis": lambda: (
+        plan(),
+        kubernetes_profile({"gcs_fault_tolerance": "redis", "redis_address": "redis:6379"}),
+        {},
+    ),
+    "rocksdb": lambda: (plan(), kubernetes_profile({"gcs_fault_tolerance": "rocksdb"}), {}),
+    "deadlines": lambda: (
+        plan(recovery={"stop_grace": "5m"}),
+        kubernetes_profile(
+            {
+                "active_deadline": "2h",
+                "start_deadline": "10m",
+                "keep_head": "5m",
+                "keep_job": "1d",
+                "cluster_retries": 2,
+            }
+        ),
+        {},
+    ),
+    "claim": lambda: (
+        plan(storage="/data/runs/digits-abcdefgh"),
+        kubernetes_profile({"storage_claim": "training-data"}, storage="/data"),
+        {},
+    ),
+    "secrets": lambda: (
+        plan(),
+        kubernetes_profile(
+            {
+                "service_account": "jobs",
+                "image_pull_policy": "Always",
+                "labels": {"team": "a"},
+                "annotations": {"note": "b"},
+            },
+            secrets={
+                "ray_token_secret": "ray-token",
+                "mlflow_secret": "mlflow",
+                "storage_secret": "s3",
+                "image_pull_secrets": ["registry"],
+            },
+        ),
+        {},
+    ),
+    "working_dir": lambda: (
+        plan(environment={"working_dir": "code", "pip": ["einops==0.8"], "env": {"A": 'b"c: {}'}}),
+        kubernetes_profile(environment={"NCCL_DEBUG": "WARN", "A": "hidden by the job's"}),
+        {"launch": 3, "package": PACKAGE_IN_CONFIG_MAP},
+    ),
+    "awkward_name": lambda: (plan(run_id="2024" + "-x" * 20 + "-abcdefgh"), kubernetes_profile(), {}),
+}
+
+
+def manifest(name):
+    made, profile, options = CASES[name]()
+    body = copy.deepcopy(plan_to_rayjob(made, profile, **options))
+    # changes with every new field of a job file, and is no feature of a manifest
+    assert body["metadata"]["annotations"][DIGEST] == body["spec"]["metadata"]["digest"] == made.digest
+    body["metadata"]["annotations"][DIGEST] = body["spec"]["metadata"]["digest"] = "<digest>"
+    return body
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_manifest_is_as_written_down(name):
+    assert manifest(name) == yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
+
+
+def test_every_written_manifest_has_its_case():
+    assert {file.stem for file in GOLDEN.glob("*.yaml")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kuberay_takes_every_manifest_and_pod_security_too(name):
+    assert rayjob_errors(manifest(name)) == []
+    assert restricted_violations(manifest(name)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "submissionmode"), "HTTPMode"),
+        (("spec", "backoffLimit"), "3"),
+        (("spec", "rayClusterSpec", "authOptions", "mode"), "none"),
+        (("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "tolerationz"), []),
+        (("spec", "rayClusterSpec", "workerGroupSpecs", 0, "replicas"), "two"),
+        (("spec", "deletionStrategy", "deletionRules", 0, "policy"), "DeleteAll"),
+    ],
+)
+def test_the_check_finds_planted_mistakes(path, value):
+    body = manifest("smallest")
+    node = body
+    for step in path[:-1]:
+        node = node[step]
+    node[path[-1]] = value
+    assert len(rayjob_errors(body)) == 1
+
+
+def test_the_cel_rules_that_a_schema_can_not_say_hold_too():
+    for name in CASES:
+        spec = manifest(name)["spec"]
+        rules = (spec.get("deletionStrategy") or {}).get("deletionRules", [])
+        assert bool(rules) != bool(spec.get("shutdownAfterJobFinishes"))
+        assert all(len(set(rule["condition"]) & {"jobStatus", "jobDeploymentStatus"}) == 1 for rule in rules)
+        if spec.get("suspend"):
+            assert spec["shutdownAfterJobFinishes"], "KubeRay refuses to suspend a job without it"
+        if spec["rayClusterSpec"].get("enableInTreeAutoscaling"):
+            assert not any(rule["policy"] == "DeleteWorkers" for rule in rules)
+        for condition in ("SUCCEEDED", "FAILED", "Failed"):
+            stages = [
+                rule["condition"]["ttlSeconds"] for rule in rules if condition in rule["condition"].values()
+            ]
+            assert stages == sorted(stages), "workers before the cluster before the object"
+
+
+def test_a_stopped_job_still_passes_and_loses_its_pods_at_once():
+    for name in ("smallest", "queue"):
+        made, profile, options = CASES[name]()
+        body = plan_to_rayjob(made, profile, **options)
+        patch = stop_patch(body, profile)
+        body["metadata"]["annotations"] |= patch["metadata"]["annotations"]
+        body["spec"] |= patch["spec"]
+        assert rayjob_errors(body) == []
+        assert body["spec"]["activeDeadlineSeconds"] == 1
+        assert ("deletionStrategy" in patch["spec"]) == (name == "smallest")
+
+
+def test_a_manifest_is_pure_and_holds_no_secret():
+    assert manifest("secrets") == manifest("secrets")
+    environment = [
+        entry
+        for container in manifest("secrets")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"][
+            "containers"
+        ]
+        for entry in container["env"]
+    ]
+    assert all("valueFrom" in entry or entry["name"] == "HOME" for entry in environment)
+
+
+def test_the_runtime_environment_is_yaml_that_says_what_was_meant():
+    environment = yaml.safe_load(manifest("working_dir")["spec"]["runtimeEnvYAML"])
+    assert environment["env_vars"]["A"] == 'b"c: {}'
+    assert environment["working_dir"] == "file:///etc/trainwright/run/working-dir.zip"
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for case in CASES:
+        # through JSON: no YAML anchors for parts that are used twice
+        text = yaml.safe_dump(json.loads(json.dumps(manifest(case))), sort_keys=True, width=110)
+        (GOLDEN / f"{case}.yaml").write_text(text)
