@@ -30,6 +30,7 @@ from orchestrator.records import RunRecord
 from orchestrator.runs import RunState
 from orchestrator.spec.job import JobSpec
 
+ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROWS, BATCH, EPOCHS, SAVE_EVERY = 600, 24, 3, 7
