@@ -140,7 +140,7 @@ def test_rayjobs_pods_are_those_that_the_network_policies_know():
 
 def test_the_submitters_role_covers_what_the_client_asks_for():
     """Verbs and resources as the Kubernetes client module names them in its error messages."""
-    source = (REPO / "clusters" / "kubernetes_api.py").read_text(encoding="utf-8")
+    source = (REPO / "clusters" / "kubernetes" / "api.py").read_text(encoding="utf-8")
     pairs = set(re.findall(r'"(get|list|create|patch|delete|watch)",\s+"([a-z./]+)"', source))
     pairs |= {("list", resource) for resource in re.findall(r'_pages\(\s*"([a-z./]+)"', source)}
     pairs = {pair for pair in pairs if pair[1] not in ("get", "list", "create", "patch", "delete", "watch")}

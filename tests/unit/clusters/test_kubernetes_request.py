@@ -1,5 +1,5 @@
 """Each feature of a profile against the whole manifest that it makes. To write the manifests anew after a change that is
-meant: ``python tests/unit/clusters/test_rayjob_manifest.py``, then read the difference."""
+meant: ``python tests/unit/clusters/test_kubernetes_request.py``, then read the difference."""
 
 import copy
 import json
