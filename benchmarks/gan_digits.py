@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    labelled = "data.columns={image: image, label: label}"
+    labeled = "data.columns={image: image, label: label}"
     with tempfile.TemporaryDirectory() as folder:
-        plan, prepared, _ = train(given.job, folder, (labelled, *given.overrides))
+        plan, prepared, _ = train(given.job, folder, (labeled, *given.overrides))
         generator = trained_modules(plan)["generator_ema"]
         real, held_out = all_rows(plan, prepared, "train"), all_rows(plan, prepared, "eval")
     with torch.no_grad():

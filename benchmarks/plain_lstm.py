@@ -51,7 +51,7 @@ class Words(nn.Module):
 
 
 def losses_of(net: nn.Module, rows: dict, kind: str) -> dict[str, torch.Tensor]:
-    """What is minimised, as ``loss``, and what else is reported."""
+    """What is minimized, as ``loss``, and what else is reported."""
     if isinstance(net, Forecast):
         error = net(rows["past"]) - rows["future"]
         both = {"mse": error.square().mean(), "mae": error.abs().mean()}

@@ -69,7 +69,7 @@ class Sample:
 
 
 class Objective(Protocol):
-    """What to minimise. Pure torch: knows no rank, device or Ray."""
+    """What to minimize. Pure torch: knows no rank, device or Ray."""
 
     phases: tuple[str, ...]
     """Ordered phases of one step; most have one, ``("model",)``. A phase's name is the name of the module(s)
@@ -120,7 +120,7 @@ class Objective(Protocol):
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser (Steele et al. 2014) on int64, whose products wrap as they do for uint64."""
+    """SplitMix64's finalizer (Steele et al. 2014) on int64, whose products wrap as they do for uint64."""
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
     return x ^ ((x >> 31) & 0x1FFFFFFFF)

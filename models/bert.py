@@ -43,7 +43,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each added to what came in and then normalised."""
+    """Attention, then feed-forward, each added to what came in and then normalized."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class MaskedLanguageModel(nn.Module):
         self.transform = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_epsilon)
         self.head = nn.Linear(config.width, config.vocabulary)
-        self.apply(partial(_initialise, deviation=config.initial_deviation))
+        self.apply(partial(_initialize, deviation=config.initial_deviation))
         self.head.weight = self.encoder.token_embedding.weight
 
     def forward(
@@ -134,7 +134,7 @@ class SequenceClassifier(nn.Module):
         self.pooler = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, outputs)
-        self.apply(partial(_initialise, deviation=config.initial_deviation))
+        self.apply(partial(_initialize, deviation=config.initial_deviation))
 
     def forward(
         self, tokens_BT: Tensor, length_B: Tensor | None = None, segment_BT: Tensor | None = None
@@ -155,7 +155,7 @@ class TokenClassifier(nn.Module):
         self.encoder = Encoder(config)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, outputs)
-        self.apply(partial(_initialise, deviation=config.initial_deviation))
+        self.apply(partial(_initialize, deviation=config.initial_deviation))
 
     def forward(
         self, tokens_BT: Tensor, length_B: Tensor | None = None, segment_BT: Tensor | None = None
@@ -165,7 +165,7 @@ class TokenClassifier(nn.Module):
         return y_BTO
 
 
-def _initialise(module: nn.Module, deviation: float) -> None:
+def _initialize(module: nn.Module, deviation: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=deviation)
     if isinstance(module, nn.Linear):

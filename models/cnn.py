@@ -82,8 +82,8 @@ class ResidualBlock(nn.Module):
         """(B, channels_in, ...) -> (B, channels_out, ...), each side divided by the stride."""
         y_BC_ = x_BC_
         last = len(self.convolutions) - 1
-        for index, (convolve, normalise) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            y_BC_ = normalise(convolve(y_BC_))
+        for index, (convolve, normalize) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            y_BC_ = normalize(convolve(y_BC_))
             if index != last:
                 y_BC_ = F.relu(y_BC_)
         return F.relu(self.excitation(y_BC_) + self.shortcut(x_BC_))

@@ -1,6 +1,6 @@
 """Generative adversarial network (Goodfellow et al. 2014, arXiv:1406.2661): a generator makes images from noise, a
 discriminator scores how real they are. Convolutions after DCGAN (Radford et al. 2015, arXiv:1511.06434), or fully
-connected layers; spectral normalisation (Miyato et al. 2018, arXiv:1802.05957) on request.
+connected layers; spectral normalization (Miyato et al. 2018, arXiv:1802.05957) on request.
 
 Shapes: B samples, N noise, C channels, H height, W width.
 """
@@ -61,7 +61,7 @@ class Discriminator(nn.Module):
         assert config.image_size is not None
         if config.layers == "convolution":
             self.layers: nn.Module = ToNumbers(
-                config.channels, config.image_size, config.width, 1, normalised=not config.spectral_norm
+                config.channels, config.image_size, config.width, 1, normalized=not config.spectral_norm
             )
         else:
             units, pixels = MLP_WIDTH * config.width, config.channels * config.image_size**2

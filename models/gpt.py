@@ -142,7 +142,7 @@ class Gpt(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = norm(config)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
-        self.apply(partial(_initialise, deviation=config.initial_deviation))
+        self.apply(partial(_initialize, deviation=config.initial_deviation))
         for name, parameter in self.named_parameters():
             if name.endswith("project.weight"):  # the residual stream keeps its variance however deep it is
                 nn.init.normal_(parameter, std=config.initial_deviation / math.sqrt(2 * config.layers))
@@ -182,7 +182,7 @@ def positions_in_document(document_BT: Tensor) -> Tensor:
     return position_T - (position_T * begins_BT).cummax(dim=1).values
 
 
-def _initialise(module: nn.Module, deviation: float) -> None:
+def _initialize(module: nn.Module, deviation: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=deviation)
     if isinstance(module, nn.Linear) and module.bias is not None:

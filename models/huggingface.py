@@ -133,7 +133,7 @@ def table(config: FamilyConfig) -> tuple[Rule, ...]:
     raise SpecError(f"model: family {config.family} has no Hugging Face counterpart; gpt and bert have")
 
 
-def recognises(config: FamilyConfig, names: Iterable[str]) -> bool:
+def recognizes(config: FamilyConfig, names: Iterable[str]) -> bool:
     """Whether these are Hugging Face's names for this architecture."""
     try:
         rules = table(config)

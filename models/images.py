@@ -33,10 +33,10 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class Down(nn.Module):
     """Half the height and width."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, normalised: bool = True) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, normalized: bool = True) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1)
-        self.norm: nn.Module = group_norm(channels_out) if normalised else nn.Identity()
+        self.norm: nn.Module = group_norm(channels_out) if normalized else nn.Identity()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, channels_out, H/2, W/2)."""
@@ -60,14 +60,14 @@ class ToNumbers(nn.Module):
     """Image to some numbers: a convolution, halvings that double the channels, and a linear layer."""
 
     def __init__(
-        self, channels: int, image_size: int, width: int, numbers: int, *, normalised: bool = True
+        self, channels: int, image_size: int, width: int, numbers: int, *, normalized: bool = True
     ) -> None:
         super().__init__()
         count = halvings(image_size)
         side, top = image_size >> count, width << count
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.halves = nn.ModuleList(
-            Down(width << i, width << (i + 1), normalised=normalised) for i in range(count)
+            Down(width << i, width << (i + 1), normalized=normalized) for i in range(count)
         )
         self.last = nn.Linear(top * side * side, numbers)
 

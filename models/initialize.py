@@ -101,7 +101,7 @@ def load_weights(
     if config is not None:
         from orchestrator.models import huggingface
 
-        if huggingface.recognises(config, weights):
+        if huggingface.recognizes(config, weights):
             weights = huggingface.from_huggingface(config, weights)
     return place_weights(modules, weights, prefix=prefix, into=into, strict=strict)
 

@@ -1,7 +1,7 @@
 """Multilayer perceptron for tables of numbers and categories.
 
 Categorical columns are embedded (Guo and Berkhahn 2016, arXiv:1604.06737) and joined to the numbers; hidden
-layers may be residual and normalised (Gorishniy et al. 2021, arXiv:2106.11959).
+layers may be residual and normalized (Gorishniy et al. 2021, arXiv:2106.11959).
 
 Shapes: B samples, F features, C categorical columns, E embedding width, W width, O outputs.
 """

@@ -29,7 +29,7 @@ _LONGEST_RETRY_AFTER_SECONDS = 60.0
 
 def worth_another_try(status: int, *, is_read: bool, is_starting: bool = False) -> bool:
     """Whether an HTTP status is tried again; status 0 stands for no answer at all. ``is_starting``: the backend
-    recognised its own "not ready yet" in the answer.
+    recognized its own "not ready yet" in the answer.
     """
     if status in (403, 500) and is_starting:
         return True

@@ -21,7 +21,7 @@ class ObjectiveConfig(Section):
     """Field -> name of the data fact that fills it when not given."""
 
     kind: str
-    """What is minimised."""
+    """What is minimized."""
 
 
 def label_fields(objective: ObjectiveConfig) -> tuple[str, ...]:

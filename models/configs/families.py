@@ -42,7 +42,7 @@ class MlpConfig(FamilyConfig):
     dropout: Probability = 0.0
     """Dropout after each hidden layer."""
     norm: Literal["none", "layer"] = "none"
-    """Normalisation in each hidden layer."""
+    """Normalization in each hidden layer."""
     residual: bool = False
     """Add each hidden layer's input to its output."""
     embedding_width: Count = 16

@@ -151,7 +151,7 @@ class TokenClassification(Supervised):
         return ((label_BT != NO_LABEL).sum(1) * weights_of(batch, label_BT)).sum()
 
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
-        """Unit: labelled token."""
+        """Unit: labeled token."""
         logits_BTO, label_BT = self.predict(modules, batch), batch["label"].long()
         weight_B = weights_of(batch, label_BT)
         loss_BT = F.cross_entropy(

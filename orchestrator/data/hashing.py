@@ -9,7 +9,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def mix(*numbers: int) -> int:
-    """A 64-bit hash of whole numbers, order counts. SplitMix64's finaliser (Steele et al. 2014) after each."""
+    """A 64-bit hash of whole numbers, order counts. SplitMix64's finalizer (Steele et al. 2014) after each."""
     state = 0
     for number in numbers:
         state = ((state ^ (number & _MASK)) + _GOLDEN) & _MASK

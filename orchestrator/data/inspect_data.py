@@ -15,7 +15,7 @@ from orchestrator.data.files import absolute, list_files
 from orchestrator.data.layouts import choose_layouts, wanted_tensors
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
-from orchestrator.data.sources.builtin import FACTS, materialise
+from orchestrator.data.sources.builtin import FACTS, materialize
 from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
@@ -105,7 +105,7 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
 def _index(section: Any, base_dir: str, cache: str) -> tuple[SourceIndex, bool]:
     """The index and whether it is whole; a format that would have to be read through is indexed at its beginning."""
     if isinstance(section, BuiltinSource):
-        return index_parquet(materialise(section.name, cache)), True
+        return index_parquet(materialize(section.name, cache)), True
     if section.kind in MUST_BE_SCANNED:
         return format_of(section.kind).index_beginning(section, absolute(section.path, base_dir)), False  # type: ignore[attr-defined]
     return index_source(section, base_dir, cache), True

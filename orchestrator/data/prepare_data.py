@@ -20,11 +20,11 @@ from orchestrator.data.preparations.rewrite import prepare_rows
 from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
 from orchestrator.data.reading.rows import RowReader
 from orchestrator.data.sources.bounds import with_bounds
-from orchestrator.data.sources.builtin import materialise
+from orchestrator.data.sources.builtin import materialize
 from orchestrator.data.sources.formats import format_of, index_source
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.data.sources.pipeline import materialise_pipeline
+from orchestrator.data.sources.pipeline import materialize_pipeline
 from orchestrator.data.sources.split import Part, Selection, held_out_rows
 from orchestrator.data.tensors import finished
 from orchestrator.data.transforms import Batch, apply_all, fit_all, kind_of, tensors_of
@@ -108,9 +108,9 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
 
 def _index(section: Any, base_dir: str, cache: str) -> SourceIndex:
     if section.kind == "builtin":
-        return index_parquet(materialise(section.name, cache))
+        return index_parquet(materialize(section.name, cache))
     if section.kind == "pipeline":
-        return index_parquet(materialise_pipeline(section, cache))
+        return index_parquet(materialize_pipeline(section, cache))
     return index_source(section, base_dir, cache)
 
 

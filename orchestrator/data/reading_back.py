@@ -8,7 +8,7 @@ from orchestrator.data.prepared import Prepared
 
 
 def decode_text(prepared: Prepared, tokens: Sequence[int]) -> str:
-    """Tokens as text, by the run's tokenizer; as numbers where the data came tokenised already."""
+    """Tokens as text, by the run's tokenizer; as numbers where the data came tokenized already."""
     definition = prepared.preparation.get("tokenizer")
     if definition is None:
         return " ".join(str(int(token)) for token in tokens)

@@ -235,7 +235,7 @@ def _opened(encoded: bytes | None, where: Any) -> Iterator[Image.Image]:
 
 
 def image_shape(encoded: bytes | None, where: Any) -> tuple[int, int, int]:
-    """Channels (1 for grey, else 3), height and width of an encoded image."""
+    """Channels (1 for gray, else 3), height and width of an encoded image."""
     with _opened(encoded, where) as image:
         channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
         return channels, image.size[1], image.size[0]

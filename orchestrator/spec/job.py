@@ -19,7 +19,7 @@ class InitializeSpec(Section):
     """Weights to start from, and what to keep as it is."""
 
     weights: str | None = None
-    """A ``.safetensors`` file, or a checkpoint folder of a run. Default: the family's own initialisation."""
+    """A ``.safetensors`` file, or a checkpoint folder of a run. Default: the family's own initialization."""
     prefix: str = ""
     """Only weights whose names begin with this are taken, and it is cut off."""
     into: str = ""
@@ -277,7 +277,7 @@ class JobSpec(Section):
     model: ModelConfig
     """Architecture family and its config or named size."""
     objective: ObjectiveSection | None = None
-    """What to minimise. Default: the family's own."""
+    """What to minimize. Default: the family's own."""
     data: DataSpec
     """Where samples come from and what is done to them."""
     training: TrainingSpec

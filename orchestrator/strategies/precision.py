@@ -36,10 +36,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
 
 
 def cast_norm_inputs(module: nn.Module, precision: str, device: torch.device) -> None:
-    """Give normalisations their input in the format that their parameters have during the forward.
+    """Give normalizations their input in the format that their parameters have during the forward.
 
     For engines that keep parameters in the compute format. On a GPU autocast brings both to fp32; on a CPU it does
-    not touch normalisations, and their kernels refuse fp32 input beside bf16 parameters.
+    not touch normalizations, and their kernels refuse fp32 input beside bf16 parameters.
     """
     dtype = COMPUTE_DTYPES[precision]
     if dtype == torch.float32 or device.type != "cpu":

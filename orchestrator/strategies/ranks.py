@@ -22,7 +22,7 @@ from orchestrator.errors import InfrastructureError, TrainwrightError
 class Ranks:
     """Worker processes of one process group, kept for several calls.
 
-    ``run`` calls a function on every rank at once, with torch.distributed initialised (gloo). The function and what
+    ``run`` calls a function on every rank at once, with torch.distributed initialized (gloo). The function and what
     it takes and returns are pickled, so it must be importable.
     """
 

@@ -1,4 +1,4 @@
-"""State that every rank holds whole: dividing it for a save, comparing and levelling it."""
+"""State that every rank holds whole: dividing it for a save, comparing and leveling it."""
 
 from __future__ import annotations
 

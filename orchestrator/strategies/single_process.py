@@ -7,7 +7,7 @@ from torch._C._distributed_c10d import HashStore
 
 
 class SingleProcessGroup:
-    """Initialises torch.distributed for this process alone, unless it is initialised; needs no port or file."""
+    """Initializes torch.distributed for this process alone, unless it is initialized; needs no port or file."""
 
     def __init__(self) -> None:
         self._is_ours = not dist.is_initialized()

@@ -2,7 +2,7 @@
 
 ``mlflow.pyfunc.load_model(uri).predict(...)`` takes
 
-- rows as the data source has them, as a DataFrame with its columns: they are encoded, scaled and tokenised as in
+- rows as the data source has them, as a DataFrame with its columns: they are encoded, scaled and tokenized as in
   training; of series, the last rows, which the forecast follows;
 - texts, as a list of strings, where the model reads text;
 - the input tensors by name, ``{"image": array}``, as the model takes them: nothing is done to these.

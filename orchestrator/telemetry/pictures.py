@@ -13,7 +13,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 _SMALLEST_SIDE = 128
 _CHART_HEIGHT, _CHART_WIDTH, _MARGIN = 240, 480, 12
-_COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75))
+_COLORS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75))
 
 
 def of_sample(sample: Sample) -> Pixels:
@@ -47,9 +47,9 @@ def of_series(series_LT: np.ndarray[Any, Any]) -> Pixels:
         rows[drawable] = (
             _CHART_HEIGHT - 1 - _MARGIN - (heights[drawable] - low) / span * (_CHART_HEIGHT - 1 - 2 * _MARGIN)
         ).astype(int)
-        colour = _COLOURS[index % len(_COLOURS)]
+        color = _COLORS[index % len(_COLORS)]
         for i in range(1, len(columns)):
             if drawable[i] and drawable[i - 1]:
                 top, bottom = sorted((rows[i - 1], rows[i]))
-                canvas[top : bottom + 2, columns[i]] = colour
+                canvas[top : bottom + 2, columns[i]] = color
     return canvas

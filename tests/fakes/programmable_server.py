@@ -59,7 +59,7 @@ class ProgrammableServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            # else a small body waits for the acknowledgement of its headers: 40 ms
+            # else a small body waits for the acknowledgment of its headers: 40 ms
             disable_nagle_algorithm = True
 
             def log_message(self, *args: Any) -> None:

@@ -116,8 +116,8 @@ def test_a_label_out_of_range_wherever_it_stands(prepared, tmp_path, strange, er
 
 
 def test_a_category_that_no_training_row_has(prepared, tmp_path):
-    table(tmp_path / "train.csv", [{"colour": c, "label": i} for i, c in enumerate(("red", "blue"))] * 8)
-    table(tmp_path / "eval.csv", [{"colour": "green", "label": 1}])
+    table(tmp_path / "train.csv", [{"color": c, "label": i} for i, c in enumerate(("red", "blue"))] * 8)
+    table(tmp_path / "eval.csv", [{"color": "green", "label": 1}])
     with pytest.raises(
         DataError, match=r"'categories' has values that no training row has, for example 'green': give unseen"
     ):
@@ -127,7 +127,7 @@ def test_a_category_that_no_training_row_has(prepared, tmp_path):
             objective={"kind": "binary"},
             data={
                 "eval": {"kind": "csv", "path": "eval.csv"},
-                "columns": {"categories": ["colour"]},
+                "columns": {"categories": ["color"]},
                 "transforms": [{"kind": "encode", "tensor": "categories"}],
             },
         )

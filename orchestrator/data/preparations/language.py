@@ -76,7 +76,7 @@ class PackKind:
         tokenizer = tokenizer_from_json(fitted["tokenizer"])
         width = smallest_token_type(tokenizer.vocabulary)
         separator = tokenizer.specials[END] if section.separator else None
-        documents = map_in_order(_tokenised, tables, section, fitted["tokenizer"])
+        documents = map_in_order(_tokenized, tables, section, fitted["tokenizer"])
         blocks = pack(documents, length=section.block_length, stride=section.stride, separator=separator)
         for block in blocks:
             columns = {"tokens": block.tokens.astype(width)}
@@ -140,7 +140,7 @@ class TokenizeKind:
         begin = tokenizer.specials[CLASSIFY] if section.classify else None
         ours, theirs = itertools.tee(tables)  # one ahead of the other by as many tables as are under way
         for table, documents in zip(
-            ours, map_in_order(_tokenised, theirs, section, fitted["tokenizer"]), strict=True
+            ours, map_in_order(_tokenized, theirs, section, fitted["tokenizer"]), strict=True
         ):
             tokens, length = pad_rows(
                 documents.ids, length=section.context, pad=pad, begin=begin, long=section.long
@@ -264,7 +264,7 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     return table[name]
 
 
-def _tokenised(table: pa.Table, section: Pack | Tokenize, tokenizer_json: str) -> Documents:
+def _tokenized(table: pa.Table, section: Pack | Tokenize, tokenizer_json: str) -> Documents:
     texts, tokenizer = _strings(table, section.column), _tokenizer(tokenizer_json)
     return Documents(tokenizer.encode(texts), tokenizer.words(texts) if section.word else None)
 

@@ -16,7 +16,7 @@ from orchestrator.errors import DataError
 
 @dataclass(frozen=True)
 class Documents:
-    """A batch of tokenised documents, in order.
+    """A batch of tokenized documents, in order.
 
     Args:
         ids: Each int (T,).

@@ -96,7 +96,7 @@ class WindowsKind:
 def _parts(
     section: Windows, fitted: Mapping[str, Any], tables: Iterable[pa.Table]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each table's normalised values, float32 (rows, series), and the number of each row's group."""
+    """Each table's normalized values, float32 (rows, series), and the number of each row's group."""
     mean, deviation = np.array(fitted["mean"]), np.array(fitted["deviation"])
     numbers: dict[Any, int] = {}
     for table in tables:

@@ -22,7 +22,7 @@ FACTS: dict[str, tuple[int, dict[str, int]]] = {
 """Name -> rows and sizes, so that planning needs no scikit-learn. A test compares them with the data."""
 
 
-def materialise(name: str, cache: str) -> str:
+def materialize(name: str, cache: str) -> str:
     """The Parquet file of bundled data.
 
     scikit-learn's have ``image`` (1, 8, 8) for digits, else ``features``, and ``label``; see ``bundled`` for others.

@@ -108,7 +108,7 @@ def neuron_spikes() -> pa.Table:
     """``signal`` (2, 200): the readings up to now, and when each was (-1 to 0), since a network that averages over time
     could not tell; ``label``: whether the nerve cell fires within the next 20.
 
-    In order of time, every fourth reading: hold the last ones out (``by: position``), since neighbours overlap.
+    In order of time, every fourth reading: hold the last ones out (``by: position``), since neighbors overlap.
     """
     potential = _membrane()
     fires = np.zeros(len(potential), dtype=np.int64)

@@ -47,7 +47,7 @@ class SourceIndex(Section):
     files: tuple[DataFile, ...]
     """In the order of their rows."""
     arrow_schema: str
-    """Arrow's schema, serialised, in base64."""
+    """Arrow's schema, serialized, in base64."""
     row_bytes: float
     """Bytes of a row in memory, about."""
     options: dict[str, str] = {}

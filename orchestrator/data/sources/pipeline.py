@@ -19,7 +19,7 @@ from orchestrator.spec.data import PipelineSource
 _GROUP_BYTES = 2**22
 
 
-def materialise_pipeline(section: PipelineSource, cache: str) -> str:
+def materialize_pipeline(section: PipelineSource, cache: str) -> str:
     """The Parquet file of what the pipeline makes.
 
     It is made anew when the module's text, the arguments or ``version`` change.

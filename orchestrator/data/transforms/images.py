@@ -38,8 +38,8 @@ def _filter(before: int, after: int) -> np.ndarray:
     """Weights (after, before) of the triangle filter; each row sums to 1."""
     scale = before / after
     support = max(1.0, scale)
-    centre = (np.arange(after) + 0.5) * scale
-    distance = np.abs(np.arange(before)[None, :] + 0.5 - centre[:, None]) / support
+    center = (np.arange(after) + 0.5) * scale
+    distance = np.abs(np.arange(before)[None, :] + 0.5 - center[:, None]) / support
     weight = np.maximum(0.0, 1.0 - distance)
     return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
 

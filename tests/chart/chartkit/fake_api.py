@@ -142,7 +142,7 @@ def _discovery(path: str) -> Object | None:
 class _Handler(BaseHTTPRequestHandler):
     api: FakeApi
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet: otherwise each answer waits 40 ms for an acknowledgement
+    wbufsize = -1  # head and body in one packet: otherwise each answer waits 40 ms for an acknowledgment
     disable_nagle_algorithm = True
 
     def log_message(self, *_: Any) -> None:

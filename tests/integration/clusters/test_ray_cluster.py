@@ -145,10 +145,10 @@ def test_a_gpt_trains_across_both_nodes(profile):
 
 def test_workers_go_to_the_node_with_the_label(profile):
     job = digits(10, scaling={"workers": 2, "node_labels": {"zone": "b"}})
-    labelled = profile.model_copy(
+    labeled = profile.model_copy(
         update={"node_groups": (profile.node_groups[0].model_copy(update={"labels": {"zone": "b"}}),)}
     )
-    cluster, plan = submit(labelled, job)
+    cluster, plan = submit(labeled, job)
     list(cluster.logs(plan.run_id, follow=True))
     assert cluster.status(plan.run_id).state is RunState.SUCCEEDED, last_words(cluster, plan.run_id)
     [place] = {worker["node_id"] for worker in workers_of(profile, plan.run_id)}

@@ -14,9 +14,9 @@ def test_encoding_is_the_index_among_sorted_values(values):
 
 
 def test_an_unseen_value_is_a_sentence_or_the_unknown_index():
-    with pytest.raises(DataError, match=r"'colour'.*'green'.*unseen: unknown"):
-        encode_categories(pa.array(["red", "green"]), ["red"], "colour")
-    assert encode_categories(pa.array(["red", "green", None]), ["red"], "colour", unknown=1).tolist() == [
+    with pytest.raises(DataError, match=r"'color'.*'green'.*unseen: unknown"):
+        encode_categories(pa.array(["red", "green"]), ["red"], "color")
+    assert encode_categories(pa.array(["red", "green", None]), ["red"], "color", unknown=1).tolist() == [
         0,
         1,
         1,

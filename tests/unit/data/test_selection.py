@@ -23,7 +23,7 @@ def test_rows_with_and_without_some_values():
 def test_bad_rules_are_sentences():
     with pytest.raises(ValueError, match="exactly one of only and without"):
         Select(column="label")
-    with pytest.raises(DataError, match="no column 'colour'; the data has label, name"):
-        kept(column="colour", only=(1,))
+    with pytest.raises(DataError, match="no column 'color'; the data has label, name"):
+        kept(column="color", only=(1,))
     with pytest.raises(DataError, match="column 'label' is int64, which none of the named values is"):
         kept(column="label", only=("nine",))

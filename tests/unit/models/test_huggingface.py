@@ -41,7 +41,7 @@ CASES = {
 every_case = pytest.mark.parametrize("name", CASES)
 
 
-def _randomised(module: torch.nn.Module) -> torch.nn.Module:
+def _randomized(module: torch.nn.Module) -> torch.nn.Module:
     """Weights large enough that a wrong one shows, norms and biases too."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_their_file_gives_their_logits(name: str, tmp_path: Path):
     config, objective, their_class = CASES[name]
     written = huggingface.config_to_huggingface(config)
     their_config = transformers.AutoConfig.for_model(written.pop("model_type"), **written)
-    theirs = _randomised(
+    theirs = _randomized(
         getattr(transformers, their_class).from_config(their_config, attn_implementation="eager")
     )
     theirs.save_pretrained(tmp_path)
@@ -78,7 +78,7 @@ def test_their_file_gives_their_logits(name: str, tmp_path: Path):
 def test_our_file_gives_our_logits(name: str, tmp_path: Path):
     config, objective, their_class = CASES[name]
     modules = build_modules(config, objective)
-    ours = _randomised(modules["model"])
+    ours = _randomized(modules["model"])
     huggingface.save_huggingface(str(tmp_path), config, modules)
     theirs, info = getattr(transformers, their_class).from_pretrained(
         tmp_path, output_loading_info=True, attn_implementation="eager"
@@ -91,7 +91,7 @@ def test_our_file_gives_our_logits(name: str, tmp_path: Path):
 def test_lengths_are_their_attention_mask():
     config, objective, _ = CASES["bert-sequence"]
     modules = build_modules(config, objective)
-    ours = _randomised(modules["model"])
+    ours = _randomized(modules["model"])
     tokens, length = torch.randint(0, VOCABULARY, (3, 24)), torch.tensor([24, 5, 11])
     with torch.no_grad():
         one = ours(tokens, length)
@@ -103,7 +103,7 @@ def test_lengths_are_their_attention_mask():
 def test_a_bare_models_file_with_old_names_is_understood(tmp_path: Path):
     config, objective, _ = CASES["bert-mlm"]
     modules = build_modules(config, objective)
-    _randomised(modules["model"])
+    _randomized(modules["model"])
     weights = {
         name.removeprefix("bert.").replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
         for name, tensor in huggingface.to_huggingface(config, modules).items()

@@ -107,9 +107,7 @@ def test_a_classifier_reads_texts(logged, tmp_path):
 
 
 def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
-    table = pd.DataFrame(
-        {"size": [1.0, 2.0, 3.0, 4.0] * 4, "colour": ["red", "blue"] * 8, "risk": [0, 1] * 8}
-    )
+    table = pd.DataFrame({"size": [1.0, 2.0, 3.0, 4.0] * 4, "color": ["red", "blue"] * 8, "risk": [0, 1] * 8})
     table.to_csv(tmp_path / "table.csv", index=False)
     model = logged(
         {
@@ -117,7 +115,7 @@ def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
             "objective": {"kind": "binary"},
             "data": {
                 "train": {"kind": "csv", "path": "table.csv"},
-                "columns": {"features": ["size"], "categories": ["colour"], "label": "risk"},
+                "columns": {"features": ["size"], "categories": ["color"], "label": "risk"},
                 "transforms": [
                     {"kind": "normalize", "tensor": "features"},
                     {"kind": "encode", "tensor": "categories"},
@@ -131,8 +129,8 @@ def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
     named = model.predict({"features": features, "categories": np.array([[1], [0]])})
     np.testing.assert_allclose(raw, named, atol=1e-6)
     with pytest.raises(DataError, match="no training row has, for example 'green'"):
-        model.predict(pd.DataFrame({"size": [1.0], "colour": ["green"]}))
-    with pytest.raises(DataError, match="no column 'colour'"):
+        model.predict(pd.DataFrame({"size": [1.0], "color": ["green"]}))
+    with pytest.raises(DataError, match="no column 'color'"):
         model.predict(pd.DataFrame({"size": [1.0]}))
 
 
