@@ -6,12 +6,13 @@ strategy. Runs on this machine's CPU, in fp32 and without dropout, since only th
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import checkpoint, data
 from orchestrator.checkpoint import Checkpoint, CheckpointReader, Checkpoints
@@ -19,6 +20,9 @@ from orchestrator.planning.plan import Plan
 from orchestrator.section import Section
 from orchestrator.spec.job import DdpStrategy, FsdpStrategy
 from orchestrator.strategies.ranks import Ranks
+
+if TYPE_CHECKING:
+    from orchestrator.rank import Rank
 
 LOSS_TOLERANCE = 1e-5
 """Largest relative difference of a loss."""
@@ -81,11 +85,11 @@ def verify(
 
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         roots = {name: str(Path(folder) / name) for name in ("alone", "several", "resumed", "elsewhere")}
-        several = _small(plan, min(plan.world_size, _most_workers(plan)), folder)
-        alone = _small(plan, 1, folder, strategy=DdpStrategy())
-        elsewhere = _small(plan, several.world_size, folder, strategy=_another(plan))
-        prepared = data.prepare(several).model_dump_json()
         half = steps // 2
+        several = _small(plan, min(plan.world_size, _most_workers(plan)), folder, steps)
+        alone = _small(plan, 1, folder, steps, strategy=DdpStrategy())
+        elsewhere = _small(plan, several.world_size, folder, steps, strategy=_another(plan))
+        prepared = data.prepare(several).model_dump_json()
         named = f"{_strategy_name(several)} × {several.world_size}"
         with Ranks(several.world_size) as ranks, Ranks(1) as one:
             straight_alone = one.run(_run, alone.model_dump_json(), prepared, 0, steps, None, roots["alone"])[
@@ -144,7 +148,7 @@ def _most_workers(plan: Plan) -> int:
     return max(n for n in range(1, 5) if batch % n == 0)
 
 
-def _small(plan: Plan, world_size: int, folder: str, **job_changes: Any) -> Plan:
+def _small(plan: Plan, world_size: int, folder: str, steps: int, **job_changes: Any) -> Plan:
     """The plan on ``world_size`` local CPU workers, in fp32 and without dropout, with nothing but training."""
     job = plan.job
     model = job.model.model_copy(
@@ -168,7 +172,8 @@ def _small(plan: Plan, world_size: int, folder: str, **job_changes: Any) -> Plan
             "storage": folder,
             "evaluate_every": 0,
             "sample_every": 1 << 40,
-            "checkpoint_every": 1 << 40,
+            "checkpoint_every": steps // 2,
+            "total_steps": max(plan.total_steps, steps + 1),  # the loop's last step would show samples
         }
     )
 
@@ -177,18 +182,20 @@ def _small(plan: Plan, world_size: int, folder: str, **job_changes: Any) -> Plan
 
 
 class _Recorder:
-    """The loop's surroundings: keeps losses, saves where it is told, stops at the end."""
+    """The loop's surroundings: keeps losses and norms, saves into a folder, stops at a step."""
 
-    def __init__(self, stop: int, save: Callable[[int], None], save_at: tuple[int, ...]) -> None:
+    def __init__(self, assembled: Rank, checkpoints: Checkpoints, stop: int) -> None:
         self.run = RankRun()
-        self._stop, self._save, self._save_at = stop, save, save_at
+        self._assembled, self._checkpoints, self._stop = assembled, checkpoints, stop
 
     def evaluation(self) -> Iterator[Any]:
         """Nothing is evaluated."""
         return iter(())
 
     def save(self, step: int, metrics: dict[str, float]) -> None:
-        """The loop's own last save; ``stop_requested`` has made it."""
+        """Write a checkpoint, and wait until it is there."""
+        engine = self._assembled.engine
+        self._checkpoints.save(step, engine.state(), {"scalars": engine.scalars()}, asynchronous=False)
 
     def before_update(self) -> None:
         """Saves end before they return."""
@@ -198,68 +205,42 @@ class _Recorder:
 
     def stop_requested(self, step: int) -> bool:
         """Ends the run at its last step, which may be far from the plan's."""
-        if step in self._save_at:
-            self._save(step)
         return step >= self._stop
 
-    def log(self, step: int, values: dict[str, float], parts: Mapping[str, float] | None = None) -> None:
+    def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
         """Keep losses and norms."""
         self.run.losses[step] = [v for k, v in sorted(values.items()) if k.startswith("train/loss")]
         self.run.norms[step] = [v for k, v in sorted(values.items()) if k.startswith("train/grad_norm")]
 
 
 def _run(plan_json: str, prepared_json: str, start: int, stop: int, resume: str | None, root: str) -> RankRun:
-    """Train from step ``start`` to ``stop`` on this rank, saving halfway and at the end."""
-    import torch
+    """Train from step ``start`` to ``stop`` on this rank, saving as the plan says and at the end."""
     import torch.distributed as dist
 
-    from orchestrator import loop, models, strategies
+    from orchestrator import loop
     from orchestrator.data import Prepared
+    from orchestrator.rank import assemble
 
     plan, prepared = Plan.model_validate_json(plan_json), Prepared.model_validate_json(prepared_json)
-    job, rank, world_size = plan.job, dist.get_rank(), dist.get_world_size()
-    assert job.objective is not None
-    torch.manual_seed(job.training.seed)
-    modules = models.build_modules(job.model, job.objective)
-    if job.initialize.freeze:
-        from orchestrator.models import initialize
-
-        initialize.freeze(modules, job.initialize.freeze)
-    objective = models.build_objective(job.model, job.objective)
-    engine = strategies.prepare(plan, modules, objective, torch.device("cpu"))
-    group = dist.new_group(backend="gloo") if world_size > 1 else None
-    checkpoints = Checkpoints(root, attempt=1, rank=rank, world_size=world_size, group=group)
-
-    def save(step: int) -> None:
-        checkpoints.save(step, engine.state(), {"scalars": engine.scalars()}, asynchronous=False)
-
+    assembled = assemble(plan)
+    group = dist.new_group(backend="gloo") if assembled.world_size > 1 else None
+    checkpoints = Checkpoints(
+        root, attempt=1, rank=assembled.number, world_size=assembled.world_size, group=group
+    )
+    recorder = _Recorder(assembled, checkpoints, stop)
     try:
         if resume is not None:
-            found = checkpoint.checkpoint_at(resume)
-            with checkpoint.open_reader(found) as reader:
-                engine.load(reader, found.meta["scalars"])
+            assembled.load(checkpoint.checkpoint_at(resume))
         if start == stop:
-            save(start)
-            return RankRun()
-        recorder = _Recorder(stop, save, (stop // 2, stop) if start == 0 else (stop,))
-        stream = data.open_train(
-            prepared, plan, rank=rank, world_size=world_size, start_step=start, ready=_tensors
-        )
-        try:
-            longer = plan.model_copy(update={"total_steps": max(plan.total_steps, stop + 1)})
-            loop.train(longer, engine, objective, stream, recorder, start)
-        finally:
-            stream.close()
+            recorder.save(start, {})
+            return recorder.run
+        with contextlib.closing(assembled.open_train(prepared, start_step=start)) as stream:
+            steps = assembled.on_device(stream)
+            loop.train(plan, assembled.engine, assembled.objective, steps, recorder, start)
         return recorder.run
     finally:
         checkpoints.close()
-        engine.close()
-
-
-def _tensors(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
-    import torch
-
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        assembled.close()
 
 
 # -- comparing -----------------------------------------------------------------------------------------------

@@ -10,24 +10,22 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from orchestrator import checkpoint, data, events, loop, models, strategies
+from orchestrator import checkpoint, data, events, loop
 from orchestrator.checkpoint import Checkpoint, Checkpoints
-from orchestrator.checkpoint.weights import weights_at
 from orchestrator.data import Prepared
 from orchestrator.errors import CheckpointError, DataError
-from orchestrator.models.base import Batch, Objective, check_batch
+from orchestrator.models.base import Batch
 from orchestrator.planning.plan import Plan
+from orchestrator.rank import assemble
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunState
-from orchestrator.strategies.base import Engine
 from orchestrator.telemetry import pictures
 from orchestrator.telemetry.gauges import Gauges
 from orchestrator.telemetry.rank_log import kept_log
@@ -108,54 +106,16 @@ class _Worker:
         self._started_at = started_at
         self._plan, self._prepared, self._rank, self._world_size = plan, prepared, rank, world_size
         self._attempt, self._control, self._launch = attempt, control, launch
-        job = plan.job
-        self._device = (
-            torch.device("cuda", torch.cuda.current_device())
-            if job.scaling.gpus_per_worker
-            else torch.device("cpu")
-        )
-        torch.manual_seed(job.training.seed)
-        assert job.objective is not None
-        modules = models.build_modules(job.model, job.objective)
-        self._objective: Objective = models.build_objective(job.model, job.objective)
-        self._start_weights(modules)
-        self._engine: Engine = strategies.prepare(plan, modules, self._objective, self._device)
+        self._assembled = assemble(plan)
         self._checkpoints = Checkpoints(
             f"{plan.storage}/checkpoints", attempt=attempt, rank=rank, world_size=world_size, group=control
         )
-        self._evaluation = (
-            data.open_eval(prepared, plan, rank=rank, world_size=world_size) if plan.evaluate_every else None
-        )
+        self._evaluation = self._assembled.open_eval(prepared)
         self.tracker: Tracker = NullTracker()
         self._mailbox = _Mailbox(plan, launch) if rank == 0 else None
         self._gauges: Gauges | None = None
         self._next_stop_check = 0
         self._last_stop_check = (0, time.monotonic())
-        self._specs = self._objective.inputs()
-
-    def _start_weights(self, modules: models.base.Modules) -> None:
-        job = self._plan.job
-        if not (job.initialize.weights or job.initialize.freeze):
-            return
-        from orchestrator.models import initialize
-
-        if job.initialize.weights:
-            path = job.initialize.weights
-            if "://" not in path and not Path(path).is_absolute():
-                path = str(Path(self._plan.base_dir) / path)
-            part: dict[str, Any] = {
-                "prefix": job.initialize.prefix,
-                "into": job.initialize.into,
-                "strict": job.initialize.strict,
-            }
-            if path.endswith(".safetensors") or initialize.is_weight_folder(path):
-                report = initialize.load_weights(modules, path, **part, config=job.model)
-            else:
-                report = initialize.place_weights(modules, weights_at(path), **part)
-            if self._rank == 0:
-                logger.info("%s", report)
-        if job.initialize.freeze:
-            initialize.freeze(modules, job.initialize.freeze)
 
     def train(self, newest: Checkpoint | None) -> dict[str, Any]:
         """Load what there is, and take the remaining steps."""
@@ -167,8 +127,7 @@ class _Worker:
         if newest is not None:
             if self._data_is_the_same(newest):
                 skipped = newest.meta.get("skipped", ())
-            with checkpoint.open_reader(newest) as reader:
-                self._engine.load(reader, newest.meta["scalars"])
+            self._assembled.load(newest)
             start_step = newest.step
             if self._rank == 0:
                 logger.info("attempt %d goes on from the checkpoint of step %d", self._attempt, start_step)
@@ -182,18 +141,17 @@ class _Worker:
                 total_steps=plan.total_steps,
             )
             self._gauges = Gauges(plan, attempt=self._attempt, start_seconds=time.time() - self._started_at)
-        self._stream = stream = data.open_train(
-            self._prepared,
-            plan,
-            rank=self._rank,
-            world_size=self._world_size,
-            start_step=start_step,
-            ready=self._tensors,
-            skipped=skipped,
+        self._stream = stream = self._assembled.open_train(
+            self._prepared, start_step=start_step, skipped=skipped
         )
         with contextlib.closing(stream):
             outcome = loop.train(
-                plan, self._engine, self._objective, self._on_device(stream), self, start_step
+                plan,
+                self._assembled.engine,
+                self._assembled.objective,
+                self._assembled.on_device(stream),
+                self,
+                start_step,
             )
         self._checkpoints.wait()
         self._prune()
@@ -244,7 +202,7 @@ class _Worker:
         """The evaluation set's batches on the device."""
         assert self._evaluation is not None
         for arrays in self._evaluation.batches():
-            yield self._to_device(self._tensors(arrays))
+            yield self._assembled.to_device(self._assembled.to_tensors(arrays))
 
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """Write a checkpoint, and let go of those that are not to be kept."""
@@ -258,13 +216,13 @@ class _Worker:
                 self._stream, self._control if plan.job.data.skip_bad_samples else None
             ),
             "plan_digest": plan.digest,
-            "scalars": self._engine.scalars(),
+            "scalars": self._assembled.engine.scalars(),
             "metrics": metrics,
             "model": plan.job.model.model_dump(mode="json"),
             "objective": plan.job.objective and plan.job.objective.model_dump(mode="json"),
         }
         stall = self._checkpoints.save(
-            step, self._engine.state(), meta, asynchronous=plan.job.checkpoint.asynchronous
+            step, self._assembled.engine.state(), meta, asynchronous=plan.job.checkpoint.asynchronous
         )
         self._prune()
         if self._rank == 0:
@@ -289,8 +247,8 @@ class _Worker:
             return
         with contextlib.closing(self.evaluation()) as batches:
             batch = next(batches)
-        with loop.evaluating(self._engine), torch.no_grad():
-            samples = self._objective.samples(self._engine.modules, batch, _SAMPLES)
+        with loop.evaluating(self._assembled.engine), torch.no_grad():
+            samples = self._assembled.objective.samples(self._assembled.engine.modules, batch, _SAMPLES)
         if self._rank != 0:
             return
         for sample in samples:
@@ -331,37 +289,12 @@ class _Worker:
             self._gauges.logged(step, values, seconds, again=step <= self._mailbox.reached_before)
         self._mailbox.reached(step, self._attempt, rounded)
 
-    # -- batches ---------------------------------------------------------------------------------------------
-
-    def _on_device(self, stream: Iterator[data.StepBatch]) -> Iterator[data.StepBatch]:
-        if self._device.type == "cpu":
-            return stream
-        return (
-            replace(share, micros=[self._to_device(tensors) for tensors in share.micros]) for share in stream
-        )
-
-    def _tensors(self, arrays: Mapping[str, Any]) -> Batch:
-        """Tensors that can be copied to the device while it computes. Called on the stream's thread, ahead of the loop."""
-        # every batch, since a label out of range would end a GPU's work without a word
-        check_batch(arrays, self._specs)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        if self._device.type == "cpu":
-            return tensors
-        # of this thread: else pinning would start a context on the first device
-        torch.cuda.set_device(self._device)
-        return {name: tensor.pin_memory() for name, tensor in tensors.items()}
-
-    def _to_device(self, tensors: Batch) -> Batch:
-        if self._device.type == "cpu":
-            return tensors
-        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
-
     def close(self) -> None:
         """Let go of threads and groups."""
         if self._mailbox is not None:
             self._mailbox.close()
         self._checkpoints.close()
-        self._engine.close()
+        self._assembled.close()
 
 
 class _Mailbox:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from data_jobs import plan_of
+from safetensors.torch import save_file
 
+from orchestrator import data, worker
 from orchestrator import verify as verifying
-from orchestrator.checkpoint import Checkpoint, Checkpoints, newest_good
+from orchestrator.checkpoint import Checkpoint, CheckpointReader, Checkpoints, newest_good
+from orchestrator.errors import DataError, NotFoundError
+from orchestrator.planning.plan import Plan
 from orchestrator.sdk import make_plan
 from orchestrator.spec.job import JobSpec
 from orchestrator.verify import VerifyRow, verify
@@ -45,6 +52,57 @@ def test_a_job_is_proved(
         "losses",
     ]
     assert all(row.passed for row in rows), [row for row in rows if not row.passed]
+
+
+def _plan_from(weights: str) -> Plan:
+    return make_plan(JobSpec.model_validate({**JOB, "initialize": {"weights": weights, "strict": False}}))
+
+
+def test_the_runs_start_from_the_weights_that_the_job_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(tmp_path))
+    with pytest.raises(NotFoundError, match=r"initialize\.weights: there is no .*absent"):
+        verify(_plan_from(str(tmp_path / "absent.safetensors")), steps=2)
+
+    bias = torch.tensor([0.25, -0.75])
+    save_file({"head.bias": bias}, tmp_path / "start.safetensors")
+    small = verifying._small(_plan_from(str(tmp_path / "start.safetensors")), 1, str(tmp_path), steps=2)
+    prepared = data.prepare(small).model_dump_json()
+    verifying._run(small.model_dump_json(), prepared, 0, 0, None, str(tmp_path / "saved"))
+    with CheckpointReader(verifying._at(str(tmp_path / "saved"), 0)) as reader:
+        assert torch.equal(reader.read("parameter", "model/head.bias", 0, 2), bias)
+
+
+def test_a_bad_batch_is_refused_as_in_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [float(row) for row in range(24)], "label": [0, 1, 2] * 8}), path)
+    job = JobSpec.model_validate(
+        {
+            "name": "bad",
+            "model": {"family": "mlp", "in_features": 1, "outputs": 2},
+            "objective": {"kind": "classification"},
+            "data": {
+                "train": {"kind": "parquet", "path": str(path)},
+                "columns": {"features": "a"},
+                "reader": "worker",
+            },
+            "training": {"max_steps": 4, "global_batch_size": 8},
+        }
+    )
+    plan = plan_of(job, tmp_path, steps=4)
+    with pytest.raises(DataError, match="'label' holds 2, but its values must be from 0 to 1") as in_a_run:
+        worker.run(
+            {
+                "plan": plan.model_dump_json(),
+                "prepared": data.prepare(plan).model_dump_json(),
+                "launch": 1,
+                "started_at": 0.0,
+            }
+        )
+    with pytest.raises(DataError) as in_verify:
+        verify(plan, steps=2)
+    assert str(in_verify.value) == str(in_a_run.value)
 
 
 class _Whole:

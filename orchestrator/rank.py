@@ -1,0 +1,134 @@
+"""One rank, put together from a plan: what a worker trains with, and what ``verify`` proves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator import checkpoint, data, models, strategies
+from orchestrator.checkpoint import Checkpoint
+from orchestrator.checkpoint.weights import weights_at
+from orchestrator.data import EvalStream, Prepared, StepBatch, TrainStream
+from orchestrator.models import initialize
+from orchestrator.models.base import Batch, Modules, Objective, check_batch
+from orchestrator.planning.plan import Plan
+from orchestrator.strategies.base import Engine
+from orchestrator.strategies.replicated import rank_and_world_size
+
+logger = logging.getLogger("orchestrator")
+
+
+def assemble(plan: Plan) -> Rank:
+    """Build the plan's model with its starting weights, and distribute it. Collective: every rank calls it alike.
+
+    Works without torch.distributed too: then there is one rank. Computes on the current CUDA device where the plan
+    has a GPU for each worker, else on the CPU.
+
+    Raises:
+        SpecError: the weights to start from don't fit the model, or the strategy can't do what the job asks.
+        NotFoundError, CheckpointError: there are no such weights.
+
+    """
+    job = plan.job
+    assert job.objective is not None
+    on_gpu = bool(job.scaling.gpus_per_worker)
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    torch.manual_seed(job.training.seed)
+    modules = models.build_modules(job.model, job.objective)
+    objective = models.build_objective(job.model, job.objective)
+    _start_weights(plan, modules)
+    return Rank(plan, objective, strategies.prepare(plan, modules, objective, device))
+
+
+class Rank:
+    """Objective, engine and the way of a batch to its device, on one process of the group."""
+
+    def __init__(self, plan: Plan, objective: Objective, engine: Engine) -> None:
+        self.plan, self.objective, self.engine = plan, objective, engine
+        self.number, self.world_size = rank_and_world_size()
+        self._inputs = objective.inputs()
+        self._on_gpu = engine.device.type == "cuda"
+
+    def load(self, saved: Checkpoint) -> None:
+        """Put a checkpoint's state in place, whatever strategy and world size wrote it."""
+        with checkpoint.open_reader(saved) as reader:
+            self.engine.load(reader, saved.meta["scalars"])
+
+    def open_train(
+        self, prepared: Prepared, *, start_step: int, skipped: Collection[int] = ()
+    ) -> TrainStream:
+        """This rank's share of the global batches after ``start_step``; ``skipped``: samples known to be bad."""
+        return data.open_train(
+            prepared,
+            self.plan,
+            rank=self.number,
+            world_size=self.world_size,
+            start_step=start_step,
+            ready=self.to_tensors,
+            skipped=skipped,
+        )
+
+    def open_eval(self, prepared: Prepared) -> EvalStream | None:
+        """This rank's share of the evaluation set; None where nothing is evaluated."""
+        if not self.plan.evaluate_every:
+            return None
+        return data.open_eval(prepared, self.plan, rank=self.number, world_size=self.world_size)
+
+    def to_tensors(self, arrays: Mapping[str, Any]) -> Batch:
+        """Tensors that can be copied to the device while it computes. Called on the stream's thread, ahead of the loop.
+
+        Raises DataError where the batch is not what the objective reads.
+        """
+        # every batch, since a label out of range would end a GPU's work without a word
+        check_batch(arrays, self._inputs)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if not self._on_gpu:
+            return tensors
+        # of this thread: else pinning would start a context on the first device
+        torch.cuda.set_device(self.engine.device)
+        return {name: tensor.pin_memory() for name, tensor in tensors.items()}
+
+    def to_device(self, batch: Batch) -> Batch:
+        """The batch where the engine computes; the copy need not have ended."""
+        if not self._on_gpu:
+            return batch
+        return {name: tensor.to(self.engine.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def on_device(self, stream: Iterator[StepBatch]) -> Iterator[StepBatch]:
+        """The same steps with their tensors where the engine computes."""
+        for share in stream:
+            yield replace(share, micros=[self.to_device(micro) for micro in share.micros])
+
+    def close(self) -> None:
+        """Free what the engine started."""
+        self.engine.close()
+
+
+def _start_weights(plan: Plan, modules: Modules) -> None:
+    """Put the weights to start from in place, and freeze what is not to be trained."""
+    start = plan.job.initialize
+    if start.weights:
+        is_elsewhere = "://" in start.weights or Path(start.weights).is_absolute()
+        path = start.weights if is_elsewhere else str(Path(plan.base_dir) / start.weights)
+        if path.endswith(".safetensors") or initialize.is_weight_folder(path):
+            report = initialize.load_weights(
+                modules,
+                path,
+                prefix=start.prefix,
+                into=start.into,
+                strict=start.strict,
+                config=plan.job.model,
+            )
+        else:
+            report = initialize.place_weights(
+                modules, weights_at(path), prefix=start.prefix, into=start.into, strict=start.strict
+            )
+        if rank_and_world_size()[0] == 0:
+            logger.info("%s", report)
+    if start.freeze:
+        initialize.freeze(modules, start.freeze)
