@@ -98,11 +98,11 @@ class RunRecord:
         self.write(f"launches/{status.launch}/state.json", status.model_dump_json(indent=2).encode())
 
     def end(self, status: RunStatus) -> RunStatus:
-        """Write the launch's end, unless it has one; returns the end that holds. Addresses that were told stay."""
+        """Write the launch's end, unless it has one; returns the end that holds. What was told before stays."""
         assert status.state.is_final
         told = self.status(status.launch)
         if told is not None:
-            status = status.model_copy(update={"urls": {**told.urls, **status.urls}})
+            status = status.after(told)
         if self.create(f"launches/{status.launch}/final.json", status.model_dump_json(indent=2).encode()):
             return status
         earlier = self.status(status.launch)

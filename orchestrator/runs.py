@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from orchestrator.section import Section
 
@@ -51,6 +54,14 @@ class EndReason(StrEnum):
         """What ``run`` and ``status --wait`` exit with."""
         return _EXIT_CODES.get(self, 4)
 
+    @classmethod
+    def of_exit_code(cls, code: int | None) -> EndReason:
+        """Why a launch ended, where nothing is known but how its driver's process exited.
+
+        Any code but the driver's own means that it could not speak for itself any more.
+        """
+        return _REASONS_OF_EXIT_CODES.get(code, cls.DRIVER_LOST)
+
 
 _EXIT_CODES = {
     EndReason.COMPLETED: 0,
@@ -60,10 +71,16 @@ _EXIT_CODES = {
     EndReason.NAN_LOSS: 3,
     EndReason.STOPPED_BY_USER: 5,
 }
+_REASONS_OF_EXIT_CODES: dict[int | None, EndReason] = {
+    2: EndReason.BAD_SPEC,
+    3: EndReason.USER_ERROR,
+    4: EndReason.INFRASTRUCTURE,
+    5: EndReason.STOPPED_BY_USER,
+}
 
 
 class RunStatus(Section):
-    """How a run stands at one moment, as every cluster reports it."""
+    """How a run stands at one moment, as every cluster reports it. Each method returns another status."""
 
     run_id: str
     """The run."""
@@ -93,6 +110,101 @@ class RunStatus(Section):
     """Last logged values by name."""
     urls: dict[str, str] = {}
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
+
+    def at(self, state: RunState) -> RunStatus:
+        """In another state that is no end; ``ended`` says how it ends."""
+        assert not self.state.is_final and not state.is_final
+        return self._with(state=state)
+
+    def saying(self, message: str) -> RunStatus:
+        """With another sentence for a person."""
+        return self._with(message=message)
+
+    def on(self, cluster: str) -> RunStatus:
+        """As the profile of this name reports it."""
+        return self._with(cluster=cluster)
+
+    def with_urls(self, urls: Mapping[str, str]) -> RunStatus:
+        """With these addresses beside, or in place of, those it has."""
+        return self._with(urls={**self.urls, **urls})
+
+    def in_attempt(self, attempt: int, total_steps: int) -> RunStatus:
+        """After another start of the workers."""
+        return self._with(attempt=attempt, total_steps=total_steps)
+
+    def reached(self, step: int, attempt: int, metrics: Mapping[str, float]) -> RunStatus:
+        """After a step that was logged: it runs, unless it is being stopped or has ended.
+
+        Args:
+            step: Also where an earlier attempt came further.
+            attempt: The attempt that took it.
+            metrics: Put over the last ones by name. What is no finite number is left out: a record can't hold it.
+        """
+        status = self._with(step=step, attempt=attempt, metrics={**self.metrics, **_finite(metrics)})
+        if self.state in (RunState.PENDING, RunState.STARTING):
+            return status._with(state=RunState.RUNNING, message="")  # it waits for nothing any more
+        return status
+
+    def ended(
+        self,
+        state: RunState,
+        reason: EndReason,
+        message: str,
+        *,
+        ended_at: float | None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> RunStatus:
+        """Its end.
+
+        Args:
+            ended_at: Seconds since the epoch; None where nobody knows.
+            metrics: Put over the last ones by name, as in ``reached``.
+        """
+        assert state.is_final
+        return self._with(
+            state=state,
+            reason=reason,
+            message=message,
+            ended_at=ended_at,
+            metrics={**self.metrics, **_finite(metrics or {})},
+        )
+
+    def after(self, earlier: RunStatus) -> RunStatus:
+        """With what was told of the launch before and is not told again: addresses, attempt, last step, metrics."""
+        return self._with(
+            urls={**earlier.urls, **self.urls},
+            attempt=max(earlier.attempt, self.attempt),
+            step=self.step or earlier.step,
+            metrics={**earlier.metrics, **self.metrics},
+        )
+
+    def with_record(self, record: RunStatus) -> RunStatus:
+        """What the cluster says of a launch, with what the launch's own record says.
+
+        A recorded end holds, whatever the cluster says: it was written once, by whoever ended the run. Without one,
+        an end that the cluster saw is an end: the driver could not write any more. In between, the cluster knows
+        whether the driver lives, and the driver how far it is.
+        """
+        merged = self._with(
+            attempt=record.attempt,
+            step=record.step,
+            metrics=dict(record.metrics),
+            urls={**self.urls, **record.urls},
+        )
+        if record.state.is_final:
+            return merged._with(
+                state=record.state, reason=record.reason, message=record.message, ended_at=record.ended_at
+            )
+        if self.state is RunState.STARTING:
+            return merged._with(state=record.state, message=record.message)
+        return merged
+
+    def _with(self, **fields: Any) -> RunStatus:
+        return self.model_copy(update=fields)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def new_run_id(name: str) -> str:

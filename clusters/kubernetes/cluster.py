@@ -119,7 +119,7 @@ class KubernetesCluster:
             StorageRecord(metadata["annotations"][STORAGE]).ask_to_stop(status.launch)
         else:
             self._api.patch_config_map(metadata["name"], {"data": {f"stop-{status.launch}": ""}})
-        return status.model_copy(update={"state": RunState.STOPPING})
+        return status.at(RunState.STOPPING)
 
     def run_on_head(self, plan: Plan, command: Sequence[str], *, mark: str, seconds: float) -> str:
         """The line of a command's output that begins with ``mark``, behind the mark. The command takes the driver's
@@ -271,7 +271,7 @@ class KubernetesCluster:
             status = with_progress(status, self._last_lines(pod))
         if status.state is RunState.STARTING and (problem := self._problem(rayjob)):
             # the head runs and its driver waits for workers: autoscaled ones, or one that was lost and is made again
-            return status.model_copy(update={"message": problem})
+            return status.saying(problem)
         return status
 
     def _record_of(self, rayjob: dict[str, Any]) -> RunStatus | None:

@@ -67,12 +67,6 @@ TABLE = (
 # fmt: on
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
-_REASON_OF_EXIT_CODE = {
-    2: EndReason.BAD_SPEC,
-    3: EndReason.USER_ERROR,
-    4: EndReason.INFRASTRUCTURE,
-    5: EndReason.STOPPED_BY_USER,
-}
 
 
 def row_of(deployment: str, job: str, reason: str) -> Row:
@@ -105,7 +99,7 @@ def rayjob_to_status(
     message = row.message.format(message=_last_line(said), reason=status.get("reason", "")).strip(": ")
     # with a record, a driver that could still speak would have written its end there
     if why is EndReason.DRIVER_LOST and record is None and (code := _EXIT_CODE.search(said)):
-        why = _REASON_OF_EXIT_CODE.get(int(code[1]), why)
+        why = EndReason.of_exit_code(int(code[1]))
         state = RunState.STOPPED if why is EndReason.STOPPED_BY_USER else state
     if STOP in notes and state is not RunState.SUCCEEDED:
         has_ended = state.is_final or status.get("jobDeploymentStatus") == "Suspended"
@@ -125,24 +119,11 @@ def rayjob_to_status(
         urls={"checkpoints": f"{notes[STORAGE]}/checkpoints"} if STORAGE in notes else {},
     )
     if status.get("dashboardURL"):
-        base = base.model_copy(
-            update={"urls": {**base.urls, "dashboard": f"http://{status['dashboardURL']}"}}
-        )
+        base = base.with_urls({"dashboard": f"http://{status['dashboardURL']}"})
     if record is not None:
-        return _with_record(base, record)
+        return base.with_record(record)
     # of a job that failed KubeRay quotes the log's end, and the driver says there why; the object outlives the log
     return with_progress(base, said.splitlines()) if state.is_final and STOP not in notes else base
-
-
-def _with_record(base: RunStatus, record: RunStatus) -> RunStatus:
-    kept = {"attempt": record.attempt, "step": record.step, "metrics": record.metrics}
-    base = base.model_copy(update={**kept, "urls": {**base.urls, **record.urls}})
-    if record.state.is_final:
-        said = {"state": record.state, "reason": record.reason, "message": record.message}
-        return base.model_copy(update={**said, "ended_at": record.ended_at})
-    if base.state is RunState.STARTING:
-        return base.model_copy(update={"state": record.state, "message": record.message})
-    return base
 
 
 def seconds_since_epoch(stamp: str | None) -> float | None:

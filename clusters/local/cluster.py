@@ -21,6 +21,7 @@ from typing import Any
 
 from orchestrator import events
 from orchestrator.clusters.base import Request, Revise
+from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
@@ -82,7 +83,7 @@ class LocalCluster:
 
     def status(self, run_id: str) -> RunStatus:
         """How it stands, and how far it has come."""
-        return self._with_progress(self._state(run_id).model_copy(update={"cluster": self.profile.name}))
+        return self._with_progress(self._state(run_id).on(self.profile.name))
 
     def _state(self, run_id: str) -> RunStatus:
         """How it stands; a driver that is gone without having written an end was lost."""
@@ -97,7 +98,7 @@ class LocalCluster:
         if status.state.is_final:
             _clear(self._launch_dir(run_id, status.launch), _ray_dir(run_id, status.launch))
         elif record.stop_was_asked(status.launch):
-            status = status.model_copy(update={"state": RunState.STOPPING})
+            status = status.at(RunState.STOPPING)
         return status
 
     def list(self) -> list[RunStatus]:
@@ -209,29 +210,10 @@ class LocalCluster:
         return not any(event["event"] == "attempt" for event in _events(log))
 
     def _with_progress(self, status: RunStatus) -> RunStatus:
-        """The step, metrics and addresses that the log's events tell."""
-        step, metrics, urls, attempt, state = (
-            status.step,
-            dict(status.metrics),
-            dict(status.urls),
-            status.attempt,
-            status.state,
-        )
-        for event in _events(self._launch_dir(status.run_id, status.launch) / "driver.log"):
-            match event["event"]:
-                case "metrics":
-                    step = max(step, event["step"])
-                    metrics |= event["values"] if not status.state.is_final or not status.metrics else {}
-                    state = RunState.RUNNING if state is RunState.STARTING else state
-                case "attempt":
-                    attempt = event["attempt"]
-                case "tracking":
-                    urls["mlflow"] = event["url"]
-        urls["checkpoints"] = str(self._runs / status.run_id / "checkpoints")
-        urls = {name: url for name, url in urls.items() if url}
-        return status.model_copy(
-            update={"step": step, "metrics": metrics, "urls": urls, "attempt": attempt, "state": state}
-        )
+        """With what the log's events tell, and where the checkpoints are."""
+        log = self._launch_dir(status.run_id, status.launch) / "driver.log"
+        status = with_progress(status, _tail(log, 512_000))
+        return status.with_urls({"checkpoints": str(self._runs / status.run_id / "checkpoints")})
 
 
 def _plan_name(launch: int) -> str:
@@ -301,23 +283,15 @@ def _wait_until_gone(folder: Path) -> None:
 
 def _lost(status: RunStatus, folder: Path, stop_was_asked: bool) -> RunStatus:
     if stop_was_asked:
-        update: dict[str, Any] = {
-            "state": RunState.STOPPED,
-            "reason": EndReason.STOPPED_BY_USER,
-            "message": "stopped at once; the newest checkpoint is what it can go on from",
-        }
-    else:
-        last = next(
-            (line for line in reversed(_tail(folder / "driver.log")) if events.parse(line) is None), ""
-        )
-        said = f"; its last words: {last[:200]}" if last else ""
-        update = {
-            "state": RunState.FAILED,
-            "reason": EndReason.DRIVER_LOST,
-            "message": f"the driver process ended without a word (killed, or the machine went down){said};"
-            f" trainwright resume {status.run_id} goes on from the newest checkpoint",
-        }
-    return status.model_copy(update={**update, "ended_at": time.time()})
+        message = "stopped at once; the newest checkpoint is what it can go on from"
+        return status.ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, message, ended_at=time.time())
+    last = next((line for line in reversed(_tail(folder / "driver.log")) if events.parse(line) is None), "")
+    said = f"; its last words: {last[:200]}" if last else ""
+    message = (
+        f"the driver process ended without a word (killed, or the machine went down){said};"
+        f" trainwright resume {status.run_id} goes on from the newest checkpoint"
+    )
+    return status.ended(RunState.FAILED, EndReason.DRIVER_LOST, message, ended_at=time.time())
 
 
 def _clear(folder: Path, ray_dir: Path) -> None:

@@ -111,7 +111,7 @@ class RayJobsCluster:
             self._client.stop(job["submission_id"])
         else:
             self._record(job_to_plan(job)).ask_to_stop(status.launch)
-        return status.model_copy(update={"state": RunState.STOPPING})
+        return status.at(RunState.STOPPING)
 
     def ping(self) -> str:
         """Ray's and Python's version on the cluster. Says also where they don't go with this client's."""

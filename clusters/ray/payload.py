@@ -13,22 +13,14 @@ from orchestrator.planning.plan import Plan
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
 
-_STATES: dict[str, tuple[RunState, EndReason | None]] = {
-    "PENDING": (RunState.PENDING, None),
-    "RUNNING": (RunState.STARTING, None),  # its records or its output tell whether it takes steps already
-    "STOPPED": (RunState.STOPPED, EndReason.STOPPED_BY_USER),
-    "SUCCEEDED": (RunState.SUCCEEDED, EndReason.COMPLETED),
-    "FAILED": (RunState.FAILED, EndReason.DRIVER_LOST),
+_STATES = {
+    "PENDING": RunState.PENDING,
+    "RUNNING": RunState.STARTING,  # its records or its output tell whether it takes steps already
+    "STOPPED": RunState.STOPPED,
+    "SUCCEEDED": RunState.SUCCEEDED,
+    "FAILED": RunState.FAILED,
 }
-"""Ray's job status -> state, and why it ended where nothing better is known."""
-
-_REASON_OF_EXIT_CODE = {
-    2: EndReason.BAD_SPEC,
-    3: EndReason.USER_ERROR,
-    4: EndReason.INFRASTRUCTURE,
-    5: EndReason.STOPPED_BY_USER,
-}
-"""The driver's own exit codes; any other means that it could not speak for itself any more."""
+"""Ray's job status -> state, where nothing better is known."""
 
 
 def plan_to_ray_job(plan: Plan, profile: ClusterProfile, launch: int = 1) -> dict[str, Any]:
@@ -62,18 +54,13 @@ def is_ours(job: dict[str, Any]) -> bool:
 
 
 def job_to_status(job: dict[str, Any], profile: ClusterProfile, record: RunStatus | None) -> RunStatus:
-    """How a launch stands, from Ray's word for its job and from the driver's own record, where that is known. Pure.
-
-    A recorded end holds, whatever Ray says: it was written once, by whoever ended the run. Without one, a job that
-    has ended is an end, though the record still says that it runs: its driver could not write any more.
-    """
+    """How a launch stands, from Ray's word for its job and from the driver's own record, where that is known. Pure."""
     metadata = job["metadata"]
     summary = json.loads(metadata["plan"])
-    state, reason = _STATES[job["status"]]
-    base = RunStatus(
+    status = RunStatus(
         run_id=metadata["run"],
-        state=state,
-        reason=reason,
+        state=RunState.PENDING,
+        message=_sentence(job),
         name=summary["job"]["name"],
         cluster=profile.name,
         launch=int(metadata["launch"]),
@@ -81,32 +68,30 @@ def job_to_status(job: dict[str, Any], profile: ClusterProfile, record: RunStatu
         total_steps=summary["total_steps"],
         urls={"dashboard": str(profile.address), "checkpoints": f"{summary['storage']}/checkpoints"},
     )
-    if record is not None:
-        kept = {"attempt": record.attempt, "step": record.step, "metrics": record.metrics}
-        base = base.model_copy(update={**kept, "urls": {**base.urls, **record.urls}})
-        if record.state.is_final:
-            said = {"state": record.state, "reason": record.reason, "message": record.message}
-            return base.model_copy(update={**said, "ended_at": record.ended_at})
-        if not state.is_final:
-            running = state if state is RunState.PENDING else record.state
-            return base.model_copy(update={"state": running, "message": record.message})
-    if not state.is_final:
-        return base.model_copy(update={"message": _sentence(job) if state is RunState.PENDING else ""})
-    ended = {"ended_at": (job.get("end_time") or 0) / 1000 or None}
-    if state is RunState.FAILED:
-        if record is None:  # with a record, a driver that could still speak would have written its end there
-            reason = _REASON_OF_EXIT_CODE.get(job.get("driver_exit_code") or 0, EndReason.DRIVER_LOST)
-        if job.get("error_type") == "RUNTIME_ENV_SETUP_FAILURE":
-            reason = EndReason.BAD_SPEC if plan_has_pip(summary) else EndReason.INFRASTRUCTURE
-        state = RunState.STOPPED if reason is EndReason.STOPPED_BY_USER else state
-        return base.model_copy(update={"state": state, "reason": reason, "message": _sentence(job), **ended})
-    message = "ended at once by a stop" if state is RunState.STOPPED else "took all its steps"
-    return base.model_copy(update={"message": message, **ended})
+    state = _STATES[job["status"]]
+    if state.is_final:
+        # with a record, a driver that could still speak would have written its end there
+        exit_code = job.get("driver_exit_code") if record is None else None
+        status = status.ended(
+            *_end(job, state, exit_code), ended_at=(job.get("end_time") or 0) / 1000 or None
+        )
+    elif state is not RunState.PENDING:
+        status = status.at(state).saying("")
+    return status if record is None else status.with_record(record)
 
 
-def plan_has_pip(plan: dict[str, Any]) -> bool:
-    """Whether a plan (as JSON) installs packages: then a failed environment is most often a wrong requirement."""
-    return bool(plan["job"]["environment"]["pip"])
+def _end(job: dict[str, Any], state: RunState, exit_code: int | None) -> tuple[RunState, EndReason, str]:
+    """State, reason and sentence of a job that has ended."""
+    if state is RunState.SUCCEEDED:
+        return state, EndReason.COMPLETED, "took all its steps"
+    if state is RunState.STOPPED:
+        return state, EndReason.STOPPED_BY_USER, "ended at once by a stop"
+    reason = EndReason.of_exit_code(exit_code)
+    if job.get("error_type") == "RUNTIME_ENV_SETUP_FAILURE":
+        # one that installs packages fails most often by a wrong requirement
+        installs = json.loads(job["metadata"]["plan"])["job"]["environment"]["pip"]
+        reason = EndReason.BAD_SPEC if installs else EndReason.INFRASTRUCTURE
+    return RunState.STOPPED if reason is EndReason.STOPPED_BY_USER else state, reason, _sentence(job)
 
 
 def _sentence(job: dict[str, Any]) -> str:

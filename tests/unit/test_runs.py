@@ -1,0 +1,90 @@
+"""How a status becomes the next one."""
+
+import math
+
+import pytest
+
+from orchestrator.errors import TrainwrightError
+from orchestrator.runs import EndReason, RunState, RunStatus
+
+NEW = RunStatus(run_id="r", state=RunState.PENDING, message="for nodes", urls={"dashboard": "http://ray"})
+RUNNING = NEW.in_attempt(2, 50).reached(10, 2, {"loss": 1.0}).with_urls({"mlflow": "http://mlflow"})
+LOST = (RunState.FAILED, EndReason.DRIVER_LOST, "gone")
+
+
+def test_a_step_says_that_it_runs_and_waits_for_nothing():
+    assert (RUNNING.state, RUNNING.message, RUNNING.step, RUNNING.total_steps) == (
+        RunState.RUNNING,
+        "",
+        10,
+        50,
+    )
+    stopping = RUNNING.at(RunState.STOPPING).saying("to save").reached(11, 2, {})
+    assert (stopping.state, stopping.message, stopping.step) == (RunState.STOPPING, "to save", 11)
+    assert RUNNING.reached(5, 3, {}).step == 5
+    assert NEW.step == 0
+
+
+def test_metrics_are_put_over_the_last_ones_but_no_nan_gets_into_a_record():
+    metrics = {"accuracy": 0.5, "loss": math.nan, "norm": math.inf}
+    for later in (RUNNING.reached(11, 2, metrics), RUNNING.ended(*LOST, ended_at=9.0, metrics=metrics)):
+        assert later.metrics == {"loss": 1.0, "accuracy": 0.5}
+        assert RunStatus.model_validate_json(later.model_dump_json()) == later
+
+
+def test_an_end_is_no_mere_state_and_a_state_is_no_end():
+    with pytest.raises(AssertionError):
+        RUNNING.at(RunState.FAILED)
+    with pytest.raises(AssertionError):
+        RUNNING.ended(*LOST, ended_at=9.0).at(RunState.RUNNING)
+    with pytest.raises(AssertionError):
+        RUNNING.ended(RunState.RUNNING, EndReason.COMPLETED, "", ended_at=9.0)
+
+
+def test_an_end_keeps_what_only_the_workers_told():
+    end = NEW.ended(*LOST, ended_at=9.0).after(RUNNING)
+    assert (end.state, end.step, end.attempt, end.metrics) == (RunState.FAILED, 10, 2, {"loss": 1.0})
+    assert end.urls == {"dashboard": "http://ray", "mlflow": "http://mlflow"}
+    again = NEW.reached(4, 3, {"loss": 0.5}).ended(*LOST, ended_at=9.0).after(RUNNING)
+    assert (again.step, again.attempt, again.metrics) == (4, 3, {"loss": 0.5})
+
+
+PENDING, STARTING, ENDED = NEW, NEW.at(RunState.STARTING), NEW.ended(*LOST, ended_at=9.0)
+DONE = RUNNING.ended(RunState.SUCCEEDED, EndReason.COMPLETED, "took all", ended_at=8.0)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "record", "state", "reason", "message"),
+    [
+        (PENDING, RUNNING, RunState.PENDING, None, "for nodes"),
+        (STARTING, RUNNING, RunState.RUNNING, None, ""),
+        (STARTING.at(RunState.STOPPING), RUNNING, RunState.STOPPING, None, "for nodes"),
+        (ENDED, RUNNING, RunState.FAILED, EndReason.DRIVER_LOST, "gone"),
+        (STARTING, DONE, RunState.SUCCEEDED, EndReason.COMPLETED, "took all"),
+        (ENDED, DONE, RunState.SUCCEEDED, EndReason.COMPLETED, "took all"),
+    ],
+)
+def test_a_recorded_end_holds_and_the_cluster_knows_whether_the_driver_lives(
+    cluster, record, state, reason, message
+):
+    status = cluster.with_record(record)
+    assert (status.state, status.reason, status.message) == (state, reason, message)
+    assert (status.step, status.attempt, status.metrics) == (10, 2, {"loss": 1.0})
+    assert status.urls == {"dashboard": "http://ray", "mlflow": "http://mlflow"}
+    assert status.ended_at == (8.0 if record is DONE else cluster.ended_at)
+
+
+@pytest.mark.parametrize("reason", EndReason)
+def test_an_exit_code_means_a_reason_that_exits_with_it(reason):
+    if reason is not EndReason.COMPLETED:  # a driver that exits with 0 has written its end
+        assert EndReason.of_exit_code(reason.exit_code).exit_code == reason.exit_code
+
+
+@pytest.mark.parametrize("code", [None, 0, 1, -9, 137, 6])
+def test_any_other_exit_code_is_a_driver_that_could_not_speak(code):
+    assert EndReason.of_exit_code(code) is EndReason.DRIVER_LOST
+
+
+def test_reasons_and_errors_exit_alike():
+    codes = {kind.exit_code for kind in TrainwrightError.__subclasses__()} | {0}
+    assert {reason.exit_code for reason in EndReason} <= codes
