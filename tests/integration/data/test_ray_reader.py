@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_jobs import job_of, plan_of
+from golden_batches import CASES, GOLDEN, batches_digest, case_data
 
 from orchestrator import data
 from orchestrator.data.reading import blocks
@@ -128,3 +129,9 @@ def test_a_pipeline_of_ones_own_is_kept_in_the_order_of_its_ids(tmp_path, monkey
         data.prepare(plan_of(job_of({"train": {**source, "function": "my_pipeline:twice"}}), tmp_path))
     with pytest.raises(DataError, match="makes no column 'other'"):
         data.prepare(plan_of(job_of({"train": {**source, "id_column": "other"}}), tmp_path))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_batches_of_every_format_are_those_written_down(name, tmp_path):
+    family, spec = case_data(name, tmp_path / "source")
+    assert batches_digest(family, {**spec, "reader": "ray"}, tmp_path, workers=2) == GOLDEN[name]
