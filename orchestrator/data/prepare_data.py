@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data import facts
-from orchestrator.data.files import exists, read_range, write_text
+from orchestrator.data.cache import remembered
 from orchestrator.data.hashing import sample_seeds
 from orchestrator.data.layouts import choose_layouts, wanted_tensors
 from orchestrator.data.order import shape_order
@@ -243,23 +241,19 @@ def _said(layout: tuple[tuple[int, ...], str, str] | None) -> str:
 def fit(job: JobSpec, train: Sequence[PreparedSource], cache: str) -> list[dict[str, Any]]:
     """What each transform learns from the training samples, from the cache if it was learned before."""
     transforms = job.data.transforms
-    key = hashlib.sha256(
-        json.dumps(
-            [
-                _FIT_VERSION,
-                [[s.index.identity, vars(s.part), [one.model_dump() for one in s.layouts]] for s in train],
-                [section.model_dump(mode="json") for section in transforms],
-            ],
-            sort_keys=True,
-        ).encode()
-    ).hexdigest()[:32]
-    kept = f"{cache}/fitted/{key}.json"
-    if exists(kept):
-        fitted: list[dict[str, Any]] = json.loads(read_range(kept))
-        return fitted
-    fitted = fit_all(transforms, (_all_rows(train, job.training.seed) for _ in iter(int, 1)))
-    if any(fitted):
-        write_text(kept, json.dumps(fitted))
+    if all(kind_of(section).fitter(section) is None for section in transforms):
+        return [{} for _ in transforms]
+    key = [
+        [[s.index.identity, vars(s.part), [one.model_dump() for one in s.layouts]] for s in train],
+        [section.model_dump(mode="json") for section in transforms],
+    ]
+    fitted: list[dict[str, Any]] = remembered(
+        cache,
+        "fitted-transforms",
+        _FIT_VERSION,
+        key,
+        lambda: fit_all(transforms, (_all_rows(train, job.training.seed) for _ in iter(int, 1))),
+    )
     return fitted
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data.files import exists, read_range, write_text, write_whole
+from orchestrator.data.cache import remembered, remembered_table
 from orchestrator.data.preparations import kind_of
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.index import SourceIndex
@@ -21,6 +19,8 @@ from orchestrator.section import Section
 
 _GROUP_BYTES = 2**22
 """Row groups of what is prepared: small enough that many shuffle well, large enough to read fast."""
+_VERSION = 1
+"""Of how rows are written; what they hold has the version of its kind."""
 
 
 class RawRows:
@@ -64,30 +64,31 @@ def prepare_rows(
     """Fit on the training rows, then rewrite training and evaluation rows, each by itself."""
     kind = kind_of(section)
     columns = kind.columns(section)
-    version = [kind.version, kind.fingerprint(section, base_dir)]
-    key = _key(section, version, train)
-    fit_path = f"{cache}/prepared/{key}.fitted.json"
-    if exists(fit_path):
-        fitted: dict[str, Any] = json.loads(read_range(fit_path))
-    else:
-        fitted = kind.fit(section, RawRows(train, columns), base_dir)
-        write_text(fit_path, json.dumps(fitted))
+    fit_key = [section.model_dump(mode="json"), kind.fingerprint(section, base_dir), _rows_key(train)]
+    fitted: dict[str, Any] = remembered(
+        cache,
+        "preparation-fit",
+        kind.version,
+        fit_key,
+        lambda: kind.fit(section, RawRows(train, columns), base_dir),
+    )
 
     def build(source: tuple[SourceIndex, Part]) -> str:
-        path = f"{cache}/prepared/{key}-{_key(section, version, [source])}.parquet"
-        if not exists(path):
+        def write(path: str) -> None:
             tables = kind.build(section, fitted, RawRows([source], columns))
-            write_whole(path, lambda draft: _write_tables(draft, tables, source[0].root))
-        return path
+            _write_tables(path, tables, source[0].root)
+
+        key = [_VERSION, fit_key, _rows_key([source])]
+        return remembered_table(cache, "preparation", kind.version, key, write)
 
     return PreparedRows(
         tuple(build(source) for source in train), build(evaluation) if evaluation else None, fitted
     )
 
 
-def _key(section: Section, about: list[Any], sources: Sequence[tuple[SourceIndex, Part]]) -> str:
-    content = [section.model_dump(mode="json"), about, [[i.identity, vars(p)] for i, p in sources]]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+def _rows_key(sources: Sequence[tuple[SourceIndex, Part]]) -> list[Any]:
+    """What rows those are."""
+    return [[index.identity, vars(part)] for index, part in sources]
 
 
 def _write_tables(path: str, tables: Iterable[pa.Table], root: str) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.data.files import exists, read_range, write_text
+from orchestrator.data.cache import remembered
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.index import SourceIndex
 
 _LINES = ("csv", "jsonl")
 """Formats of which the column is read; the others know, or their labels are given."""
 _THREADS = 4
+_VERSION = 1
+"""Of what is kept; raise it when ``_read_bounds`` finds something else."""
 
 
 def with_bounds(index: SourceIndex, column: str, cache: str) -> SourceIndex:
@@ -23,13 +23,8 @@ def with_bounds(index: SourceIndex, column: str, cache: str) -> SourceIndex:
     known = index.kind not in _LINES or column in index.bounds
     if known or column not in index.schema.names or not pa.types.is_integer(index.schema.field(column).type):
         return index
-    key = hashlib.sha256(json.dumps([index.identity, column]).encode()).hexdigest()[:24]
-    kept = f"{cache}/indexes/bounds-{key}.json"
-    if exists(kept):
-        least, greatest = json.loads(read_range(kept))
-    else:
-        least, greatest = _read_bounds(index, column)
-        write_text(kept, json.dumps([least, greatest]))
+    key = [index.identity, column]
+    least, greatest = remembered(cache, "column-bounds", _VERSION, key, lambda: _read_bounds(index, column))
     if least is None:
         return index
     return index.model_copy(update={"bounds": {**index.bounds, column: (int(least), int(greatest))}})

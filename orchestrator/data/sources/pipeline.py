@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from importlib import import_module
 from typing import Any
 
@@ -12,11 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.data.files import exists, write_whole
+from orchestrator.data.cache import remembered_table
 from orchestrator.errors import DataError, UserCodeError
 from orchestrator.spec.data import PipelineSource
 
 _GROUP_BYTES = 2**22
+_VERSION = 1
+"""Of what is kept; raise it when ``_write`` writes something else."""
 
 
 def materialize_pipeline(section: PipelineSource, cache: str) -> str:
@@ -36,11 +36,8 @@ def materialize_pipeline(section: PipelineSource, cache: str) -> str:
         raise UserCodeError(
             f"data: pipeline {section.function} can't be imported ({error}); is its folder environment.working_dir?"
         ) from error
-    content = [inspect.getsource(module), name, section.arguments, section.id_column, section.version]
-    path = f"{cache}/pipelines/{name}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]}.parquet"
-    if not exists(path):
-        write_whole(path, lambda draft: _write(draft, section, function))
-    return path
+    key = [inspect.getsource(module), name, section.arguments, section.id_column, section.version]
+    return remembered_table(cache, "pipeline", _VERSION, key, lambda path: _write(path, section, function))
 
 
 def _write(path: str, section: PipelineSource, function: Any) -> None:

@@ -5,14 +5,14 @@ A folder is listed once into a Parquet file of paths and classes in the cache; a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data.files import FileFacts, exists, list_files, read_range, write_whole
+from orchestrator.data.cache import remembered_table
+from orchestrator.data.files import FileFacts, list_files, read_range
 from orchestrator.data.sources.formats.parquet import ParquetFormat, index_parquet
 from orchestrator.data.sources.index import SourceIndex, schema_text
 from orchestrator.errors import DataError
@@ -20,6 +20,8 @@ from orchestrator.errors import DataError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _GROUP_BYTES = 2**22
 _MOST_ROWS = 256
+_VERSION = 1
+"""Of what is kept; raise it when ``_list`` makes something else."""
 
 
 class ImagesFormat:
@@ -75,22 +77,24 @@ def _folder(path: str) -> str:
 
 def _write_list(files: list[FileFacts], classes: list[str], root: str, cache: str) -> str:
     """The list as Parquet, named by what is in it."""
-    number = {name: index for index, name in enumerate(classes)}
     if len({facts.path.rsplit("/", 2)[0] for facts in files}) > 1:
         raise DataError(f"{root}: images must lie in one folder for each class, all below one folder")
-    table = pa.table(
+    mean = sum(facts.bytes for facts in files) / len(files)
+    rows = max(1, min(_MOST_ROWS, int(_GROUP_BYTES / max(1.0, mean))))
+
+    def write(path: str) -> None:
+        pq.write_table(_list(files, classes), path, row_group_size=rows)
+
+    key = [rows, [(facts.path, facts.bytes, facts.stamp) for facts in files]]
+    return remembered_table(cache, "image-list", _VERSION, key, write)
+
+
+def _list(files: list[FileFacts], classes: list[str]) -> pa.Table:
+    number = {name: index for index, name in enumerate(classes)}
+    return pa.table(
         {
             "path": [facts.path for facts in files],
             "bytes": pa.array([facts.bytes for facts in files], type=pa.int64()),
             "label": pa.array([number[_folder(facts.path)] for facts in files], type=pa.int64()),
         }
     )
-    key = hashlib.sha256(
-        repr([(facts.path, facts.bytes, facts.stamp) for facts in files]).encode()
-    ).hexdigest()[:24]
-    listed = f"{cache}/indexes/images-{key}.parquet"
-    if not exists(listed):
-        mean = sum(facts.bytes for facts in files) / len(files)
-        rows = max(1, min(_MOST_ROWS, int(_GROUP_BYTES / max(1.0, mean))))
-        write_whole(listed, lambda draft: pq.write_table(table, draft, row_group_size=rows))
-    return listed

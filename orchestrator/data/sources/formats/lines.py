@@ -6,7 +6,6 @@ Making it reads the file once, at the speed of the storage; from then on any gro
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from orchestrator.data.files import FileFacts, exists, locate, read_range, retrying, write_text
+from orchestrator.data.cache import remembered
+from orchestrator.data.files import FileFacts, locate, read_range, retrying
 from orchestrator.data.sources.index import DataFile
 
 GROUP_BYTES = 2**20
 _SCAN_BYTES = 2**24
 _THREADS = 8
+_VERSION = 1
+"""Of what is kept; raise it when ``scan`` finds something else."""
 _NEWLINE, _RETURN, _QUOTE = 10, 13, 34
 
 Rows = Literal["line", "csv"]
@@ -39,13 +41,12 @@ def index_lines(
 
 
 def _indexed(facts: FileFacts, cache: str, rows: Rows, header: bool) -> DataFile:
-    content = json.dumps([facts.path, facts.bytes, facts.stamp, GROUP_BYTES, rows, header])
-    kept = f"{cache}/indexes/{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
-    if exists(kept):
-        return DataFile.model_validate_json(read_range(kept))
-    made = scan(facts, rows, header)
-    write_text(kept, made.model_dump_json())
-    return made
+    """The file's groups, from the cache if they were found before."""
+    key = [facts.path, facts.bytes, facts.stamp, GROUP_BYTES, rows, header]
+    entry = remembered(
+        cache, "line-index", _VERSION, key, lambda: scan(facts, rows, header).model_dump(mode="json")
+    )
+    return DataFile.model_validate(entry)
 
 
 def scan(facts: FileFacts, rows: Rows, header: bool, most: int | None = None) -> DataFile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,13 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.data.files import FileFacts, exists, list_files, locate, read_range, retrying, write_text
+from orchestrator.data.cache import remembered
+from orchestrator.data.files import FileFacts, list_files, locate, read_range, retrying
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
 
 _GROUP_BYTES = 2**20
 _SCAN_BYTES = 2**24
 _NEWLINE = 10
+_VERSION = 1
+"""Of what is kept; raise it when ``_scanned`` finds something else."""
 _EMPTY_LINES = re.compile(rb"\n[ \t\r]*\n(?:[ \t\r]*\n)*")
 """What a paragraph ends with; it belongs to the paragraph."""
 
@@ -102,15 +104,11 @@ def _bad_byte(content: bytes, first: int) -> str:
 
 def _indexed(facts: FileFacts, rows: str, cache: str) -> DataFile:
     """The file's groups, from the cache if they were found before."""
-    key = hashlib.sha256(
-        json.dumps([facts.path, facts.bytes, facts.stamp, _GROUP_BYTES, rows]).encode()
-    ).hexdigest()
-    kept = f"{cache}/indexes/text-{key[:24]}.json"
-    if exists(kept):
-        return DataFile.model_validate_json(read_range(kept))
-    made = _scanned(facts, rows)
-    write_text(kept, made.model_dump_json())
-    return made
+    key = [facts.path, facts.bytes, facts.stamp, _GROUP_BYTES, rows]
+    entry = remembered(
+        cache, "text-index", _VERSION, key, lambda: _scanned(facts, rows).model_dump(mode="json")
+    )
+    return DataFile.model_validate(entry)
 
 
 def _scanned(facts: FileFacts, rows: str) -> DataFile:

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.data.files import FileFacts, exists, list_files, locate, read_range, retrying, write_text
+from orchestrator.data.cache import remembered
+from orchestrator.data.files import FileFacts, list_files, locate, read_range, retrying
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
 
 _GROUP_BYTES = 2**23
 _THREADS = 8
+_VERSION = 1
+"""Of what is kept; raise it when ``_scan`` finds something else."""
 _NUMBERS = ("cls", "cls2", "index", "id")
 _TEXTS = ("txt", "text", "transcript")
 
@@ -78,13 +81,12 @@ def _made(path: str, found: tuple[DataFile, ...]) -> SourceIndex:
 
 
 def _indexed(facts: FileFacts, cache: str) -> DataFile:
-    content = json.dumps([facts.path, facts.bytes, facts.stamp, _GROUP_BYTES])
-    kept = f"{cache}/indexes/tar-{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
-    if exists(kept):
-        return DataFile.model_validate_json(read_range(kept))
-    made = _scan(facts, most=None)
-    write_text(kept, made.model_dump_json())
-    return made
+    """The file's groups, from the cache if they were found before."""
+    key = [facts.path, facts.bytes, facts.stamp, _GROUP_BYTES]
+    entry = remembered(
+        cache, "tar-index", _VERSION, key, lambda: _scan(facts, most=None).model_dump(mode="json")
+    )
+    return DataFile.model_validate(entry)
 
 
 def _scan(facts: FileFacts, most: int | None) -> DataFile:
