@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.models.base import Modules, Sums
-from orchestrator.planning.plan import MemoryEstimate, Plan
-from orchestrator.spec.job import JobSpec
+from orchestrator.planning.plan import MemoryEstimate, Plan, ResolvedJob
 
 WIDTH, DEPTH, BATCH = 256, 6, 32
 
@@ -73,7 +72,7 @@ def plan_for(
     accumulation: int = 1,
     batch: int = BATCH,
 ) -> Plan:
-    job = JobSpec.model_validate(
+    job = ResolvedJob.model_validate(
         {
             "name": "bench",
             "model": {"family": "mlp", "in_features": WIDTH, "outputs": 10},

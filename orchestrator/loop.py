@@ -148,7 +148,7 @@ def train(
         if last or outcome.stopped or (every and step % every == 0):
             check_replicas(engine, step)
 
-        if step % plan.sample_every == 0 or last:
+        if plan.sample_every and (step % plan.sample_every == 0 or last):
             with meter.part("evaluate"):
                 around.show_samples(step)
 

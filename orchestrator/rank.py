@@ -35,7 +35,6 @@ def assemble(plan: Plan) -> Rank:
 
     """
     job = plan.job
-    assert job.objective is not None
     on_gpu = bool(job.scaling.gpus_per_worker)
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     torch.manual_seed(job.training.seed)

@@ -20,8 +20,8 @@ from orchestrator.clusters.shared.submitted import recall, remember
 from orchestrator.errors import SpecError, StoppedError, TrainwrightError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan as decide
-from orchestrator.planning.make_plan import resolve_model, resolve_objective
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan import Plan, ResolvedJob, RunContext
+from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus, new_run_id
@@ -31,7 +31,6 @@ from orchestrator.spec.profile import ClusterProfile
 
 if TYPE_CHECKING:
     from orchestrator.clusters.base import Cluster
-    from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
 
 _WAIT_SECONDS = 0.5
 
@@ -68,21 +67,18 @@ def make_plan(
 
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
     facts = data.inspect(job, folder, cache)
-    objective = resolve_objective(job, facts)
-    job = job.model_copy(update={"objective": objective, "model": resolve_model(job, objective, facts)})
+    resolved = resolve(job, facts)
     run_id = run_id or new_run_id(job.name)
-    plan = decide(
-        job,
-        facts,
-        _counts(job.model, objective),
+    context = RunContext(
         version=orchestrator.__version__,
         run_id=run_id,
         base_dir=folder,
         storage=f"{profile.storage}/runs/{run_id}" if profile.storage else str(home() / "runs" / run_id),
         cache=cache,
         tracking_uri=_tracking_uri(job, profile),
+        git_commit=_git_commit(folder),
     )
-    return plan.model_copy(update={"git_commit": _git_commit(folder)})
+    return decide(resolved, facts, _counts(resolved), context)
 
 
 def submit(
@@ -190,14 +186,14 @@ class Run:
 
 def _revised(plan: Plan, overrides: Iterable[str]) -> Plan:
     job = load_spec(plan.job.model_dump(mode="json"), overrides)
-    assert job.objective is not None
-    return revise(plan, job, _counts(job.model, job.objective), version=orchestrator.__version__)
+    return revise(plan, job, _counts(plan.job), version=orchestrator.__version__)
 
 
-def _counts(model: FamilyConfig, objective: ObjectiveConfig) -> Counts:
-    """The model's counts; remembered in the home by config, because counting imports torch (seconds)."""
+def _counts(job: ResolvedJob) -> Counts:
+    """The counts of the job's model; remembered in the home by config, because counting imports torch (seconds)."""
     from orchestrator.models.sizes import count
 
+    model, objective = job.model, job.objective
     content = [orchestrator.__version__, model.model_dump(mode="json"), objective.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     remembered = home() / "cache" / "counts" / f"{key}.json"
@@ -220,6 +216,8 @@ def _error_for(status: RunStatus) -> TrainwrightError:
 
 
 def _tracking_uri(job: JobSpec, profile: ClusterProfile) -> str:
+    if job.tracking.kind == "none":
+        return ""
     chosen = job.tracking.uri or profile.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
     return chosen or f"sqlite:///{home() / 'mlflow.db'}"
 

@@ -219,7 +219,7 @@ class _Worker:
             "scalars": self._assembled.engine.scalars(),
             "metrics": metrics,
             "model": plan.job.model.model_dump(mode="json"),
-            "objective": plan.job.objective and plan.job.objective.model_dump(mode="json"),
+            "objective": plan.job.objective.model_dump(mode="json"),
         }
         stall = self._checkpoints.save(
             step, self._assembled.engine.state(), meta, asynchronous=plan.job.checkpoint.asynchronous

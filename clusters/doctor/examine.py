@@ -30,10 +30,9 @@ from orchestrator.clusters.shared.run_records import is_reachable_from_here
 from orchestrator.errors import NotFoundError, TrainwrightError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
-from orchestrator.planning.plan import DataFacts, Plan
+from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.runs import new_run_id
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home
 from orchestrator.spec.profile import ClusterProfile
 
@@ -246,7 +245,7 @@ def _look_from_pods(profile: ClusterProfile, api: KubernetesApi, mlflow: str) ->
 def _probe_plan(profile: ClusterProfile) -> Plan:
     """A run of one worker on each of up to two nodes; its driver is never started."""
     nodes = max(1, min(2, sum(group.max for group in profile.node_groups)))
-    job = JobSpec.model_validate(
+    job = ResolvedJob.model_validate(
         {
             "name": "doctor",
             "model": {"family": "mlp", "in_features": 1, "outputs": 2},
@@ -256,10 +255,7 @@ def _probe_plan(profile: ClusterProfile) -> Plan:
             "scaling": {"workers": nodes, "placement": "spread"},
         }
     )
-    return make_plan(
-        job,
-        DataFacts(),
-        Counts(0, 0, 0, ()),
+    context = RunContext(
         version=__version__,
         run_id=new_run_id("doctor"),
         base_dir="",
@@ -267,6 +263,7 @@ def _probe_plan(profile: ClusterProfile) -> Plan:
         cache="",
         tracking_uri="",
     )
+    return make_plan(job, DataFacts(), Counts(0, 0, 0, ()), context)
 
 
 def _check_claim(api: KubernetesApi, claim: str) -> Check:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, Probability
 from orchestrator.models.configs.families import (
@@ -66,21 +66,14 @@ ObjectiveSection = Annotated[
     Field(discriminator="kind"),
 ]
 
-DEFAULT_OBJECTIVES: dict[str, str] = {
-    "mlp": "classification",
-    "cnn": "classification",
-    "rnn": "causal_lm",
-    "lstm": "causal_lm",
-    "gru": "causal_lm",
-    "gpt": "causal_lm",
-    "bert": "masked_lm",
-    "gan": "adversarial",
-    "autoencoder": "reconstruction",
-}
-"""Family -> the objective it has when the job file names none."""
+
+def default_objective(model: FamilyConfig) -> ObjectiveConfig:
+    """The objective that a family has when the job file names none: the first of those it can be trained with."""
+    adapter: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveSection)
+    return adapter.validate_python({"kind": model.OBJECTIVES[0]})
+
 
 __all__ = [
-    "DEFAULT_OBJECTIVES",
     "AdversarialConfig",
     "AutoencoderConfig",
     "BertConfig",
@@ -107,4 +100,5 @@ __all__ = [
     "RegressionConfig",
     "RnnConfig",
     "TokenClassificationConfig",
+    "default_objective",
 ]

@@ -53,6 +53,11 @@ class FamilyConfig(Section):
             return {**cls.SIZES[size], **given}
         return given
 
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest sequence of tokens that the model reads; None where it reads none."""
+        return None
+
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
         """The fields of ``FROM_DATA`` that must be known with this objective; the others stay as they are."""
         return tuple(self.FROM_DATA)

@@ -97,6 +97,11 @@ class RecurrentConfig(FamilyConfig):
             raise ValueError(f"period {self.period} must not be more than the {self.past} steps of past")
         return self
 
+    @property
+    def max_tokens(self) -> int:
+        """The context."""
+        return self.context
+
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
         """What the objective's inputs and outputs have."""
         if objective.kind == "causal_lm":
@@ -225,6 +230,11 @@ class GptConfig(FamilyConfig):
             raise ValueError(f"rotary positions need an even width per head, not {self.width // self.heads}")
         return self
 
+    @property
+    def max_tokens(self) -> int:
+        """The context."""
+        return self.context
+
     def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
         """One token more than the model reads: each is predicted from those before it."""
         return {
@@ -281,6 +291,11 @@ class BertConfig(FamilyConfig):
     def _fits(self) -> BertConfig:
         _heads_fit(self.width, self.heads)
         return self
+
+    @property
+    def max_tokens(self) -> int:
+        """The context."""
+        return self.context
 
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
         """A language model has no labels."""

@@ -40,7 +40,6 @@ def describe(made: Plan) -> list[str]:
     from orchestrator.section import format_bytes
 
     job, memory = made.job, made.memory
-    assert job.objective is not None
     strategy = ", ".join(
         f"{key} {value}"
         for key, value in job.strategy.model_dump(mode="json").items()

@@ -12,8 +12,7 @@ from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.tensors import TensorLayout, column_array, encoded_bytes, image_shape, numbers
 from orchestrator.data.transforms import kind_of, tensors_of
 from orchestrator.errors import DataError
-from orchestrator.models.configs import DEFAULT_OBJECTIVES, ObjectiveSection
-from orchestrator.models.configs.base import ObjectiveConfig
+from orchestrator.models.configs import default_objective
 from orchestrator.spec.data import DataSpec
 from orchestrator.spec.job import JobSpec
 
@@ -31,10 +30,7 @@ TARGETS: dict[str, dict[str, str]] = {
 
 def wanted_tensors(job: JobSpec) -> dict[str, str]:
     """The tensors that the job's model and objective take: name -> ``float`` or ``int``."""
-    from pydantic import TypeAdapter
-
-    adapter: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveSection)
-    objective = job.objective or adapter.validate_python({"kind": DEFAULT_OBJECTIVES[job.model.family]})
+    objective = job.objective or default_objective(job.model)
     inputs = {name: spec.kind for name, spec in job.model.input_tensors(objective).items()}
     return {**inputs, **TARGETS.get(objective.kind, {})}
 

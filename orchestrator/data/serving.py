@@ -19,8 +19,8 @@ from orchestrator.data.prepared import Prepared
 from orchestrator.data.tensors import TensorLayout, decode_image, finished, group_values
 from orchestrator.data.transforms import Batch, apply_all, tensors_of
 from orchestrator.errors import DataError
+from orchestrator.planning.plan import ResolvedJob
 from orchestrator.section import Section
-from orchestrator.spec.job import JobSpec
 from orchestrator.spec.preparations import Pack, Preparation, Tokenize, Windows
 from orchestrator.spec.transforms import Transform
 
@@ -115,9 +115,8 @@ class Inputs(Section):
         return tokenizer.decode(drawn[: drawn.index(end)] if end in drawn else drawn)
 
 
-def inputs_of(job: JobSpec, prepared: Prepared) -> Inputs:
+def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
     """What of a run's prepared data its model needs from then on."""
-    assert job.objective is not None, "a plan's job has one"
     names = set(job.model.input_tensors(job.objective))
     kept = [
         (section, learned)

@@ -5,106 +5,28 @@ from __future__ import annotations
 import math
 from fnmatch import fnmatchcase
 
-from pydantic import TypeAdapter, ValidationError
-
 from orchestrator.errors import SpecError
-from orchestrator.models.configs import DEFAULT_OBJECTIVES, FamilyConfig, ObjectiveConfig, ObjectiveSection
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.deepspeed_config import deepspeed_config, describe_choices
 from orchestrator.planning.memory import estimate_memory
-from orchestrator.planning.plan import DataFacts, Plan
+from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import JobSpec, ZeroStrategy
-
-
-def resolve_objective(job: JobSpec, facts: DataFacts) -> ObjectiveConfig:
-    """The job's objective, or its family's own, with what comes from the data filled in.
-
-    Raises:
-        SpecError: the family can't be trained with it, or the data doesn't say what it needs.
-
-    """
-    own: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveSection)
-    objective: ObjectiveConfig = job.objective or own.validate_python(
-        {"kind": DEFAULT_OBJECTIVES[job.model.family]}
-    )
-    if objective.kind not in job.model.OBJECTIVES:
-        raise SpecError(
-            f"objective.kind: family {job.model.family} can't be trained with {objective.kind};"
-            f" it can with {', '.join(job.model.OBJECTIVES)}"
-        )
-    found = _from_data("objective", objective, objective.FROM_DATA, tuple(objective.FROM_DATA), facts)
-    return type(objective).model_validate({**objective.model_dump(), **found})
-
-
-def resolve_model(job: JobSpec, objective: ObjectiveConfig, facts: DataFacts) -> FamilyConfig:
-    """The family's config with the sizes that come from the data filled in.
-
-    Raises:
-        SpecError: a size that the objective needs is neither written nor known, or contradicts the data.
-
-    """
-    model = job.model
-    found = _from_data("model", model, model.FROM_DATA, model.needed(objective), facts)
-    context, longest = getattr(model, "context", None), facts.dims.get("context")
-    if context is not None and longest is not None and longest > context:
-        raise SpecError(
-            f"model.context is {context}, but data.prepare.context makes sequences of {longest} tokens; make them equal"
-        )
-    try:
-        return type(model).model_validate({**model.model_dump(exclude={"size"}), **found})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in ("model", *first["loc"]))
-        raise SpecError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _from_data(
-    section: str,
-    config: FamilyConfig | ObjectiveConfig,
-    from_data: dict[str, str],
-    needed: tuple[str, ...],
-    facts: DataFacts,
-) -> dict[str, object]:
-    """Values of the fields that are not written, from the data."""
-    found: dict[str, object] = {}
-    for field, fact in from_data.items():
-        written, known = getattr(config, field), facts.fact(fact)
-        if written is None and known is not None:
-            found[field] = known
-        elif written is None and field in needed:
-            raise SpecError(
-                f"{section}.{field}: can't be known from the data ({fact}); write it in the job file"
-            )
-        elif field in needed and known is not None and written != known:
-            may_be_more = (
-                fact in ("outputs", "vocabulary") and isinstance(known, int) and isinstance(written, int)
-            )
-            if not may_be_more or written < known:
-                raise SpecError(
-                    f"{section}.{field}: is {written}, but the data has {known} ({fact}); leave it out to take the data's"
-                )
-    return found
+from orchestrator.spec.job import ZeroStrategy
 
 
 def make_plan(
-    job: JobSpec,
+    job: ResolvedJob,
     facts: DataFacts,
     counts: Counts,
-    *,
-    version: str,
-    run_id: str,
-    base_dir: str,
-    storage: str,
-    cache: str,
-    tracking_uri: str,
+    context: RunContext,
 ) -> Plan:
     """Decide everything.
 
     Args:
-        job: with its model and objective resolved (``resolve_model``, ``resolve_objective``).
+        job: as ``resolve`` made it.
         facts: what is known of the data.
-        counts: of the resolved model.
+        counts: of the job's model.
+        context: the run it is for.
 
     Raises:
         SpecError: numbers that don't fit together, each named.
@@ -174,6 +96,10 @@ def make_plan(
     evaluates = job.data.eval is not None
     if training.evaluate_every and not evaluates:
         raise SpecError("training.evaluate_every is given, but data.eval is not")
+    if training.sample_every and not evaluates:
+        raise SpecError(
+            "training.sample_every is given, but data.eval is not: samples are made from its batches"
+        )
     evaluate_every = (training.evaluate_every or tenth) if evaluates else 0
 
     trainable = counts.parameters
@@ -224,13 +150,8 @@ def make_plan(
             f" but scaling.memory_per_worker is {format_bytes(job.scaling.memory_per_worker)}"
         )
     return Plan(
-        version=version,
-        run_id=run_id,
+        **context.model_dump(),
         job=job,
-        base_dir=base_dir,
-        storage=storage,
-        cache=cache,
-        tracking_uri=tracking_uri if job.tracking.kind == "mlflow" else "",
         world_size=world_size,
         micro_batch_size=micro,
         accumulation_steps=share // micro,
@@ -238,7 +159,7 @@ def make_plan(
         train_samples=train_samples,
         eval_samples=facts.eval_samples or 0,
         evaluate_every=evaluate_every,
-        sample_every=training.sample_every or evaluate_every or tenth,
+        sample_every=(training.sample_every or evaluate_every) if evaluates else 0,
         checkpoint_every=job.checkpoint.every_steps or tenth,
         parameters=counts.parameters,
         trainable_parameters=trainable,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
+from pydantic import model_validator
+
+from orchestrator.models.configs import ObjectiveSection
 from orchestrator.section import Section
 from orchestrator.spec.job import JobSpec
 
@@ -46,15 +49,33 @@ class MemoryEstimate(Section):
         return self.parameters + self.gradients + self.optimizer + self.activations
 
 
-class Plan(Section):
-    """A job with nothing left to decide."""
+class ResolvedJob(JobSpec):
+    """A job whose objective and model are complete: made by ``planning.resolve``."""
+
+    objective: ObjectiveSection
+    """What to minimise."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> ResolvedJob:
+        for section, config, needed in (
+            ("model", self.model, self.model.needed(self.objective)),
+            ("objective", self.objective, self.objective.FROM_DATA),
+        ):
+            for field in needed:
+                if getattr(config, field) is None:
+                    raise ValueError(
+                        f"{section}.{field} is not known yet; resolve the job from its data first"
+                    )
+        return self
+
+
+class RunContext(Section):
+    """Which run a plan is for, what made it, and where it lives: nothing that changes what is trained."""
 
     version: str
-    """trainwright's version that made it."""
+    """trainwright's version that made the plan."""
     run_id: str
     """The run it is for."""
-    job: JobSpec
-    """The job as written, with every default that depends on something resolved."""
     base_dir: str
     """Folder that the job's relative paths start from."""
     storage: str
@@ -63,6 +84,15 @@ class Plan(Section):
     """Root of prepared data, shared by runs."""
     tracking_uri: str
     """MLflow tracking URI; empty with tracking.kind none."""
+    git_commit: str = ""
+    """Commit of the folder that the job's code or file comes from; empty where it is in no repository."""
+
+
+class Plan(RunContext):
+    """A job with nothing left to decide."""
+
+    job: ResolvedJob
+    """The job as written, with its objective and every size of its model. What else it leaves open is decided below."""
     world_size: int
     """Workers."""
     micro_batch_size: int
@@ -78,7 +108,7 @@ class Plan(Section):
     evaluate_every: int
     """Steps between evaluations; 0: none."""
     sample_every: int
-    """Steps between generated samples; 0: none."""
+    """Steps between generated samples; 0: none, as where nothing is evaluated."""
     checkpoint_every: int
     """Steps between checkpoints."""
     parameters: int
@@ -89,8 +119,6 @@ class Plan(Section):
     """Floating-point operations of forward and backward for one sample; 0 where the family doesn't count them."""
     memory: MemoryEstimate
     """Bytes on one worker."""
-    git_commit: str = ""
-    """Commit of the folder that the job's code or file comes from; empty where it is in no repository."""
     notes: tuple[str, ...] = ()
     """What the planner chose or changed, one sentence each."""
 
@@ -103,9 +131,14 @@ class Plan(Section):
         )
 
     @property
+    def context(self) -> RunContext:
+        """Which run it is for, without what was decided."""
+        return RunContext.model_validate(self.model_dump(include=set(RunContext.model_fields)))
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of what is planned, whatever the run is called."""
-        content = self.model_dump(
-            mode="json", exclude={"run_id", "storage", "cache", "tracking_uri", "base_dir", "git_commit"}
-        )
+        """SHA-256 of what is planned, whatever the run is called: every field but those of ``RunContext``, and the
+        version, since another one may mean something else by the same fields.
+        """
+        content = self.model_dump(mode="json", exclude=RunContext.model_fields.keys() - {"version"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

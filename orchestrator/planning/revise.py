@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.errors import SpecError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
-from orchestrator.planning.plan import DataFacts, Plan
+from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob
 from orchestrator.spec.job import JobSpec
 
 MAY_CHANGE = (
@@ -33,7 +33,7 @@ def revise(plan: Plan, job: JobSpec, counts: Counts, *, version: str) -> Plan:
     Args:
         plan: of the last launch.
         job: the last one's, changed.
-        counts: of its model.
+        counts: of the plan's model.
         version: of this program.
 
     Raises:
@@ -47,18 +47,12 @@ def revise(plan: Plan, job: JobSpec, counts: Counts, *, version: str) -> Plan:
                 " submit a new run, which may start from this one's weights (initialize.weights)"
             )
     facts = DataFacts(train_samples=plan.train_samples or None, eval_samples=plan.eval_samples)
-    revised = make_plan(
-        job,
+    return make_plan(
+        ResolvedJob.model_validate(dict(job)),
         facts,
         counts,
-        version=version,
-        run_id=plan.run_id,
-        base_dir=plan.base_dir,
-        storage=plan.storage,
-        cache=plan.cache,
-        tracking_uri=plan.tracking_uri,
+        plan.context.model_copy(update={"version": version}),
     )
-    return revised.model_copy(update={"git_commit": plan.git_commit})
 
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:

@@ -309,8 +309,8 @@ def _log_model(plan: Plan, client: Any, run_id: str, model_dir: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec
 
-    signature, objective = None, plan.job.objective
-    if objective is not None and objective.kind == "causal_lm":  # MLflow drops params that no signature names
+    signature = None
+    if plan.job.objective.kind == "causal_lm":  # MLflow drops params that no signature names
         params = [ParamSpec("tokens", "long", 128), ParamSpec("seed", "long", 0)]
         signature = ModelSignature(params=ParamSchema(params))
     mlflow.set_tracking_uri(plan.tracking_uri)

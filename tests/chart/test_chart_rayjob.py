@@ -15,8 +15,9 @@ from test_chart_profile import profile_of
 
 from orchestrator.clusters.kubernetes.request import plan_to_config_map, plan_to_rayjob
 from orchestrator.models.sizes import Counts
-from orchestrator.planning.make_plan import make_plan, resolve_model, resolve_objective
-from orchestrator.planning.plan import DataFacts
+from orchestrator.planning.make_plan import make_plan
+from orchestrator.planning.plan import DataFacts, RunContext
+from orchestrator.planning.resolve import resolve
 from orchestrator.spec.job import JobSpec
 
 NAMES = [*sorted(COMBINATIONS)[::5], *sorted(FILES)]
@@ -37,17 +38,14 @@ def plan_for(profile, workers: int, gpus: int):
             "scaling": {"workers": workers, "gpus_per_worker": gpus, "cpus_per_worker": 1},
         }
     )
-    objective = resolve_objective(job, facts)
-    job = job.model_copy(update={"objective": objective, "model": resolve_model(job, objective, facts)})
     counts = Counts(1000, 6000, 50, (("model/a.weight", 900), ("model/a.bias", 100)))
     folders = {
         "base_dir": "/b",
         "storage": f"{profile.storage}/runs/job-x",
         "cache": f"{profile.storage}/cache",
     }
-    return make_plan(
-        job, facts, counts, version="0.1.0", run_id="job-x", tracking_uri=profile.mlflow or "", **folders
-    )
+    context = RunContext(version="0.1.0", run_id="job-x", tracking_uri=profile.mlflow or "", **folders)
+    return make_plan(resolve(job, facts), facts, counts, context)
 
 
 def largest_job(objects):

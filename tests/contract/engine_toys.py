@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from orchestrator import strategies
 from orchestrator.checkpoint import Checkpoints, checkpoint_at, open_reader
 from orchestrator.models.base import Batch, Modules, Sums
-from orchestrator.planning.plan import MemoryEstimate, Plan
-from orchestrator.spec.job import JobSpec
+from orchestrator.planning.plan import MemoryEstimate, Plan, ResolvedJob
 
 GLOBAL_BATCH = 12
 
@@ -129,7 +128,7 @@ def toy_plan(world_size: int, strategy: Mapping[str, Any], **training: Any) -> P
         "optimizer": {"learning_rate": 0.01, "weight_decay": 0.1},
         **training,
     }
-    job = JobSpec.model_validate(
+    job = ResolvedJob.model_validate(
         {
             "name": "toy",
             "model": {"family": "mlp", "in_features": 5, "outputs": 7},

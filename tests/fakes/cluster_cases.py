@@ -1,8 +1,9 @@
 """Plans and profiles for tests of clusters."""
 
 from orchestrator.models.sizes import Counts
-from orchestrator.planning.make_plan import make_plan, resolve_model, resolve_objective
-from orchestrator.planning.plan import DataFacts
+from orchestrator.planning.make_plan import make_plan
+from orchestrator.planning.plan import DataFacts, RunContext
+from orchestrator.planning.resolve import resolve
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
 
@@ -20,12 +21,7 @@ def plan(run_id="digits-abcdefgh", base_dir="/jobs", storage="s3://bucket/runs/d
             **sections,
         }
     )
-    objective = resolve_objective(job, _FACTS)
-    job = job.model_copy(update={"objective": objective, "model": resolve_model(job, objective, _FACTS)})
-    return make_plan(
-        job,
-        _FACTS,
-        _COUNTS,
+    context = RunContext(
         version="0.1.0",
         run_id=run_id,
         base_dir=str(base_dir),
@@ -33,6 +29,7 @@ def plan(run_id="digits-abcdefgh", base_dir="/jobs", storage="s3://bucket/runs/d
         cache="/cache",
         tracking_uri="",
     )
+    return make_plan(resolve(job, _FACTS), _FACTS, _COUNTS, context)
 
 
 def kubernetes_profile(options=None, **sections):

@@ -10,8 +10,7 @@ from orchestrator import loop
 from orchestrator.models.base import Sums
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
-from orchestrator.planning.plan import DataFacts
-from orchestrator.spec.job import JobSpec
+from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
 
 STEPS = 4
 
@@ -50,7 +49,7 @@ class Notes:
 
 @pytest.fixture
 def plan():
-    job = JobSpec.model_validate(
+    job = ResolvedJob.model_validate(
         {
             "name": "job",
             "model": {"family": "mlp", "in_features": 3, "outputs": 2},
@@ -60,10 +59,10 @@ def plan():
             "checkpoint": {"every_steps": 1},
         }
     )
-    return make_plan(
-        job, DataFacts(train_samples=100), Counts(1, 1, 1, ()), version="1", run_id="job-abcdefgh", base_dir="/w",
-        storage="/s", cache="/c", tracking_uri="",
-    )  # fmt: skip
+    context = RunContext(
+        version="1", run_id="job-abcdefgh", base_dir="/w", storage="/s", cache="/c", tracking_uri=""
+    )
+    return make_plan(job, DataFacts(train_samples=100), Counts(1, 1, 1, ()), context)
 
 
 def test_no_update_begins_before_a_save_has_let_it(plan):

@@ -14,10 +14,9 @@ from orchestrator.clusters.local.cluster import LocalCluster
 from orchestrator.errors import NotFoundError, ResourcesError, SpecError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
-from orchestrator.planning.plan import DataFacts
+from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState
-from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
 
 
@@ -27,7 +26,7 @@ def cluster(folder):
 
 def request(folder, driver, run_id="job-abcdefgh", **sections):
     """A request whose driver is a line of Python; it knows its storage as ``storage``."""
-    job = JobSpec.model_validate(
+    job = ResolvedJob.model_validate(
         {
             "name": "job",
             "model": {"family": "mlp", "in_features": 3, "outputs": 2},
@@ -38,10 +37,7 @@ def request(folder, driver, run_id="job-abcdefgh", **sections):
         }
     )
     storage = f"{folder}/runs/{run_id}"
-    plan = make_plan(
-        job,
-        DataFacts(train_samples=100),
-        Counts(1, 1, 1, ()),
+    context = RunContext(
         version="1",
         run_id=run_id,
         base_dir=str(folder),
@@ -49,6 +45,7 @@ def request(folder, driver, run_id="job-abcdefgh", **sections):
         cache="/c",
         tracking_uri="",
     )
+    plan = make_plan(job, DataFacts(train_samples=100), Counts(1, 1, 1, ()), context)
     made = cluster(folder).render(plan)
     command = [sys.executable, "-c", f"storage = {storage!r}\n{driver}"]
     return made.model_copy(update={"body": {**made.body, "command": command}})

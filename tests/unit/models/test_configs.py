@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.models import FAMILIES
 from orchestrator.models.configs import (
-    DEFAULT_OBJECTIVES,
     BertConfig,
     BinaryConfig,
     CausalLmConfig,
@@ -21,6 +20,7 @@ from orchestrator.models.configs import (
     MlpConfig,
     ModelConfig,
     ObjectiveSection,
+    default_objective,
 )
 from orchestrator.models.objectives import OBJECTIVES
 
@@ -30,10 +30,10 @@ FAMILY_CONFIGS = {
 
 
 def test_every_family_has_a_module_a_debug_size_and_an_own_objective():
-    assert set(FAMILY_CONFIGS) == set(FAMILIES) == set(DEFAULT_OBJECTIVES)
+    assert set(FAMILY_CONFIGS) == set(FAMILIES)
     for family, config in FAMILY_CONFIGS.items():
         assert "debug" in config.SIZES
-        assert config.OBJECTIVES[0] == DEFAULT_OBJECTIVES[family]
+        assert default_objective(config()).kind == config.OBJECTIVES[0]
         assert set(config.OBJECTIVES) <= set(OBJECTIVES)
         assert set(config.FROM_DATA) <= set(config.model_fields)
         for name in config.SIZES:

@@ -4,13 +4,17 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
 from orchestrator.models.sizes import Counts
-from orchestrator.planning.make_plan import make_plan, resolve_model, resolve_objective
-from orchestrator.planning.plan import DataFacts, Plan
+from orchestrator.planning.make_plan import make_plan
+from orchestrator.planning.plan import DataFacts, Plan, RunContext
+from orchestrator.planning.resolve import resolve
 from orchestrator.planning.schedule import learning_rate_factor
 from orchestrator.spec.job import JobSpec, ScheduleSpec
 
 FACTS = DataFacts(train_samples=1000, eval_samples=100, dims={"features": 30, "outputs": 2})
 COUNTS = Counts(1000, 6000, 50, (("model/a.weight", 900), ("model/a.bias", 100)))
+CONTEXT = RunContext(
+    version="1", run_id="job-x", base_dir="/b", storage="/s", cache="/c", tracking_uri="sqlite:////m"
+)
 
 
 def job(**sections):
@@ -27,19 +31,7 @@ def job(**sections):
 
 
 def plan(spec, facts=FACTS):
-    objective = resolve_objective(spec, facts)
-    spec = spec.model_copy(update={"objective": objective, "model": resolve_model(spec, objective, facts)})
-    return make_plan(
-        spec,
-        facts,
-        COUNTS,
-        version="1",
-        run_id="job-x",
-        base_dir="/b",
-        storage="/s",
-        cache="/c",
-        tracking_uri="sqlite:////m",
-    )
+    return make_plan(resolve(spec, facts), facts, COUNTS, CONTEXT)
 
 
 def test_a_plan_round_trips_and_leaves_nothing_open():

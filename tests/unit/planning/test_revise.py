@@ -5,9 +5,8 @@ import pytest
 from orchestrator.errors import SpecError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
-from orchestrator.planning.plan import DataFacts
+from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
 from orchestrator.planning.revise import revise
-from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_spec
 
 COUNTS = Counts(1000, 10, 1, (("model/weight", 1000),))
@@ -15,7 +14,7 @@ COUNTS = Counts(1000, 10, 1, (("model/weight", 1000),))
 
 @pytest.fixture
 def plan():
-    job = JobSpec.model_validate(
+    job = ResolvedJob.model_validate(
         {
             "name": "job",
             "model": {"family": "mlp", "in_features": 3, "outputs": 2},
@@ -29,10 +28,16 @@ def plan():
         }
     )
     facts = DataFacts(train_samples=120, eval_samples=30)
-    return make_plan(
-        job, facts, COUNTS, version="1", run_id="job-abcdefgh", base_dir="/work", storage="/s/runs/job-abcdefgh",
-        cache="/s/cache", tracking_uri="sqlite:////s/mlflow.db",
-    )  # fmt: skip
+    context = RunContext(
+        version="1",
+        run_id="job-abcdefgh",
+        base_dir="/work",
+        storage="/s/runs/job-abcdefgh",
+        cache="/s/cache",
+        tracking_uri="sqlite:////s/mlflow.db",
+        git_commit="abc",
+    )
+    return make_plan(job, facts, COUNTS, context)
 
 
 def revised(plan, *overrides):

@@ -10,14 +10,13 @@ from mlflow import MlflowClient
 
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
-from orchestrator.planning.plan import DataFacts
-from orchestrator.spec.job import JobSpec
+from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
 from orchestrator.telemetry import tracking
 from orchestrator.telemetry.tracking import NullTracker, flat_params, open_tracker, run_url
 
 
 def plan(uri, run_id="job-a", **tracking):
-    job = JobSpec.model_validate(
+    job = ResolvedJob.model_validate(
         {
             "name": "job",
             "description": "What it is for",
@@ -28,10 +27,7 @@ def plan(uri, run_id="job-a", **tracking):
             "tracking": tracking,
         }
     )
-    return make_plan(
-        job,
-        DataFacts(train_samples=10),
-        Counts(10, 60, 5, ()),
+    context = RunContext(
         version="1",
         run_id=run_id,
         base_dir="/b",
@@ -39,6 +35,7 @@ def plan(uri, run_id="job-a", **tracking):
         cache="/c",
         tracking_uri=uri,
     )
+    return make_plan(job, DataFacts(train_samples=10), Counts(10, 60, 5, ()), context)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +109,7 @@ def test_an_absent_server_is_said_once_and_ends_nothing(monkeypatch, caplog):
 
 
 def test_no_tracker_and_the_address_of_a_run():
-    assert isinstance(
-        open_tracker(plan("sqlite:////x", kind="none"), dataset={}, on_url=lambda url: None), NullTracker
-    )
+    assert isinstance(open_tracker(plan("", kind="none"), dataset={}, on_url=lambda url: None), NullTracker)
     assert run_url("http://h:5000/", "1", "r").endswith(
         "/#/experiments/1/runs/r?workflowType=machine_learning"
     )
