@@ -171,7 +171,7 @@ def _small(plan: Plan, world_size: int, folder: str, steps: int, **job_changes: 
             "accumulation_steps": share // micro,
             "storage": folder,
             "evaluate_every": 0,
-            "sample_every": 1 << 40,
+            "sample_every": 0,
             "checkpoint_every": steps // 2,
             "total_steps": max(plan.total_steps, steps + 1),  # the loop's last step would show samples
         }
