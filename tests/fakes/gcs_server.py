@@ -66,13 +66,12 @@ class GcsServer:
 @contextmanager
 def gcs_server(bucket: str) -> Iterator[GcsServer]:
     """A server with one bucket."""
-    process = subprocess.Popen([sys.executable, __file__, bucket], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield GcsServer(f"http://127.0.0.1:{int(process.stdout.readline())}")
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen([sys.executable, __file__, bucket], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield GcsServer(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        finally:
+            process.kill()
 
 
 def _serve(bucket: str, tell: Callable[[int], None]) -> None:

@@ -81,7 +81,7 @@ def test_every_optimizer_learns(kind: str) -> None:
     losses = []
     for _ in range(200):
         loss = (module(x) - target).square().mean()
-        losses.append(float(loss))
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
