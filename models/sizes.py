@@ -40,10 +40,6 @@ class Counts:
         )
         return Counts(**content)
 
-    def names(self) -> list[tuple[str, int]]:
-        """Name and elements of each parameter."""
-        return list(self.parameter_sizes)
-
 
 def count(config: FamilyConfig, objective: ObjectiveConfig) -> Counts:
     """Count a family's model. ``config`` and ``objective`` hold no size that is yet to come from the data."""

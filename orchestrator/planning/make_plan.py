@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
 
-from orchestrator.errors import SpecError
 from orchestrator.models.sizes import Counts
+from orchestrator.planning.batch import BatchSplit, split_batch
 from orchestrator.planning.deepspeed_config import deepspeed_config, describe_choices
+from orchestrator.planning.fit import check_fit, memory_warning
 from orchestrator.planning.memory import estimate_memory
-from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
-from orchestrator.section import format_bytes
-from orchestrator.spec.job import ZeroStrategy
+from orchestrator.planning.plan import DataFacts, MemoryEstimate, Plan, ResolvedJob, RunContext
+from orchestrator.planning.steps import choose_cadence, count_steps
+from orchestrator.planning.trainable import count_trainable
 
 
-def make_plan(
-    job: ResolvedJob,
-    facts: DataFacts,
-    counts: Counts,
-    context: RunContext,
-) -> Plan:
+def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunContext) -> Plan:
     """Decide everything.
 
     Args:
@@ -32,138 +27,67 @@ def make_plan(
         SpecError: numbers that don't fit together, each named.
 
     """
-    training, world_size = job.training, job.scaling.workers
-    notes: list[str] = []
-
-    share, rest = divmod(training.global_batch_size, world_size)
-    if rest:
-        lower = max(1, training.global_batch_size // world_size) * world_size
-        raise SpecError(
-            f"training.global_batch_size {training.global_batch_size} can't be divided among scaling.workers"
-            f" {world_size}; {lower} or {lower + world_size} can"
-        )
-    micro = training.micro_batch_size or share
-    if share % micro:
-        divisors = [d for d in range(1, share + 1) if share % d == 0]
-        near = min(divisors, key=lambda d: abs(d - micro))
-        raise SpecError(
-            f"training.micro_batch_size {micro} does not divide a worker's share of {share}"
-            f" ({training.global_batch_size} over {world_size} workers); {near} does"
-        )
-
-    train_samples = facts.train_samples or 0
-    if training.max_steps is not None:
-        total_steps = training.max_steps
-    elif facts.train_samples is None:
-        raise SpecError(
-            "training.epochs: the number of samples isn't known before the data is prepared; give max_steps"
-        )
-    else:
-        whole = math.ceil if job.data.tail == "pad" else math.floor
-        steps_per_epoch = whole(train_samples / training.global_batch_size)
-        assert training.epochs is not None
-        total_steps = math.ceil(steps_per_epoch * training.epochs)
-        notes.append(
-            f"{training.epochs:g} epochs of {train_samples} samples are {total_steps} steps"
-            f" of {training.global_batch_size}"
-        )
-    if (
-        facts.train_samples is not None
-        and job.data.tail == "drop"
-        and train_samples < training.global_batch_size
-    ):
-        raise SpecError(
-            f"data.tail: drop leaves nothing of {train_samples} training samples in batches of"
-            f" {training.global_batch_size}; use pad, or a smaller training.global_batch_size"
-        )
-    if training.schedule.warmup_steps > total_steps:
-        raise SpecError(
-            f"training.schedule.warmup_steps {training.schedule.warmup_steps} is more than the run's {total_steps} steps"
-        )
-    if training.precision == "fp16" and not job.scaling.gpus_per_worker:
-        raise SpecError("training.precision: fp16 needs a GPU (scaling.gpus_per_worker: 1); use bf16 or fp32")
-    strategy = job.strategy
-    if strategy.kind == "zero" and strategy.offload.parameters == "nvme" and training.precision == "fp32":
-        # it keeps them in 16 bits whatever the model has, and so trains another model than the one asked for
-        raise SpecError(
-            "strategy.offload.parameters: DeepSpeed keeps parameters on nvme in 16 bits, and training.precision is fp32;"
-            " use precision bf16, or parameters: cpu"
-        )
-    if job.scaling.accelerator_type and not job.scaling.gpus_per_worker:
-        raise SpecError("scaling.accelerator_type is given, but scaling.gpus_per_worker is 0")
-
-    tenth = max(1, total_steps // 10)
-    evaluates = job.data.eval is not None
-    if training.evaluate_every and not evaluates:
-        raise SpecError("training.evaluate_every is given, but data.eval is not")
-    if training.sample_every and not evaluates:
-        raise SpecError(
-            "training.sample_every is given, but data.eval is not: samples are made from its batches"
-        )
-    evaluate_every = (training.evaluate_every or tenth) if evaluates else 0
-
-    trainable = counts.parameters
-    if job.initialize.freeze:
-        names = counts.names()
-        trainable = sum(
-            size for name, size in names if not any(fnmatchcase(name, p) for p in job.initialize.freeze)
-        )
-        if trainable == 0:
-            raise SpecError(
-                "initialize.freeze: the patterns freeze every parameter; nothing would be trained"
-            )
-        if trainable == counts.parameters:
-            raise SpecError(
-                f"initialize.freeze: no parameter matches {', '.join(job.initialize.freeze)};"
-                f" names are like {', '.join(name for name, _ in names[:3])}"
-            )
-
-    if isinstance(job.strategy, ZeroStrategy):
-        config = deepspeed_config(
-            job,
-            world_size=world_size,
-            micro_batch_size=micro,
-            accumulation_steps=share // micro,
-            parameters=counts.parameters,
-        )
-        notes.append(describe_choices(config))
-        if training.compile:
-            raise SpecError(
-                "training.compile: strategy zero can't be compiled; use strategy ddp or fsdp, or compile: false"
-            )
-
+    training, workers = job.training, job.scaling.workers
+    batch = split_batch(training.global_batch_size, workers, training.micro_batch_size)
+    total_steps = count_steps(training, job.data.tail, facts.train_samples)
+    check_fit(job)
+    cadence = choose_cadence(job, total_steps)
+    trainable = count_trainable(counts, job.initialize.freeze)
     memory = estimate_memory(
         job,
-        world_size=world_size,
-        micro_batch_size=micro,
+        world_size=workers,
+        micro_batch_size=batch.micro_batch_size,
         parameters=counts.parameters,
         trainable=trainable,
         activation_elements=counts.activation_elements_per_sample,
     )
-    if (
-        job.scaling.memory_per_worker
-        and not job.scaling.gpus_per_worker
-        and memory.total > job.scaling.memory_per_worker
-    ):
-        notes.append(
-            f"warning: the model's state and activations need about {format_bytes(memory.total)} a worker,"
-            f" but scaling.memory_per_worker is {format_bytes(job.scaling.memory_per_worker)}"
-        )
     return Plan(
         **context.model_dump(),
         job=job,
-        world_size=world_size,
-        micro_batch_size=micro,
-        accumulation_steps=share // micro,
+        world_size=workers,
+        micro_batch_size=batch.micro_batch_size,
+        accumulation_steps=batch.accumulation_steps,
         total_steps=total_steps,
-        train_samples=train_samples,
+        train_samples=facts.train_samples or 0,
         eval_samples=facts.eval_samples or 0,
-        evaluate_every=evaluate_every,
-        sample_every=(training.sample_every or evaluate_every) if evaluates else 0,
-        checkpoint_every=job.checkpoint.every_steps or tenth,
+        evaluate_every=cadence.evaluate_every,
+        sample_every=cadence.sample_every,
+        checkpoint_every=cadence.checkpoint_every,
         parameters=counts.parameters,
         trainable_parameters=trainable,
         flops_per_sample=counts.flops_per_sample,
         memory=memory,
-        notes=tuple(notes),
+        notes=tuple(_notes(job, facts, counts, batch, total_steps, memory)),
     )
+
+
+def _notes(
+    job: ResolvedJob,
+    facts: DataFacts,
+    counts: Counts,
+    batch: BatchSplit,
+    total_steps: int,
+    memory: MemoryEstimate,
+) -> Iterator[str]:
+    """What was chosen that the job file does not say.
+
+    Raises:
+        SpecError: raw DeepSpeed keys contradict the job file.
+    """
+    if job.training.epochs is not None:
+        yield (
+            f"{job.training.epochs:g} epochs of {facts.train_samples} samples are {total_steps} steps"
+            f" of {job.training.global_batch_size}"
+        )
+    if job.strategy.kind == "zero":
+        config = deepspeed_config(
+            job,
+            world_size=job.scaling.workers,
+            micro_batch_size=batch.micro_batch_size,
+            accumulation_steps=batch.accumulation_steps,
+            parameters=counts.parameters,
+        )
+        yield describe_choices(config)
+    warning = memory_warning(job.scaling, memory)
+    if warning is not None:
+        yield warning

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from orchestrator.planning.plan import MemoryEstimate
-from orchestrator.spec.job import DdpStrategy, FsdpStrategy, JobSpec, ZeroStrategy
+from orchestrator.spec.job import FsdpStrategy, JobSpec, OptimizerSpec, ZeroStrategy
 
 _MOMENTS = {"adamw": 2, "sgd": 1, "lion": 1, "adafactor": 1}
 """fp32 tensors of the parameter's size that an optimizer keeps (adafactor: at most)."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """Bytes of one worker that last from step to step."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    offloaded: int = 0
 
 
 def estimate_memory(
@@ -26,44 +38,51 @@ def estimate_memory(
     """
     strategy = job.strategy
     compute_bytes = 4 if job.training.precision == "fp32" else 2
-    moments = _MOMENTS[job.training.optimizer.kind]
-    if job.training.optimizer.kind == "sgd" and job.training.optimizer.momentum == 0:
-        moments = 0
-
-    parameter_bytes = 4 * parameters
-    gradient_bytes = 4 * trainable
-    optimizer_bytes = 4 * moments * trainable
-    offloaded = 0
-    match strategy:
-        case DdpStrategy():
-            pass
-        case FsdpStrategy():
-            parameter_bytes //= world_size
-            gradient_bytes //= world_size
-            optimizer_bytes //= world_size
-            if strategy.offload:
-                offloaded = parameter_bytes + gradient_bytes + optimizer_bytes
-        case ZeroStrategy():
-            optimizer_bytes //= world_size
-            masters = 4 * trainable // world_size  # beside the parameters, in fp32 too
-            compute = compute_bytes * parameters
-            gradient_bytes = compute_bytes * trainable
-            if strategy.stage >= 2:
-                gradient_bytes //= world_size
-            if strategy.stage == 3:
-                compute //= world_size
-            parameter_bytes = compute + masters
-            if strategy.offload.optimizer != "none":
-                offloaded += optimizer_bytes + masters
-            if strategy.offload.parameters != "none":
-                offloaded += compute
-    activation_bytes = activation_elements * micro_batch_size * compute_bytes
+    whole = _State(4 * parameters, 4 * trainable, 4 * _moments(job.training.optimizer) * trainable)
+    state = whole
+    if strategy.kind == "fsdp":
+        state = _sharded(strategy, whole, world_size)
+    elif strategy.kind == "zero":
+        state = _partitioned(strategy, whole, world_size, compute_bytes)
+    activations = activation_elements * micro_batch_size * compute_bytes
     if job.training.activation_checkpointing:
-        activation_bytes //= 4  # block inputs and one block's inside; the share depends on the family
+        activations //= 4  # block inputs and one block's inside; the share depends on the family
     return MemoryEstimate(
-        parameters=parameter_bytes,
-        gradients=gradient_bytes,
-        optimizer=optimizer_bytes,
-        activations=activation_bytes,
-        offloaded=offloaded,
+        parameters=state.parameters,
+        gradients=state.gradients,
+        optimizer=state.optimizer,
+        activations=activations,
+        offloaded=state.offloaded,
     )
+
+
+def _moments(optimizer: OptimizerSpec) -> int:
+    return 0 if optimizer.kind == "sgd" and optimizer.momentum == 0 else _MOMENTS[optimizer.kind]
+
+
+def _sharded(strategy: FsdpStrategy, whole: _State, world_size: int) -> _State:
+    """FSDP: everything is divided."""
+    shard = (
+        whole.parameters // world_size,
+        whole.gradients // world_size,
+        whole.optimizer // world_size,
+    )
+    return _State(*shard, offloaded=sum(shard) if strategy.offload else 0)
+
+
+def _partitioned(strategy: ZeroStrategy, whole: _State, world_size: int, compute_bytes: int) -> _State:
+    """ZeRO: masters and moments are divided, gradients from stage 2 on, what is computed with in stage 3."""
+    masters = whole.gradients // world_size  # fp32 of what is trained, beside the parameters, in fp32 too
+    computed = compute_bytes * whole.parameters // 4
+    gradients = compute_bytes * whole.gradients // 4
+    optimizer = whole.optimizer // world_size
+    if strategy.stage >= 2:
+        gradients //= world_size
+    if strategy.stage == 3:
+        computed //= world_size
+    offloaded = 0
+    if strategy.offload.optimizer != "none":
+        offloaded += optimizer + masters
+    if strategy.offload.parameters != "none":
+        offloaded += computed
+    return _State(computed + masters, gradients, optimizer, offloaded)

@@ -28,7 +28,7 @@ def test_parameters_equal_the_built_model(case: Case):
     modules = build_modules(case.config, case.objective)
     counts = count(case.config, case.objective)
     assert counts.parameters == sum(p.numel() for module in modules.values() for p in module.parameters())
-    assert counts.parameters == sum(size for _, size in counts.names())
+    assert counts.parameters == sum(size for _, size in counts.parameter_sizes)
 
 
 @pytest.mark.parametrize(
