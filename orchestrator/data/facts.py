@@ -49,9 +49,7 @@ def sizes(
         elif (classes := _classes(train)) is not None:
             dims["outputs"] = classes
     for section, known in zip(job.data.transforms, fitted or (), strict=fitted is not None):
-        found = getattr(transforms.kind_of(section), "sizes", None)
-        if found is not None:
-            _merge(found(section, known), dims, lists)
+        _merge(transforms.kind_of(section).sizes(section, known), dims, lists)
     if job.data.prepare is not None:
         kind = preparations.kind_of(job.data.prepare)
         _merge({**kind.dims(job.data.prepare, learned), **kind.lists(job.data.prepare, learned)}, dims, lists)

@@ -16,7 +16,7 @@ from orchestrator.data.layouts import choose_layouts, wanted_tensors
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.builtin import FACTS, materialize
-from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source
+from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source, scanned_format_of
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import Part, held_out_rows
@@ -107,7 +107,8 @@ def _index(section: Any, base_dir: str, cache: str) -> tuple[SourceIndex, bool]:
     if isinstance(section, BuiltinSource):
         return index_parquet(materialize(section.name, cache)), True
     if section.kind in MUST_BE_SCANNED:
-        return format_of(section.kind).index_beginning(section, absolute(section.path, base_dir)), False  # type: ignore[attr-defined]
+        path = absolute(section.path, base_dir)
+        return scanned_format_of(section.kind).index_beginning(section, path), False
     return index_source(section, base_dir, cache), True
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.tensors import TensorLayout, column_array, encoded_bytes, image_shape, numbers
-from orchestrator.data.transforms import kind_of, tensors_of
+from orchestrator.data.transforms import kind_of
 from orchestrator.errors import DataError
 from orchestrator.models.configs import default_objective
 from orchestrator.spec.data import DataSpec
@@ -57,7 +57,7 @@ def choose_layouts(
             starred.add(tensor)
         chosen[tensor] = names
     named = {name for names in chosen.values() for name in names}
-    transformed = {tensor for t in spec.transforms for tensor in (getattr(t, "tensor", None),) if tensor}
+    transformed = {transform.tensor for transform in spec.transforms}
     for name in head.column_names:
         if name in chosen or name in named:
             continue
@@ -161,12 +161,7 @@ _TYPED = ("parquet", "arrow", "numpy")
 
 def _computed_with(spec: DataSpec, tensor: str) -> bool:
     """Whether a transform computes with the tensor's values, so that it must have them in their final type."""
-    return any(
-        tensor in touched or "*" in touched
-        for touched in (
-            tensors_of(t) for t in spec.transforms if not getattr(kind_of(t), "keeps_type", False)
-        )
-    )
+    return any(t.tensor == tensor and not kind_of(t).keeps_type for t in spec.transforms)
 
 
 def _smaller(values: np.ndarray, dtype: str) -> str:

@@ -25,7 +25,8 @@ from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.pipeline import materialize_pipeline
 from orchestrator.data.sources.split import Part, Selection, held_out_rows
 from orchestrator.data.tensors import finished
-from orchestrator.data.transforms import Batch, apply_all, fit_all, kind_of, tensors_of
+from orchestrator.data.transforms import Batch, apply_all, kind_of
+from orchestrator.data.transforms.fitting import fit_all
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.data import Split
@@ -221,7 +222,7 @@ def _check_seen(job: JobSpec, held_out: PreparedSource, fitted: Sequence[dict[st
     if sum(file.bytes for file in held_out.index.files) > _SMALL_BYTES:
         return
     for section, learned in zip(job.data.transforms, fitted, strict=True):
-        layouts = tuple(one for one in held_out.layouts if one.name in tensors_of(section))
+        layouts = tuple(one for one in held_out.layouts if one.name == section.tensor)
         if section.kind == "encode" and section.unseen == "error" and layouts:
             column = held_out.model_copy(update={"layouts": layouts})
             for batch in _all_rows([column], job.training.seed):

@@ -17,7 +17,7 @@ from orchestrator.data.preparations.series import series_values
 from orchestrator.data.preparations.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.tensors import TensorLayout, decode_image, finished, group_values
-from orchestrator.data.transforms import Batch, apply_all, tensors_of
+from orchestrator.data.transforms import Batch, apply_all
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import ResolvedJob
 from orchestrator.section import Section
@@ -121,7 +121,7 @@ def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
     kept = [
         (section, learned)
         for section, learned in zip(job.data.transforms, prepared.fitted, strict=True)
-        if tensors_of(section) & (names | {"*"})
+        if section.tensor in names
     ]
     learned = dict(prepared.preparation)
     classes = prepared.classes or tuple(str(value) for value in learned.get("classes", ()))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from orchestrator.section import Section
+from orchestrator.spec.preparations import Preparation
 
 PREPARATIONS: dict[str, str] = {
     "pack": "orchestrator.data.preparations.language:PackKind",
@@ -68,8 +68,8 @@ class PreparationKind(Protocol):
         ...
 
 
-def kind_of(section: Section) -> PreparationKind:
+def kind_of(section: Preparation) -> PreparationKind:
     """The implementation of a preparation's section (``data.prepare`` of the job)."""
-    module, name = PREPARATIONS[section.kind].split(":")  # type: ignore[attr-defined]
+    module, name = PREPARATIONS[section.kind].split(":")
     kind: PreparationKind = getattr(import_module(module), name)()
     return kind

@@ -15,7 +15,7 @@ from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import Part, Selection
 from orchestrator.errors import DataError
-from orchestrator.section import Section
+from orchestrator.spec.preparations import Preparation
 
 _GROUP_BYTES = 2**22
 """Row groups of what is prepared: small enough that many shuffle well, large enough to read fast."""
@@ -55,7 +55,7 @@ class PreparedRows:
 
 
 def prepare_rows(
-    section: Section,
+    section: Preparation,
     train: Sequence[tuple[SourceIndex, Part]],
     evaluation: tuple[SourceIndex, Part] | None,
     base_dir: str,

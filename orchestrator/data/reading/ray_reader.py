@@ -142,7 +142,7 @@ def cause_of(error: BaseException) -> BaseException:
         # Ray's own wrapper is of both classes; the error that it carries has our message.
         if isinstance(inner, TrainwrightError) and not isinstance(inner, RayTaskError):
             return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
+        inner = (inner.cause if isinstance(inner, RayTaskError) else None) or inner.__cause__
     return error
 
 

@@ -7,14 +7,14 @@ are always in it. A transform is a pure function of (section, fitted statistics,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
 from orchestrator.errors import DataError
-from orchestrator.section import Section
+from orchestrator.spec.transforms import Transform
 
 Batch = dict[str, np.ndarray]
 """Named arrays of one batch; the first dimension of each is the sample."""
@@ -62,16 +62,20 @@ class TransformKind(Protocol):
         """The transformed batch: a new dict; the given arrays are not written to. Raises DataError."""
         ...
 
+    def sizes(self, section: Any, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """Sizes of the model that follow from what was learned (``outputs``, ``cardinalities``); empty for most."""
+        ...
 
-def kind_of(section: Section) -> TransformKind:
+
+def kind_of(section: Transform) -> TransformKind:
     """The implementation of a transform's section."""
-    module, name = TRANSFORMS[section.kind].split(":")  # type: ignore[attr-defined]
+    module, name = TRANSFORMS[section.kind].split(":")
     kind: TransformKind = getattr(import_module(module), name)()
     return kind
 
 
 def apply_all(
-    sections: Sequence[Section], fitted: Sequence[Fitted], batch: Batch, *, training: bool
+    sections: Sequence[Transform], fitted: Sequence[Fitted], batch: Batch, *, training: bool
 ) -> Batch:
     """The batch after all transforms, in order. ``fitted`` has one entry for each section."""
     for section, learned in zip(sections, fitted, strict=True):
@@ -79,69 +83,6 @@ def apply_all(
         if training or not kind.training_only:
             batch = kind.apply(section, learned, batch)
     return batch
-
-
-def fit_all(sections: Sequence[Section], passes: Iterable[Iterable[Batch]]) -> list[dict[str, Any]]:
-    """Fit each transform on the training samples, in order; a later one sees what the earlier ones did.
-
-    Args:
-        passes: yields one iteration over the training samples for each that is asked for. One pass fits every
-            transform up to the next one whose tensor is still to be fitted by an earlier one.
-    """
-    fitted: list[dict[str, Any] | None] = [None if kind_of(s).fitter(s) else {} for s in sections]
-    source = iter(passes)
-    while None in fitted:
-        ready = _fittable(sections, fitted)
-        fitters = {index: kind_of(sections[index]).fitter(sections[index]) for index in ready}
-        for batch in next(source):
-            _observe(sections, fitted, fitters, batch)
-        for index, fitter in fitters.items():
-            assert fitter is not None
-            fitted[index] = fitter.result()
-    return [learned for learned in fitted if learned is not None]
-
-
-def _fittable(sections: Sequence[Section], fitted: Sequence[dict[str, Any] | None]) -> list[int]:
-    """Indexes of unfitted transforms whose input doesn't wait for another unfitted one."""
-    blocked: set[str] = set()
-    ready: list[int] = []
-    for index, section in enumerate(sections):
-        tensors = tensors_of(section)
-        if blocked & tensors or "*" in blocked:
-            blocked |= tensors
-        elif fitted[index] is None:
-            ready.append(index)
-            blocked |= tensors
-    return ready
-
-
-def _observe(
-    sections: Sequence[Section],
-    fitted: Sequence[dict[str, Any] | None],
-    fitters: Mapping[int, Fitter | None],
-    batch: Batch,
-) -> None:
-    blocked: set[str] = set()
-    for index, section in enumerate(sections):
-        learned, tensors = fitted[index], tensors_of(section)
-        if blocked & tensors or "*" in blocked:
-            blocked |= tensors
-        elif learned is not None:
-            batch = kind_of(section).apply(section, learned, batch)
-        else:
-            fitter = fitters[index]
-            assert fitter is not None
-            fitter.update(batch)
-            blocked |= tensors
-
-
-def tensors_of(section: Section) -> set[str]:
-    """The named tensors that a transform reads or writes: its fields ``tensor``, ``tensors``, ``into``; else all."""
-    names: set[str] = set()
-    for field in ("tensor", "tensors", "into"):
-        value = getattr(section, field, None)
-        names |= {value} if isinstance(value, str) else set(value or ())
-    return names or {"*"}
 
 
 def tensor_of(batch: Batch, name: str, kind: str) -> np.ndarray:

@@ -19,6 +19,10 @@ class ResizeKind:
     def fitter(self, section: Resize) -> None:
         """Nothing to learn."""
 
+    def sizes(self, section: Resize, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
+
     def apply(self, section: Resize, fitted: Fitted, batch: Batch) -> Batch:
         """Float32 (B, C, height, width)."""
         image_BCHW = _images(batch, section.tensor, "resize")
@@ -36,6 +40,10 @@ class RandomCropKind:
     def fitter(self, section: RandomCrop) -> None:
         """Nothing to learn."""
 
+    def sizes(self, section: RandomCrop, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
+
     def apply(self, section: RandomCrop, fitted: Fitted, batch: Batch) -> Batch:
         """Of the size and type that came in."""
         image_BCHW = _images(batch, section.tensor, "random_crop")
@@ -51,6 +59,10 @@ class RandomFlipKind:
 
     def fitter(self, section: RandomFlip) -> None:
         """Nothing to learn."""
+
+    def sizes(self, section: RandomFlip, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
 
     def apply(self, section: RandomFlip, fitted: Fitted, batch: Batch) -> Batch:
         """Of the size and type that came in."""

@@ -59,6 +59,10 @@ class NormalizeKind:
         """Streaming moments."""
         return Moments(section)
 
+    def sizes(self, section: Normalize, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
+
     def apply(self, section: Normalize, fitted: Fitted, batch: Batch) -> Batch:
         """Float32, whatever came in."""
         values = tensor_of(batch, section.tensor, "normalize")
@@ -77,6 +81,10 @@ class ScaleKind:
 
     def fitter(self, section: Scale) -> None:
         """Nothing to learn."""
+
+    def sizes(self, section: Scale, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
 
     def apply(self, section: Scale, fitted: Fitted, batch: Batch) -> Batch:
         """Float32, whatever came in."""

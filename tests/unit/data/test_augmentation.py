@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from orchestrator.data.transforms import apply_all, fit_all, kind_of
+from orchestrator.data.transforms import apply_all, kind_of
+from orchestrator.data.transforms.fitting import fit_all
 from orchestrator.errors import DataError
 from orchestrator.spec.transforms import Encode, Normalize, RandomCrop, RandomFlip, Resize
 

@@ -174,17 +174,17 @@ def test_a_pipeline_is_run_anew_when_what_it_depends_on_changes(tmp_path, monkey
     monkeypatch.setattr(pipeline, "_write", write)
     section = PipelineSource(kind="pipeline", function="own_pipeline:rows", id_column="id")
 
-    def materialise(section: PipelineSource) -> str:
-        return pipeline.materialise_pipeline(section, str(tmp_path))
+    def materialize(section: PipelineSource) -> str:
+        return pipeline.materialize_pipeline(section, str(tmp_path))
 
-    path = materialise(section)
-    assert materialise(section) == path and len(runs) == 1
+    path = materialize(section)
+    assert materialize(section) == path and len(runs) == 1
     Path(path).write_bytes(Path(path).read_bytes()[:-1])
-    assert materialise(section) == path and len(runs) == 2
+    assert materialize(section) == path and len(runs) == 2
     others = [section.model_copy(update={"version": "2"}), section.model_copy(update={"arguments": {"n": 1}})]
-    paths = {path, *map(materialise, others)}
+    paths = {path, *map(materialize, others)}
     text[0] = "second"
-    paths.add(materialise(section))
+    paths.add(materialize(section))
     monkeypatch.setattr(pipeline, "_VERSION", 2)
-    paths.add(materialise(section))
+    paths.add(materialize(section))
     assert len(paths) == len(runs) - 1 == 5

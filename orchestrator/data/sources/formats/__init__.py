@@ -24,7 +24,7 @@ FORMATS: dict[str, str] = {
 """Kind -> ``module:class`` of its ``Format``, imported on use."""
 
 MUST_BE_SCANNED = {"csv", "jsonl", "text", "webdataset"}
-"""Formats without an index of their own: making ours reads them whole, once. They have ``index_beginning``."""
+"""Formats without an index of their own: making ours reads them whole, once. Each is a ``ScannedFormat``."""
 
 
 class Format(Protocol):
@@ -55,11 +55,29 @@ class Format(Protocol):
         ...
 
 
+class ScannedFormat(Format, Protocol):
+    """A format whose index takes reading all of it."""
+
+    def index_beginning(self, source: Any, path: str) -> SourceIndex:
+        """An index of the first file's beginning: enough to see columns and their types."""
+        ...
+
+
 def format_of(kind: str) -> Format:
     """A fresh reader of a format."""
+    reader: Format = _load(kind)
+    return reader
+
+
+def scanned_format_of(kind: str) -> ScannedFormat:
+    """The same for a format of ``MUST_BE_SCANNED``."""
+    reader: ScannedFormat = _load(kind)
+    return reader
+
+
+def _load(kind: str) -> Any:
     module, name = FORMATS[kind].split(":")
-    made: Format = getattr(import_module(module), name)()
-    return made
+    return getattr(import_module(module), name)()
 
 
 def index_source(source: Any, base_dir: str, cache: str) -> SourceIndex:
