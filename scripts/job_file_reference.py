@@ -1,19 +1,13 @@
-"""Write docs/job-file.md, docs/cluster-profile.md and docs/job.schema.json from the models' own docstrings: every field, type, default, meaning.
-
-``python scripts/write_job_file_reference.py`` writes them; a test compares them with what it would write.
-"""
+"""The Markdown of docs/job-file.md and docs/cluster-profile.md and the schema in docs/job.schema.json, from the models' docstrings."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.spec.schema import described, json_schema, type_text
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 def reference(model: type[JobSpec] | type[ClusterProfile], title: str, intro: str) -> str:
@@ -22,7 +16,7 @@ def reference(model: type[JobSpec] | type[ClusterProfile], title: str, intro: st
     lines = [
         f"# {title}",
         "",
-        "<!-- written by scripts/write_job_file_reference.py; change the docstrings instead -->",
+        "<!-- written by scripts/written_pages.py; change the docstrings instead -->",
         "",
         intro,
     ]
@@ -99,8 +93,3 @@ def pages() -> dict[str, str]:
         ),
         "job.schema.json": json.dumps(json_schema(JobSpec), indent=2) + "\n",
     }
-
-
-if __name__ == "__main__":
-    for name, content in pages().items():
-        (DOCS / name).write_text(content, encoding="utf-8")
