@@ -99,9 +99,10 @@ class Rank:
         return {name: tensor.to(self.engine.device, non_blocking=True) for name, tensor in batch.items()}
 
     def on_device(self, stream: Iterator[StepBatch]) -> Iterator[StepBatch]:
-        """The same steps with their tensors where the engine computes."""
-        for share in stream:
-            yield replace(share, micros=[self.to_device(micro) for micro in share.micros])
+        """The same steps with their tensors where the engine computes; the stream itself where they are there already."""
+        if not self._on_gpu:
+            return stream
+        return (replace(share, micros=[self.to_device(micro) for micro in share.micros]) for share in stream)
 
     def close(self) -> None:
         """Free what the engine started."""

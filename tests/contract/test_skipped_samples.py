@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch.distributed as dist
 from data_jobs import job_of, plan_of
 from ranks_fixture import Pools, pools
 
 from orchestrator import data
+from orchestrator.control import Peers
 from orchestrator.data import Prepared
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
@@ -25,14 +25,13 @@ BAD = {0, 4, 8, 12, 16, 20}
 def take_an_epoch(plan_json: str, prepared_json: str) -> tuple[list[int], list[int], str]:
     """What this rank left out, what it then knows of, and what adding up raised."""
     plan, prepared = Plan.model_validate_json(plan_json), Prepared.model_validate_json(prepared_json)
-    group = dist.new_group(backend="gloo")
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    stream = data.open_train(prepared, plan, rank=rank, world_size=world_size, start_step=0)
+    peers = Peers()
+    stream = data.open_train(prepared, plan, rank=peers.rank, world_size=peers.world_size, start_step=0)
     with contextlib.closing(stream):
         next(stream)
         own, raised = stream.skipped, ""
         try:
-            skipped_by_all(stream, group)
+            skipped_by_all(stream, peers)
         except DataError as error:
             raised = str(error)
         return own, stream.skipped, raised

@@ -1,0 +1,162 @@
+"""A rank's exchange with its run: what ranks agree on, whether a stop is asked for, how far the run has come."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from orchestrator.errors import CheckpointError
+from orchestrator.records import RunRecord
+from orchestrator.runs import RunState
+
+Answer = TypeVar("Answer")
+
+_REACHED = "control/reached"
+_LAST_WORD_SECONDS = 10.0
+_MOST_STEPS_UNTIL_CHECK = 1000
+
+
+class Peers:
+    """All ranks of an attempt, joined by gloo apart from training's own collectives. One rank without torch.distributed."""
+
+    def __init__(self) -> None:
+        """Collective."""
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+
+    def agree(self, ask: Callable[[], Answer]) -> Answer:
+        """Rank 0's answer, on every rank. Collective.
+
+        Raises:
+            CheckpointError: rank 0 could not read or write; on every rank, so that none waits for one that has gone.
+
+        """
+        answer: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                answer[0] = ask()
+            except (CheckpointError, OSError) as error:
+                answer[1] = str(error)
+        if self.group is not None:
+            dist.broadcast_object_list(answer, src=0, group=self.group)
+        if answer[1]:
+            raise CheckpointError(answer[1])
+        result: Answer = answer[0]
+        return result
+
+    def union(self, numbers: Iterable[int]) -> list[int]:
+        """The numbers of all ranks, each once, in order. Collective."""
+        of_ranks: list[list[int]] = [list(numbers)] * self.world_size
+        if self.group is not None:
+            dist.all_gather_object(of_ranks, of_ranks[0], group=self.group)
+        return sorted({number for of_rank in of_ranks for number in of_rank})
+
+    def broadcast(self, numbers: tuple[int, int]) -> tuple[int, int]:
+        """Rank 0's two numbers, on every rank. Collective."""
+        if self.group is None:
+            return numbers
+        tensor = torch.tensor(numbers, dtype=torch.int64)
+        dist.broadcast(tensor, src=0, group=self.group)
+        first, second = tensor.tolist()
+        return first, second
+
+
+class StopCheck:
+    """Whether the run should end. Ranks agree about once a second, at a step that rank 0 names."""
+
+    def __init__(self, peers: Peers, is_asked: Callable[[], bool]) -> None:
+        """
+        Args:
+            peers: the ranks that agree.
+            is_asked: whether somebody asked for a stop; called on rank 0 alone.
+
+        """
+        self._peers, self._is_asked = peers, is_asked
+        self._next_step = 0
+        self._last = (0, time.monotonic())
+
+    def requested(self, step: int) -> bool:
+        """The same answer on every rank after the same step. Collective."""
+        if step < self._next_step:
+            return False
+        answer = (0, 0)
+        if self._peers.rank == 0:
+            last_step, last_time = self._last
+            self._last = step, time.monotonic()
+            seconds_per_step = (self._last[1] - last_time) / max(1, step - last_step)
+            answer = int(self._is_asked()), step + steps_until_check(seconds_per_step)
+        stop, self._next_step = self._peers.broadcast(answer)
+        return bool(stop)
+
+
+def steps_until_check(seconds_per_step: float) -> int:
+    """Steps that take about half a second, from 1 to 1000: asking at each would cost short steps a collective."""
+    return max(1, min(_MOST_STEPS_UNTIL_CHECK, int(0.5 / max(seconds_per_step, 1e-6))))
+
+
+class Mailbox:
+    """Rank 0's small exchange with the run's storage, from a thread: has a stop been asked for, how far have we come."""
+
+    def __init__(self, storage: str, launch: int) -> None:
+        self._record = RunRecord(storage)
+        self._launch = launch
+        self._status = self._record.status(launch)
+        self._stop, self._closed = threading.Event(), threading.Event()
+        self._pause = 0.5 if "://" not in storage else 5.0
+        self.reached_before = int(self._record.read(_REACHED) or 0)
+        """Last step that an earlier attempt logged."""
+        self._reached = self._written = 0
+        self._urls = dict(self._status.urls) if self._status is not None else {}
+        self._told = self._status
+        self._thread = threading.Thread(target=self._work, name="mailbox", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._closed.wait(self._pause)
+            with contextlib.suppress(OSError):  # storage that fails for a moment is asked again
+                self._exchange()
+
+    def _exchange(self) -> None:
+        if self._record.stop_was_asked(self._launch):
+            self._stop.set()
+        if self._reached > self._written:
+            self._written = self._reached
+            self._record.write(_REACHED, str(self._written).encode())
+        told = self._status and self._status.model_copy(update={"urls": self._urls})
+        if told is not None and told != self._told:
+            self._record.set_state(told)
+            self._told = told
+
+    def tracked_at(self, url: str) -> None:
+        """Note where the run's metrics are shown. Told by the tracker's thread, so it is kept apart from the status."""
+        self._urls = {**self._urls, "mlflow": url}
+
+    def reached(self, step: int, attempt: int, metrics: Mapping[str, float]) -> None:
+        """Note the last step that was logged: whoever lists runs reads it from the record."""
+        self._reached = max(step, self.reached_before)
+        if self._status is not None:
+            update = {"state": RunState.RUNNING, "step": step, "attempt": attempt}
+            metrics = {
+                **self._status.metrics,
+                **{name: value for name, value in metrics.items() if math.isfinite(value)},
+            }
+            self._status = self._status.model_copy(update={**update, "metrics": metrics})
+
+    def stop_asked(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stop.is_set()
+
+    def close(self) -> None:
+        """Look and tell once more, then stop."""
+        self._closed.set()
+        self._thread.join(timeout=_LAST_WORD_SECONDS)

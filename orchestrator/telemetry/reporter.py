@@ -1,0 +1,182 @@
+"""What an attempt tells the world: events, the tracker, Prometheus and the run's record, all by rank 0 alone."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator import checkpoint, data, events
+from orchestrator.control import Mailbox
+from orchestrator.data import Prepared
+from orchestrator.models.base import Sample
+from orchestrator.planning.plan import Plan
+from orchestrator.telemetry import pictures
+from orchestrator.telemetry.gauges import Gauges
+from orchestrator.telemetry.model_folder import write_model_folder
+from orchestrator.telemetry.tracking import open_tracker
+
+
+class Reporter(Protocol):
+    """Takes what a rank has to tell. Every method but ``finished`` returns at once."""
+
+    def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+        """Metrics of a step, and of a training log the seconds by part since the last one."""
+        ...
+
+    def saved(self, step: int, stall_seconds: float) -> None:
+        """A checkpoint was begun, and held training up for so long."""
+        ...
+
+    def stalled(self, seconds: float) -> None:
+        """Training stood still for a checkpoint."""
+        ...
+
+    def generated(self, step: int, samples: Iterable[Sample]) -> None:
+        """What the model generates after a step."""
+        ...
+
+    def stop_asked(self) -> bool:
+        """Whether somebody asked the run to stop."""
+        ...
+
+    def finished(self, *, stopped: bool) -> None:
+        """The last checkpoint is there; ``stopped``: before the plan's last step."""
+        ...
+
+
+class NullReporter:
+    """Tells nothing: every rank but the first."""
+
+    def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def saved(self, step: int, stall_seconds: float) -> None:
+        """Nothing."""
+
+    def stalled(self, seconds: float) -> None:
+        """Nothing."""
+
+    def generated(self, step: int, samples: Iterable[Sample]) -> None:
+        """Nothing."""
+
+    def stop_asked(self) -> bool:
+        """Not asked of this rank."""
+        return False
+
+    def finished(self, *, stopped: bool) -> None:
+        """Nothing."""
+
+
+class RunReporter:
+    """Rank 0's."""
+
+    def __init__(
+        self, plan: Plan, prepared: Prepared, *, attempt: int, launch: int, start_seconds: float
+    ) -> None:
+        """
+        Args:
+            plan: of the run.
+            prepared: its data: what text samples are decoded with, and the tracker's record of data sets.
+            attempt: the worker group's start that reports.
+            launch: whose record is written.
+            start_seconds: from the driver's start until now.
+
+        """
+        self._plan, self._prepared, self._attempt = plan, prepared, attempt
+        self._mailbox = Mailbox(plan.storage, launch)
+        self._gauges = Gauges(plan, attempt=attempt, start_seconds=start_seconds)
+        self._tracker = open_tracker(plan, dataset=prepared.lineage, on_url=self._is_tracked_at)
+
+    def _is_tracked_at(self, url: str) -> None:
+        events.emit("tracking", url=url)
+        self._mailbox.tracked_at(url)
+
+    def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+        """See Reporter."""
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        events.emit("metrics", step=step, attempt=self._attempt, values=rounded)
+        self._tracker.log(step, values)
+        if seconds:
+            self._gauges.logged(step, values, seconds, again=step <= self._mailbox.reached_before)
+        self._mailbox.reached(step, self._attempt, rounded)
+
+    def saved(self, step: int, stall_seconds: float) -> None:
+        """See Reporter."""
+        self._gauges.saved()
+        self._gauges.stalled(stall_seconds)
+        events.emit("checkpoint", step=step, stall_seconds=round(stall_seconds, 4))
+
+    def stalled(self, seconds: float) -> None:
+        """See Reporter."""
+        self._gauges.stalled(seconds)
+
+    def generated(self, step: int, samples: Iterable[Sample]) -> None:
+        """See Reporter."""
+        for sample in samples:
+            if sample.kind == "text":
+                text = data.decode_text(self._prepared, sample.data.tolist())
+                self._tracker.text(step, sample.name, text)
+            else:
+                self._tracker.image(step, sample.name, pictures.of_sample(sample))
+
+    def stop_asked(self) -> bool:
+        """See Reporter."""
+        return self._mailbox.stop_asked()
+
+    def finished(self, *, stopped: bool) -> None:
+        """See Reporter. Logs the model where the job asks for that; waits for the tracker."""
+        if stopped or not self._plan.job.tracking.log_model or not self._plan.tracking_uri:
+            self._tracker.finish("KILLED" if stopped else "FINISHED")
+            return
+        newest = checkpoint.newest_good(f"{self._plan.storage}/checkpoints")
+        assert newest is not None, "the loop saves after its last step"
+        with tempfile.TemporaryDirectory() as folder:
+            write_model_folder(Path(folder), self._plan, self._prepared, newest)
+            self._tracker.finish("FINISHED", Path(folder))
+
+    def failed(self) -> None:
+        """The attempt ends early; the tracker's run stays open for the next one."""
+        self._tracker.finish(None)
+
+    def close(self) -> None:
+        """Write the record once more."""
+        self._mailbox.close()
+
+
+@contextlib.contextmanager
+def open_reporter(
+    plan: Plan,
+    prepared: Prepared,
+    *,
+    rank: int,
+    attempt: int,
+    launch: int,
+    start_step: int,
+    started_at: float,
+) -> Iterator[Reporter]:
+    """The rank's reporter, for as long as it trains.
+
+    Args:
+        start_step: the step that the attempt goes on from.
+        started_at: of the driver, in seconds since the epoch.
+
+    """
+    if rank != 0:
+        yield NullReporter()
+        return
+    events.emit(
+        "attempt", attempt=attempt, launch=launch, start_step=start_step, total_steps=plan.total_steps
+    )
+    reporter = RunReporter(
+        plan, prepared, attempt=attempt, launch=launch, start_seconds=time.time() - started_at
+    )
+    with contextlib.closing(reporter):
+        try:
+            yield reporter
+        except BaseException:
+            reporter.failed()
+            raise
