@@ -18,11 +18,12 @@ from typing import Any
 
 from orchestrator import events
 from orchestrator.errors import ResourcesError, StoppedError, TrainwrightError
-from orchestrator.object_stores import open_root
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
 from orchestrator.recovery.incidents import Incident, incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
+from orchestrator.storage import is_uri
+from orchestrator.storage.arrow import open_filesystem
 
 _STARTED_AT = time.time()
 
@@ -308,8 +309,8 @@ def _trainer(plan: Plan, launch: int, prepared: str, *, own_ray: bool) -> Any:
 
     scaling, recovery = plan.job.scaling, plan.job.recovery
     store, path = None, f"{plan.storage}/ray"
-    if "://" in path:
-        store, path = open_root(path)
+    if is_uri(path):
+        store, path = open_filesystem(path)
 
     unused = {"PlacementGroupCleanerCallback"} if own_ray else set()
 

@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.object_stores import open_root, read_file
 from orchestrator.runs import RunStatus
+from orchestrator.storage.arrow import open_filesystem, read_file
 
 
 class RunRecord:
@@ -33,7 +33,7 @@ class RunRecord:
         self._filesystem: Any = None
         self._root = self.storage
         if not self._is_local:
-            self._filesystem, self._root = open_root(self.storage)
+            self._filesystem, self._root = open_filesystem(self.storage)
 
     # -- files -----------------------------------------------------------------------------------------------
 

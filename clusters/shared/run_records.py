@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InfrastructureError
-from orchestrator.object_stores import names_in, read_file
 from orchestrator.records import RunRecord
+from orchestrator.storage.arrow import names_in, read_file
 
 LONGEST_READ_BYTES = 4 * 2**20
 """One ``read_from`` returns at most this much, so that an answer fits whatever carries it."""

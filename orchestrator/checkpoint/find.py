@@ -19,80 +19,88 @@ from orchestrator.checkpoint.format import (
     parse_folder_name,
     sha256,
 )
-from orchestrator.checkpoint.storage import Storage, storage_at
 from orchestrator.errors import CheckpointError
+from orchestrator.storage import Store, split_name, store_at
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = "attempts"
 
 
+def store_of(root: str) -> Store:
+    """The store of the checkpoints below ``root``. Raises CheckpointError where it can't be opened."""
+    try:
+        return store_at(root)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint storage {root!r} can't be opened: {error}") from error
+
+
 def next_attempt(root: str) -> int:
     """The number of a new attempt, 1 or higher: no other caller gets it, and writers of lower numbers can no
     longer commit. Raises CheckpointError where the storage can't be written.
     """
-    storage = storage_at(root)
+    store = store_of(root)
     try:
-        number = newest_attempt(storage) + 1
-        while not storage.claim(f"{ATTEMPTS}/{number}"):
+        number = newest_attempt(store) + 1
+        while not store.create(f"{ATTEMPTS}/{number}", b""):
             number += 1
         return number
     except OSError as error:
         raise CheckpointError(f"checkpoint storage {root!r} can't be written: {error}") from error
 
 
-def newest_attempt(storage: Storage) -> int:
+def newest_attempt(store: Store) -> int:
     """The highest attempt that was begun; 0 where none was."""
-    return max((int(name) for name in storage.list(ATTEMPTS) if name.isascii() and name.isdigit()), default=0)
+    return max((int(name) for name in store.list(ATTEMPTS) if name.isascii() and name.isdigit()), default=0)
 
 
-def folders(storage: Storage) -> list[tuple[int, int]]:
+def folders(store: Store) -> list[tuple[int, int]]:
     """(step, attempt) of every checkpoint folder, committed or not, newest first.
 
     A later attempt's are newer, whatever their step: it may have gone back to an older checkpoint on purpose.
     """
-    found = [parsed for name in storage.list("") if (parsed := parse_folder_name(name))]
+    found = [parsed for name in store.list("") if (parsed := parse_folder_name(name))]
     return sorted(found, key=lambda item: (item[1], item[0]), reverse=True)
 
 
-def is_committed(storage: Storage, step: int, attempt: int) -> bool:
+def is_committed(store: Store, step: int, attempt: int) -> bool:
     """Whether the commit marker is there."""
-    return storage.size(f"{folder_name(step, attempt)}/{COMMITTED}") is not None
+    return store.size(f"{folder_name(step, attempt)}/{COMMITTED}") is not None
 
 
-def committed(root: str | Storage) -> list[Checkpoint]:
+def committed(root: str | Store) -> list[Checkpoint]:
     """Every committed checkpoint with a sound manifest, newest first; tensors are not read."""
-    storage = storage_at(root) if isinstance(root, str) else root
+    store = store_of(root) if isinstance(root, str) else root
     found = []
-    for step, attempt in folders(storage):
-        if is_committed(storage, step, attempt):
+    for step, attempt in folders(store):
+        if is_committed(store, step, attempt):
             try:
-                found.append(_checkpoint(storage, read_manifest(storage, folder_name(step, attempt))))
+                found.append(_checkpoint(store, read_manifest(store, folder_name(step, attempt))))
             except (CheckpointError, OSError) as error:
                 log.warning("checkpoint %s is left aside: %s", folder_name(step, attempt), error)
     return found
 
 
-def newest_good(root: str | Storage) -> Checkpoint | None:
+def newest_good(root: str | Store) -> Checkpoint | None:
     """The newest checkpoint whose every byte is as it was written; None where there is none.
 
     Reads all of it. Damaged ones are logged as warnings, by name and fault, and the next older one is tried.
     """
-    storage = storage_at(root) if isinstance(root, str) else root
-    for step, attempt in folders(storage):
+    store = store_of(root) if isinstance(root, str) else root
+    for step, attempt in folders(store):
         folder = folder_name(step, attempt)
-        if not is_committed(storage, step, attempt):
+        if not is_committed(store, step, attempt):
             log.info("checkpoint %s was never finished and is left aside", folder)
             continue
         try:
-            return _checkpoint(storage, verify(storage, folder))
+            return _checkpoint(store, verify(store, folder))
         except (CheckpointError, OSError) as error:
             log.warning("checkpoint %s is left aside: %s", folder, error)
     return None
 
 
-def _checkpoint(storage: Storage, manifest: Manifest) -> Checkpoint:
-    path = f"{storage.root.rstrip('/')}/{folder_name(manifest.step, manifest.attempt)}"
+def _checkpoint(store: Store, manifest: Manifest) -> Checkpoint:
+    path = f"{store.root.rstrip('/')}/{folder_name(manifest.step, manifest.attempt)}"
     return Checkpoint(manifest.step, manifest.attempt, path, manifest.meta)
 
 
@@ -101,20 +109,20 @@ def checkpoint_at(path: str) -> Checkpoint:
 
     Raises CheckpointError where it is not a committed checkpoint or its manifest is damaged.
     """
-    root, _, folder = path.rstrip("/").rpartition("/")
-    storage = storage_at(root or ("/" if path.startswith("/") else "."))
+    root, folder = split_name(path)
+    store = store_of(root)
     try:
-        return _checkpoint(storage, read_manifest(storage, folder))
+        return _checkpoint(store, read_manifest(store, folder))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: this is no committed checkpoint") from error
     except (CheckpointError, OSError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
 
 
-def read_manifest(storage: Storage, folder: str) -> Manifest:
+def read_manifest(store: Store, folder: str) -> Manifest:
     """The manifest, checked against the commit marker and the folder's name."""
-    marker = storage.read(f"{folder}/{COMMITTED}", 0, 200)
-    content = storage.read(f"{folder}/{MANIFEST}")
+    marker = store.read(f"{folder}/{COMMITTED}", 0, 200)
+    content = store.read(f"{folder}/{MANIFEST}")
     if marker != commit_marker(content):
         raise CheckpointError(f"its {MANIFEST} is not the one that was committed")
     manifest = decode_manifest(content)
@@ -130,12 +138,12 @@ def commit_marker(manifest: bytes) -> bytes:
     return sha256(manifest).encode() + b"\n"
 
 
-def read_indexes(storage: Storage, folder: str, manifest: Manifest) -> list[RankIndex]:
+def read_indexes(store: Store, folder: str, manifest: Manifest) -> list[RankIndex]:
     """Every rank's index, checked against the manifest."""
     indexes = []
     for rank, digest in enumerate(manifest.index_sha256):
         try:
-            content = storage.read(f"{folder}/{index_name(rank)}")
+            content = store.read(f"{folder}/{index_name(rank)}")
         except FileNotFoundError as error:
             raise CheckpointError(f"its {index_name(rank)} is missing") from error
         if sha256(content) != digest:
@@ -144,24 +152,24 @@ def read_indexes(storage: Storage, folder: str, manifest: Manifest) -> list[Rank
     return indexes
 
 
-def verify(storage: Storage, folder: str) -> Manifest:
+def verify(store: Store, folder: str) -> Manifest:
     """Read all of a checkpoint and return its manifest. Raises CheckpointError that names what is damaged."""
-    manifest = read_manifest(storage, folder)
-    indexes = read_indexes(storage, folder, manifest)
+    manifest = read_manifest(store, folder)
+    indexes = read_indexes(store, folder, manifest)
     check_coverage(indexes)
     for index in indexes:
         for block in range(len(index.block_sha256)):
-            read_block(storage, folder, index, block)
+            read_block(store, folder, index, block)
     return manifest
 
 
-def read_block(storage: Storage, folder: str, index: RankIndex, block: int) -> bytes:
+def read_block(store: Store, folder: str, index: RankIndex, block: int) -> bytes:
     """One block of a rank's file. Raises CheckpointError where it is missing, short, too long or changed."""
     name = data_name(index.rank)
     try:
-        if block == len(index.block_sha256) - 1 and (size := storage.size(f"{folder}/{name}")) != index.bytes:
+        if block == len(index.block_sha256) - 1 and (size := store.size(f"{folder}/{name}")) != index.bytes:
             raise CheckpointError(f"its {name} has {size} bytes and was written with {index.bytes}")
-        content = storage.read(f"{folder}/{name}", block * index.block_bytes, index.block_bytes)
+        content = store.read(f"{folder}/{name}", block * index.block_bytes, index.block_bytes)
     except FileNotFoundError as error:
         raise CheckpointError(f"its {name} is missing") from error
     if sha256(content) != index.block_sha256[block]:

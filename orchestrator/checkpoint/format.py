@@ -19,11 +19,10 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
-from torch import Tensor
 
 from orchestrator.errors import CheckpointError
 from orchestrator.section import Section
@@ -47,23 +46,6 @@ DTYPES: dict[str, torch.dtype] = {
 }
 """safetensors' names of number formats."""
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-class StateRange(Protocol):
-    """What a writer is given: a contiguous range of one flattened tensor, as one rank holds it."""
-
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def start(self) -> int: ...  # noqa: D102
-    @property
-    def values(self) -> Tensor: ...  # noqa: D102
-    @property
-    def until_update(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from orchestrator.checkpoint.find import read_block, read_indexes, read_manifest
+from orchestrator.checkpoint.find import read_block, read_indexes, read_manifest, store_of
 from orchestrator.checkpoint.format import DTYPES, Checkpoint, check_coverage
-from orchestrator.checkpoint.storage import storage_at
 from orchestrator.errors import CheckpointError
+from orchestrator.storage import split_name
 
 _CACHED_BLOCKS = 8
 
@@ -20,12 +20,12 @@ class CheckpointReader:
     """A StateReader over a checkpoint. Every block is verified before it is used; eight are kept (32 MiB)."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        root, _, self._folder = checkpoint.path.rstrip("/").rpartition("/")
+        root, self._folder = split_name(checkpoint.path)
         self._path = checkpoint.path
-        self._storage = storage_at(root)
+        self._store = store_of(root)
         try:
-            manifest = read_manifest(self._storage, self._folder)
-            self._indexes = read_indexes(self._storage, self._folder, manifest)
+            manifest = read_manifest(self._store, self._folder)
+            self._indexes = read_indexes(self._store, self._folder, manifest)
             self._placed = check_coverage(self._indexes)
         except (CheckpointError, OSError) as error:
             raise CheckpointError(f"checkpoint {self._path}: {error}") from error
@@ -74,7 +74,7 @@ class CheckpointReader:
     def _block(self, rank: int, block: int) -> bytes:
         if (rank, block) not in self._blocks:
             try:
-                content = read_block(self._storage, self._folder, self._indexes[rank], block)
+                content = read_block(self._store, self._folder, self._indexes[rank], block)
             except (CheckpointError, OSError) as error:
                 raise CheckpointError(f"checkpoint {self._path}: {error}") from error
             self._blocks[rank, block] = content

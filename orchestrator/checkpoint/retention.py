@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from orchestrator.checkpoint.find import committed, folders, is_committed
 from orchestrator.checkpoint.format import COMMITTED, Checkpoint, folder_name
-from orchestrator.checkpoint.storage import Storage
+from orchestrator.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +33,22 @@ def kept(
     return [checkpoint for checkpoint in checkpoints if checkpoint in chosen]
 
 
-def prune(storage: Storage, attempt: int, *, last: int, best: int, metric: str, mode: str) -> None:
+def prune(store: Store, attempt: int, *, last: int, best: int, metric: str, mode: str) -> None:
     """Remove committed checkpoints that are not ``kept``, and what earlier attempts left unfinished.
 
     The commit marker goes first, so that a checkpoint half removed is none. What can't be removed is logged and
     stays. The newest committed one always stays.
     """
-    checkpoints = committed(storage)
+    checkpoints = committed(store)
     stay = {
         (c.step, c.attempt) for c in kept(checkpoints, last=max(last, 1), best=best, metric=metric, mode=mode)
     }
     surplus = [(c.step, c.attempt) for c in checkpoints if (c.step, c.attempt) not in stay]
-    unfinished = [f for f in folders(storage) if f[1] < attempt and not is_committed(storage, *f)]
+    unfinished = [f for f in folders(store) if f[1] < attempt and not is_committed(store, *f)]
     for step, of_attempt in (*surplus, *unfinished):
         folder = folder_name(step, of_attempt)
         try:
-            storage.remove(f"{folder}/{COMMITTED}")
-            storage.remove(folder)
+            store.remove(f"{folder}/{COMMITTED}")
+            store.remove(folder)
         except OSError as error:
             log.warning("checkpoint %s could not be removed: %s", folder, error)

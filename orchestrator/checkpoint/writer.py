@@ -35,7 +35,6 @@ from orchestrator.checkpoint.format import (
     IndexedRange,
     Manifest,
     RankIndex,
-    StateRange,
     check_coverage,
     data_name,
     decode_index,
@@ -48,9 +47,10 @@ from orchestrator.checkpoint.format import (
 )
 from orchestrator.checkpoint.retention import prune
 from orchestrator.checkpoint.staging import Staging
-from orchestrator.checkpoint.storage import Storage, storage_at
 from orchestrator.errors import CheckpointError
 from orchestrator.section import format_bytes
+from orchestrator.state import StateRange
+from orchestrator.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Checkpoints:
         rank: int,
         world_size: int,
         group: dist.ProcessGroup | None = None,
-        storage: Storage | None = None,
+        store: Store | None = None,
     ) -> None:
         """
         Args:
@@ -77,11 +77,11 @@ class Checkpoints:
             rank: this process's.
             world_size: number of ranks.
             group: gloo group of all ranks; None for one process.
-            storage: instead of the one that ``root`` names.
+            store: instead of the one that ``root`` names.
 
         """
         assert world_size == 1 or group is not None
-        self._storage = storage or storage_at(root)
+        self._store = store or find.store_of(root)
         self._attempt, self._rank, self._world_size, self._group = attempt, rank, world_size, group
         self._staging = Staging()
         self._pending: Save | None = None
@@ -120,7 +120,7 @@ class Checkpoints:
             ]
             self._staging.finish()
             self._pending = Save(
-                self._storage, step, self._attempt, self._rank, self._world_size, meta, parts, self._staging
+                self._store, step, self._attempt, self._rank, self._world_size, meta, parts, self._staging
             )
             self._pending.start()
             if not asynchronous:
@@ -156,7 +156,7 @@ class Checkpoints:
     def prune(self, last: int, best: int, metric: str, mode: str) -> None:
         """Rank 0 removes what retention does not keep: see ``retention.prune``."""
         if self._rank == 0:
-            prune(self._storage, self._attempt, last=last, best=best, metric=metric, mode=mode)
+            prune(self._store, self._attempt, last=last, best=best, metric=metric, mode=mode)
 
     def close(self) -> None:
         """Wait for this rank's own writing to end, without a collective and without raising: for the way out
@@ -172,7 +172,7 @@ class Checkpoints:
             save.join()
 
     def _already_committed(self, step: int) -> bool:
-        found = self._rank == 0 and find.is_committed(self._storage, step, self._attempt)
+        found = self._rank == 0 and find.is_committed(self._store, step, self._attempt)
         if self._group is None:
             return found
         flag = torch.tensor([int(found)])
@@ -220,7 +220,7 @@ class Save:
 
     def __init__(
         self,
-        storage: Storage,
+        store: Store,
         step: int,
         attempt: int,
         rank: int,
@@ -229,7 +229,7 @@ class Save:
         parts: Sequence[Part],
         staging: Staging,
     ) -> None:
-        self._storage, self._step, self._attempt = storage, step, attempt
+        self._store, self._step, self._attempt = store, step, attempt
         self._rank, self._world_size, self._meta = rank, world_size, meta
         self._parts, self._staging = parts, staging
         self._size = sum(part.values.nbytes for part in parts)
@@ -262,8 +262,8 @@ class Save:
     def remove_remains(self) -> None:
         """Remove what was written of a save that failed; what can't be removed is left for ``prune``."""
         with contextlib.suppress(OSError):
-            if not find.is_committed(self._storage, self._step, self._attempt):
-                self._storage.remove(self._folder)
+            if not find.is_committed(self._store, self._step, self._attempt):
+                self._store.remove(self._folder)
 
     def _run(self) -> None:
         self.failure = self._failure_of(self._copy)
@@ -311,7 +311,9 @@ class Save:
             offset += size
         block_sha256: list[str] = []
         chunks: list[Any] = [header, *(part.values.numpy().data for part in self._parts)]
-        self._storage.write(f"{self._folder}/{data_name(self._rank)}", hashed_blocks(chunks, block_sha256))
+        self._store.write_chunks(
+            f"{self._folder}/{data_name(self._rank)}", hashed_blocks(chunks, block_sha256)
+        )
         index = RankIndex(
             rank=self._rank,
             bytes=offset,
@@ -319,12 +321,12 @@ class Save:
             block_sha256=tuple(block_sha256),
             ranges=tuple(ranges),
         )
-        self._storage.put(f"{self._folder}/{index_name(self._rank)}", encode(index))
+        self._store.write(f"{self._folder}/{index_name(self._rank)}", encode(index))
 
     def _wait_for_marks(self) -> bool:
         """Until every rank's index is there; False where the save was given up meanwhile."""
         wanted = {index_name(rank) for rank in range(self._world_size)}
-        while not wanted <= set(self._storage.list(self._folder)):
+        while not wanted <= set(self._store.list(self._folder)):
             if self._abandoned.wait(_POLL_SECONDS):
                 return False
         return True
@@ -333,7 +335,7 @@ class Save:
         if not self._wait_for_marks():
             return
         contents = [
-            self._storage.read(f"{self._folder}/{index_name(rank)}") for rank in range(self._world_size)
+            self._store.read(f"{self._folder}/{index_name(rank)}") for rank in range(self._world_size)
         ]
         check_coverage([decode_index(content, rank) for rank, content in enumerate(contents)])
         manifest = encode(
@@ -344,19 +346,19 @@ class Save:
                 meta=self._meta,
             )
         )
-        self._storage.put(f"{self._folder}/{MANIFEST}", manifest)
+        self._store.write(f"{self._folder}/{MANIFEST}", manifest)
         self._refuse_if_replaced()
-        self._storage.put(f"{self._folder}/{COMMITTED}", find.commit_marker(manifest))
+        self._store.write(f"{self._folder}/{COMMITTED}", find.commit_marker(manifest))
 
     def _refuse_if_replaced(self) -> None:
-        newest = find.newest_attempt(self._storage)
+        newest = find.newest_attempt(self._store)
         if newest > self._attempt:
             raise CheckpointError(
                 f"attempt {self._attempt} of this run was replaced by attempt {newest} and may not write checkpoints"
             )
 
     def _sentence(self, error: BaseException) -> str:
-        what = f"the checkpoint of step {self._step} could not be written to {self._storage.root}"
+        what = f"the checkpoint of step {self._step} could not be written to {self._store.root}"
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return (
                 f"{what}: no space left for rank {self._rank}'s {format_bytes(self._size)};"

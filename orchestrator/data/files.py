@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
-import logging
 import os
-import random
-import shutil
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pyarrow import fs
 
 from orchestrator.errors import DataError, InfrastructureError
-from orchestrator.object_stores import SCHEMES, failed_reads_as_os_errors, object_store, read_file
+from orchestrator.storage import Store, faults, split_scheme, store_and_name
+from orchestrator.storage.arrow import SCHEMES, open_filesystem
+from orchestrator.storage.faults import Fault, fault_of, first_line
 
 T = TypeVar("T")
-_LOGGER = logging.getLogger(__name__)
-_RETRIES = 5
-_FIRST_WAIT_SECONDS = 0.2
-_DAMAGE = ("Corrupt", "deserialize", "Unexpected end of stream", "Malformed", "malformed", "data page")
-"""Words of Arrow's errors about a file's contents, which come as OSError too."""
-_REFUSALS = (
-    *("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "NoSuchBucket", "NO_SUCH_KEY"),
-    "OAuth2 access token",
-)
-"""Words of what S3 and GCS say no to for good."""
-_HOPELESS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
@@ -44,31 +31,23 @@ class FileFacts:
     """Time of the last change; only ever compared for equality."""
 
 
-def absolute(path: str, base_dir: str) -> str:
-    """A path or URI that means the same everywhere; relative paths start at ``base_dir``."""
-    if "://" in path:
-        return path
-    return os.path.normpath(os.path.join(base_dir, os.path.expanduser(path)))  # noqa: PTH111, PTH118
-
-
 def locate(path: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an absolute path or URI, and the path in it."""
-    scheme, separator, rest = path.partition("://")
-    if not separator or scheme == "file":
-        return fs.LocalFileSystem(), rest or path
-    if scheme not in SCHEMES:
+    """Arrow's file system of an absolute path or URI, and the path in it."""
+    _refuse_other_schemes(path)
+    return open_filesystem(path)
+
+
+def _refuse_other_schemes(path: str) -> None:
+    scheme, _ = split_scheme(path)
+    if scheme not in ("", "file", *SCHEMES):
         raise DataError(f"{scheme}:// is not read; use a path, s3:// or gs://")
-    return object_store(scheme, rest.partition("/")[0]), rest
 
 
 def read_range(path: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Bytes [start, stop) of a file."""
-
-    def read() -> bytes:
-        system, inner = locate(path)
-        return read_file(system, inner, start, None if stop is None else stop - start)
-
-    return retrying(read, path)
+    """Bytes [start, stop) of a file. Raises as ``retrying`` does."""
+    store, name = _stored(path)
+    with _explained(path):
+        return store.read(name, start, None if stop is None else stop - start)
 
 
 def list_files(pattern: str, extensions: tuple[str, ...]) -> list[FileFacts]:
@@ -144,41 +123,40 @@ def _near(root: str, prefix: str) -> str:
 
 
 def retrying(action: Callable[[], T], what: str) -> T:
-    """Do it, again after an error of the storage that may pass: five times, waits doubling with jitter.
+    """Do it, again after an error of the storage that may pass.
 
     Raises:
-        DataError: the file is missing or may not be read; trying again can't help.
+        DataError: the file is missing, may not be read, or is damaged; trying again can't help.
         InfrastructureError: the storage still fails.
     """
-    for attempt in range(_RETRIES + 1):
-        try:
-            with failed_reads_as_os_errors(what):
-                return action()
-        except _HOPELESS as error:
-            raise DataError(f"{what}: can't be read ({_first_line(error)})") from error
-        except OSError as error:
-            if any(word in str(error) for word in _DAMAGE):
-                raise DataError(f"{what}: is damaged ({_first_line(error)})") from error
-            if any(word in str(error) for word in _REFUSALS):
-                raise DataError(f"{what}: can't be read ({_first_line(error)})") from error
-            if attempt == _RETRIES:
-                raise InfrastructureError(
-                    f"{what}: the storage failed {_RETRIES + 1} times, last with {_first_line(error)}"
-                ) from error
-            wait = _FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
-            _LOGGER.warning("%s: %s; trying again in %.1f s", what, _first_line(error), wait)
-            time.sleep(wait)
-    raise AssertionError
+    with _explained(what):
+        return faults.retrying(action, what)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        match fault_of(error):
+            case Fault.REFUSED:
+                raise DataError(f"{what}: can't be read ({first_line(error)})") from error
+            case Fault.DAMAGED:
+                raise DataError(f"{what}: is damaged ({first_line(error)})") from error
+            case Fault.PASSING:
+                raise InfrastructureError(f"{what}: {first_line(error)}") from error
+
+
+def _stored(path: str) -> tuple[Store, str]:
+    _refuse_other_schemes(path)
+    return store_and_name(path)
 
 
 def exists(path: str) -> bool:
     """Whether there is a file."""
-    system, inner = locate(path)
-    return bool(retrying(lambda: system.get_file_info(inner), path).type == fs.FileType.File)
+    store, name = _stored(path)
+    with _explained(path):
+        return store.exists(name)
 
 
 def write_whole(path: str, write: Callable[[str], None]) -> None:
@@ -187,37 +165,24 @@ def write_whole(path: str, write: Callable[[str], None]) -> None:
     Args:
         path: absolute path or URI.
         write: writes the file at the local path it is given.
+
+    Raises InfrastructureError where it can't be written.
     """
-    system, inner = locate(path)
-    if "://" not in path:
-        folder = Path(inner).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(prefix=".draft-", dir=folder)
-        os.close(descriptor)
-        try:
-            write(draft)
-            Path(draft).chmod(0o644)
-            Path(draft).replace(inner)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        draft = str(Path(scratch) / "draft")
-        write(draft)
-        # An object appears when its upload ends, so none is seen half.
-        retrying(lambda: _upload(draft, system, inner), path)
-
-
-def _upload(draft: str, system: fs.FileSystem, inner: str) -> None:
-    with Path(draft).open("rb") as file, system.open_output_stream(inner) as out:
-        shutil.copyfileobj(file, out, 2**22)
+    store, name = _stored(path)
+    with _writes_explained(path), store.draft(name) as draft:
+        write(str(draft))
 
 
 def write_text(path: str, text: str) -> None:
     """The same with a text, in UTF-8."""
-    write_whole(path, lambda draft: _write(draft, text))
+    store, name = _stored(path)
+    with _writes_explained(path):
+        store.write(name, text.encode())
 
 
-def _write(path: str, text: str) -> None:
-    Path(path).write_text(text, encoding="utf-8")
+@contextmanager
+def _writes_explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InfrastructureError(f"{path}: can't be written ({first_line(error)})") from error

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data import facts, preparations
-from orchestrator.data.files import absolute, list_files
+from orchestrator.data.files import list_files
 from orchestrator.data.layouts import choose_layouts, wanted_tensors
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
@@ -25,6 +25,7 @@ from orchestrator.data.transforms import Batch
 from orchestrator.planning.plan import DataFacts
 from orchestrator.spec.data import BuiltinSource, PipelineSource, Split
 from orchestrator.spec.job import JobSpec
+from orchestrator.storage import absolute
 
 SMALL_BYTES = 2**26
 """Sources of at most so many bytes are prepared at once."""

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from orchestrator.strategies.base import StateRange
+from orchestrator.state import StateRange
 
 Named = tuple[str, str, Tensor]
 """(kind, name, whole tensor)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import CheckpointError
-from orchestrator.strategies.base import StateReader
+from orchestrator.state import StateReader
 
 
 def shape_of(reader: StateReader, kind: str, name: str) -> tuple[int, ...]:

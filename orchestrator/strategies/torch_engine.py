@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 from orchestrator.errors import SpecError
 from orchestrator.models.base import Modules, Objective
 from orchestrator.planning.plan import Plan
+from orchestrator.state import StateRange, StateReader
 from orchestrator.strategies import precision, replicated, saved
-from orchestrator.strategies.base import StateRange, StateReader
 from orchestrator.strategies.blocks import compile_blocks, recompute_blocks
 from orchestrator.strategies.optimizers import (
     MOMENTS,

@@ -25,9 +25,9 @@ from orchestrator.models.base import Modules, Objective
 from orchestrator.planning.deepspeed_config import deepspeed_config
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import ZeroStrategy
+from orchestrator.state import StateRange, StateReader
 from orchestrator.strategies import precision, replicated, saved
 from orchestrator.strategies.async_io import load_async_io
-from orchestrator.strategies.base import StateRange, StateReader
 from orchestrator.strategies.blocks import recompute_blocks
 from orchestrator.strategies.gradient_order import GradientOrder
 from orchestrator.strategies.optimizers import (

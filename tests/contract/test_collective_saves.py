@@ -10,31 +10,29 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks_fixture import Pools, pools
-from torch import Tensor
 
 from orchestrator.checkpoint import Checkpoints, newest_good, open_reader
-from orchestrator.checkpoint.storage import LocalStorage
 from orchestrator.errors import CheckpointError
+from orchestrator.state import StateRange
+from orchestrator.storage import LocalStore
 
 __all__ = ["pools"]
 
 
-class Part:
-    kind, name, shape, until_update = "parameter", "model/weight", (100,), True
-
-    def __init__(self, step: int, rank: int, world_size: int) -> None:
-        self.start = 100 * rank // world_size
-        stop = 100 * (rank + 1) // world_size
-        self.values: Tensor = torch.arange(self.start, stop) * 1.0 + step
+def part(step: int, rank: int, world_size: int) -> StateRange:
+    start, stop = 100 * rank // world_size, 100 * (rank + 1) // world_size
+    return StateRange(
+        "parameter", "model/weight", (100,), start, torch.arange(start, stop) * 1.0 + step, until_update=True
+    )
 
 
-class FullOnOneRank(LocalStorage):
+class FullOnOneRank(LocalStore):
     """The disk of one rank is full, for files of one step."""
 
-    def write(self, path: str, chunks: Iterable[memoryview | bytes]) -> None:
+    def write_chunks(self, path: str, chunks: Iterable[memoryview | bytes]) -> None:
         if "step-00000002" in path and "rank-00001" in path:
             raise OSError(errno.ENOSPC, "No space left on device")
-        super().write(path, chunks)
+        super().write_chunks(path, chunks)
 
 
 def save_three_steps(root: str, asynchronous: bool) -> list[str | None]:
@@ -42,12 +40,12 @@ def save_three_steps(root: str, asynchronous: bool) -> list[str | None]:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     group = dist.new_group(backend="gloo")
     checkpoints = Checkpoints(
-        root, attempt=1, rank=rank, world_size=world_size, group=group, storage=FullOnOneRank(root)
+        root, attempt=1, rank=rank, world_size=world_size, group=group, store=FullOnOneRank(root)
     )
     raised: list[str | None] = []
     for step in (1, 2, 3):
         try:
-            checkpoints.save(step, [Part(step, rank, world_size)], {"step": step}, asynchronous=asynchronous)
+            checkpoints.save(step, [part(step, rank, world_size)], {"step": step}, asynchronous=asynchronous)
             checkpoints.wait()
             raised.append(None)
         except CheckpointError as error:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from gcs_server import gcs_server
 
-from orchestrator.object_stores import object_store
+from orchestrator.storage.arrow import object_store
 
 
 @contextmanager

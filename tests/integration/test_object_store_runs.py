@@ -14,9 +14,9 @@ from object_buckets import bucket_at
 
 from orchestrator import checkpoint, events, sdk
 from orchestrator.clusters.shared.run_records import StorageRecord
-from orchestrator.object_stores import open_root
 from orchestrator.runs import RunState
 from orchestrator.spec.job import JobSpec
+from orchestrator.storage.arrow import open_filesystem
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -37,7 +37,7 @@ def short_folder():
 
 
 def put_rows(bucket: str) -> None:
-    store, name = open_root(bucket)
+    store, name = open_filesystem(bucket)
     rng = np.random.default_rng(0)
     for number in range(3):
         features = rng.normal(size=(200, 4)).astype(np.float32)

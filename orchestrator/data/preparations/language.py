@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.categories import encode_categories, fit_categories
-from orchestrator.data.files import absolute, read_range
+from orchestrator.data.files import read_range
 from orchestrator.data.preparations.packing import Documents, pack, pad_rows, smallest_token_type
 from orchestrator.data.preparations.parallel import map_in_order
 from orchestrator.data.preparations.tokenizers import (
@@ -41,6 +41,7 @@ from orchestrator.spec.preparations import (
     Tokenize,
     WordsTokenizer,
 )
+from orchestrator.storage import absolute
 
 _ENCODER_SPECIALS = (PAD, UNKNOWN, CLASSIFY, END, MASK)
 """Special tokens of tokenizers fitted for bidirectional encoders: the same for masked training and for what is

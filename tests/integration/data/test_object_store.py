@@ -15,7 +15,8 @@ from data_jobs import job_of, plan_of
 from orchestrator import data
 from orchestrator.data import files as storage
 from orchestrator.errors import DataError, InfrastructureError
-from orchestrator.object_stores import object_store
+from orchestrator.storage import faults
+from orchestrator.storage.arrow import object_store
 
 ROWS = 200
 
@@ -73,7 +74,7 @@ def bucket(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(storage, "_FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0.01)
     object_store.cache_clear()
     import boto3
 
@@ -92,8 +93,8 @@ def google(monkeypatch, tmp_path):
 
     with gcs_server("data") as server:
         monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.address)
-        monkeypatch.setattr("orchestrator.object_stores._GCS_RETRY_SECONDS", 0.2)
-        monkeypatch.setattr(storage, "_FIRST_WAIT_SECONDS", 0.01)
+        monkeypatch.setattr("orchestrator.storage.faults.GCS_RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0.01)
         object_store.cache_clear()
 
         def put(path, name: str) -> None:

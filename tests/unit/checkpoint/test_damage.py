@@ -133,9 +133,9 @@ def test_a_crafted_index_can_not_reach_outside(two_steps: Path) -> None:
     """An index that lies about sizes is refused, even where its checksums fit."""
     from orchestrator.checkpoint import find
     from orchestrator.checkpoint.format import encode, sha256
-    from orchestrator.checkpoint.storage import LocalStorage
+    from orchestrator.storage import LocalStore
 
-    storage = LocalStorage(str(two_steps.parent))
+    storage = LocalStore(str(two_steps.parent))
     manifest = find.read_manifest(storage, two_steps.name)
     index = find.read_indexes(storage, two_steps.name, manifest)[0]
     lies = {

@@ -11,7 +11,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.models import build_modules
 from orchestrator.models.configs import ClassificationConfig, MlpConfig
 from orchestrator.models.initialize import place_weights
-from orchestrator.strategies.base import StateRange
+from orchestrator.state import StateRange
 
 CONFIG = MlpConfig(size="debug", in_features=4, outputs=3)
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from orchestrator.data.files import absolute
 from orchestrator.data.sources.index import SourceIndex
+from orchestrator.storage import absolute
 
 FORMATS: dict[str, str] = {
     "parquet": "orchestrator.data.sources.formats.parquet:ParquetFormat",

@@ -12,6 +12,7 @@ from orchestrator.data.files import FileFacts, list_files, locate, retrying
 from orchestrator.data.sources.formats.parquet import check_same_schema
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
+from orchestrator.storage import is_uri
 
 _FILE_MAGIC = b"ARROW1"
 
@@ -63,7 +64,7 @@ class ArrowFormat:
 
 def _opened(path: str) -> Any:
     system, inner = locate(path)
-    return pa.memory_map(inner) if "://" not in path else system.open_input_file(inner)
+    return pa.memory_map(inner) if not is_uri(path) else system.open_input_file(inner)
 
 
 def _headers(facts: FileFacts) -> tuple[DataFile, pa.Schema, int]:

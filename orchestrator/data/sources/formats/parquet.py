@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from orchestrator.data.files import FileFacts, list_files, locate, retrying
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
+from orchestrator.storage import is_uri
 
 _OPEN_FILES = 64
 _THREADS = 16
@@ -72,7 +73,7 @@ class ParquetFormat:
 def open_parquet(path: str) -> pq.ParquetFile:
     """A Parquet file. Not mapped into memory: pages of a map count as this process's and add up over the data."""
     system, inner = locate(path)
-    if "://" not in path:
+    if not is_uri(path):
         return pq.ParquetFile(inner)
     return pq.ParquetFile(system.open_input_file(inner), pre_buffer=True)
 

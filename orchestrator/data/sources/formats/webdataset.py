@@ -20,6 +20,7 @@ from orchestrator.data.cache import remembered
 from orchestrator.data.files import FileFacts, list_files, locate, read_range, retrying
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
+from orchestrator.storage import is_uri
 
 _GROUP_BYTES = 2**23
 _THREADS = 8
@@ -124,7 +125,7 @@ def _scan(facts: FileFacts, most: int | None) -> DataFile:
 def _members(facts: FileFacts, most: int | None) -> Iterator[tarfile.TarInfo]:
     """The files in a tar, in order: from headers alone on a disk, by streaming from an object store."""
     system, inner = locate(facts.path)
-    local = "://" not in facts.path
+    local = not is_uri(facts.path)
     opened = retrying(
         lambda: system.open_input_file(inner) if local else system.open_input_stream(inner), facts.path
     )

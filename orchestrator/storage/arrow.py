@@ -1,22 +1,21 @@
-"""S3 and GCS through Arrow, opened in one way for data, checkpoints and records; credentials come from the environment."""
+"""Arrow's file systems, opened in one way for everything; credentials come from the environment."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from orchestrator.storage import faults
+from orchestrator.storage.uris import split_scheme
+
 if TYPE_CHECKING:
     from pyarrow import fs
 
 SCHEMES = ("s3", "gs", "gcs")
-_S3_RETRIES = 3
-_GCS_RETRY_SECONDS = 30
-"""Arrow's own default is a quarter of an hour, in which a run would wait without a word."""
 
 
 @lru_cache(maxsize=64)
@@ -30,10 +29,12 @@ def object_store(scheme: str, bucket: str) -> fs.FileSystem:
 
     if scheme != "s3":
         emulated = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ
-        return fs.GcsFileSystem(anonymous=emulated, retry_time_limit=timedelta(seconds=_GCS_RETRY_SECONDS))
+        return fs.GcsFileSystem(
+            anonymous=emulated, retry_time_limit=timedelta(seconds=faults.GCS_RETRY_SECONDS)
+        )
     options: dict[str, Any] = {
         "allow_bucket_creation": False,
-        "retry_strategy": fs.AwsStandardS3RetryStrategy(_S3_RETRIES),
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(faults.S3_RETRIES),
     }
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
@@ -47,20 +48,22 @@ def object_store(scheme: str, bucket: str) -> fs.FileSystem:
     return fs.S3FileSystem(**options)
 
 
-def open_root(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI, and the path in it. Options in the URI (``?region=...``) are Arrow's own.
+def open_filesystem(place: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or URI, and the path in it. Options in a URI (``?region=...``) are Arrow's own.
 
-    Raises:
-        ValueError: no scheme that is known.
-        OSError: the store can't be opened.
-
+    Raises OSError where it can't be opened, or there is no such scheme.
     """
-    scheme, _, path = uri.partition("://")
-    if scheme in SCHEMES and "?" not in path:
-        return object_store(scheme, path.partition("/")[0]), path
     from pyarrow import fs
 
-    opened: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
+    scheme, path = split_scheme(place)
+    if scheme in ("", "file"):
+        return fs.LocalFileSystem(), path
+    if scheme in SCHEMES and "?" not in path:
+        return object_store(scheme, path.partition("/")[0]), path
+    try:
+        opened: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(place)
+    except ValueError as error:
+        raise OSError(str(error)) from error
     return opened
 
 
@@ -72,22 +75,11 @@ def read_file(store: fs.FileSystem, path: str, offset: int = 0, length: int | No
         OSError: the store fails.
 
     """
-    with failed_reads_as_os_errors(path), store.open_input_file(path) as file:
+    with faults.closed_files_as_os_errors(path), store.open_input_file(path) as file:
         size = file.size()
         wanted = size - offset if length is None else min(length, size - offset)
         content: bytes = file.read_at(max(0, wanted), min(offset, size))
         return content
-
-
-@contextmanager
-def failed_reads_as_os_errors(what: str) -> Iterator[None]:
-    """Arrow says of a file of GCS whose read failed that it is closed, as a ValueError, and does not say why."""
-    try:
-        yield
-    except ValueError as error:
-        if "closed file" not in str(error):
-            raise
-        raise OSError(f"{what}: {error}") from error
 
 
 def names_in(store: fs.FileSystem, folder: str) -> list[str]:

@@ -1,0 +1,168 @@
+"""A Store on a disk: local, or shared by machines."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from orchestrator.storage.faults import retrying
+from orchestrator.storage.store import Chunk, Store
+
+_DRAFT = ".tmp"
+"""End of the hidden names that files have until they are whole."""
+
+
+class SystemCalls:
+    """The calls that change a disk, in one place so that tests can make any of them fail."""
+
+    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+        """As os.open."""
+        return os.open(path, flags, mode)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        """As os.write."""
+        return os.write(descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        """As os.fsync."""
+        os.fsync(descriptor)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """As Path.replace."""
+        old.replace(new)
+
+    def link(self, old: Path, new: Path) -> None:
+        """As os.link."""
+        os.link(old, new)
+
+    def unlink(self, path: Path) -> None:
+        """As Path.unlink."""
+        path.unlink(missing_ok=True)
+
+    def mkdir(self, path: Path) -> None:
+        """As Path.mkdir."""
+        path.mkdir()
+
+
+class LocalStore(Store):
+    """Files on a disk. What is written has a hidden name until it is whole and synced; then it is renamed, and the
+    folder synced.
+    """
+
+    def __init__(self, root: str, calls: SystemCalls | None = None) -> None:
+        self.root = root
+        self._calls = calls or SystemCalls()
+
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """See Store."""
+
+        def read() -> bytes:
+            with self._at(path).open("rb") as file:
+                file.seek(offset)
+                return file.read(-1 if length is None else length)
+
+        return retrying(read, str(self._at(path)))
+
+    def write(self, path: str, content: bytes) -> None:
+        """See Store."""
+        self.write_chunks(path, [content])
+
+    def write_chunks(self, path: str, chunks: Iterable[Chunk]) -> None:
+        """See Store."""
+        with self.draft(path) as draft:
+            self._fill(draft, chunks)
+
+    @contextmanager
+    def draft(self, path: str) -> Iterator[Path]:
+        """See Store."""
+        target = self._at(path)
+        with self._beside(target) as draft:
+            yield draft
+            self._sync(draft)
+            self._calls.rename(draft, target)
+        self._sync(target.parent)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """See Store. A link is made for one caller only, and to a whole file."""
+        target = self._at(path)
+        with self._beside(target) as draft:
+            self._fill(draft, [content])
+            self._sync(draft)
+            try:
+                self._calls.link(draft, target)
+                is_first = True
+            except FileExistsError:
+                # NFS asks again when an answer is lost, and hears that there is what it has made itself
+                is_first = draft.samefile(target)
+            with suppress(OSError):
+                self._calls.unlink(draft)
+        self._sync(target.parent)
+        return is_first
+
+    def size(self, path: str) -> int | None:
+        """See Store."""
+        try:
+            status = self._at(path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def list(self, path: str) -> list[str]:
+        """See Store."""
+        try:
+            names = [entry.name for entry in self._at(path).iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in names if not (name.startswith(".") and name.endswith(_DRAFT)))
+
+    def remove(self, path: str) -> None:
+        """See Store. Never follows a link."""
+        target = self._at(path)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def _at(self, path: str) -> Path:
+        return Path(self.root, path)
+
+    @contextmanager
+    def _beside(self, target: Path) -> Iterator[Path]:
+        """A name of its own for what ``target`` will be, on the same disk; gone where the block fails."""
+        self._make_folder(target.parent)
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_DRAFT}")
+        try:
+            yield draft
+        except BaseException:
+            with suppress(OSError):
+                self._calls.unlink(draft)
+            raise
+
+    def _fill(self, draft: Path, chunks: Iterable[Chunk]) -> None:
+        descriptor = self._calls.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            for chunk in chunks:
+                view = memoryview(chunk).cast("B")
+                while view:
+                    view = view[self._calls.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+
+    def _sync(self, path: Path) -> None:
+        descriptor = self._calls.open(path, os.O_RDONLY)
+        try:
+            self._calls.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            self._make_folder(folder.parent)
+            with suppress(FileExistsError):
+                self._calls.mkdir(folder)
+                self._sync(folder.parent)

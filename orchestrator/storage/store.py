@@ -1,0 +1,60 @@
+"""Store: where a run's records, its checkpoints and the cache of its data lie, behind one handful of verbs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+Chunk = bytes | memoryview
+
+
+class Store(ABC):
+    """Files below a root, on a disk or in an object store.
+
+    Paths are relative to the root, with ``/``. There is one rule of durability: a reader sees a file whole or not at
+    all, the old one or the new one, and what a verb has written when it returns outlives a loss of power. Errors are
+    OSError, as the storage raised it; what may pass is tried again, by the table in ``faults``.
+    """
+
+    root: str
+    """A path or URI."""
+
+    @abstractmethod
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Bytes of a file from ``offset``, fewer at its end. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, in place of one of the same name."""
+
+    @abstractmethod
+    def write_chunks(self, path: str, chunks: Iterable[Chunk]) -> None:
+        """As ``write``, without all of it in memory. ``chunks`` are asked for once, so nothing is tried again."""
+
+    @abstractmethod
+    def draft(self, path: str) -> AbstractContextManager[Path]:
+        """As ``write``, for code that writes files itself: fill the local file that is given; when the block ends
+        well it becomes ``path``, else nothing does.
+        """
+
+    @abstractmethod
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file that must not be there yet: of all callers one gets True, the others write nothing."""
+
+    @abstractmethod
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+
+    @abstractmethod
+    def list(self, path: str) -> list[str]:
+        """Names of what lies directly in a folder, sorted; empty where there is no such folder."""
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder with all in it; nothing happens where there is none."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return self.size(path) is not None
