@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from orchestrator.clusters.kubernetes.errors import QUOTA_NOT_COUNTED, GoneError, connection_problem, refusal
+from orchestrator.clusters.kubernetes.errors import QUOTA_NOT_COUNTED, GoneError, refusal
 from orchestrator.clusters.kubernetes.login import connect
+from orchestrator.clusters.shared.connection import connection_problem
 from orchestrator.clusters.shared.patience import Patience, retry_after_seconds, worth_another_try
 from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.spec.profile import ClusterProfile

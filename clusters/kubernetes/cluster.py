@@ -30,6 +30,7 @@ from orchestrator.clusters.kubernetes.request import (
 )
 from orchestrator.clusters.kubernetes.run_log import parse_rank_line
 from orchestrator.clusters.kubernetes.status import rayjob_to_status
+from orchestrator.clusters.shared.launches import newest_launches, next_launch
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
 from orchestrator.clusters.shared.packaging import pack
 from orchestrator.clusters.shared.progress import with_progress
@@ -75,13 +76,9 @@ class KubernetesCluster:
     def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
         """Another RayJob with the plan of the last, or its revision, and the working directory as it is now."""
         rayjob = self._newest(run_id)
-        status = self._status_of(rayjob)
-        if not status.state.is_final:
-            raise SpecError(f"run {run_id} is {status.state}; stop it first, or wait")
-        if status.state is RunState.SUCCEEDED:
-            raise SpecError(f"run {run_id} has taken all its steps; nothing is left to do")
+        launch = next_launch(self._status_of(rayjob))
         plan = self._plan_of(rayjob)
-        return self._send(plan if revise is None else revise(plan), status.launch + 1)
+        return self._send(plan if revise is None else revise(plan), launch)
 
     def status(self, run_id: str) -> RunStatus:
         """From the RayJob, the run's records, its log, and its pods where they don't run."""
@@ -246,17 +243,14 @@ class KubernetesCluster:
         """The newest launch of each run whose RayJob is still there, from one call; from two where a run waits for
         its pods. Step and metrics of each from its record, where the storage can be read from here.
         """
-        newest: dict[str, dict[str, Any]] = {}
-        for rayjob in self._api.rayjobs("app.kubernetes.io/managed-by=trainwright"):
-            run = rayjob["metadata"]["labels"].get(RUN_LABEL, rayjob["metadata"]["name"])
-            if run not in newest or _launch_of(rayjob) > _launch_of(newest[run]):
-                newest[run] = rayjob
-        problems = self._problems_of_pods(newest.values())
+        rayjobs = self._api.rayjobs("app.kubernetes.io/managed-by=trainwright")
+        newest = newest_launches(rayjobs, _run_label_of, _launch_of)
+        problems = self._problems_of_pods(newest)
         with ThreadPoolExecutor(_READERS) as readers:
-            records = readers.map(self._record_of, newest.values())
+            records = readers.map(self._record_of, newest)
             found = [
                 rayjob_to_status(rayjob, self.profile, record, problems.get(_ray_cluster_of(rayjob)))
-                for rayjob, record in zip(newest.values(), records, strict=True)
+                for rayjob, record in zip(newest, records, strict=True)
             ]
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
@@ -365,6 +359,10 @@ class KubernetesCluster:
         record = StorageRecord(rayjob["metadata"]["annotations"][STORAGE])
         content = record.read(f"launches/{_launch_of(rayjob)}/driver.log") or b""
         yield from content.decode(errors="replace").splitlines()
+
+
+def _run_label_of(rayjob: dict[str, Any]) -> str:
+    return str(rayjob["metadata"]["labels"].get(RUN_LABEL, rayjob["metadata"]["name"]))
 
 
 def _launch_of(rayjob: dict[str, Any]) -> int:

@@ -88,18 +88,3 @@ def _message_of(text: str) -> str:
         pass
     lines = text.strip().splitlines()
     return "" if not lines or lines[0].lstrip().startswith("<") else lines[0][:300]
-
-
-def connection_problem(error: Exception) -> str:
-    """Why there was no answer, in a few words."""
-    text = str(error)
-    for sign, meaning in (
-        ("Name or service not known", "no such host"),
-        ("Temporary failure in name resolution", "no such host"),
-        ("Connection refused", "connection refused"),
-        ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
-        ("timed out", "no answer in time"),
-    ):
-        if sign in text:
-            return meaning
-    return "connection dropped"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import orchestrator
+from orchestrator.clusters.shared.log_lines import GrowingFile
 from orchestrator.clusters.shared.run_records import StorageRecord
 from orchestrator.clusters.shared.safe_names import submission_id
 from orchestrator.errors import InfrastructureError
@@ -53,30 +54,6 @@ def version_problem(plan: str) -> str | None:
     )
 
 
-class Followed:
-    """A file that grows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = 0
-        self._rest = b""
-
-    def new_lines(self) -> list[str]:
-        """Lines that became complete since the last look. A file that became shorter is read from its start."""
-        try:
-            with self.path.open("rb") as file:
-                size = file.seek(0, 2)
-                if size < self._offset:
-                    self._offset, self._rest = 0, b""
-                file.seek(self._offset)
-                content = file.read()
-        except OSError:
-            return []
-        self._offset += len(content)
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        return [line.decode(errors="replace").rstrip("\r") for line in lines]
-
-
 class RunLog:
     """One launch's log.
 
@@ -89,9 +66,9 @@ class RunLog:
 
     def __init__(self, plan: Plan, launch: int, ray_logs: Path, run_folder: Path) -> None:
         self._launch = launch
-        self._driver = Followed(ray_logs / f"job-driver-{submission_id(plan.run_id, launch)}.log")
+        self._driver = GrowingFile(ray_logs / f"job-driver-{submission_id(plan.run_id, launch)}.log")
         self._workers_at = None if "://" in plan.storage else Path(plan.storage, "logs")
-        self._workers: dict[Path, Followed] = {}
+        self._workers: dict[Path, GrowingFile] = {}
         self._stop = run_folder / f"stop-{launch}"
         self._record = StorageRecord(plan.storage)
         self._copied_bytes = 0
@@ -104,7 +81,7 @@ class RunLog:
             self._stop_is_passed_on = True
         lines = self._driver.new_lines()
         for path in sorted(self._workers_at.glob("attempt-*/rank-*.log")) if self._workers_at else ():
-            followed = self._workers.setdefault(path, Followed(path))
+            followed = self._workers.setdefault(path, GrowingFile(path))
             attempt, rank = (int(part.rpartition("-")[2]) for part in (path.parent.name, path.stem))
             lines += [rank_line(attempt, rank, line) for line in followed.new_lines()]
         return lines

@@ -14,6 +14,7 @@ from orchestrator.clusters.kubernetes.request import (
     STORAGE,
     TOTAL_STEPS,
 )
+from orchestrator.clusters.shared.log_lines import last_line
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
@@ -96,7 +97,7 @@ def rayjob_to_status(
     said = str(status.get("message") or "")
     row = row_of(status.get("jobDeploymentStatus", ""), status.get("jobStatus", ""), status.get("reason", ""))
     state, why = row.state, row.why
-    message = row.message.format(message=_last_line(said), reason=status.get("reason", "")).strip(": ")
+    message = row.message.format(message=last_line(said), reason=status.get("reason", "")).strip(": ")
     # with a record, a driver that could still speak would have written its end there
     if why is EndReason.DRIVER_LOST and record is None and (code := _EXIT_CODE.search(said)):
         why = EndReason.of_exit_code(int(code[1]))
@@ -129,8 +130,3 @@ def rayjob_to_status(
 def seconds_since_epoch(stamp: str | None) -> float | None:
     """A Kubernetes time stamp as seconds since the epoch."""
     return datetime.fromisoformat(stamp).timestamp() if stamp else None
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:400] if lines else ""

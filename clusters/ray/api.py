@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from orchestrator.clusters.ray.token import WHERE, find_token
+from orchestrator.clusters.shared.connection import connection_problem
 from orchestrator.clusters.shared.patience import Patience, retry_after_seconds, worth_another_try
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.spec.profile import ClusterProfile
@@ -220,7 +221,7 @@ class RayClient:
                 raise self._not_let_in(error) from None
             except requests.exceptions.RequestException as error:
                 status, text, response = 0, "", None
-                problem = _connection_problem(error)
+                problem = connection_problem(error)
             again = (
                 worth_another_try(status, is_read=method == "GET", is_starting=_NO_AGENT in text)
                 and _ALREADY_THERE not in text
@@ -276,20 +277,6 @@ class RayClient:
         return InfrastructureError(
             f"cluster {self.profile.name} can't {action}: HTTP {status}{f': {reason[:300]}' if reason else ''}"
         )
-
-
-def _connection_problem(error: Exception) -> str:
-    """Why there was no answer, in a few words."""
-    for sign, meaning in (
-        ("Name or service not known", "no such host"),
-        ("Temporary failure in name resolution", "no such host"),
-        ("Connection refused", "connection refused"),
-        ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
-        ("timed out", "no answer in time"),
-    ):
-        if sign in str(error):
-            return meaning
-    return "connection dropped"
 
 
 def _first_line(text: str) -> str:

@@ -10,8 +10,10 @@ from typing import Any
 
 from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.ray.api import RayClient
-from orchestrator.clusters.ray.payload import is_ours, job_to_plan, job_to_status, plan_to_ray_job
+from orchestrator.clusters.ray.request import is_ours, job_to_plan, launch_of, plan_to_ray_job, run_of
+from orchestrator.clusters.ray.status import job_to_status
 from orchestrator.clusters.shared.capacity import fits
+from orchestrator.clusters.shared.launches import newest_launches, next_launch
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
 from orchestrator.clusters.shared.packaging import pack, pack_own_code
 from orchestrator.clusters.shared.progress import with_progress
@@ -54,17 +56,13 @@ class RayJobsCluster:
     def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
         """Another launch with the plan of the last, or its revision, and the working directory as it is now."""
         job = self._newest(run_id)
-        status = self._status_of(job)
-        if not status.state.is_final:
-            raise SpecError(f"run {run_id} is {status.state}; stop it first, or wait")
-        if status.state is RunState.SUCCEEDED:
-            raise SpecError(f"run {run_id} has taken all its steps; nothing is left to do")
+        launch = next_launch(self._status_of(job))
         plan = job_to_plan(job)
         if revise is not None:
             plan = self.render(revise(plan)).plan
         package = pack(plan, with_own_code=True)
         self._client.check_versions()
-        return self._send(plan, status.launch + 1, package)
+        return self._send(plan, launch, package)
 
     def status(self, run_id: str) -> RunStatus:
         """From Ray, the run's records and, where those can't be reached, the driver's output."""
@@ -72,16 +70,9 @@ class RayJobsCluster:
 
     def list(self) -> list[RunStatus]:
         """The newest launch of each run that Ray still knows."""
-        newest: dict[str, dict[str, Any]] = {}
-        for job in self._client.list():
-            if is_ours(job):
-                run = job["metadata"]["run"]
-                if run not in newest or int(job["metadata"]["launch"]) > int(
-                    newest[run]["metadata"]["launch"]
-                ):
-                    newest[run] = job
+        newest = newest_launches(filter(is_ours, self._client.list()), run_of, launch_of)
         with ThreadPoolExecutor(_READERS) as readers:
-            found = list(readers.map(self._listed, newest.values()))
+            found = list(readers.map(self._without_output, newest))
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
@@ -176,21 +167,16 @@ class RayJobsCluster:
             launch += 1
 
     def _status_of(self, job: dict[str, Any]) -> RunStatus:
-        plan = job_to_plan(job)
-        launch = int(job["metadata"]["launch"])
-        if is_reachable_from_here(str(self.profile.storage)):
-            status = job_to_status(job, self.profile, StorageRecord(plan.storage).status(launch))
-        else:
-            status = job_to_status(job, self.profile, None)
+        status = self._without_output(job)
         if job["status"] == "PENDING" or status.state is RunState.RUNNING:
             return status  # the record says it all, and the output of a long run is long
         return with_progress(status, self._client.logs(job["submission_id"]).splitlines())
 
-    def _listed(self, job: dict[str, Any]) -> RunStatus:
-        """As ``_status_of``, but without the output: one small read for each run."""
+    def _without_output(self, job: dict[str, Any]) -> RunStatus:
+        """From Ray and the record alone: one small read for each run."""
         record = None
         if is_reachable_from_here(str(self.profile.storage)):
-            record = StorageRecord(job_to_plan(job).storage).status(int(job["metadata"]["launch"]))
+            record = StorageRecord(job_to_plan(job).storage).status(launch_of(job))
         return job_to_status(job, self.profile, record)
 
     def _record(self, plan: Plan) -> AnyRecord:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.profile import ClusterProfile
 
+DRIVER = ("-m", "orchestrator.driver")
+"""What Python is given to run."""
 
-def driver_command(plan_path: str, launch: int) -> list[str]:
-    """The one command that runs a job, wherever."""
-    return ["python", "-m", "orchestrator.driver", "--plan", plan_path, "--launch", str(launch)]
+
+def driver_command(
+    plan_path: str, launch: int, *, python: str = "python", driver: Sequence[str] = DRIVER
+) -> list[str]:
+    """The one command that runs a job, wherever.
+
+    Args:
+        plan_path: The plan's file, as the driver finds it.
+        python: The interpreter.
+        driver: For tests: what stands for the driver.
+    """
+    return [python, *driver, "--plan", plan_path, "--launch", str(launch)]
 
 
 def environment_variables(plan: Plan, profile: ClusterProfile) -> dict[str, str]:

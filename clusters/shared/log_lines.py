@@ -1,9 +1,10 @@
-"""Lines of a rank over all its attempts, read from the run's records, followed while the run goes on."""
+"""Lines out of what grows: a file, pieces of text, a rank's logs in the run's records."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from orchestrator.clusters.shared.run_records import LONGEST_READ_BYTES, AnyRecord, rank_logs
 
@@ -42,6 +43,41 @@ def rank_lines(
         if is_last_look:
             return
         sleep(_POLL_SECONDS)
+
+
+class GrowingFile:
+    """A file of lines that another process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._rest = b""
+
+    def new_lines(self) -> list[str]:
+        """Lines that became complete since the last look. A file that became shorter is read from its start."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, 2)
+                if size < self._offset:
+                    self._offset, self._rest = 0, b""
+                file.seek(self._offset)
+                content = file.read()
+        except OSError:
+            return []
+        self._offset += len(content)
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        return [line.decode(errors="replace").rstrip("\r") for line in lines]
+
+    def end(self) -> list[str]:
+        """The last line, where it had no end and nobody writes any more."""
+        rest, self._rest = self._rest, b""
+        return [rest.decode(errors="replace")] if rest else []
+
+
+def last_line(text: str) -> str:
+    """The last line that says something in a message, which may hold a traceback or a log's end."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:400] if lines else ""
 
 
 class LineSplitter:

@@ -138,7 +138,7 @@ def test_an_end_is_final(place):
     assert (status.state, status.reason) == (RunState.SUCCEEDED, EndReason.COMPLETED)
     assert cluster.stop(RUN, now=True).state is RunState.SUCCEEDED
     assert not place.is_stopped_at_once()
-    with pytest.raises(SpecError, match="nothing is left to do"):
+    with pytest.raises(SpecError, match="nothing is left to resume"):
         cluster.resume(RUN)
 
 

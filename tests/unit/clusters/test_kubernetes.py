@@ -501,7 +501,7 @@ def test_a_run_that_is_not_there(server):
 def test_resume_is_another_rayjob_with_the_plan_of_the_first(server):
     backend = cluster()
     submit(backend)
-    with pytest.raises(SpecError, match="is pending; stop it first"):
+    with pytest.raises(SpecError, match="it is pending; stop it first"):
         backend.resume(RUN)
     server.set_status(RUN, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
     assert backend.resume(RUN).launch == 2

@@ -120,7 +120,7 @@ def test_resume_needs_an_end_and_something_left(tmp_path):
     done = request(tmp_path, ENDS, run_id="job-finished")
     place.submit(done)
     wait_for_end(place, done.run_id)
-    with pytest.raises(SpecError, match="nothing left to resume"):
+    with pytest.raises(SpecError, match="nothing is left to resume"):
         place.resume(done.run_id)
 
 

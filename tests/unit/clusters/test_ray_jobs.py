@@ -286,7 +286,7 @@ def test_an_ended_run_stays_as_it_is(head, tmp_path):
 def test_resume_is_another_launch_of_the_same_plan(head, tmp_path):
     backend = cluster(head, tmp_path)
     submitted(backend, tmp_path)
-    with pytest.raises(SpecError, match="is pending; stop it first"):
+    with pytest.raises(SpecError, match="it is pending; stop it first"):
         backend.resume("digits-abcdefgh")
     head.set_job("digits-abcdefgh", status="FAILED", driver_exit_code=4, message="x")
     assert backend.resume("digits-abcdefgh").launch == 2
@@ -297,7 +297,7 @@ def test_resume_is_another_launch_of_the_same_plan(head, tmp_path):
     assert listed == backend.status("digits-abcdefgh")
     assert listed.launch == 2
     head.set_job("digits-abcdefgh-2", status="SUCCEEDED")
-    with pytest.raises(SpecError, match="nothing is left to do"):
+    with pytest.raises(SpecError, match="nothing is left to resume"):
         backend.resume("digits-abcdefgh")
 
 

@@ -1,15 +1,11 @@
-"""Pure translations between our types and Ray's Jobs API."""
+"""A job of Ray's Jobs API -> how the run stands. Pure."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
-from orchestrator.clusters.shared.driver_command import driver_command, environment_variables
-from orchestrator.clusters.shared.packaging import PLAN_NAME
-from orchestrator.clusters.shared.safe_names import submission_id
-from orchestrator.planning.plan import Plan
+from orchestrator.clusters.shared.log_lines import last_line
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
 
@@ -23,36 +19,6 @@ _STATES = {
 """Ray's job status -> state, where nothing better is known."""
 
 
-def plan_to_ray_job(plan: Plan, profile: ClusterProfile, launch: int = 1) -> dict[str, Any]:
-    """The Jobs API's payload for one launch, without the package. Pure; holds no secret."""
-    runtime_env: dict[str, Any] = {"env_vars": environment_variables(plan, profile)}
-    if plan.job.environment.pip:
-        runtime_env["pip"] = list(plan.job.environment.pip)
-    return {
-        "submission_id": submission_id(plan.run_id, launch),
-        "entrypoint": shlex.join(driver_command(PLAN_NAME, launch)),
-        "runtime_env": runtime_env,
-        "metadata": {
-            "trainwright": plan.version,
-            "run": plan.run_id,
-            "launch": str(launch),
-            "digest": plan.digest,
-            "plan": plan.model_dump_json(),
-        },
-    }
-
-
-def job_to_plan(job: dict[str, Any]) -> Plan:
-    """The plan that a job was submitted with."""
-    return Plan.model_validate_json(job["metadata"]["plan"])
-
-
-def is_ours(job: dict[str, Any]) -> bool:
-    """Whether a job of the cluster was submitted by us."""
-    metadata = job.get("metadata") or {}
-    return bool(metadata.get("run") and metadata.get("launch") and metadata.get("plan"))
-
-
 def job_to_status(job: dict[str, Any], profile: ClusterProfile, record: RunStatus | None) -> RunStatus:
     """How a launch stands, from Ray's word for its job and from the driver's own record, where that is known. Pure."""
     metadata = job["metadata"]
@@ -60,7 +26,7 @@ def job_to_status(job: dict[str, Any], profile: ClusterProfile, record: RunStatu
     status = RunStatus(
         run_id=metadata["run"],
         state=RunState.PENDING,
-        message=_sentence(job),
+        message=last_line(job.get("message") or ""),
         name=summary["job"]["name"],
         cluster=profile.name,
         launch=int(metadata["launch"]),
@@ -91,10 +57,8 @@ def _end(job: dict[str, Any], state: RunState, exit_code: int | None) -> tuple[R
         # one that installs packages fails most often by a wrong requirement
         installs = json.loads(job["metadata"]["plan"])["job"]["environment"]["pip"]
         reason = EndReason.BAD_SPEC if installs else EndReason.INFRASTRUCTURE
-    return RunState.STOPPED if reason is EndReason.STOPPED_BY_USER else state, reason, _sentence(job)
-
-
-def _sentence(job: dict[str, Any]) -> str:
-    """The last line that says something in Ray's message, which may hold a traceback or a log's end."""
-    lines = [line.strip() for line in str(job.get("message") or "").splitlines() if line.strip()]
-    return lines[-1][:400] if lines else ""
+    return (
+        RunState.STOPPED if reason is EndReason.STOPPED_BY_USER else state,
+        reason,
+        last_line(job.get("message") or ""),
+    )

@@ -1,0 +1,49 @@
+"""A driver's process and its output -> how the run stands."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from orchestrator import events
+from orchestrator.runs import EndReason, RunState, RunStatus
+
+_PROGRESS_BYTES = 512_000
+"""Of the output, what is looked at for progress."""
+_LAST_WORDS_BYTES = 16_000
+
+
+def lost(status: RunStatus, log: Path, *, stop_was_asked: bool) -> RunStatus:
+    """The end of a launch whose driver is gone without having written one."""
+    if stop_was_asked:
+        message = "stopped at once; the newest checkpoint is what it can go on from"
+        return status.ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, message, ended_at=time.time())
+    lines = reversed(_tail(log, _LAST_WORDS_BYTES))
+    last = next((line for line in lines if events.parse(line) is None), "")
+    said = f"; its last words: {last[:200]}" if last else ""
+    message = (
+        f"the driver process ended without a word (killed, or the machine went down){said};"
+        f" trainwright resume {status.run_id} goes on from the newest checkpoint"
+    )
+    return status.ended(RunState.FAILED, EndReason.DRIVER_LOST, message, ended_at=time.time())
+
+
+def newest_lines(log: Path) -> list[str]:
+    """The end of a driver's output, where its newest events are."""
+    return _tail(log, _PROGRESS_BYTES)
+
+
+def has_workers(log: Path) -> bool:
+    """Whether workers were started: from then on a stop is theirs to notice."""
+    found = (events.parse(line) for line in newest_lines(log))
+    return any(event["event"] == "attempt" for event in found if event)
+
+
+def _tail(log: Path, size: int) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - size))
+            content = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in content.splitlines() if line.strip()]

@@ -1,0 +1,34 @@
+"""The launches of a run: which may follow, and which is the newest. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from orchestrator.errors import SpecError
+from orchestrator.runs import RunState, RunStatus
+
+Launched = TypeVar("Launched")
+
+
+def next_launch(status: RunStatus) -> int:
+    """Number of the launch that resumes a run. Raises SpecError where it has not ended or has nothing left to do."""
+    if not status.state.is_final:
+        raise SpecError(f"run {status.run_id} has not ended: it is {status.state}; stop it first, or wait")
+    if status.state is RunState.SUCCEEDED:
+        raise SpecError(
+            f"run {status.run_id} has taken all its {status.total_steps} steps; nothing is left to resume"
+        )
+    return status.launch + 1
+
+
+def newest_launches(
+    launched: Iterable[Launched], run_of: Callable[[Launched], str], launch_of: Callable[[Launched], int]
+) -> list[Launched]:
+    """Of each run, what stands for its newest launch."""
+    newest: dict[str, Launched] = {}
+    for one in launched:
+        run = run_of(one)
+        if run not in newest or launch_of(one) > launch_of(newest[run]):
+            newest[run] = one
+    return list(newest.values())
