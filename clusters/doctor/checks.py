@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.clusters.shared.run_records import StorageRecord
 from orchestrator.errors import TrainwrightError
 from orchestrator.section import Section
+from orchestrator.spec.profile import ClusterProfile
 
 PACKAGES = ("ray", "torch", "mlflow", "deepspeed", "kubernetes", "pyarrow")
 """What is named with its version."""
@@ -190,3 +191,8 @@ def _mlflow_login() -> dict[str, str]:
     if user is None or password is None:
         return {}
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def mlflow_uri(profile: ClusterProfile) -> str:
+    """Where a profile's runs are tracked; empty where nothing says."""
+    return profile.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or ""

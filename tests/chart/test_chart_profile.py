@@ -6,15 +6,7 @@ import pytest
 import yaml
 from chartkit.combinations import ALL, FILES, NAMES, render_combination
 from chartkit.helm import find, render
-
-from orchestrator.spec.profile import ClusterProfile
-
-
-def profile_of(objects) -> ClusterProfile:
-    (config,) = [
-        o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith("-profile")
-    ]
-    return ClusterProfile.model_validate(yaml.safe_load(config["data"]["profile.yaml"]))
+from chartkit.jobs import profile_of
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,44 +8,14 @@ import pytest
 from chartkit.combinations import COMBINATIONS, FILES, GPU_GROUPS, render_combination
 from chartkit.flows import Pod, connects
 from chartkit.helm import REPO, find, pod_templates, render
+from chartkit.jobs import plan_for, profile_of
 from chartkit.podsecurity import violations
 from chartkit.quotas import quantity, rayjob_demand
 from chartkit.strict import errors, has_crd
-from test_chart_profile import profile_of
 
 from orchestrator.clusters.kubernetes.request import plan_to_config_map, plan_to_rayjob
-from orchestrator.models.sizes import Counts
-from orchestrator.planning.make_plan import make_plan
-from orchestrator.planning.plan import DataFacts, RunContext
-from orchestrator.planning.resolve import resolve
-from orchestrator.spec.job import JobSpec
 
 NAMES = [*sorted(COMBINATIONS)[::5], *sorted(FILES)]
-
-
-def plan_for(profile, workers: int, gpus: int):
-    """A small MLP on the profile's storage."""
-    facts = DataFacts(train_samples=1000, eval_samples=100, dims={"features": 30, "outputs": 2})
-    job = JobSpec.model_validate(
-        {
-            "name": "job",
-            "model": {"family": "mlp", "size": "debug"},
-            "data": {
-                "train": {"kind": "builtin", "name": "breast_cancer"},
-                "eval": {"kind": "split", "fraction": 0.1},
-            },
-            "training": {"max_steps": 100, "global_batch_size": 16 * workers},
-            "scaling": {"workers": workers, "gpus_per_worker": gpus, "cpus_per_worker": 1},
-        }
-    )
-    counts = Counts(1000, 6000, 50, (("model/a.weight", 900), ("model/a.bias", 100)))
-    folders = {
-        "base_dir": "/b",
-        "storage": f"{profile.storage}/runs/job-x",
-        "cache": f"{profile.storage}/cache",
-    }
-    context = RunContext(version="0.1.0", run_id="job-x", tracking_uri=profile.mlflow or "", **folders)
-    return make_plan(resolve(job, facts), facts, counts, context)
 
 
 def largest_job(objects):

@@ -25,7 +25,7 @@ from control_plane import ApiError, ControlPlane, Object, wait_until
 from crd_schema import CRD
 from node_agent import Follower, NodeAgent, Pod, ServiceNames
 
-from orchestrator.clusters.doctor.examine import RIGHTS
+from orchestrator.clusters.doctor.kubernetes import RIGHTS
 
 OPERATOR = "kuberay-operator"
 NAMESPACE = "training"

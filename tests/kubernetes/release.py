@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ def make_namespace(plane: ControlPlane, name: str, labels: dict[str, str] | None
     """A namespace; by default one that enforces Pod Security "restricted"."""
     made = {"name": name, "labels": RESTRICTED if labels is None else labels}
     plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": made})
+
+
+def pod_of(template: Object, name: str, namespace: str) -> Object:
+    """The pod that a controller would make of a template."""
+    made = copy.deepcopy(template)
+    labels = made["metadata"].get("labels", {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": made["spec"],
+    }
 
 
 class Release:

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 from chartkit.combinations import GPU_GROUPS
 from chartkit.helm import pod_templates
+from chartkit.jobs import plan_for
 from control_plane import ApiError, wait_until
-from release import make_namespace
-from test_chart_rayjob import plan_for
-from test_kubernetes_request import CASES, manifest
+from rayjob_cases import CASES, manifest
+from release import make_namespace, pod_of
 
 from orchestrator.clusters.kubernetes.request import plan_to_rayjob
 
 pytestmark = pytest.mark.usefixtures("kuberay_crds", "other_crds")
-
-
-def pod_of(template, name, namespace):
-    """The pod that a controller would make of a template."""
-    made = copy.deepcopy(template)
-    labels = made["metadata"].get("labels", {})
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels},
-        "spec": made["spec"],
-    }
 
 
 def plain_pod(namespace, **spec):

@@ -7,8 +7,8 @@ import copy
 import pytest
 from cluster_cases import kubernetes_profile, plan
 from control_plane import ApiError, wait_until
+from rayjob_cases import CASES, manifest
 from release import is_there, make_namespace
-from test_kubernetes_request import CASES, manifest
 
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
 from orchestrator.clusters.kubernetes.request import plan_to_rayjob, stop_patch

@@ -7,7 +7,8 @@ from chartkit.combinations import FILES
 from control_plane import ApiError
 from release import Release, make_namespace
 
-from orchestrator.clusters.doctor.examine import RIGHTS, doctor
+from orchestrator.clusters.doctor.examine import doctor
+from orchestrator.clusters.doctor.kubernetes import RIGHTS
 
 pytestmark = pytest.mark.usefixtures("kuberay_crds", "other_crds")
 

@@ -7,9 +7,9 @@ import datetime
 import pytest
 from chartkit.combinations import GPU_GROUPS
 from chartkit.helm import pod_templates
+from chartkit.jobs import plan_for
 from control_plane import ApiError, wait_until
-from test_api_server_limits import pod_of
-from test_chart_rayjob import plan_for
+from release import pod_of
 
 from orchestrator.clusters.kubernetes.request import plan_to_rayjob
 

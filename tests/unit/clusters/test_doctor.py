@@ -14,7 +14,9 @@ from orchestrator.clusters.doctor.checks import (
     check_storage,
     passed,
 )
-from orchestrator.clusters.doctor.examine import RIGHTS, doctor, probe_to_checks
+from orchestrator.clusters.doctor.examine import doctor
+from orchestrator.clusters.doctor.kubernetes import RIGHTS
+from orchestrator.clusters.doctor.nodes import probe_to_checks
 from orchestrator.clusters.doctor.probe import MARK, bus_gigabytes_per_second
 from orchestrator.spec.profile import ClusterProfile
 
@@ -193,7 +195,7 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
         assert seen["spec"]["entrypoint"] == command
         assert [group["replicas"] for group in seen["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == [2]
         assert not server.objects["rayjobs"] and not server.objects["configmaps"]
-        monkeypatch.setattr("orchestrator.clusters.doctor.examine._PODS_SECONDS", 0.0)
+        monkeypatch.setattr("orchestrator.clusters.doctor.kubernetes._PODS_SECONDS", 0.0)
         (silent,) = [check for check in doctor(profile) if check.name == "pods"]
         assert silent.outcome == "fail"
         assert silent.message == "a RayJob gave no answer within 0s: KubeRay has not seen it yet"

@@ -1,0 +1,147 @@
+"""What is checked on Kubernetes: the API server's answers from here, and a probe in pods like a run's."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+from orchestrator import __version__
+from orchestrator.clusters.doctor.checks import (
+    Check,
+    check_clock,
+    check_mlflow,
+    check_storage,
+    failed,
+    mlflow_uri,
+    passed,
+    warned,
+)
+from orchestrator.clusters.doctor.nodes import probe_command, probe_to_checks
+from orchestrator.clusters.doctor.probe import MARK
+from orchestrator.clusters.kubernetes.api import KubernetesApi
+from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.errors import NotFoundError, TrainwrightError
+from orchestrator.models.sizes import Counts
+from orchestrator.planning.make_plan import make_plan
+from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
+from orchestrator.runs import new_run_id
+from orchestrator.spec.profile import ClusterProfile
+
+_PODS_SECONDS = 100.0
+
+RIGHTS = (
+    ("create", "rayjobs", "ray.io"),
+    ("get", "rayjobs", "ray.io"),
+    ("list", "rayjobs", "ray.io"),
+    ("watch", "rayjobs", "ray.io"),
+    ("patch", "rayjobs", "ray.io"),
+    ("delete", "rayjobs", "ray.io"),
+    ("get", "rayclusters", "ray.io"),
+    ("create", "configmaps", ""),
+    ("get", "configmaps", ""),
+    ("patch", "configmaps", ""),
+    ("list", "pods", ""),
+    ("get", "pods/log", ""),
+)
+"""All that submitting, watching, reading and stopping runs needs: verb, resource, API group."""
+
+
+def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
+    """Server, KubeRay, rights and storage from here; the rest from pods."""
+    api = KubernetesApi(profile)
+    began = time.monotonic()
+    try:
+        version = api.version()
+        milliseconds = (time.monotonic() - began) * 1000
+        yield passed("reachable", f"Kubernetes {version} in {milliseconds:.0f}ms")
+        yield check_clock(api.clock_ahead_seconds(), "the API server's clock")
+        if api.rayjob_crd_is_served():
+            yield passed("KubeRay", "RayJobs (ray.io/v1) are served")
+        else:
+            yield failed(
+                "KubeRay", "the API server knows no RayJobs (ray.io/v1)", "install the KubeRay operator 1.7"
+            )
+        denied = [
+            f"{verb} {resource}" for verb, resource, group in RIGHTS if not api.may(verb, resource, group)
+        ]
+        may_run = not denied
+        if denied:
+            yield failed(
+                "rights",
+                f"in namespace {api.namespace} you may not {', '.join(denied)}",
+                "ask for the role <name>-submitter of the chart, or one like it",
+            )
+        else:
+            yield passed("rights", f"all {len(RIGHTS)} that runs need in namespace {api.namespace}")
+    except TrainwrightError as error:
+        yield failed("access", str(error), "the checks that come after it were left out")
+        return
+    if claim := profile.kubernetes.storage_claim:
+        yield _check_claim(api, claim)
+    if "://" in str(profile.storage):
+        yield check_storage(str(profile.storage))
+    uri = mlflow_uri(profile)
+    if may_run:
+        yield from _look_from_pods(profile, api, uri)
+    if ".svc" in uri or not uri.startswith("http"):
+        yield warned(
+            "MLflow from here",
+            f"{uri or 'no URI'}: known only inside the cluster, not looked at from here",
+            "kubectl port-forward it to look at runs from here",
+        )
+    else:
+        yield check_mlflow(uri)
+
+
+def _look_from_pods(profile: ClusterProfile, api: KubernetesApi, mlflow: str) -> Iterator[Check]:
+    """What a head and up to two nodes of the first node group find, started as a run's pods are."""
+    try:
+        answer = KubernetesCluster(profile, api).run_on_head(
+            _probe_plan(profile), probe_command(profile, mlflow), mark=MARK, seconds=_PODS_SECONDS
+        )
+    except TrainwrightError as error:
+        yield failed("pods", str(error), "free room for a head and a node, or see kubectl get events")
+        return
+    probe = json.loads(answer)
+    yield from probe_to_checks(probe, {"python": probe["nodes"][0]["versions"]["python"]})
+
+
+def _probe_plan(profile: ClusterProfile) -> Plan:
+    """A run of one worker on each of up to two nodes; its driver is never started."""
+    nodes = max(1, min(2, sum(group.max for group in profile.node_groups)))
+    job = ResolvedJob.model_validate(
+        {
+            "name": "doctor",
+            "model": {"family": "mlp", "in_features": 1, "outputs": 2},
+            "objective": {"kind": "classification"},
+            "data": {"train": {"kind": "builtin", "name": "digits"}},
+            "training": {"max_steps": 1, "global_batch_size": nodes},
+            "scaling": {"workers": nodes, "placement": "spread"},
+        }
+    )
+    context = RunContext(
+        version=__version__,
+        run_id=new_run_id("doctor"),
+        base_dir="",
+        storage=f"{profile.storage}/doctor",
+        cache="",
+        tracking_uri="",
+    )
+    return make_plan(job, DataFacts(), Counts(0, 0, 0, ()), context)
+
+
+def _check_claim(api: KubernetesApi, claim: str) -> Check:
+    try:
+        phase = api.storage_claim_phase(claim)
+    except NotFoundError as error:
+        return failed("storage claim", str(error), "create it, or name another in kubernetes.storage_claim")
+    except TrainwrightError as error:  # runs don't need the right to look at it
+        return warned("storage claim", str(error), "see below whether the pods can write to it")
+    if phase == "Lost":
+        return failed(
+            "storage claim", f"{claim} has lost its volume", "restore the volume, or create another claim"
+        )
+    if phase != "Bound":
+        return warned("storage claim", f"{claim} is {phase}", "it may be bound by the first pod that uses it")
+    return passed("storage claim", f"{claim} is bound")
