@@ -24,7 +24,7 @@ lint: install docs  ## ruff, mypy, the import layers, spelling, pages written fr
 	$(BIN)/python scripts/written_pages.py --check
 
 docs: install  ## the docs as a site in site/, every link checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 hooks: install  ## check each commit as `make lint` does
 	$(BIN)/pre-commit install
