@@ -1,6 +1,6 @@
 # trainwright: `make demo` trains on real images, `make test` runs lint and the tests, `make help` lists the rest.
 PYTHON ?= python3.11
-VENV   := .venv
+VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
