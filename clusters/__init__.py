@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from orchestrator.clusters.base import Cluster
+from orchestrator.registry import load
 from orchestrator.spec.profile import ClusterProfile
 
 BACKENDS = {
@@ -17,6 +16,5 @@ BACKENDS = {
 
 def open_cluster(profile: ClusterProfile) -> Cluster:
     """The backend for a profile; connects to nothing yet."""
-    module, name = BACKENDS[profile.kind].split(":")
-    cluster: Cluster = getattr(import_module(module), name)(profile)
+    cluster: Cluster = load(BACKENDS, profile.kind, "kind of cluster")(profile)
     return cluster

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from orchestrator.registry import load
 
 if TYPE_CHECKING:
     from orchestrator.models.base import Modules, Objective
     from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
 
 FAMILIES = {
-    "mlp": "orchestrator.models.mlp",
-    "cnn": "orchestrator.models.cnn",
-    "rnn": "orchestrator.models.recurrent",
-    "lstm": "orchestrator.models.recurrent",
-    "gru": "orchestrator.models.recurrent",
-    "gpt": "orchestrator.models.gpt",
-    "bert": "orchestrator.models.bert",
-    "gan": "orchestrator.models.gan",
-    "autoencoder": "orchestrator.models.autoencoder",
+    "mlp": "orchestrator.models.mlp:build",
+    "cnn": "orchestrator.models.cnn:build",
+    "rnn": "orchestrator.models.recurrent:build",
+    "lstm": "orchestrator.models.recurrent:build",
+    "gru": "orchestrator.models.recurrent:build",
+    "gpt": "orchestrator.models.gpt:build",
+    "bert": "orchestrator.models.bert:build",
+    "gan": "orchestrator.models.gan:build",
+    "autoencoder": "orchestrator.models.autoencoder:build",
 }
-"""Family name -> module with ``build(config, objective) -> Modules``."""
+"""Family -> its ``build(config, objective) -> Modules``, imported on use."""
 
 
 def build_modules(config: FamilyConfig, objective: ObjectiveConfig) -> Modules:
     """The family's modules by name, built on the current default device; the objective decides the last layer."""
-    modules: Modules = import_module(FAMILIES[config.family]).build(config, objective)
+    modules: Modules = load(FAMILIES, config.family, "family")(config, objective)
     return modules
 
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import SpecError
+from orchestrator.registry import load
 
 if TYPE_CHECKING:
     from orchestrator.models.base import Objective
     from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
 
 OBJECTIVES = {
-    "classification": "orchestrator.models.objectives.supervised.Classification",
-    "regression": "orchestrator.models.objectives.supervised.Regression",
-    "binary": "orchestrator.models.objectives.supervised.YesNo",
-    "multilabel": "orchestrator.models.objectives.supervised.YesNo",
-    "token_classification": "orchestrator.models.objectives.supervised.TokenClassification",
-    "causal_lm": "orchestrator.models.objectives.language.CausalLm",
-    "masked_lm": "orchestrator.models.objectives.language.MaskedLm",
-    "forecasting": "orchestrator.models.objectives.forecasting.Forecasting",
-    "reconstruction": "orchestrator.models.objectives.reconstruction.Reconstruction",
-    "adversarial": "orchestrator.models.objectives.adversarial.Adversarial",
+    "classification": "orchestrator.models.objectives.supervised:Classification",
+    "regression": "orchestrator.models.objectives.supervised:Regression",
+    "binary": "orchestrator.models.objectives.supervised:YesNo",
+    "multilabel": "orchestrator.models.objectives.supervised:YesNo",
+    "token_classification": "orchestrator.models.objectives.supervised:TokenClassification",
+    "causal_lm": "orchestrator.models.objectives.language:CausalLm",
+    "masked_lm": "orchestrator.models.objectives.language:MaskedLm",
+    "forecasting": "orchestrator.models.objectives.forecasting:Forecasting",
+    "reconstruction": "orchestrator.models.objectives.reconstruction:Reconstruction",
+    "adversarial": "orchestrator.models.objectives.adversarial:Adversarial",
 }
-"""Kind -> class, called with the family's config and the objective's."""
+"""Kind -> class, imported on use and called with the family's config and the objective's."""
 
 
 def make_objective(config: FamilyConfig, objective: ObjectiveConfig) -> Objective:
@@ -33,6 +33,5 @@ def make_objective(config: FamilyConfig, objective: ObjectiveConfig) -> Objectiv
             f"objective.kind: family {config.family} can't be trained with {objective.kind};"
             f" it can with {', '.join(config.OBJECTIVES)}"
         )
-    module, name = OBJECTIVES[objective.kind].rsplit(".", 1)
-    made: Objective = getattr(import_module(module), name)(config, objective)
+    made: Objective = load(OBJECTIVES, objective.kind, "objective")(config, objective)
     return made

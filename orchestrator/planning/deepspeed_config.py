@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, suggest
 from orchestrator.section import format_bytes
 from orchestrator.spec.job import JobSpec, ZeroStrategy
 
@@ -163,9 +162,9 @@ def _check_sections(raw: Mapping[str, Any]) -> None:
                 f"strategy.deepspeed.{key}: this is decided by {_DECIDED_ELSEWHERE[key]}; take it out"
             )
         if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SpecError(f"strategy.deepspeed.{key}: no such section that trainwright passes on{hint}")
+            raise SpecError(
+                f"strategy.deepspeed.{key}: no such section that trainwright passes on{suggest(key, known)}"
+            )
 
 
 def _check_leaves(raw: Mapping[str, Any], decided: Mapping[str, Any], path: str) -> None:

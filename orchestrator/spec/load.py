@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.errors import NotFoundError, SpecError
+from orchestrator.errors import NotFoundError, SpecError, suggest
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
-from orchestrator.spec.schema import fields_at, suggest
+from orchestrator.spec.schema import fields_at
 from orchestrator.spec.yaml_text import Path, YamlText, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.errors import NotFoundError
+from orchestrator.errors import NotFoundError, suggest
 
 
 @cache
@@ -57,14 +56,6 @@ def fields_at(model: type[BaseModel], path: tuple[str | int, ...], data: Any) ->
             for inner in branches(node["properties"][part], root, data)
         ]
     return {name: field for node in nodes for name, field in node.get("properties", {}).items()}
-
-
-def suggest(wrong: str, right: list[str]) -> str:
-    """``; did you mean 'x'?`` where something is near enough, else the list where it is short."""
-    near = difflib.get_close_matches(wrong, right, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there is {', '.join(sorted(right))}" if 0 < len(right) <= 24 else ""
 
 
 def described(field: dict[str, Any], root: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from orchestrator.registry import load
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,5 @@ def prepare(plan: Plan, modules: Modules, objective: Objective, device: torch.de
     ``device``, sharded) and belong to the engine from here on. Raises SpecError where the strategy can't do
     what the job asks.
     """
-    module_path, _, class_name = STRATEGIES[plan.job.strategy.kind].partition(":")
-    engine: Engine = getattr(import_module(module_path), class_name)(plan, modules, objective, device)
+    engine: Engine = load(STRATEGIES, plan.job.strategy.kind, "strategy")(plan, modules, objective, device)
     return engine

@@ -8,11 +8,11 @@ split off *before* it, and what is fitted is fitted on the training rows only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from orchestrator.registry import load
 from orchestrator.spec.preparations import Preparation
 
 PREPARATIONS: dict[str, str] = {
@@ -70,6 +70,5 @@ class PreparationKind(Protocol):
 
 def kind_of(section: Preparation) -> PreparationKind:
     """The implementation of a preparation's section (``data.prepare`` of the job)."""
-    module, name = PREPARATIONS[section.kind].split(":")
-    kind: PreparationKind = getattr(import_module(module), name)()
+    kind: PreparationKind = load(PREPARATIONS, section.kind, "preparation")()
     return kind

@@ -8,12 +8,12 @@ are always in it. A transform is a pure function of (section, fitted statistics,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
 from orchestrator.errors import DataError
+from orchestrator.registry import load
 from orchestrator.spec.transforms import Transform
 
 Batch = dict[str, np.ndarray]
@@ -69,8 +69,7 @@ class TransformKind(Protocol):
 
 def kind_of(section: Transform) -> TransformKind:
     """The implementation of a transform's section."""
-    module, name = TRANSFORMS[section.kind].split(":")
-    kind: TransformKind = getattr(import_module(module), name)()
+    kind: TransformKind = load(TRANSFORMS, section.kind, "transform")()
     return kind
 
 

@@ -95,7 +95,7 @@ def test_raw_keys_may_repeat_what_the_job_file_says() -> None:
         ({"zero_optimization": 2}, "zero_optimization: must be a section"),
         ({"optimizer": {"type": "Adam"}}, "optimizer: this is decided by training.optimizer"),
         ({"scheduler": {}}, "scheduler: this is decided by training.schedule"),
-        ({"zero_optimisation": {}}, "did you mean zero_optimization"),
+        ({"zero_optimisation": {}}, "did you mean 'zero_optimization'?"),
         ({"xyz": 1}, "strategy.deepspeed.xyz: no such section"),
     ],
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from orchestrator.data.sources.index import SourceIndex
+from orchestrator.registry import load
 from orchestrator.storage import absolute
 
 FORMATS: dict[str, str] = {
@@ -65,19 +65,14 @@ class ScannedFormat(Format, Protocol):
 
 def format_of(kind: str) -> Format:
     """A fresh reader of a format."""
-    reader: Format = _load(kind)
+    reader: Format = load(FORMATS, kind, "format")()
     return reader
 
 
 def scanned_format_of(kind: str) -> ScannedFormat:
     """The same for a format of ``MUST_BE_SCANNED``."""
-    reader: ScannedFormat = _load(kind)
+    reader: ScannedFormat = load(FORMATS, kind, "format")()
     return reader
-
-
-def _load(kind: str) -> Any:
-    module, name = FORMATS[kind].split(":")
-    return getattr(import_module(module), name)()
 
 
 def index_source(source: Any, base_dir: str, cache: str) -> SourceIndex:
