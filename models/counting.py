@@ -17,10 +17,9 @@ from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, Recurrent
 from orchestrator.models.sizes import Counts
 from orchestrator.models.tensors import TensorSpec
 
-_UNKNOWN = {"image": "image_size", "signal": "signal_length"}
-"""Tensor whose size the network leaves open -> field of the config that may say it."""
-_OTHER_LENGTH = {"image": 64, "signal": 1024}
-"""Size where the config doesn't say it: memory is then counted for this one, and operations are not."""
+_UNSAID_SIZE = {"image": 64, "signal": 1024}
+"""Tensor of which a network may take any size -> size where the config doesn't say it: memory is then counted for this
+one, and operations are not."""
 _FEW_STEPS = (4, 8)
 
 _Shape = tuple[int, ...]
@@ -66,7 +65,9 @@ def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Count
         else:
             flops, kept = _count_phases(objective, modules, _fake_batch(specs, lengths))
         sizes = tuple((name, parameter.numel()) for name, parameter in parameter_names(modules))
-    known = all(getattr(config, field, None) for name, field in _UNKNOWN.items() if name in specs)
+    known = all(
+        config.open_size(name) for name, spec in specs.items() if name in _UNSAID_SIZE and None in spec.shape
+    )
     return Counts(
         parameters=sum(size for _, size in sizes),
         flops_per_sample=flops if known else 0,
@@ -81,8 +82,7 @@ def _lengths(config: FamilyConfig, specs: Mapping[str, TensorSpec]) -> dict[str,
     lengths = {}
     for name, spec in specs.items():
         first = spec.shape[0] if spec.shape else None
-        own = getattr(config, _UNKNOWN[name], None) or _OTHER_LENGTH[name] if name in _UNKNOWN else None
-        lengths[name] = own or longest or first or 1
+        lengths[name] = config.open_size(name) or _UNSAID_SIZE.get(name) or longest or first or 1
     return lengths
 
 

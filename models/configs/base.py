@@ -29,6 +29,14 @@ def label_fields(objective: ObjectiveConfig) -> tuple[str, ...]:
     return () if objective.kind == "binary" else ("outputs",)
 
 
+def label_outputs(objective: ObjectiveConfig, outputs: int | None) -> int:
+    """Outputs of the last layer: one for a yes-or-no label, else as many as the config says."""
+    if objective.kind == "binary":
+        return 1
+    assert outputs is not None, "the config must be completed from the data first"
+    return outputs
+
+
 class FamilyConfig(Section):
     """What every family's section has. A named size fills in what is not written beside it."""
 
@@ -67,9 +75,9 @@ class FamilyConfig(Section):
         raise NotImplementedError
 
     def outputs_for(self, objective: ObjectiveConfig) -> int:
-        """Outputs of the last layer: one for a yes-or-no label, else the field ``outputs``."""
-        if objective.kind == "binary":
-            return 1
-        outputs: int | None = getattr(self, "outputs", None)
-        assert outputs is not None, "the config must be completed from the data first"
-        return outputs
+        """Outputs of the last layer, in a family that can be trained with labels."""
+        raise NotImplementedError
+
+    def open_size(self, tensor: str) -> int | None:
+        """What the config says of the size that a tensor's spec leaves open (any image size is taken); None: nothing."""
+        return None

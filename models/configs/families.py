@@ -6,7 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, Probability, label_fields
+from orchestrator.models.configs.base import (
+    Count,
+    FamilyConfig,
+    ObjectiveConfig,
+    Probability,
+    label_fields,
+    label_outputs,
+)
 from orchestrator.models.tensors import TensorSpec
 
 
@@ -64,6 +71,10 @@ class MlpConfig(FamilyConfig):
             )
         return tensors
 
+    def outputs_for(self, objective: ObjectiveConfig) -> int:
+        """Classes, or numbers to predict."""
+        return label_outputs(objective, self.outputs)
+
 
 class CnnConfig(FamilyConfig):
     """Residual convolutional network (He et al. 2015, arXiv:1512.03385)."""
@@ -119,6 +130,14 @@ class CnnConfig(FamilyConfig):
         if self.dimensions == 2:
             return {"image": TensorSpec((self.in_channels, None, None), "float")}
         return {"signal": TensorSpec((self.in_channels, None), "float")}
+
+    def outputs_for(self, objective: ObjectiveConfig) -> int:
+        """Classes, or numbers to predict."""
+        return label_outputs(objective, self.outputs)
+
+    def open_size(self, tensor: str) -> int | None:
+        """Of an image's sides or a signal's steps."""
+        return {"image": self.image_size, "signal": self.signal_length}.get(tensor)
 
 
 class GanConfig(FamilyConfig):

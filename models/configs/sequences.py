@@ -13,6 +13,7 @@ from orchestrator.models.configs.base import (
     Positive,
     Probability,
     label_fields,
+    label_outputs,
 )
 from orchestrator.models.tensors import TensorSpec
 
@@ -122,6 +123,14 @@ class RecurrentConfig(FamilyConfig):
             "tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context),
             "length": TensorSpec((), "int", below=self.context + 1, optional=True),
         }
+
+    def outputs_for(self, objective: ObjectiveConfig) -> int:
+        """Classes, or numbers to predict."""
+        return label_outputs(objective, self.outputs)
+
+    def open_size(self, tensor: str) -> int | None:
+        """Of a signal's steps."""
+        return self.signal_length if tensor == "signal" else None
 
 
 class RnnConfig(RecurrentConfig):
@@ -308,6 +317,10 @@ class BertConfig(FamilyConfig):
             "length": TensorSpec((), "int", below=self.context + 1, optional=True),
             "segment": TensorSpec((None,), "int", below=self.segments, optional=True),
         }
+
+    def outputs_for(self, objective: ObjectiveConfig) -> int:
+        """Classes, or numbers to predict."""
+        return label_outputs(objective, self.outputs)
 
 
 def _heads_fit(width: int, heads: int) -> None:

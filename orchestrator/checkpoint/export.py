@@ -159,12 +159,9 @@ def _example_inputs(config: FamilyConfig, objective: ObjectiveConfig, batch: int
         return {"noise": torch.randn(batch, config.noise, generator=generator)}
     made = {}
     for name, spec in config.input_tensors(objective).items():
-        if getattr(spec, "optional", False):
+        if spec.optional:
             continue
-        longest = (getattr(spec, "longest", None) or 9) - 1
-        free = (
-            getattr(config, "image_size", None) or getattr(config, "signal_length", None) or min(longest, 32)
-        )
+        free = config.open_size(name) or min((spec.longest or 9) - 1, 32)
         shape = (batch, *(size or free for size in spec.shape))
         if spec.kind == "float":
             made[name] = torch.randn(shape, generator=generator)

@@ -46,7 +46,7 @@ class TrainedModel(PythonModel):
             module.eval()
         self.module = modules.get("model") or modules["generator_ema"]
         self.names = tuple(config.input_tensors(objective))
-        self.context: int = getattr(config, "context", 0)
+        self.context: int = config.max_tokens or 0
         self.packed = getattr(objective, "packed", False)
         self.kind = objective.kind
 
