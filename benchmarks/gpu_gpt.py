@@ -23,7 +23,7 @@ from orchestrator import models, strategies
 from orchestrator.models.configs import CausalLmConfig, GptConfig
 from orchestrator.models.sizes import count
 from orchestrator.strategies.optimizers import build_optimizer, parameter_groups
-from orchestrator.telemetry.meter import PEAK_TFLOPS
+from orchestrator.telemetry.step_metrics import PEAK_TFLOPS
 
 KINDS: dict[str, dict[str, Any] | None] = {
     "bare": None,

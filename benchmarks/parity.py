@@ -15,11 +15,12 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "contract"))
 
 import engine_toys as toys
-from family_runs import train_family
+from family_runs import family_plan, train_family
 
 from orchestrator.strategies.ranks import Ranks
 
 STEPS, TOLERANCE = 20, 1e-5
+OPTIMIZER = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01}
 FAMILIES = {
     "mlp": "mlp-classification",
     "cnn": "cnn-images",
@@ -38,11 +39,6 @@ STRATEGIES = {
 }
 
 
-def plan_for(world_size: int, strategy: dict[str, object]) -> object:
-    optimizer = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01}
-    return toys.toy_plan(world_size, strategy, optimizer=optimizer).model_copy(update={"parameters": 100_000})
-
-
 def distance(got: list[toys.Run], expected: toys.Run) -> float:
     """Of all parameters together, relative."""
     mine, theirs = toys.assembled(got), toys.assembled([expected])
@@ -58,10 +54,10 @@ def main() -> None:
     worst = 0.0
     with Ranks(2, preload=["deepspeed"]) as pair:
         for family, case in FAMILIES.items():
-            alone = train_family(plan_for(1, {"kind": "ddp"}), case, STEPS)
+            alone = train_family(family_plan(1, {"kind": "ddp"}, OPTIMIZER), case, STEPS)
             cells = []
             for strategy in STRATEGIES.values():
-                runs = pair.run(train_family, plan_for(2, strategy), case, STEPS)
+                runs = pair.run(train_family, family_plan(2, strategy, OPTIMIZER), case, STEPS)
                 loss = max(
                     abs(a - b) / max(abs(b), 1e-3) for a, b in zip(runs[0].losses, alone.losses, strict=True)
                 )

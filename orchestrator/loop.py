@@ -6,18 +6,18 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Batch, Objective
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import learning_rate_factor
 from orchestrator.strategies.base import Engine
-from orchestrator.telemetry.meter import Meter, data_waits, throughput
+from orchestrator.telemetry.meter import Meter
+from orchestrator.telemetry.step_metrics import MetricSums, StepMetrics
 
 
 class Step(Protocol):
@@ -86,7 +86,7 @@ def train(
 
     """
     training, meter = plan.job.training, Meter()
-    outcome, recent = Outcome(start_step), _Sums()
+    outcome, recent = Outcome(start_step), StepMetrics(plan, objective, engine.device)
     for step in range(start_step + 1, plan.total_steps + 1):
         _seed_generators(step_seed(training.seed, step))
         with meter.part("data_wait"):
@@ -101,7 +101,7 @@ def train(
                         with engine.autocast():
                             sums = objective.loss(phase, engine.modules, micro)
                         engine.backward(phase, sums.loss / count)
-                    recent.add(_name(objective, phase), sums.loss.detach(), sums.count, sums.metrics)
+                    recent.add_loss(phase, sums)
             with meter.part("checkpoint"):
                 around.before_update()
             with meter.part("optimizer"):
@@ -112,30 +112,17 @@ def train(
                     f"step {step}: the gradient of {phase} is {norm}, so the loss is no longer a number;"
                     f" lower training.optimizer.learning_rate, set training.clip_grad_norm, or look at the data of this step"
                 )
-            recent.norms[phase] = norm
+            recent.add_update(phase, norm)
 
         outcome.step, last = step, step == plan.total_steps
-        recent.take(batch)
+        recent.add_step(batch.samples, batch.tokens)
         outcome.stopped = not last and around.stop_requested(step)
 
         if step % training.log_every == 0 or last or step == start_step + 1:
-            means = recent.means(engine.device)
-            parts = meter.read()
-            wall = sum(parts.values())
-            values = {f"train/{name}": value for name, value in means.items()}
-            values |= {f"train/grad_norm{_suffix(objective, p)}": n for p, n in recent.norms.items()}
-            values |= {
-                "train/learning_rate": factor * training.optimizer.learning_rate,
-                "train/epoch": batch.epoch,
-            }
-            values |= {f"perf/{part}_ms": 1e3 * parts[part] / recent.steps for part in parts}
-            values |= throughput(plan, recent.samples / wall, recent.tokens / wall, engine.device)
-            values |= {
-                "perf/step_ms": 1e3 * (wall - parts["evaluate"] - parts["checkpoint"]) / recent.steps,
-                **data_waits(parts["data_wait"] / wall, engine.device),
-            }
-            around.log(step, values, parts)
-            recent = _Sums()
+            means, seconds = recent.means(), meter.read()
+            values = recent.named(means, factor=factor, epoch=batch.epoch, seconds=seconds)
+            around.log(step, values, seconds)
+            recent = StepMetrics(plan, objective, engine.device)
             if not plan.evaluate_every:
                 outcome.metrics = means
 
@@ -173,11 +160,11 @@ def check_replicas(engine: Engine, step: int) -> None:
 
 def evaluate(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> dict[str, float]:
     """Means over the whole evaluation set, each sample counted once, the same on every rank."""
-    sums = _Sums()
+    sums = MetricSums(engine.device)
     with evaluating(engine), torch.no_grad(), engine.autocast():
         for batch in batches:
-            sums.add_metrics(objective.evaluate(engine.modules, batch))
-    return sums.means(engine.device)
+            sums.add(objective.evaluate(engine.modules, batch))
+    return sums.means()
 
 
 @contextmanager
@@ -205,14 +192,6 @@ def _seed_generators(seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _name(objective: Objective, phase: str) -> str:
-    return f"loss{_suffix(objective, phase)}"
-
-
-def _suffix(objective: Objective, phase: str) -> str:
-    return "" if len(objective.phases) == 1 else f"_{phase}"
-
-
 def _global_units(objective: Objective, phase: str, batch: Step, plan: Plan) -> float:
     """Units of the whole global batch; ranks need to agree only where samples differ in how many they have."""
     if objective.units_per_sample is not None and not batch.padded:
@@ -221,41 +200,3 @@ def _global_units(objective: Objective, phase: str, batch: Step, plan: Plan) -> 
     if dist.is_initialized():
         dist.all_reduce(units)
     return max(units.item(), 1.0)
-
-
-class _Sums:
-    """Sums since the last log, kept on the device: nothing waits for it between logs."""
-
-    def __init__(self) -> None:
-        self.samples = self.tokens = self.steps = 0
-        self.norms: dict[str, float] = {}
-        self._sums: dict[str, tuple[Any, Any]] = {}
-
-    def take(self, batch: Step) -> None:
-        self.samples, self.tokens, self.steps = (
-            self.samples + batch.samples,
-            self.tokens + batch.tokens,
-            self.steps + 1,
-        )
-
-    def add(self, name: str, loss: Tensor, count: Tensor, metrics: Any) -> None:
-        self.add_metrics({name: (loss, count), **metrics})
-
-    def add_metrics(self, metrics: Any) -> None:
-        for name, (value, count) in metrics.items():
-            total, counted = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = total + value, counted + count
-
-    def means(self, device: torch.device) -> dict[str, float]:
-        """Collective. Sum over ranks divided by the count over ranks, by name."""
-        names = sorted(self._sums)
-        if not names:
-            return {}
-        flat = [
-            torch.as_tensor(part, dtype=torch.float64, device=device) for n in names for part in self._sums[n]
-        ]
-        both = torch.stack([part.detach().reshape(()) for part in flat])
-        if dist.is_initialized():
-            dist.all_reduce(both)
-        values = both.tolist()
-        return {name: values[2 * i] / max(values[2 * i + 1], 1e-12) for i, name in enumerate(names)}

@@ -1,20 +1,28 @@
-"""Small modules, objectives and a training run for the contract of engines. Everything here is importable by ranks."""
+"""Small modules and objectives for the contract of engines, trained by the loop. Everything here is importable by ranks."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator import strategies
+from orchestrator import loop, strategies
 from orchestrator.checkpoint import Checkpoints, checkpoint_at, open_reader
+from orchestrator.control import Peers
+from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Batch, Modules, Sums
-from orchestrator.planning.plan import MemoryEstimate, Plan, ResolvedJob
+from orchestrator.models.objectives.common import OnePhase
+from orchestrator.planning.plan import Plan
+from orchestrator.strategies.base import Engine
+from orchestrator.testing import Logged, RecordingSurroundings, small_plan, steps_of
 
 GLOBAL_BATCH = 12
 
@@ -66,12 +74,8 @@ class Critic(nn.Module):
         return self.head(self.layer(self.embed(x)))[:, 0]
 
 
-class Classify:
-    phases = ("model",)
+class Classify(OnePhase):
     units_per_sample = 1
-
-    def trains(self, phase: str) -> str:
-        return phase
 
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
         logits = modules["model"](batch["x"])
@@ -79,7 +83,23 @@ class Classify:
         return Sums(loss, torch.tensor(len(batch["y"])), {})
 
 
-class Adversarial:
+class NanOnRankOne(Classify):
+    """Its loss is no number on one rank."""
+
+    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+        sums = super().loss(phase, modules, batch)
+        return Sums(sums.loss * math.nan, sums.count, {}) if dist.get_rank() == 1 else sums
+
+
+class OneBitOnRankOne(Classify):
+    """After a step, one bit of one element is another on one rank."""
+
+    def after_step(self, phase: str, modules: Mapping[str, nn.Module]) -> None:
+        if dist.get_rank() == 1:
+            modules["model"].get_parameter("layers.1.up.bias").data.view(torch.int32)[3] ^= 1
+
+
+class Adversarial(OnePhase):
     """A Wasserstein GAN with gradient penalty: several forwards and a double backward in one phase."""
 
     phases = ("critic", "model")
@@ -87,9 +107,6 @@ class Adversarial:
 
     def __init__(self, penalty: bool = True) -> None:
         self.penalty = penalty
-
-    def trains(self, phase: str) -> str:
-        return phase
 
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
         critic, generator = modules["critic"], modules["model"]
@@ -112,54 +129,34 @@ class Adversarial:
 def toy_modules(kind: str, width: int = 10) -> Modules:
     torch.manual_seed(0)
     model = ToyModel(width)
-    return {"model": model} if kind == "classify" else {"model": model, "critic": Critic()}
+    return {"model": model, "critic": Critic()} if kind in ("gan", "wgan") else {"model": model}
 
 
 def toy_objective(kind: str) -> Any:
-    return {"classify": Classify, "wgan": Adversarial, "gan": lambda: Adversarial(penalty=False)}[kind]()
+    return {
+        "classify": Classify,
+        "nan": NanOnRankOne,
+        "one-bit": OneBitOnRankOne,
+        "wgan": Adversarial,
+        "gan": lambda: Adversarial(penalty=False),
+    }[kind]()
 
 
 def toy_plan(world_size: int, strategy: Mapping[str, Any], **training: Any) -> Plan:
-    training = {
-        "max_steps": 1000,
-        "global_batch_size": GLOBAL_BATCH,
-        "micro_batch_size": 2,
-        "clip_grad_norm": 1.0,
-        "optimizer": {"learning_rate": 0.01, "weight_decay": 0.1},
-        **training,
-    }
-    job = ResolvedJob.model_validate(
-        {
-            "name": "toy",
-            "model": {"family": "mlp", "in_features": 5, "outputs": 7},
-            "objective": {"kind": "classification"},
-            "data": {"train": {"kind": "builtin", "name": "digits"}},
-            "training": training,
-            "strategy": strategy,
-            "scaling": {"workers": world_size},
-        }
-    )
-    return Plan(
-        version="0",
-        run_id="toy",
-        job=job,
-        base_dir="/",
-        storage="/nowhere",
-        cache="/nowhere",
-        tracking_uri="",
-        world_size=world_size,
+    """Long enough that every toy run stops before its end; the learning rate is another in each step."""
+    return small_plan(
+        world_size,
+        strategy=strategy,
+        training={
+            "max_steps": 100,
+            "global_batch_size": GLOBAL_BATCH,
+            "clip_grad_norm": 1.0,
+            "optimizer": {"learning_rate": 0.01, "weight_decay": 0.1},
+            "schedule": {"kind": "linear", "warmup_steps": 2, "final_ratio": 0.0},
+            **training,
+        },
         micro_batch_size=2,
-        accumulation_steps=GLOBAL_BATCH // world_size // 2,
-        total_steps=1000,
-        train_samples=0,
-        eval_samples=0,
-        evaluate_every=0,
-        sample_every=0,
-        checkpoint_every=1,
         parameters=2000,
-        trainable_parameters=2000,
-        flops_per_sample=0,
-        memory=MemoryEstimate(parameters=0, gradients=0, optimizer=0, activations=0),
     )
 
 
@@ -169,21 +166,42 @@ def global_batch(step: int) -> dict[str, Tensor]:
     return {"x": x, "y": (x.sum(1).abs() * 2).long() % 7}
 
 
-def micro_batches(step: int, rank: int, world_size: int, size: int = 2) -> list[dict[str, Tensor]]:
-    share = GLOBAL_BATCH // world_size
-    mine = {name: t[rank * share : (rank + 1) * share] for name, t in global_batch(step).items()}
-    return [{name: t[at : at + size] for name, t in mine.items()} for at in range(0, share, size)]
-
-
 @dataclass
 class Run:
-    """What one rank has to say after a toy run."""
+    """What one rank has to say after a run."""
 
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    ranges: list[tuple[str, str, tuple[int, ...], int, Tensor]] = field(default_factory=list)
-    scalars: dict[str, float] = field(default_factory=dict)
-    differ: str | None = None
+    losses: list[float]
+    """Of each step and phase."""
+    norms: list[float]
+    ranges: list[tuple[str, str, tuple[int, ...], int, Tensor]]
+    scalars: dict[str, float]
+
+
+def run_of(engine: Engine, logged: Sequence[Logged]) -> Run:
+    """What an engine holds and what was logged of its training."""
+
+    def values(prefix: str) -> list[float]:
+        return [
+            value for one in logged for name, value in sorted(one.values.items()) if name.startswith(prefix)
+        ]
+
+    ranges = [(r.kind, r.name, r.shape, r.start, r.values.clone()) for r in engine.state()]
+    return Run(values("train/loss"), values("train/grad_norm"), ranges, engine.scalars())
+
+
+@contextlib.contextmanager
+def checkpoints_in(folder: str | None) -> Iterator[Checkpoints | None]:
+    """Where this rank saves; nowhere without a folder."""
+    if folder is None:
+        yield None
+        return
+    peers = Peers()
+    checkpoints = Checkpoints(
+        folder, attempt=1, rank=peers.rank, world_size=peers.world_size, group=peers.group
+    )
+    yield checkpoints
+    checkpoints.wait()
+    checkpoints.close()
 
 
 def train(
@@ -194,54 +212,31 @@ def train(
     start: int = 0,
     resume: str | None = None,
     save: str | None = None,
-    evaluate: bool = False,
     device: str = "cpu",
     width: int = 10,
 ) -> Run:
-    """Train a toy on this rank, and save or resume where asked."""
-    import torch.distributed as dist
-
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    """Train a toy on this rank; go on from ``resume``, and save the end in ``save``."""
     objective = toy_objective(kind)
     engine = strategies.prepare(plan, toy_modules(kind, width), objective, torch.device(device))
-    run = Run()
     if resume is not None:
         checkpoint = checkpoint_at(resume)
         engine.load(open_reader(checkpoint), checkpoint.meta["scalars"])
-    for step in range(start, start + steps):
-        micros = [
-            {name: t.to(device) for name, t in batch.items()}
-            for batch in micro_batches(step, rank, world_size)
-        ]
-        for phase in objective.phases:
-            total = torch.zeros((), device=device)
-            for index, batch in enumerate(micros):
-                with engine.micro_step(phase, last=index == len(micros) - 1):
-                    with engine.autocast():
-                        sums = objective.loss(phase, engine.modules, batch)
-                    engine.backward(phase, sums.loss / GLOBAL_BATCH)
-                total += sums.loss.detach() / GLOBAL_BATCH
-            run.norms.append(engine.step(phase, 1 / (1 + step), plan.job.training.clip_grad_norm))
-            if world_size > 1:
-                dist.all_reduce(total)
-            run.losses.append(float(total))
-        if evaluate:
-            with torch.no_grad():
-                engine.modules["model"].eval()(micros[0]["x"])
-                engine.modules["model"].train()
-    run.differ = engine.replicas_differ()
-    run.ranges = [(r.kind, r.name, r.shape, r.start, r.values.clone()) for r in engine.state()]
-    run.scalars = engine.scalars()
-    if save is not None:
-        group = dist.new_group(backend="gloo") if world_size > 1 else None
-        checkpoints = Checkpoints(save, attempt=1, rank=rank, world_size=world_size, group=group)
-        checkpoints.save(start + steps, engine.state(), {"scalars": run.scalars}, asynchronous=True)
-        checkpoints.wait()
+    with checkpoints_in(save) as checkpoints:
+        around = RecordingSurroundings(
+            stop_at=start + steps,
+            evaluation=[{name: tensor.to(device) for name, tensor in global_batch(0).items()}],
+            checkpoints=checkpoints,
+            engine=checkpoints and engine,
+        )
+        if steps:
+            batches = map(global_batch, itertools.count(start))
+            loop.train(plan, engine, objective, steps_of(batches, plan, device=device), around, start)
+        run = run_of(engine, around.logged)
     engine.close()
     return run
 
 
-def assembled(runs: list[Run]) -> dict[tuple[str, str], Tensor]:
+def assembled(runs: Sequence[Run]) -> dict[tuple[str, str], Tensor]:
     """Whole tensors from all ranks' ranges, every element exactly once."""
     whole: dict[tuple[str, str], Tensor] = {}
     covered: dict[tuple[str, str], Tensor] = {}
@@ -269,41 +264,29 @@ def resume(plan: Plan, kind: str, path: str, start: int, steps: int) -> Run:
     return train(plan, kind, start=start, steps=steps, resume=path)
 
 
-def evaluating(plan: Plan) -> Run:
-    return train(plan, evaluate=True)
+def refusal_of_replicas(plan: Plan) -> str:
+    """What the loop says where one bit of one element on rank 1 is another."""
+    try:
+        train(plan, "one-bit", steps=1)
+    except InfrastructureError as error:
+        return str(error)
+    return "nothing"
 
 
-def train_with_one_rank_changed(plan: Plan) -> str | None:
-    """One bit of one element on rank 1 is another: what ``replicas_differ`` says."""
-    import torch.distributed as dist
-
-    engine = strategies.prepare(plan, toy_modules("classify"), Classify(), torch.device("cpu"))
-    assert engine.replicas_differ() is None
-    bias = engine.modules["model"].get_parameter("layers.1.up.bias")
-    if dist.get_rank() == 1:
-        bias.data.view(torch.int32)[3] ^= 1
-    answer = engine.replicas_differ()
-    engine.close()
-    return answer
-
-
-def step_on_nan(plan: Plan) -> tuple[float, dict[tuple[str, str], Tensor], dict[tuple[str, str], Tensor]]:
-    """The norm of a gradient that is no number on rank 1 only, and the parameters before and after the step."""
-    import torch.distributed as dist
-
-    engine = strategies.prepare(plan, toy_modules("classify"), Classify(), torch.device("cpu"))
+def step_on_nan(plan: Plan) -> tuple[str, dict[tuple[str, str], Tensor], dict[tuple[str, str], Tensor]]:
+    """What the loop says of a gradient that is no number on rank 1 only; the parameters before and after the step."""
+    objective = toy_objective("nan")
+    engine = strategies.prepare(plan, toy_modules("nan"), objective, torch.device("cpu"))
 
     def parameters() -> dict[tuple[str, str], Tensor]:
         return {(r.name, str(r.start)): r.values.clone() for r in engine.state() if r.kind == "parameter"}
 
-    before = parameters()
-    micros = micro_batches(0, dist.get_rank(), dist.get_world_size())
-    for index, batch in enumerate(micros):
-        with engine.micro_step("model", last=index == len(micros) - 1):
-            sums = Classify().loss("model", engine.modules, batch)
-            bad = math.nan if dist.get_rank() == 1 and index == 0 else 1.0
-            engine.backward("model", sums.loss * bad / GLOBAL_BATCH)
-    norm = engine.step("model", 1.0, 1.0)
+    before, said = parameters(), "nothing"
+    try:
+        steps = steps_of([global_batch(0)], plan)
+        loop.train(plan, engine, objective, steps, RecordingSurroundings(stop_at=1), 0)
+    except NotANumberError as error:
+        said = str(error)
     after = parameters()
     engine.close()
-    return norm, before, after
+    return said, before, after

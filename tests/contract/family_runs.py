@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
-import engine_toys as toys
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-import torch.distributed as dist
+from engine_toys import Run, run_of
 from family_cases import CASES, IDS, random_batch
 
-from orchestrator import strategies
+from orchestrator import loop, strategies
 from orchestrator.models import build_modules, build_objective
+from orchestrator.models.base import Batch, Objective
 from orchestrator.planning.plan import Plan
+from orchestrator.strategies.base import Engine
+from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
 
 BATCH, MICRO = 8, 2
 
 
-def train_family(plan: Plan, name: str, steps: int) -> toys.Run:
-    """Train a case on this rank, in micro-batches, and draw samples as the loop does."""
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+def family_plan(
+    world_size: int, strategy: Mapping[str, Any], optimizer: Mapping[str, Any], **training: Any
+) -> Plan:
+    """Evaluates and draws samples after its third step, and stops before its end."""
+    return small_plan(
+        world_size,
+        strategy=strategy,
+        training={
+            "max_steps": 100,
+            "global_batch_size": BATCH,
+            "optimizer": optimizer,
+            "schedule": {"kind": "constant"},
+            **training,
+        },
+        micro_batch_size=MICRO,
+        parameters=100_000,
+        evaluate_every=3,
+        sample_every=3,
+    )
+
+
+class Drawing(RecordingSurroundings):
+    """Draws samples where the loop asks for them."""
+
+    def __init__(self, stop_at: int, evaluation: Batch, engine: Engine, objective: Objective) -> None:
+        super().__init__(stop_at=stop_at, evaluation=[evaluation])
+        self._drawn_from, self._draws = engine, objective
+
+    def show_samples(self, step: int) -> None:
+        super().show_samples(step)
+        with loop.evaluating(self._drawn_from), torch.no_grad():
+            self._draws.samples(self._drawn_from.modules, next(self.evaluation()), 1)
+
+
+def train_family(plan: Plan, name: str, steps: int) -> Run:
+    """Train a case on this rank."""
     case = CASES[IDS.index(name)]
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -25,30 +63,10 @@ def train_family(plan: Plan, name: str, steps: int) -> toys.Run:
         build_objective(case.config, case.objective),
     )
     engine = strategies.prepare(plan, modules, objective, torch.device("cpu"))
-    run = toys.Run()
-    for step in range(steps):
-        batch = random_batch(case, dict(objective.inputs()), BATCH, seed=step)
-        begins = range(rank * BATCH // world_size, (rank + 1) * BATCH // world_size, MICRO)
-        micros = [{key: tensor[at : at + MICRO] for key, tensor in batch.items()} for at in begins]
-        for phase in objective.phases:
-            count = objective.units(phase, batch)
-            total = torch.zeros(())
-            for index, micro in enumerate(micros):
-                with engine.micro_step(phase, last=index == len(micros) - 1):
-                    with engine.autocast():
-                        sums = objective.loss(phase, engine.modules, micro)
-                    engine.backward(phase, sums.loss / count)
-                total += sums.loss.detach() / count
-            run.norms.append(engine.step(phase, 1.0, plan.job.training.clip_grad_norm))
-            objective.after_step(phase, engine.modules)
-            if world_size > 1:
-                dist.all_reduce(total)
-            run.losses.append(float(total))
-        if step == 1:
-            with torch.no_grad():
-                objective.samples(engine.modules, micros[0], 1)
-                objective.evaluate(engine.modules, micros[0])
-    run.differ = engine.replicas_differ()
-    run.ranges = [(r.kind, r.name, r.shape, r.start, r.values.clone()) for r in engine.state()]
+    specs = dict(objective.inputs())
+    batches = (random_batch(case, specs, BATCH, seed=step) for step in range(steps))
+    around = Drawing(steps, random_batch(case, specs, MICRO, seed=steps), engine, objective)
+    loop.train(plan, engine, objective, steps_of(batches, plan), around, 0)
+    run = run_of(engine, around.logged)
     engine.close()
     return run

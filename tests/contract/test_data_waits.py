@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
+from engine_toys import Classify, global_batch, toy_plan
 from ranks_fixture import Pools, pools
 
-from orchestrator.telemetry import meter
+from orchestrator import loop
+from orchestrator.loop import Step
+from orchestrator.strategies.base import Engine
+from orchestrator.strategies.replicated import rank_and_world_size
+from orchestrator.telemetry import meter, step_metrics
+from orchestrator.testing import RecordingEngine, RecordingSurroundings, steps_of
 
 __all__ = ["pools"]
 
 
+class Clock:
+    now = 0.0
+
+
+class TakesTheRest(RecordingEngine):
+    """A step of a second, of which the data took a share."""
+
+    def __init__(self, clock: Clock, share: float) -> None:
+        super().__init__({"model": torch.nn.Linear(5, 7)})
+        self._clock, self._share = clock, share
+
+    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
+        self._clock.now += 1 - self._share
+        return super().step(phase, learning_rate_factor, clip_norm)
+
+
 def waits(shares: list[float], shown: int) -> dict[str, float]:
+    """What this rank logs of its waits, where each rank's data takes its share of a step's time."""
+    rank, world_size = rank_and_world_size()
+    clock, plan, around = Clock(), toy_plan(world_size, {"kind": "ddp"}), RecordingSurroundings(stop_at=1)
+    engine: Engine = TakesTheRest(clock, shares[rank])
+
+    def late() -> Iterator[Step]:
+        for step in steps_of([global_batch(0)], plan):
+            clock.now += shares[rank]
+            yield step
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meter, "_RANKS_SHOWN", shown)
-        return meter.data_waits(shares[dist.get_rank()], torch.device("cpu"))
+        patch.setattr(step_metrics, "_RANKS_SHOWN", shown)
+        patch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        loop.train(plan, engine, Classify(), late(), around, 0)
+    return {name: value for name, value in around.logged[0].values.items() if name.startswith("data/")}
 
 
 @pytest.mark.parametrize(
@@ -29,8 +66,9 @@ def test_the_wait_is_that_of_the_slowest_rank_and_shown_by_rank(
         "data/wait_share": 0.5,
         **{f"data/wait_share_{rank}": share for rank, share in ranks.items()},
     }
-    assert pools.run(3, waits, [0.01, 0.5, 0.02], shown) == [expected] * 3
+    assert pools.run(3, waits, [0.01, 0.5, 0.02], shown) == [pytest.approx(expected)] * 3
 
 
 def test_one_worker_has_one_figure() -> None:
-    assert meter.data_waits(0.25, torch.device("cpu")) == {"data/wait_share": 0.25}
+    assert not dist.is_initialized()
+    assert waits([0.25], 8) == {"data/wait_share": pytest.approx(0.25)}

@@ -1,40 +1,52 @@
 """The same gradient has the same bits in a process's first backward as in later ones, on more than two workers too."""
 
-import os
-import socket
+from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import multiprocessing
-from torch.nn.parallel import DistributedDataParallel
+from engine_toys import Classify, global_batch, toy_modules, toy_plan
+from ranks_fixture import Pools, pools
+from torch import Tensor
 
-from orchestrator.strategies.ddp import settle_buckets
+from orchestrator import loop, strategies
+from orchestrator.strategies.base import Engine
+from orchestrator.testing import RecordingSurroundings, steps_of
+
+__all__ = ["pools"]
 
 pytestmark = pytest.mark.slow
 
-
-def _worker(rank: int, port: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=4)
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
-    wrapper = DistributedDataParallel(module, gradient_as_bucket_view=True)
-    settle_buckets(wrapper)
-    torch.manual_seed(rank)
-    inputs, labels = torch.randn(6, 4), torch.randint(0, 2, (6,))
-    found = []
-    for _ in range(3):
-        wrapper.zero_grad(set_to_none=False)
-        torch.nn.functional.cross_entropy(wrapper(inputs), labels).backward()
-        found.append(torch.cat([p.grad.flatten().clone() for p in module.parameters()]))
-    assert found[0].abs().sum() > 0
-    assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
-    dist.destroy_process_group()
+STEPS, WORKERS = 3, 4
 
 
-def test_the_first_backward_adds_up_as_later_ones_do():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_worker, (port,), 4)
+class Gradients(RecordingSurroundings):
+    """Keeps the gradients that an update is about to use."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(stop_at=STEPS)
+        self._parameters = list(engine.modules["model"].parameters())
+        self.seen: list[Tensor] = []
+
+    def before_update(self) -> None:
+        super().before_update()
+        self.seen.append(torch.cat([p.grad.flatten() for p in self._parameters if p.grad is not None]))
+
+
+def gradients_of_one_batch() -> list[Tensor]:
+    """Those of each step, where steps are too small to change a bit of what is computed."""
+    optimizer = {"kind": "sgd", "learning_rate": 1e-30, "momentum": 0.0, "weight_decay": 0.0}
+    plan = toy_plan(WORKERS, {"kind": "ddp"}, optimizer=optimizer)
+    objective = Classify()
+    engine = strategies.prepare(plan, toy_modules("classify"), objective, torch.device("cpu"))
+    around = Gradients(engine)
+    loop.train(plan, engine, objective, steps_of(itertools.repeat(global_batch(0)), plan), around, 0)
+    engine.close()
+    return around.seen
+
+
+def test_the_first_backward_adds_up_as_later_ones_do(pools: Pools) -> None:
+    for first, *later in pools.run(WORKERS, gradients_of_one_batch):
+        assert first.abs().sum() > 0 and len(later) == STEPS - 1
+        assert all(torch.equal(first, gradients) for gradients in later)

@@ -1,0 +1,145 @@
+"""What a training step is measured by, and the names that a person finds it under in the tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from orchestrator.models.base import Objective, Sums
+from orchestrator.planning.plan import Plan
+
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "T4": 65.0,
+}
+"""Dense 16-bit tensor-core peak of one device by a part of its name, from NVIDIA's data sheets (TFLOP/s)."""
+_RANKS_SHOWN = 8
+
+
+class MetricSums:
+    """Sums and counts by name, kept on the device: nothing waits for it until the means are asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums: dict[str, tuple[Any, Any]] = {}
+
+    def add(self, metrics: Mapping[str, tuple[Any, Any]]) -> None:
+        """Add a micro-batch's: name -> (sum, count)."""
+        for name, (value, count) in metrics.items():
+            total, counted = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = total + value, counted + count
+
+    def means(self) -> dict[str, float]:
+        """Collective. Sum over ranks divided by the count over ranks, by name."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        flat = [
+            torch.as_tensor(part, dtype=torch.float64, device=self._device)
+            for name in names
+            for part in self._sums[name]
+        ]
+        both = torch.stack([part.detach().reshape(()) for part in flat])
+        if dist.is_initialized():
+            dist.all_reduce(both)
+        values = both.tolist()
+        return {name: values[2 * i] / max(values[2 * i + 1], 1e-12) for i, name in enumerate(names)}
+
+
+class StepMetrics(MetricSums):
+    """What the steps since the last log came to. Where an objective has several phases, names end in the phase's."""
+
+    def __init__(self, plan: Plan, objective: Objective, device: torch.device) -> None:
+        super().__init__(device)
+        self._plan = plan
+        several = len(objective.phases) > 1
+        self._suffixes = {phase: f"_{phase}" if several else "" for phase in objective.phases}
+        self._norms: dict[str, float] = {}
+        self._steps = self._samples = self._tokens = 0
+
+    def add_loss(self, phase: str, sums: Sums) -> None:
+        """Add one micro-batch's loss and metrics."""
+        self.add({f"loss{self._suffixes[phase]}": (sums.loss.detach(), sums.count), **sums.metrics})
+
+    def add_update(self, phase: str, norm: float) -> None:
+        """Note a phase's gradient norm; the last one is what is logged."""
+        self._norms[phase] = norm
+
+    def add_step(self, samples: int, tokens: int) -> None:
+        """Count a step and its global batch."""
+        self._steps, self._samples, self._tokens = (
+            self._steps + 1,
+            self._samples + samples,
+            self._tokens + tokens,
+        )
+
+    def named(
+        self, means: Mapping[str, float], *, factor: float, epoch: float, seconds: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Collective. All that is logged of these steps.
+
+        Args:
+            means: of losses and metrics, as ``means`` gave them.
+            factor: the learning rate's, of the last step.
+            epoch: passes over the training data.
+            seconds: wall time by part, as the meter gave them.
+        """
+        wall = sum(seconds.values())
+        training = wall - seconds["evaluate"] - seconds["checkpoint"]
+        return {
+            **{f"train/{name}": value for name, value in means.items()},
+            **{f"train/grad_norm{self._suffixes[phase]}": norm for phase, norm in self._norms.items()},
+            "train/learning_rate": factor * self._plan.job.training.optimizer.learning_rate,
+            "train/epoch": epoch,
+            **{f"perf/{part}_ms": 1e3 * seconds[part] / self._steps for part in seconds},
+            **throughput(self._plan, self._samples / wall, self._tokens / wall, self._device),
+            "perf/step_ms": 1e3 * training / self._steps,
+            **data_waits(seconds["data_wait"] / wall, self._device),
+        }
+
+
+def throughput(
+    plan: Plan, samples_per_second: float, tokens_per_second: float, device: torch.device
+) -> dict[str, float]:
+    """Rates of all workers together, and the share of the devices' peak that the model's own FLOPs are (MFU).
+
+    MFU is there only for 16-bit training on a device whose peak is known.
+    """
+    values = {"perf/samples_per_second": samples_per_second}
+    if tokens_per_second:
+        values["perf/tokens_per_second"] = tokens_per_second
+    if plan.flops_per_sample:
+        tflops = plan.flops_per_sample * samples_per_second / 1e12
+        values["perf/model_tflops_per_second"] = tflops
+        if device.type == "cuda" and plan.job.training.precision != "fp32":
+            name = torch.cuda.get_device_name(device)
+            peak = next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+            if peak is not None:
+                values["perf/mfu"] = tflops / (peak * plan.world_size)
+    return values
+
+
+def data_waits(share: float, device: torch.device) -> dict[str, float]:
+    """Collective. Shares of the time that ranks waited for data: the largest, and by rank those that waited most.
+
+    One rank's slow source holds all others up, but in their collectives, where their own waits don't show it.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return {"data/wait_share": share}
+    own = torch.tensor([share], dtype=torch.float64, device=device)
+    every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, own)
+    shares = torch.cat(every).tolist()
+    most = sorted(range(len(shares)), key=lambda rank: -shares[rank])[:_RANKS_SHOWN]
+    return {
+        "data/wait_share": shares[most[0]],
+        **{f"data/wait_share_rank_{rank}": shares[rank] for rank in sorted(most)},
+    }

@@ -1,0 +1,97 @@
+"""Surroundings of the loop that keep what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.checkpoint import Checkpoints
+from orchestrator.models.base import Batch
+from orchestrator.strategies.base import Engine
+from orchestrator.testing.calls import Calls
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One call of ``log``."""
+
+    step: int
+    values: dict[str, float]
+    """Metrics by name."""
+    seconds: dict[str, float]
+    """Wall time by part; empty where an evaluation was logged."""
+
+
+class RecordingSurroundings:
+    """The loop's ``Surroundings``: notes each call, writes checkpoints where it was given some, stops where told.
+
+    Attributes:
+        calls: every call, with its arguments.
+        logged: what ``log`` was given.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        stop_at: int | None = None,
+        evaluation: Sequence[Batch] = (),
+        checkpoints: Checkpoints | None = None,
+        engine: Engine | None = None,
+        calls: Calls | None = None,
+    ) -> None:
+        """
+        Args:
+            stop_at: the step after which a stop is asked for. Default: none is.
+            evaluation: this rank's batches of the evaluation set.
+            checkpoints: where ``save`` writes the state of ``engine``. Default: it writes nothing.
+            engine: what is saved; belongs to ``checkpoints``.
+            calls: a list to note calls in, shared with other fakes.
+
+        """
+        if (checkpoints is None) != (engine is None):
+            raise ValueError("give both checkpoints and engine, or neither")
+        self.calls: Calls = [] if calls is None else calls
+        self.logged: list[Logged] = []
+        self._stop_at, self._evaluation = stop_at, tuple(evaluation)
+        self._checkpoints, self._engine = checkpoints, engine
+
+    def metric(self, name: str) -> dict[int, float]:
+        """A metric's values by step, as far as it was logged."""
+        return {logged.step: logged.values[name] for logged in self.logged if name in logged.values}
+
+    def steps(self, call: str) -> list[int]:
+        """The steps at which ``save``, ``show_samples``, ``stop_requested`` or ``log`` was called."""
+        return [arguments[0] for name, *arguments in self.calls if name == call]
+
+    def evaluation(self) -> Iterator[Batch]:
+        """The batches that were given, each time anew."""
+        self.calls.append(("evaluation",))
+        return iter(self._evaluation)
+
+    def save(self, step: int, metrics: dict[str, float]) -> None:
+        """Write a checkpoint in the background, where there are checkpoints."""
+        self.calls.append(("save", step, metrics))
+        if self._checkpoints is not None and self._engine is not None:
+            meta = {"scalars": self._engine.scalars(), "metrics": metrics}
+            self._checkpoints.save(step, self._engine.state(), meta, asynchronous=True)
+
+    def before_update(self) -> None:
+        """Wait for the copy that the last save makes."""
+        self.calls.append(("before_update",))
+        if self._checkpoints is not None:
+            self._checkpoints.wait_until_copied()
+
+    def show_samples(self, step: int) -> None:
+        """Note the step; nothing is drawn."""
+        self.calls.append(("show_samples", step))
+
+    def stop_requested(self, step: int) -> bool:
+        """Whether ``stop_at`` is reached."""
+        self.calls.append(("stop_requested", step))
+        return self._stop_at is not None and step >= self._stop_at
+
+    def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
+        """Keep metrics and seconds."""
+        self.calls.append(("log", step))
+        self.logged.append(Logged(step, values, seconds))
