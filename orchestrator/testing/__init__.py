@@ -11,10 +11,9 @@
 
 from __future__ import annotations
 
-from orchestrator.testing.calls import Calls
 from orchestrator.testing.engine import RecordingEngine
 from orchestrator.testing.plans import small_plan
 from orchestrator.testing.steps import steps_of
 from orchestrator.testing.surroundings import Logged, RecordingSurroundings
 
-__all__ = ["Calls", "Logged", "RecordingEngine", "RecordingSurroundings", "small_plan", "steps_of"]
+__all__ = ["Logged", "RecordingEngine", "RecordingSurroundings", "small_plan", "steps_of"]
