@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,7 @@ import torch.distributed as dist
 
 from orchestrator.errors import CheckpointError
 from orchestrator.records import RunRecord
-from orchestrator.runs import RunState
+from orchestrator.storage import is_uri
 
 Answer = TypeVar("Answer")
 
@@ -110,11 +109,11 @@ class Mailbox:
         self._launch = launch
         self._status = self._record.status(launch)
         self._stop, self._closed = threading.Event(), threading.Event()
-        self._pause = 0.5 if "://" not in storage else 5.0
+        self._pause = 5.0 if is_uri(storage) else 0.5
         self.reached_before = int(self._record.read(_REACHED) or 0)
         """Last step that an earlier attempt logged."""
         self._reached = self._written = 0
-        self._urls = dict(self._status.urls) if self._status is not None else {}
+        self._urls: dict[str, str] = {}
         self._told = self._status
         self._thread = threading.Thread(target=self._work, name="mailbox", daemon=True)
         self._thread.start()
@@ -132,25 +131,20 @@ class Mailbox:
         if self._reached > self._written:
             self._written = self._reached
             self._record.write(_REACHED, str(self._written).encode())
-        told = self._status and self._status.model_copy(update={"urls": self._urls})
+        told = self._status and self._status.with_urls(self._urls)
         if told is not None and told != self._told:
             self._record.set_state(told)
             self._told = told
 
     def tracked_at(self, url: str) -> None:
         """Note where the run's metrics are shown. Told by the tracker's thread, so it is kept apart from the status."""
-        self._urls = {**self._urls, "mlflow": url}
+        self._urls = {"mlflow": url}
 
     def reached(self, step: int, attempt: int, metrics: Mapping[str, float]) -> None:
         """Note the last step that was logged: whoever lists runs reads it from the record."""
         self._reached = max(step, self.reached_before)
         if self._status is not None:
-            update = {"state": RunState.RUNNING, "step": step, "attempt": attempt}
-            metrics = {
-                **self._status.metrics,
-                **{name: value for name, value in metrics.items() if math.isfinite(value)},
-            }
-            self._status = self._status.model_copy(update={**update, "metrics": metrics})
+            self._status = self._status.reached(step, attempt, metrics)
 
     def stop_asked(self) -> bool:
         """Whether a stop was asked for."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from orchestrator.data import EvalStream, Prepared, StepBatch, TrainStream
 from orchestrator.models import initialize
 from orchestrator.models.base import Batch, Modules, Objective, check_batch
 from orchestrator.planning.plan import Plan
+from orchestrator.storage import absolute
 from orchestrator.strategies.base import Engine
 from orchestrator.strategies.replicated import rank_and_world_size
 
@@ -113,8 +113,7 @@ def _start_weights(plan: Plan, modules: Modules) -> None:
     """Put the weights to start from in place, and freeze what is not to be trained."""
     start = plan.job.initialize
     if start.weights:
-        is_elsewhere = "://" in start.weights or Path(start.weights).is_absolute()
-        path = start.weights if is_elsewhere else str(Path(plan.base_dir) / start.weights)
+        path = absolute(start.weights, plan.base_dir)
         if path.endswith(".safetensors") or initialize.is_weight_folder(path):
             report = initialize.load_weights(
                 modules,

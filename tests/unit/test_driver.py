@@ -1,8 +1,154 @@
+"""One launch from its plan to its end, with Ray's part played by a fake."""
+
+import json
+import signal
+
 import pytest
+from data_jobs import job_of, plan_of
 
-from orchestrator.driver import seconds_between_polls
+from orchestrator import data, driver
+from orchestrator.errors import DataError, ResourcesError
+from orchestrator.records import RunRecord
+from orchestrator.runs import EndReason, RunState
+
+OUTCOME = {"step": 10, "stopped": False, "metrics": {"loss": 0.5}, "attempt": 1}
 
 
-@pytest.mark.parametrize(("workers", "seconds"), [(1, 0.2), (100, 0.2), (1000, 1.4), (10_000, 14.0)])
-def test_the_controller_looks_less_often_where_there_is_more_to_look_at(workers, seconds):
-    assert seconds_between_polls(workers) == pytest.approx(seconds)
+class Session:
+    """Stands in for RaySession: trains nothing, and does what a test gives it."""
+
+    trains = waits = staticmethod(lambda: None)
+    entered = left = 0
+
+    def __init__(self, plan, private_dir):
+        self.plan = plan
+
+    def __enter__(self):
+        Session.entered += 1
+        return self
+
+    def __exit__(self, *error):
+        Session.left += 1
+
+    def wait_for_resources(self, stop_asked):
+        Session.waits()
+
+    def train(self, prepared, *, launch, started_at):
+        assert prepared == "{}" and launch == 1
+        return Session.trains() or OUTCOME
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    held = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in held.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch, capsys):
+    """Runs the driver; gives its exit code, the recorded end and the event lines' kinds."""
+    plan = plan_of(job_of({"train": {"kind": "builtin", "name": "iris"}}), tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(plan.model_dump_json())
+    record = RunRecord(plan.storage)
+
+    class Prepared:
+        def model_dump_json(self):
+            return "{}"
+
+    monkeypatch.setattr(driver, "RaySession", Session)
+    monkeypatch.setattr(data, "prepare", lambda plan: Prepared())
+    monkeypatch.setattr(Session, "trains", staticmethod(lambda: None))
+    monkeypatch.setattr(Session, "waits", staticmethod(lambda: None))
+    monkeypatch.setattr(Session, "entered", 0)
+    monkeypatch.setattr(Session, "left", 0)
+
+    def run():
+        code = driver.main(["--plan", str(path)])
+        return code, record.status(1)
+
+    run.record = record
+    return run
+
+
+def test_a_launch_that_took_all_its_steps_succeeds(launch):
+    code, end = launch()
+    assert code == 0 and (end.state, end.reason) == (RunState.SUCCEEDED, EndReason.COMPLETED)
+    assert (end.step, end.attempt, end.total_steps, end.metrics) == (10, 1, 10, {"loss": 0.5})
+    assert (Session.entered, Session.left) == (1, 1)
+
+
+def test_its_state_is_starting_until_a_worker_has_logged(launch, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Session, "trains", staticmethod(lambda: seen.append(launch.record.status(1))))
+    launch()
+    assert [(status.state, status.total_steps) for status in seen] == [(RunState.STARTING, 10)]
+
+
+def test_a_launch_that_has_its_end_is_not_run_again(launch):
+    first = launch()
+    assert launch() == first
+    assert Session.entered == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (DataError("row 3 is bad"), 3, EndReason.BAD_DATA),
+        (ResourcesError("no room"), 4, EndReason.NO_RESOURCES),
+    ],
+)
+def test_what_goes_wrong_is_told_in_one_sentence(launch, monkeypatch, capsys, error, code, reason):
+    def fails():
+        raise error
+
+    monkeypatch.setattr(Session, "waits", staticmethod(fails))
+    assert launch() == (code, launch.record.status(1))
+    end = launch.record.status(1)
+    assert (end.state, end.reason, end.message) == (RunState.FAILED, reason, str(error))
+    assert "Traceback" not in capsys.readouterr().err
+    assert Session.left == 1
+
+
+def test_a_fault_of_our_own_shows_where_it_was(launch, monkeypatch, capsys):
+    monkeypatch.setattr(Session, "trains", staticmethod(lambda: 1 // 0))
+    code, end = launch()
+    assert (code, end.reason) == (4, EndReason.INFRASTRUCTURE)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_the_first_signal_asks_the_workers_to_save(launch, monkeypatch):
+    def trains():
+        signal.raise_signal(signal.SIGTERM)
+        assert launch.record.stop_was_asked(1)
+        return {**OUTCOME, "step": 4, "stopped": True}
+
+    monkeypatch.setattr(Session, "trains", staticmethod(trains))
+    code, end = launch()
+    assert (code, end.state, end.message) == (5, RunState.STOPPED, "stopped after step 4")
+
+
+def test_the_second_signal_ends_the_launch_at_once(launch, monkeypatch):
+    def trains():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Session, "trains", staticmethod(trains))
+    code, end = launch()
+    assert (code, end.state, end.message) == (5, RunState.STOPPED, "stopped before it could save")
+
+
+def test_a_signal_before_there_are_workers_ends_the_launch_at_once(launch, monkeypatch):
+    monkeypatch.setattr(Session, "waits", staticmethod(lambda: signal.raise_signal(signal.SIGTERM)))
+    code, end = launch()
+    assert (code, end.state, end.reason) == (5, RunState.STOPPED, EndReason.STOPPED_BY_USER)
+    assert Session.left == 1
+
+
+def test_the_last_line_is_the_end(launch, capsys):
+    launch()
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    told = json.loads(last[last.index("{") :])
+    assert (told["event"], told["state"], told["step"]) == ("end", "succeeded", 10)

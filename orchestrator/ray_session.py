@@ -1,0 +1,309 @@
+"""All of a launch that is Ray's: an instance of its own or the cluster's, what Ray reads, and Ray Train's workers.
+
+Ray itself is imported on use, since it reads its settings from the environment as it loads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from orchestrator import events
+from orchestrator.errors import ResourcesError, StoppedError
+from orchestrator.planning.plan import Plan
+from orchestrator.storage import is_uri
+from orchestrator.storage.arrow import open_filesystem
+
+DATA_CPUS = 1
+"""Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
+
+_UNUSED_CALLBACKS = {"PlacementGroupCleanerCallback"}
+"""What Ray Train starts beside the workers and a private instance has no use for: this one needs the dashboard, and there
+the driver's end frees all."""
+
+_NODE_POLL_SECONDS = 1.0
+
+
+class RaySession:
+    """A connection to Ray for one plan. Leaving it ends a private instance with all in it."""
+
+    def __init__(self, plan: Plan, private_dir: str | None) -> None:
+        """
+        Args:
+            plan: what is trained.
+            private_dir: folder for the files of an instance of its own; None joins the instance of this node.
+
+        """
+        self._plan, self._private_dir = plan, private_dir
+
+    def __enter__(self) -> RaySession:
+        os.environ.update(environment_of(self._plan))
+        try:
+            if self._private_dir:
+                self._start(self._private_dir)
+            else:
+                import ray
+
+                ray.init(address="auto", logging_level="WARNING", log_to_driver=True)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _start(self, folder: str) -> None:
+        """An instance of this run's own, on ports that are free."""
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less to start
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # one machine only: Ray binds to loopback
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = write_token(folder)
+        import ray
+
+        plan = self._plan
+        ray.init(
+            address="local",
+            num_cpus=private_cpus(plan),
+            num_gpus=plan.world_size * plan.job.scaling.gpus_per_worker or None,
+            include_dashboard=False,
+            object_store_memory=_object_store_bytes_here(),
+            logging_level="WARNING",
+            log_to_driver=True,
+            runtime_env=runtime_env(plan),
+            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+        )
+
+    def _leave(self) -> None:
+        import ray
+
+        ray.shutdown()
+        if self._private_dir:
+            shutil.rmtree(self._private_dir, ignore_errors=True)
+
+    def wait_for_resources(self, stop_asked: Callable[[], bool]) -> None:
+        """Say at once what is missing, since Ray would wait without end; wait for nodes only where they may still come.
+
+        Raises:
+            ResourcesError: what is asked for, and what the cluster has.
+            StoppedError: a stop was asked for meanwhile.
+
+        """
+        import ray
+
+        patience = 0.0 if self._private_dir else self._plan.job.recovery.worker_start_timeout
+        deadline = time.monotonic() + patience
+        is_told = False
+        while missing := shortage([n["Resources"] for n in ray.nodes() if n["Alive"]], self._plan):
+            if time.monotonic() >= deadline:
+                raise ResourcesError(missing)
+            if stop_asked():
+                raise StoppedError("stopped while waiting for nodes")
+            if not is_told:
+                is_told = True
+                events.emit("waiting", message=missing)
+            time.sleep(_NODE_POLL_SECONDS)
+
+    def train(self, prepared: str, *, launch: int, started_at: float) -> dict[str, Any]:
+        """Run ``worker.run`` on a group of workers, again where that can help; returns what rank 0 returned.
+
+        Args:
+            prepared: the prepared data, as JSON.
+            launch: 1, and one more for each resume.
+            started_at: of the driver, in seconds since the epoch.
+
+        Raises:
+            ray.train.TrainingFailedError: see ``recovery.incidents``.
+
+        """
+        from ray.train.torch import TorchConfig
+
+        from orchestrator import worker
+
+        plan = self._plan
+        trainer = _trainer_class(plan.job.recovery.max_failures, own_ray=bool(self._private_dir))(
+            worker.run,
+            train_loop_config={
+                "plan": plan.model_dump_json(),
+                "prepared": prepared,
+                "launch": launch,
+                "started_at": started_at,
+            },
+            torch_config=TorchConfig(
+                backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
+                timeout_s=int(plan.job.recovery.hang_timeout),
+            ),
+            scaling_config=_scaling_config(plan),
+            run_config=_run_config(plan, launch),
+        )
+        result: dict[str, Any] = trainer.fit().return_value
+        return result
+
+
+# -- what Ray reads ------------------------------------------------------------------------------------------
+
+
+def seconds_between_polls(workers: int) -> float:
+    """How often Ray Train's controller asks its workers. At its default of 2 s it forgets what they said last before
+    they died. One look costs it a quarter to a third of a millisecond of CPU a worker: from 140 workers on it looks
+    less often, so that it never takes more than a quarter of a core.
+    """
+    return max(0.2, workers * 1.4e-3)
+
+
+def environment_of(plan: Plan) -> dict[str, str]:
+    """What Ray reads from the environment, all in one place; it passes them on to the controller and the workers."""
+    recovery = plan.job.recovery
+    return {
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": f"{seconds_between_polls(plan.world_size):g}",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(int(recovery.worker_start_timeout)),
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(int(recovery.hang_timeout)),
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_COLOR_PREFIX": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        **plan.job.environment.env,
+    }
+
+
+def runtime_env(plan: Plan) -> dict[str, Any]:
+    """Ray's runtime environment for a private instance: the job's variables, folder and packages."""
+    environment = plan.job.environment
+    variables = dict(environment.env)
+    if environment.working_dir:
+        folder = Path(plan.base_dir) / environment.working_dir
+        if folder.is_dir():
+            variables["PYTHONPATH"] = str(folder)
+    packages = {"pip": list(environment.pip)} if environment.pip else {}
+    return {"env_vars": variables, **packages}
+
+
+def private_cpus(plan: Plan) -> int:
+    """Logical CPUs of a private instance: the workers' and those that read."""
+    return math.ceil(plan.world_size * plan.job.scaling.cpus_per_worker - 1e-6) + DATA_CPUS
+
+
+def write_token(folder: str) -> str:
+    """A fresh token in a new file that only this user reads; returns its path."""
+    Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = Path(folder) / "token"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return str(path)
+
+
+def _object_store_bytes_here() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory
+    return object_store_bytes(memory, shared)
+
+
+def object_store_bytes(memory: int, shared_memory: int) -> int:
+    """A tenth of the machine's memory, from 256 MB to 2 GB, and no more than half of /dev/shm; never under Ray's least."""
+    return max(100 * 2**20, min(2 * 10**9, max(256 * 10**6, memory // 10), shared_memory // 2))
+
+
+# -- resources -----------------------------------------------------------------------------------------------
+
+
+def shortage(nodes: Sequence[Mapping[str, float]], plan: Plan) -> str:
+    """One sentence on what nodes of these resources lack for the plan's workers; empty where they have room."""
+    scaling = plan.job.scaling
+    room = sum(workers_that_fit(node, plan) for node in nodes)
+    if room >= plan.world_size:
+        return ""
+    cpus = sum(node.get("CPU", 0) for node in nodes)
+    gpus = sum(node.get("GPU", 0) for node in nodes)
+    return (
+        f"{plan.world_size} workers of {scaling.cpus_per_worker:g} CPUs and {scaling.gpus_per_worker} GPUs are asked"
+        f" for, but the cluster has room for {room}: {len(nodes)} nodes with {cpus:g} CPUs and {gpus:g} GPUs in all"
+    )
+
+
+def workers_that_fit(node: Mapping[str, float], plan: Plan) -> int:
+    """How many of the plan's workers a node of these resources has room for."""
+    scaling = plan.job.scaling
+    if scaling.accelerator_type and not node.get(f"accelerator_type:{scaling.accelerator_type}"):
+        return 0
+    asked = resources_per_worker(plan)
+    return min(int((node.get(name, 0) + 1e-6) // amount) for name, amount in asked.items())
+
+
+def resources_per_worker(plan: Plan) -> dict[str, float]:
+    """By Ray's names."""
+    scaling = plan.job.scaling
+    asked = {
+        "CPU": scaling.cpus_per_worker,
+        "GPU": scaling.gpus_per_worker,
+        "memory": scaling.memory_per_worker or 0,
+    }
+    return {name: amount for name, amount in asked.items() if amount}
+
+
+# -- Ray Train -----------------------------------------------------------------------------------------------
+
+
+def _trainer_class(max_failures: int, *, own_ray: bool) -> Any:
+    from ray.train.torch import TorchTrainer
+
+    from orchestrator.recovery.policy import RetryWhatCanHelp
+
+    unused = _UNUSED_CALLBACKS if own_ray else set()
+
+    class Trainer(TorchTrainer):
+        """TorchTrainer with our failure policy in place of Ray's, which retries user errors and waits without end."""
+
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            arguments["failure_policy"] = RetryWhatCanHelp(max_failures)
+            return super()._initialize_and_run_controller(**arguments)
+
+        def _create_default_callbacks(self) -> Any:
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in unused]
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ours stays: it stops gracefully where Ray's aborts."""
+
+    return Trainer
+
+
+def _scaling_config(plan: Plan) -> Any:
+    from ray.train import ScalingConfig
+
+    scaling = plan.job.scaling
+    return ScalingConfig(
+        num_workers=plan.world_size,
+        use_gpu=bool(scaling.gpus_per_worker),
+        resources_per_worker=resources_per_worker(plan),
+        placement_strategy={"pack": "PACK", "spread": "SPREAD"}[scaling.placement],
+        accelerator_type=scaling.accelerator_type,
+        label_selector=[dict(scaling.node_labels)] * plan.world_size if scaling.node_labels else None,
+    )
+
+
+def _run_config(plan: Plan, launch: int) -> Any:
+    from ray.train import LoggingConfig, RunConfig
+
+    store, path = None, f"{plan.storage}/ray"
+    if is_uri(path):
+        store, path = open_filesystem(path)
+    return RunConfig(
+        name=f"launch-{launch}",
+        storage_path=path,
+        storage_filesystem=store,
+        logging_config=LoggingConfig(log_level="WARNING"),
+    )

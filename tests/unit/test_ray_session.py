@@ -1,0 +1,162 @@
+"""What is decided of a launch's Ray before Ray is asked."""
+
+import stat
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from data_jobs import job_of, plan_of
+
+from orchestrator import ray_session
+from orchestrator.errors import ResourcesError, StoppedError
+from orchestrator.ray_session import (
+    RaySession,
+    environment_of,
+    object_store_bytes,
+    private_cpus,
+    resources_per_worker,
+    runtime_env,
+    seconds_between_polls,
+    shortage,
+    workers_that_fit,
+    write_token,
+)
+
+IRIS = {"train": {"kind": "builtin", "name": "iris"}}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    def of(workers=1, **sections):
+        return plan_of(job_of(IRIS, **sections), tmp_path, workers=workers)
+
+    return of
+
+
+@pytest.mark.parametrize(("workers", "seconds"), [(1, 0.2), (100, 0.2), (1000, 1.4), (10_000, 14.0)])
+def test_the_controller_looks_less_often_where_there_is_more_to_look_at(workers, seconds):
+    assert seconds_between_polls(workers) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("memory", "shared", "expected"),
+    [
+        (2**30, 2**40, 256 * 10**6),
+        (8 * 10**9, 2**40, 8 * 10**8),
+        (2**40, 2**40, 2 * 10**9),
+        (2**40, 10**9, 5 * 10**8),
+        (2**30, 10**6, 100 * 2**20),  # Ray refuses less
+    ],
+)
+def test_the_object_store_is_a_share_of_what_the_machine_has(memory, shared, expected):
+    assert object_store_bytes(memory, shared) == expected
+
+
+@pytest.mark.parametrize(("workers", "cpus", "all_cpus"), [(2, 1, 3), (2, 0.5, 2), (3, 0.5, 3), (10, 0.7, 8)])
+def test_a_private_instance_has_a_cpu_beside_the_workers(plan, workers, cpus, all_cpus):
+    assert private_cpus(plan(workers, batch=workers, scaling={"cpus_per_worker": cpus})) == all_cpus
+
+
+def test_the_jobs_own_variables_come_last(plan):
+    made = plan(
+        2,
+        environment={"env": {"TOKENIZERS_PARALLELISM": "true", "MINE": "x"}},
+        recovery={"hang_timeout": 77, "worker_start_timeout": 88},
+    )
+    environment = environment_of(made)
+    assert (environment["TOKENIZERS_PARALLELISM"], environment["MINE"]) == ("true", "x")
+    assert environment["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "77"
+    assert environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "88"
+    assert environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.2"
+
+
+def test_workers_import_from_the_jobs_folder(plan, tmp_path):
+    assert runtime_env(plan()) == {"env_vars": {}}
+    made = plan(environment={"working_dir": "code", "pip": ["a==1"], "env": {"A": "1"}})
+    assert runtime_env(made) == {"env_vars": {"A": "1"}, "pip": ["a==1"]}  # not where there is no such folder
+    (tmp_path / "code").mkdir()
+    assert runtime_env(made)["env_vars"] == {"A": "1", "PYTHONPATH": str(tmp_path / "code")}
+
+
+def test_a_token_is_new_and_read_by_its_user_alone(tmp_path):
+    first, second = write_token(str(tmp_path / "a")), write_token(str(tmp_path / "b"))
+    texts = [Path(path).read_text() for path in (first, second)]
+    assert texts[0] != texts[1] and all(len(text) == 64 for text in texts)
+    assert stat.S_IMODE((tmp_path / "a" / "token").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
+    with pytest.raises(FileExistsError):
+        write_token(str(tmp_path / "a"))
+
+
+GPU_JOB = {"gpus_per_worker": 1, "cpus_per_worker": 2, "memory_per_worker": 100, "accelerator_type": "H100"}
+NODE = {"CPU": 8, "GPU": 4, "memory": 1000, "accelerator_type:H100": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "fit"),
+    [
+        ({}, 4),
+        ({"CPU": 5}, 2),
+        ({"GPU": 1}, 1),
+        ({"memory": 250}, 2),
+        ({"memory": 0}, 0),
+        ({"accelerator_type:H100": 0, "accelerator_type:A100": 1}, 0),
+    ],
+)
+def test_what_a_node_has_least_of_decides_how_many_workers_fit(plan, changed, fit):
+    assert workers_that_fit({**NODE, **changed}, plan(scaling=GPU_JOB)) == fit
+
+
+def test_shares_of_a_cpu_add_up(plan):
+    assert workers_that_fit({"CPU": 0.3}, plan(scaling={"cpus_per_worker": 0.1})) == 3
+    assert resources_per_worker(plan(scaling={"cpus_per_worker": 0.1})) == {"CPU": 0.1}
+
+
+def test_a_shortage_says_what_is_asked_for_and_what_is_there(plan):
+    asks = plan(4, scaling={"cpus_per_worker": 2})
+    assert shortage([{"CPU": 4}, {"CPU": 5}], asks) == ""
+    assert shortage([{"CPU": 4}, {"CPU": 3}], asks) == (
+        "4 workers of 2 CPUs and 0 GPUs are asked for, but the cluster has room for 3:"
+        " 2 nodes with 7 CPUs and 0 GPUs in all"
+    )
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A cluster of which each look takes a second of the clock, and sees the next of the given lists of nodes."""
+    now, looks = [0.0], []
+
+    def nodes():
+        seen = looks.pop(0) if len(looks) > 1 else looks[0]
+        return [{"Alive": alive, "Resources": {"CPU": cpus}} for cpus, alive in seen]
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=nodes))
+    monkeypatch.setattr(ray_session.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray_session.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return looks
+
+
+def test_nodes_that_may_still_come_are_waited_for(plan, cluster, capsys):
+    waits = RaySession(plan(2, recovery={"worker_start_timeout": 60}), None)
+    cluster[:] = [[(1, True)], [(1, True), (1, False)], [(1, True), (1, True)]]
+    waits.wait_for_resources(lambda: False)
+    assert capsys.readouterr().out.count('"waiting"') == 1
+
+
+def test_nodes_are_waited_for_no_longer_than_workers_may_take_to_start(plan, cluster):
+    cluster[:] = [[(1, True)]]
+    with pytest.raises(ResourcesError, match="room for 1"):
+        RaySession(plan(2, recovery={"worker_start_timeout": 5}), None).wait_for_resources(lambda: False)
+
+
+def test_a_private_instance_can_not_grow(plan, cluster, tmp_path):
+    cluster[:] = [[(1, True)], [(2, True)]]
+    with pytest.raises(ResourcesError, match="room for 1"):
+        RaySession(plan(2), str(tmp_path)).wait_for_resources(lambda: False)
+
+
+def test_a_stop_ends_the_wait(plan, cluster):
+    cluster[:] = [[(1, True)]]
+    with pytest.raises(StoppedError):
+        RaySession(plan(2), None).wait_for_resources(lambda: True)
