@@ -5,7 +5,8 @@ from __future__ import annotations
 from orchestrator.data.inspect_data import inspect
 from orchestrator.data.prepare_data import prepare
 from orchestrator.data.prepared import Prepared, describe_change
-from orchestrator.data.reading.stream import EvalStream, StepBatch, TrainStream, open_eval, open_train
+from orchestrator.data.reading.evaluation import EvalStream, open_eval
+from orchestrator.data.reading.training import StepBatch, TrainStream, open_train
 from orchestrator.data.reading_back import decode_text
 from orchestrator.data.serving import Inputs, inputs_of
 

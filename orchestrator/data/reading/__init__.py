@@ -1,1 +1,1 @@
-"""Which process reads which rows, and when: rows, blocks, streams, through Ray Data or by the worker itself."""
+"""Which process reads what, and when: rows by place, chunks of steps, and the streams that a loop takes them from."""

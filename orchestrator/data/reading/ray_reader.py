@@ -1,4 +1,4 @@
-"""Blocks through Ray Data: each rank has a dataset of its own, whose read tasks run on any node of the cluster.
+"""Chunks through Ray Data: each rank has a dataset of its own, whose read tasks run on any node of the cluster.
 
 A read task *is* reading, decoding and transforming: no further stage is added, since each costs more than it
 does (see docs/data.md). A row of what it makes is one whole step of the rank, so that wherever Ray cuts its
@@ -25,7 +25,9 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayTaskError
 
 from orchestrator.data.prepared import Prepared
-from orchestrator.data.reading.blocks import BLOCK_BYTES, TrainingBlocks, block_bounds
+from orchestrator.data.reading.chunks import CHUNK_BYTES, chunk_bounds
+from orchestrator.data.reading.training_chunks import TrainingChunks
+from orchestrator.data.tensors import finished_steps
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import TrainwrightError
 from orchestrator.planning.plan import Plan
@@ -70,20 +72,20 @@ class StepsSource(Datasource):
 
 
 def _read_steps(inputs: Any, rank: int, world_size: int, first: int, stop: int) -> Iterator[pa.Table]:
-    """In a task: the blocks of a range of steps, one row a step."""
-    blocks = _blocks(inputs, rank, world_size)
+    """In a task: the chunks of a range of steps, one row a step."""
+    chunks = _chunks(inputs, rank, world_size)
     try:
-        for block_first, block_stop in block_bounds(first, stop, blocks.most_steps):
-            yield batch_to_table(blocks.read(block_first, block_stop, stop))
+        for chunk_first, chunk_stop in chunk_bounds(first, stop, chunks.most_steps):
+            yield batch_to_table(chunks.read(chunk_first, chunk_stop, stop))
     finally:
-        blocks.forget_before(stop)  # the next task in this process is likely another piece of the same window
+        chunks.forget_before(stop)  # the next task in this process is likely another piece of the same window
 
 
 @lru_cache(maxsize=1)
-def _blocks(inputs: Any, rank: int, world_size: int) -> TrainingBlocks:
+def _chunks(inputs: Any, rank: int, world_size: int) -> TrainingChunks:
     """Kept from task to task in a process of Ray's, with the files it has open."""
     prepared, plan = ray.get(inputs)
-    return TrainingBlocks(
+    return TrainingChunks(
         Prepared.model_validate_json(prepared),
         Plan.model_validate_json(plan),
         rank=rank,
@@ -108,14 +110,14 @@ def table_to_batch(table: pa.Table) -> Batch:
 
 
 def read_with_ray(
-    prepared: Prepared, plan: Plan, blocks: TrainingBlocks, *, rank: int, world_size: int, first_step: int
-) -> Generator[Batch, None, None]:
-    """The blocks of a rank from a step on, read by Ray Data."""
+    prepared: Prepared, plan: Plan, chunks: TrainingChunks, *, rank: int, world_size: int, first_step: int
+) -> Generator[list[Batch], None, None]:
+    """The steps of a rank's chunks from a step on, read by Ray Data."""
     inputs = ray.put((prepared.model_dump_json(), plan.model_dump_json()))
-    bounds = blocks.task_bounds(first_step)
-    step_bytes = blocks.samples * prepared.carried_bytes
-    spec = plan.job.data
-    _set_context(blocks.most_steps * step_bytes)
+    bounds = chunks.task_bounds(first_step)
+    step_bytes = chunks.samples * prepared.carried_bytes
+    spec, layouts = plan.job.data, prepared.train[0].layouts
+    _set_context(chunks.most_steps * step_bytes)
     # The views are of memory that nobody may write to, and nobody does.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     while segment := list(islice(bounds, _TASKS_PER_DATASET)):
@@ -129,7 +131,7 @@ def read_with_ray(
         try:
             for bundle in dataset.iter_internal_ref_bundles():
                 for entry in bundle.blocks:
-                    yield table_to_batch(ray.get(entry.ref))
+                    yield finished_steps(table_to_batch(ray.get(entry.ref)), layouts)
         except Exception as error:
             # Ray wraps what a task raised, in two layers and with its own text.
             raise cause_of(error) from error
@@ -146,13 +148,13 @@ def cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def _set_context(block_bytes: int) -> None:
-    """For this process's datasets: ordered, quiet, blocks as we make them."""
+def _set_context(chunk_bytes: int) -> None:
+    """For this process's datasets: ordered, quiet, a block of Ray's for each chunk."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    # Ray joins blocks up to the target and cuts those over one and a half of it: between, ours stay as they are.
-    context.target_max_block_size = max(1, int(min(block_bytes, BLOCK_BYTES) / 1.25))
+    # Ray joins blocks up to the target and cuts those over one and a half of it: between, chunks stay as they are.
+    context.target_max_block_size = max(1, int(min(chunk_bytes, CHUNK_BYTES) / 1.25))
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

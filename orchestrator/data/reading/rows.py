@@ -37,13 +37,13 @@ class RowReader:
         self._columns = tuple(
             dict.fromkeys(name for layout in source.layouts for name in layout.read_columns)
         )
-        self._held: dict[int, _Group] = {}
+        self._groups: dict[int, _Group] = {}
         self.selection = Selection(source.part, source.index.group_rows)
 
     def keep(self, groups: set[int]) -> None:
         """Forget all other groups."""
-        for group in self._held.keys() - groups:
-            del self._held[group]
+        for group in self._groups.keys() - groups:
+            del self._groups[group]
 
     def load(self, groups: Sequence[int]) -> None:
         """Read these now, so that they are there when they are needed."""
@@ -59,32 +59,32 @@ class RowReader:
             group: int64 (N,).
             nth: int64 (N,): which of the group's selected rows.
         """
-        return self.find(group, nth).decoded()
+        return self.fetch(group, nth).decode()
 
-    def find(self, group: np.ndarray, nth: np.ndarray) -> FoundRows:
-        """The same rows as they lie in their groups, which are read where they are not held."""
+    def fetch(self, group: np.ndarray, nth: np.ndarray) -> FetchedRows:
+        """The same rows as they lie in their groups, which are read where they are not in memory."""
         index = self._source.index
         by_group = np.argsort(group, kind="stable")
         groups, firsts = np.unique(group[by_group], return_index=True)
         pieces: list[_Piece] = []
         sample_id = np.empty(len(group), dtype=np.int64)
         for number, slots in zip(groups.tolist(), np.split(by_group, firsts[1:]), strict=True):
-            held = self._group(number)
-            rows = nth[slots] if held.selected is None else held.selected[nth[slots]]
+            loaded = self._group(number)
+            rows = nth[slots] if loaded.selected is None else loaded.selected[nth[slots]]
             sample_id[slots] = self._source.first_id + index.group_starts[number] + rows
-            pieces.append(_Piece(held, slots, rows, self._where(number)))
-        return FoundRows(self._source.layouts, sample_id, pieces)
+            pieces.append(_Piece(loaded, slots, rows, self._where(number)))
+        return FetchedRows(self._source.layouts, sample_id, pieces)
 
     def _group(self, number: int) -> _Group:
-        held = self._held.get(number)
-        if held is None:
+        loaded = self._groups.get(number)
+        if loaded is None:
             table = self._format.read(self._source.index, number, self._columns)
             bad = np.zeros(table.num_rows, dtype=bool) if self._source.skips_bad_samples else None
             values = {
                 layout.name: self._values(table, layout, number, bad) for layout in self._source.layouts
             }
-            held = self._held[number] = _Group(values, self.selection.rows(number), bad)
-        return held
+            loaded = self._groups[number] = _Group(values, self.selection.rows(number), bad)
+        return loaded
 
     def _values(self, table: pa.Table, layout: TensorLayout, number: int, bad: np.ndarray | None) -> Values:
         """A group's values; where bad samples are skipped, row by row if need be, marking those that can't be read."""
@@ -119,14 +119,14 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class FoundRows:
+class FetchedRows:
     """Rows that lie in memory as their groups hold them. Needs no reader: another thread may decode them."""
 
     layouts: Sequence[TensorLayout]
     sample_id: np.ndarray
     pieces: Sequence[_Piece]
 
-    def decoded(self) -> Batch:
+    def decode(self) -> Batch:
         """Their tensors; see ``RowReader.read``."""
         weight = np.ones(len(self.sample_id), dtype=np.float32)
         batch = {layout.name: self._tensor(layout, weight) for layout in self.layouts}

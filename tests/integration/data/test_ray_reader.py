@@ -11,7 +11,7 @@ from data_jobs import job_of, plan_of
 from golden_batches import CASES, GOLDEN, batches_digest, case_data
 
 from orchestrator import data
-from orchestrator.data.reading import blocks
+from orchestrator.data.reading import chunks, training_chunks
 from orchestrator.errors import DataError
 
 pytestmark = pytest.mark.ray
@@ -69,9 +69,9 @@ def all_steps(spec, tmp_path, reader: str, start: int, rank: int) -> list[dict[s
 @pytest.mark.parametrize("small_tasks", [False, True])
 def test_both_readers_give_the_same(spec, tmp_path, monkeypatch, start, small_tasks):
     if small_tasks:
-        # Many blocks, tasks and datasets, as a long run has them.
-        monkeypatch.setattr(blocks, "BLOCK_BYTES", 10_000)
-        monkeypatch.setattr(blocks, "TASK_BYTES", 50_000)
+        # Many chunks, tasks and datasets, as a long run has them.
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", 10_000)
+        monkeypatch.setattr(training_chunks, "TASK_BYTES", 50_000)
         monkeypatch.setattr("orchestrator.data.reading.ray_reader._TASKS_PER_DATASET", 3)
     ours = all_steps(spec, tmp_path, "ray", start, rank=1)
     alone = all_steps(spec, tmp_path, "worker", start, rank=1)

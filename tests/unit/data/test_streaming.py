@@ -481,11 +481,11 @@ def test_bad_samples_are_skipped_up_to_a_number(partly_bad, tmp_path, caplog):
 
 @pytest.mark.parametrize("task_bytes", [1, 500, 5_000, 10**7])
 def test_read_tasks_cover_the_steps_one_after_the_other(table, tmp_path, many_lanes, monkeypatch, task_bytes):
-    from orchestrator.data.reading import blocks
+    from orchestrator.data.reading import training_chunks
 
-    monkeypatch.setattr(blocks, "TASK_BYTES", task_bytes)
+    monkeypatch.setattr(training_chunks, "TASK_BYTES", task_bytes)
     plan = plan_of(job_of(table, batch=24), tmp_path, steps=130)
-    made = blocks.TrainingBlocks(prepared_of(plan), plan, rank=0, world_size=1)
+    made = training_chunks.TrainingChunks(prepared_of(plan), plan, rank=0, world_size=1)
     for start in (0, 1, 41, 42, 129):
         bounds = list(made.task_bounds(start))
         assert bounds[0][0] == start and bounds[-1][1] == 130
@@ -494,10 +494,10 @@ def test_read_tasks_cover_the_steps_one_after_the_other(table, tmp_path, many_la
 
 
 def test_read_tasks_of_one_window_read_it_once_in_a_process(table, tmp_path, many_lanes, read):
-    from orchestrator.data.reading import blocks
+    from orchestrator.data.reading import training_chunks
 
     plan = plan_of(job_of(table, batch=24), tmp_path, steps=100)
-    made = blocks.TrainingBlocks(prepared_of(plan), plan, rank=0, world_size=1)
+    made = training_chunks.TrainingChunks(prepared_of(plan), plan, rank=0, world_size=1)
     read.clear()
     for step in range(3):  # a window of this order is three steps; each task takes one
         made.read(step, step + 1, step + 1)

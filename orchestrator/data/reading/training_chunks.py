@@ -1,8 +1,4 @@
-"""Blocks: consecutive steps of one rank, as arrays of shape (steps, samples of the rank, ...).
-
-``TrainingBlocks.find`` and ``EvaluationBlocks.find``, and what they return, are all that reading is; the transports
-(``stream.py``, ``ray_reader.py``) only decide which process and thread calls them, and when.
-"""
+"""Training, chunk by chunk: a rank's slots of each global batch, with its windows' row groups read ahead."""
 
 from __future__ import annotations
 
@@ -11,34 +7,18 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from orchestrator.data.hashing import sample_seeds
-from orchestrator.data.order import EpochOrder, RowSpace
+from orchestrator.data.order import EpochOrder
 from orchestrator.data.prepared import Prepared, PreparedSource
-from orchestrator.data.reading.rows import RowReader, refuse_text
+from orchestrator.data.reading.chunks import by_step, most_steps, share_of
+from orchestrator.data.reading.rows import RowReader
 from orchestrator.data.transforms import Batch, apply_all
 from orchestrator.planning.plan import Plan
 
-BLOCK_BYTES = 2**23
-"""A block holds about as much, and at least one step. Of twice the size, a block of images took a fifth more CPU: memory
-so large is asked of the system anew for each."""
 TASK_BYTES = 2**27
 """A read task makes about as much, where windows are smaller."""
 
 
-def share_of(total: int, rank: int, world_size: int) -> tuple[int, int]:
-    """First and one past the last of ``total`` things that a rank has."""
-    return rank * total // world_size, (rank + 1) * total // world_size
-
-
-def block_bounds(first: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut steps into blocks: short ones first, so that the first batch comes soon."""
-    size = 1
-    while first < stop:
-        end = min(stop, first + min(size, most))
-        yield first, end
-        first, size = end, size * 2
-
-
-class TrainingBlocks:
+class TrainingChunks:
     """Training steps of one rank."""
 
     def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
@@ -47,7 +27,7 @@ class TrainingBlocks:
         batch = plan.job.training.global_batch_size
         first, stop = share_of(batch, rank, world_size)
         self.samples = stop - first
-        self.most_steps = max(1, BLOCK_BYTES // max(1, self.samples * prepared.carried_bytes))
+        self.most_steps = most_steps(self.samples, prepared.carried_bytes)
         self._sources: list[_SourceSlots] = []
         offset = 0
         for source in prepared.train:
@@ -98,19 +78,19 @@ class TrainingBlocks:
         Args:
             last_step: where this reader's work ends, so that it reads nothing ahead for what lies behind.
         """
-        return self.find(first_step, stop_step, last_step)()
+        return self.fetch(first_step, stop_step, last_step)()
 
-    def find(self, first_step: int, stop_step: int, last_step: int | None = None) -> Callable[[], Batch]:
+    def fetch(self, first_step: int, stop_step: int, last_step: int | None = None) -> Callable[[], Batch]:
         """Read what the steps need. What is returned does the rest, decoding and transforming, on any thread."""
         steps = stop_step - first_step
         last = self.stop if last_step is None else last_step
-        parts = [source.find(first_step, stop_step, last) for source in self._sources]
+        parts = [source.fetch(first_step, stop_step, last) for source in self._sources]
 
         def decode() -> Batch:
-            found = [part() for part in parts]
-            rows = found[0] if len(found) == 1 else _side_by_side(found, steps)
+            sources = [part() for part in parts]
+            rows = sources[0] if len(sources) == 1 else _side_by_side(sources, steps)
             rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=True)
-            return _by_step(rows, steps)
+            return by_step(rows, steps)
 
         return decode
 
@@ -125,7 +105,7 @@ class _SourceSlots:
         self.reader = RowReader(source)
         self._epochs: dict[int, EpochOrder] = {}
 
-    def find(self, first_step: int, stop_step: int, last_step: int) -> Callable[[], Batch]:
+    def fetch(self, first_step: int, stop_step: int, last_step: int) -> Callable[[], Batch]:
         """Read what is needed; what is returned makes rows of shape (steps * slots, ...) of it."""
         per_epoch = self.shape.steps
         group, nth, real, epochs = [], [], [], []
@@ -139,11 +119,11 @@ class _SourceSlots:
             real.append(places.real.ravel())
             epochs.append(np.full(places.real.size, epoch, dtype=np.int64))
             step += count
-        found = self.reader.find(np.concatenate(group), np.concatenate(nth))
+        fetched = self.reader.fetch(np.concatenate(group), np.concatenate(nth))
         self._read_ahead(stop_step, last_step)
 
         def decode() -> Batch:
-            rows = found.decoded()
+            rows = fetched.decode()
             rows["sample_seed"] = sample_seeds(self._seed, np.concatenate(epochs), rows["sample_id"])
             real_rows = np.concatenate(real)
             rows["sample_id"] = np.where(real_rows, rows["sample_id"], -1)
@@ -192,49 +172,3 @@ def _side_by_side(parts: list[Batch], steps: int) -> Batch:
         values = np.concatenate(shaped, axis=1)
         joined[name] = values.reshape(-1, *values.shape[2:])
     return joined
-
-
-class EvaluationBlocks:
-    """The evaluation set in the order of its files; a "step" is one batch of each rank.
-
-    Every rank has as many batches of as many samples, since the forward may be collective; where the set does
-    not come out even, the rest is padding of weight zero. Each sample is real exactly once over all ranks.
-    """
-
-    def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
-        assert prepared.evaluation is not None
-        self._prepared, self._plan = prepared, plan
-        self.samples = plan.micro_batch_size
-        self._total = prepared.eval_samples
-        self._first, self._end = share_of(self._total, rank, world_size)
-        longest = -(-self._total // world_size)
-        self.stop = -(-longest // self.samples)
-        self.most_steps = max(1, BLOCK_BYTES // max(1, self.samples * prepared.carried_bytes))
-        self._reader = RowReader(prepared.evaluation)
-        counts = self._reader.selection.counts
-        self._space = RowSpace(np.flatnonzero(counts), counts)
-
-    def find(self, first_step: int, stop_step: int) -> Callable[[], Batch]:
-        """Batches [first_step, stop_step), transformed without augmentation, with ``weight``: as for training."""
-        place = self._first + np.arange(first_step * self.samples, stop_step * self.samples, dtype=np.int64)
-        real = place < self._end
-        group, nth = self._space.find(np.where(real, place, min(self._first, self._total - 1)))
-        found = self._reader.find(group, nth)
-        self._reader.keep({int(group[-1])})
-
-        def decode() -> Batch:
-            rows = found.decoded()
-            rows["sample_seed"] = sample_seeds(
-                self._plan.job.training.seed, np.full(len(group), -1), rows["sample_id"]
-            )
-            rows["sample_id"] = np.where(real, rows["sample_id"], -1)
-            rows["weight"] *= real
-            rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=False)
-            return _by_step(rows, stop_step - first_step)
-
-        return decode
-
-
-def _by_step(rows: Batch, steps: int) -> Batch:
-    refuse_text(rows)
-    return {name: values.reshape(steps, -1, *values.shape[1:]) for name, values in rows.items()}

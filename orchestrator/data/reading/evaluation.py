@@ -1,0 +1,70 @@
+"""The evaluation stream: the same batches each time it is asked, kept in memory where they are few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.data.prepared import Prepared
+from orchestrator.data.reading.bad_samples import BadSamples, bad_samples_of
+from orchestrator.data.reading.evaluation_chunks import EvaluationChunks
+from orchestrator.data.reading.prefetch import ahead_of
+from orchestrator.data.reading.worker_reader import chunks_ahead, decoding_threads, read_here
+from orchestrator.data.transforms import Batch
+from orchestrator.errors import DataError
+from orchestrator.planning.plan import Plan
+
+IN_MEMORY_BYTES = 2**28
+"""An evaluation set whose share of a rank is smaller stays in memory after the first evaluation."""
+
+
+class EvalStream:
+    """The evaluation set of one rank, as often as asked for."""
+
+    def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
+        self._prepared = prepared
+        assert prepared.evaluation is not None
+        self._skips = plan.job.data.skip_bad_samples > 0
+        self._bad = BadSamples((prepared.evaluation,), plan.job.data.skip_bad_samples)
+        self._open = lambda: EvaluationChunks(prepared, plan, rank=rank, world_size=world_size)
+        chunks = self._open()
+        self._batches = chunks.stop
+        self._ahead = chunks_ahead(plan, chunks.most_steps)
+        self._threads = decoding_threads(plan)
+        self._fits_in_memory = chunks.stop * chunks.samples * prepared.sample_bytes <= IN_MEMORY_BYTES
+        self._in_memory: list[Batch] | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """One evaluation: as many batches of the same size on every rank, each sample real once over all ranks.
+
+        ``weight`` float32 is there where a batch has padding.
+        """
+        if self._in_memory is not None:
+            yield from self._in_memory
+            return
+        batches: list[Batch] = []
+        layouts = self._prepared.train[0].layouts
+        source = ahead_of(read_here(self._open(), 0, layouts, threads=self._threads), self._ahead)
+        try:
+            for chunk in source:
+                for batch in chunk:
+                    if self._skips:
+                        self._bad.check(bad_samples_of(batch))
+                    if batch["weight"].all():
+                        del batch["weight"]
+                    if self._fits_in_memory:
+                        batches.append(batch)
+                    yield batch
+        finally:
+            source.close()
+        if self._fits_in_memory:
+            self._in_memory = batches
+
+    def __len__(self) -> int:
+        return self._batches
+
+
+def open_eval(prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> EvalStream:
+    """This rank's share of the evaluation set."""
+    if prepared.evaluation is None:
+        raise DataError("data.eval: there is nothing to evaluate on")
+    return EvalStream(prepared, plan, rank=rank, world_size=world_size)
