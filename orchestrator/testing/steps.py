@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.distributed as dist
 
-from orchestrator.data.reading.stream import StepBatch
+from orchestrator.data.reading.training import StepBatch
 from orchestrator.models.base import Batch
 from orchestrator.planning.plan import Plan
 
