@@ -167,11 +167,11 @@ def read_block(store: Store, folder: str, index: RankIndex, block: int) -> bytes
     """One block of a rank's file. Raises CheckpointError where it is missing, short, too long or changed."""
     name = data_name(index.rank)
     try:
-        if block == len(index.block_sha256) - 1 and (size := store.size(f"{folder}/{name}")) != index.bytes:
-            raise CheckpointError(f"its {name} has {size} bytes and was written with {index.bytes}")
         content = store.read(f"{folder}/{name}", block * index.block_bytes, index.block_bytes)
     except FileNotFoundError as error:
         raise CheckpointError(f"its {name} is missing") from error
+    if block == len(index.block_sha256) - 1 and (size := store.size(f"{folder}/{name}")) != index.bytes:
+        raise CheckpointError(f"its {name} has {size} bytes and was written with {index.bytes}")
     if sha256(content) != index.block_sha256[block]:
         begin = block * index.block_bytes
         raise CheckpointError(f"its {name} is damaged between bytes {begin} and {begin + len(content)}")

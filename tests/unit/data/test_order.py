@@ -1,10 +1,13 @@
+import hashlib
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.data.hashing import feistel, mix, permutation
-from orchestrator.data.order import EpochOrder, OrderShape, shape_order
+from orchestrator.data.order import EpochOrder, OrderShape, RowSpace, shape_order
 
 GROUPS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)
 
@@ -122,8 +125,6 @@ def test_the_shuffle_is_near_a_full_one():
 
 
 def test_a_billion_rows_take_no_memory_to_order():
-    import tracemalloc
-
     rows = np.full(10_000, 100_000)
     tracemalloc.start()
     shape = shape_order(rows, row_bytes=4000, batch=1024, window_rows=65_536, shuffle=True, drop_tail=False)
@@ -139,6 +140,138 @@ def test_a_billion_rows_take_no_memory_to_order():
 @settings(max_examples=60, deadline=None)
 def test_feistel_is_a_permutation(key, size):
     np.testing.assert_array_equal(np.sort(feistel(key, size, np.arange(size))), np.arange(size))
+
+
+@given(shapes(), st.data())
+@settings(max_examples=80, deadline=None)
+def test_the_groups_to_hold_are_those_of_the_windows_that_a_step_is_in(made, data):
+    """No group too many: each held one takes memory until the window's end."""
+    shape, rows = made
+    if shape.steps == 0:
+        return
+    order = EpochOrder(shape, rows, seed=1, epoch=2)
+    window_steps = shape.window // shape.lane_batch
+    for _ in range(3):
+        step = data.draw(st.integers(0, shape.steps - 1))
+        first = data.draw(st.integers(0, shape.batch - 1))
+        stop = data.draw(st.integers(first + 1, shape.batch))
+        begin = step // window_steps * window_steps
+        lanes = first // shape.lane_batch * shape.lane_batch, -(-stop // shape.lane_batch) * shape.lane_batch
+        places = order.locate(begin, begin + window_steps, *lanes)
+        assert order.open_groups(step, first, stop) == set(places.group[places.real].tolist())
+
+
+@given(GROUPS, st.randoms(use_true_random=False), st.data())
+@settings(deadline=None)
+def test_rows_laid_end_to_end_are_found_again(rows, random, data):
+    groups = [number for number, count in enumerate(rows) if count]
+    random.shuffle(groups)
+    laid = [(group, nth) for group in groups for nth in range(rows[group])]
+    space = RowSpace(np.array(groups), np.array(rows))
+    group, nth = space.find(np.arange(len(laid)))
+    assert list(zip(group.tolist(), nth.tolist(), strict=True)) == laid
+    stretches = [
+        sorted((data.draw(st.integers(0, len(laid) - 1)), data.draw(st.integers(0, len(laid) - 1))))
+        for _ in range(data.draw(st.integers(0, 4)))
+    ]
+    first, last = np.array(stretches, dtype=np.int64).reshape(-1, 2).T
+    crossed = {laid[place][0] for begin, end in stretches for place in range(begin, end + 1)}
+    assert space.between(first, last) == crossed
+
+
+ROWS = np.array([5, 0, 17, 40, 3, 1, 29, 8])
+
+
+@pytest.mark.parametrize(
+    ("lanes", "window", "shuffle", "drop_tail", "digest"),
+    [
+        (1, 1, False, False, "22282694c1914b69"),
+        (1, 103, True, False, "52c47b333e08dd98"),
+        (3, 8, True, False, "4882c81d0dccb620"),
+        (4, 9, True, True, "117461a9663513fc"),
+        (12, 2, True, False, "bd5db2c5b9243716"),
+        (6, 6, True, False, "d1bf32a9298f0a1a"),
+        (2, 12, True, False, "22535384b307c4c0"),
+    ],
+)
+def test_orders_of_whole_epochs_never_change(lanes, window, shuffle, drop_tail, digest):
+    """A resumed run must find the order that it left; group, row and padding of every slot are in the digest."""
+    shape = OrderShape(int(ROWS.sum()), 12, lanes, window, shuffle, drop_tail)
+    order = EpochOrder(shape, ROWS, seed=5, epoch=2)
+    whole = order.locate(0, shape.steps, 0, shape.batch)
+    parts = (whole.group, whole.nth, whole.real)
+    assert all(part.shape == (shape.steps, shape.batch) for part in parts)
+    assert hashlib.sha256(b"".join(part.astype("<i8").tobytes() for part in parts)).hexdigest()[:16] == digest
+    again = order.locate(1, 3, 5, 11)  # also from what is remembered
+    for part, of_whole in zip((again.group, again.nth, again.real), parts, strict=True):
+        np.testing.assert_array_equal(part, of_whole[1:3, 5:11])
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "lanes", "window"),
+    [
+        # up to 64 MiB and no more rows than a window: all in one
+        ([100] * 10, {}, 1, 1000),
+        ([100, 0, 900], {}, 1, 1000),
+        ([100] * 10, {"row_bytes": 2**26 / 1000}, 1, 1000),
+        ([1], {}, 1, 1),
+        ([0, 0], {}, 1, 1),
+        # more than that: half as many lanes as groups, so many that they divide the batch
+        ([100] * 10, {"row_bytes": 2**26 / 1000 + 1}, 4, 240),
+        ([100] * 11, {}, 4, 240),
+        ([1000] * 20, {"window_rows": 6400}, 8, 800),
+        ([1000, 1], {"batch": 1}, 1, 1000),
+        ([1000] * 3, {"batch": 4}, 1, 1000),
+        ([1000] * 4, {"batch": 4}, 2, 500),
+        ([1000, 0, 1000, 0, 0, 1000], {"batch": 4}, 1, 1000),
+        # at most 64, and at most the batch
+        ([1000] * 300, {"window_rows": 65_536}, 64, 1024),
+        ([1000] * 300, {"window_rows": 65_536, "batch": 128}, 64, 1024),
+        ([1000] * 300, {"window_rows": 65_536, "batch": 96}, 48, 1364),
+        ([1000] * 300, {"window_rows": 65_536, "batch": 7}, 7, 9362),
+        # at most as many as hold 512 MiB of groups open; windows of 128 MiB at most
+        ([1000] * 300, {"window_rows": 65_536, "row_bytes": 2**29 / 5000}, 4, 304),
+        ([1000] * 300 + [2000], {"window_rows": 65_536, "row_bytes": 2**29 / 5000}, 2, 608),
+        ([1000] * 300, {"window_rows": 65_536, "row_bytes": 2.0**40}, 1, 64),
+        ([1000] * 300, {"window_rows": 10**9, "row_bytes": 1000.0}, 64, 2097),
+        # bytes that nobody knows, and windows smaller than a step
+        ([1000] * 300, {"window_rows": 65_536, "row_bytes": 0.0}, 64, 1024),
+        ([1000] * 300, {"window_rows": 10}, 64, 1),
+        ([1000] * 300, {"window_rows": 0}, 64, 1),
+    ],
+)
+@pytest.mark.parametrize("drop_tail", [False, True])
+def test_lanes_and_windows(rows, given, lanes, window, drop_tail):
+    asked = {"row_bytes": 100.0, "batch": 64, "window_rows": 1000, **given}
+    shape = shape_order(np.array(rows), shuffle=True, drop_tail=drop_tail, **asked)
+    assert shape == OrderShape(sum(rows), asked["batch"], lanes, window, True, drop_tail)
+    unshuffled = shape_order(np.array(rows), shuffle=False, drop_tail=drop_tail, **asked)
+    assert unshuffled == OrderShape(sum(rows), asked["batch"], 1, 1, False, drop_tail)
+
+
+def test_windows_that_are_behind_are_let_go():
+    """64 windows of half a megabyte each: three may be held at once."""
+    rows = np.full(4096, 1024)
+    order = EpochOrder(OrderShape(4096 * 1024, 64, 1, 65_536, True, False), rows, seed=0, epoch=0)
+    tracemalloc.start()
+    for step in range(0, order.shape.steps, 1024):
+        order.locate(step, step + 1, 0, 64)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 3 * 65_536 * 8
+
+
+def test_groups_of_windows_that_are_behind_are_forgotten():
+    rows = np.full(65_536, 8)
+    order = EpochOrder(OrderShape(65_536 * 8, 64, 1, 65_536, True, False), rows, seed=0, epoch=0)
+    tracemalloc.start()
+    order.open_groups(0, 0, 64)
+    one = tracemalloc.get_traced_memory()[0]
+    for step in range(0, order.shape.steps, 1024):
+        order.open_groups(step, 0, 64)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 3 * one
 
 
 def test_orders_never_change():

@@ -4,10 +4,20 @@ import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import WorkerGroupError  # noqa: F401 - importable where we expect it
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import ControllerError
 from ray.train.v2.api.exceptions import WorkerGroupError as GroupError
 
-from orchestrator.errors import CheckpointError, DataError, NotANumberError
-from orchestrator.recovery.incidents import incident_of
+from orchestrator.errors import (
+    CheckpointError,
+    DataError,
+    InfrastructureError,
+    NotANumberError,
+    ResourcesError,
+    SpecError,
+    StoppedError,
+    UserCodeError,
+)
+from orchestrator.recovery.incidents import Incident, incident_of
 from orchestrator.runs import EndReason
 
 
@@ -70,3 +80,228 @@ def test_the_root_cause_is_named_not_the_ranks_that_lost_it():
     assert (incident.rank, incident.reason, incident.traceback) == (1, EndReason.USER_ERROR, "trace")
     incident = incident_of(group(rank0=gloo, rank1=ActorDiedError()))
     assert (incident.rank, incident.reason) == (1, EndReason.WORKER_LOST)
+
+
+ADVICE = "lower training.micro_batch_size, use activation checkpointing or a sharded strategy"
+
+
+class OutOfMemoryError_(RuntimeError):
+    """As torch's, which can't be raised by name on a machine without a GPU."""
+
+
+OutOfMemoryError_.__name__ = "OutOfMemoryError"  # ray's stands under the name
+
+
+class DistBackendError(RuntimeError):
+    """As torch's."""
+
+
+class DistNetworkError(RuntimeError):
+    """As torch's."""
+
+
+class DistStoreError(RuntimeError):
+    """As torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "message", "retry"),
+    [
+        (NotANumberError("step 3: nan\nmore"), EndReason.NAN_LOSS, "step 3: nan", False),
+        (DataError("row 3\nof a.csv"), EndReason.BAD_DATA, "row 3\nof a.csv", False),
+        (SpecError("a\nb"), EndReason.BAD_SPEC, "a\nb", False),
+        (UserCodeError("a\nb"), EndReason.USER_ERROR, "a\nb", False),
+        (CheckpointError("a\nb"), EndReason.STORAGE_FAILED, "a\nb", False),
+        (ResourcesError("a\nb"), EndReason.NO_RESOURCES, "a\nb", False),
+        (StoppedError("a\nb"), EndReason.STOPPED_BY_USER, "a\nb", False),
+        (InfrastructureError("a\nb"), EndReason.INFRASTRUCTURE, "a\nb", True),
+        (MemoryError("9 bytes\nmore"), EndReason.OUT_OF_MEMORY, "worker 3: out of memory: 9 bytes", False),
+        (MemoryError(), EndReason.OUT_OF_MEMORY, "worker 3: out of memory: MemoryError", False),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            EndReason.STORAGE_FAILED,
+            "worker 3: no space left on the disk: [Errno 28] No space left on device",
+            False,
+        ),
+        (
+            OutOfMemoryError_("tried " + 300 * "x"),
+            EndReason.OUT_OF_MEMORY,
+            f"worker 3: out of memory (tried {194 * 'x'}); {ADVICE}",
+            False,
+        ),
+        (
+            RuntimeError("CUDA out of memory."),
+            EndReason.OUT_OF_MEMORY,
+            f"worker 3: out of memory (CUDA out of memory.); {ADVICE}",
+            False,
+        ),
+        *[
+            (
+                kind("b" + 300 * "x"),
+                EndReason.INFRASTRUCTURE,
+                f"worker 3: lost the connection to another worker (b{199 * 'x'})",
+                True,
+            )
+            for kind in (DistBackendError, DistNetworkError, DistStoreError)
+        ],
+        (
+            RuntimeError("Socket closed\nmore"),
+            EndReason.INFRASTRUCTURE,
+            "worker 3: lost the connection to another worker (Socket closed)",
+            True,
+        ),
+    ],
+)
+def test_a_rank_tells_what_failed(error, reason, message, retry):
+    assert incident_of(group(rank3=error)) == Incident(reason, message, retry, rank=3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EACCES, "Permission denied"), ValueError("Socket closed"), RuntimeError("shapes differ")],
+)
+def test_an_error_of_the_jobs_own_code_comes_with_its_traceback(error):
+    message = f"worker 3: {type(error).__name__}: {error}"
+    expected = Incident(EndReason.USER_ERROR, message, False, rank=3, traceback="trace")
+    assert incident_of(group(rank3=error)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Connection closed by peer",
+        "connection RESET",
+        "connection refused",
+        "connect timed out",
+        "connection timed out",
+        "connect failure",
+        "[gloo/transport]",
+        "NCCL error",
+        "Watchdog caught",
+        "Broken pipe",
+        "Timed out waiting for clients",
+        "default process group",
+        "ProcessGroupGloo",
+        "socket",
+    ],
+)
+def test_a_lost_connection_is_known_by_its_words(text):
+    assert incident_of(RuntimeError(text)).reason is EndReason.INFRASTRUCTURE
+    assert incident_of(RuntimeError(text)).retry
+
+
+@pytest.mark.parametrize(
+    "text", ["Out of memory", "can't allocate memory: 9", "OUTOFMEMORY", "an OOM here", "Memory monitor"]
+)
+def test_memory_that_ran_out_is_known_by_its_words(text):
+    assert incident_of(RuntimeError(text)).reason is EndReason.OUT_OF_MEMORY
+    assert incident_of(RuntimeError("a LOOM here")).reason is EndReason.INFRASTRUCTURE
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            killed("first\nsecond"),
+            Incident(EndReason.WORKER_LOST, "worker 3 was lost (first)", True, rank=3),
+        ),
+        (
+            OutOfMemoryError("x"),
+            Incident(
+                EndReason.OUT_OF_MEMORY,
+                "worker 3 was ended because its node ran out of memory; lower training.micro_batch_size, use activation"
+                " checkpointing or a sharded strategy, or give workers more memory",
+                False,
+                rank=3,
+            ),
+        ),
+        (
+            killed("the node was running low on memory"),
+            Incident(
+                EndReason.OUT_OF_MEMORY,
+                "worker 3 was ended because its node ran out of memory; lower training.micro_batch_size, use activation"
+                " checkpointing or a sharded strategy, or give workers more memory",
+                False,
+                rank=3,
+            ),
+        ),
+    ],
+)
+def test_a_worker_that_is_gone(error, expected):
+    assert incident_of(group(rank3=error)) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["ActorUnavailableError", "WorkerCrashedDied", "WorkerHealthCheckTimeoutError", "Unavailable"]
+)
+def test_a_lost_worker_is_known_by_the_name_of_rays_error(name):
+    error = type(name, (Exception,), {})("gone")
+    assert incident_of(GroupError("text", {1: error})) == Incident(
+        EndReason.WORKER_LOST, "worker 1 was lost (gone)", True, rank=1
+    )
+
+
+def test_a_failure_that_ray_wraps_in_nothing_is_the_jobs_own():
+    assert incident_of(GroupError("text", {1: KeyError("name")})) == Incident(
+        EndReason.USER_ERROR, "worker 1: KeyError: 'name'", False, rank=1
+    )
+
+
+def test_of_like_failures_the_lowest_rank_is_named():
+    own = incident_of(group(rank5=ValueError("b"), rank4=ValueError("a")))
+    assert (own.rank, own.message) == (4, "worker 4: ValueError: a")
+    gone = incident_of(group(rank2=killed("b"), rank1=RuntimeError("socket"), rank3=killed("c")))
+    assert (gone.rank, gone.reason) == (2, EndReason.WORKER_LOST)
+    lost = incident_of(group(rank2=RuntimeError("socket"), rank1=RuntimeError("gloo")))
+    assert (lost.rank, lost.reason) == (1, EndReason.INFRASTRUCTURE)
+
+
+class StartupTimeoutError(Exception):
+    """As Ray Train's, by name."""
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (
+            StartupTimeoutError("Traceback\n  gave up\n\n"),
+            Incident(EndReason.NO_RESOURCES, "the workers did not start in time: gave up", True),
+        ),
+        (
+            ValueError("first\nlast " + 600 * "x"),
+            Incident(EndReason.INFRASTRUCTURE, f"Ray Train's controller failed: last {495 * 'x'}", False),
+        ),
+        (
+            ValueError(" \n"),
+            Incident(EndReason.INFRASTRUCTURE, "Ray Train's controller failed: ValueError", False),
+        ),
+    ],
+)
+def test_the_controller_tells_what_failed(failure, expected):
+    assert incident_of(ControllerError(failure)) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            ValueError("\n" + 600 * "x"),
+            Incident(EndReason.INFRASTRUCTURE, f"ValueError: {500 * 'x'}", False),
+        ),
+        (
+            GroupError("no rank", {}),
+            Incident(
+                EndReason.INFRASTRUCTURE,
+                "WorkerGroupError: Training failed due to worker errors:",
+                False,
+            ),
+        ),
+        (MemoryError("9"), Incident(EndReason.OUT_OF_MEMORY, "out of memory: 9", False)),
+        (
+            RuntimeError("socket"),
+            Incident(EndReason.INFRASTRUCTURE, "lost the connection to another worker (socket)", True),
+        ),
+    ],
+)
+def test_the_driver_tells_what_failed(error, expected):
+    assert incident_of(error) == expected

@@ -1,0 +1,85 @@
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.data.hashing import feistel, mix, mix_array, permutation, sample_seeds
+
+WORDS = st.integers(0, 2**64 - 1)
+
+
+@pytest.mark.parametrize(("seed", "first"), [(0, 0xE220A8397B1DCDAF), (1234567, 6457827717110365317)])
+def test_one_number_is_mixed_as_splitmix64_does(seed, first):
+    """First outputs of the published generator: its state is the seed, and a step adds the golden ratio."""
+    assert mix(seed) == first
+
+
+@given(WORDS, st.lists(WORDS, min_size=1, max_size=8))
+@settings(deadline=None)
+def test_an_array_is_mixed_as_its_numbers_are(key, values):
+    mixed = mix_array(mix(key), np.array(values, dtype=np.uint64))
+    assert mixed.dtype == np.uint64
+    assert mixed.tolist() == [mix(key, value) for value in values]
+
+
+@given(st.integers(-(2**63), 2**64 - 1))
+def test_numbers_count_by_their_64_bits(number):
+    assert mix(number) == mix(number % 2**64)
+    assert mix(number, 1) != mix(1, number) or number == 1
+
+
+@given(WORDS, st.integers(0, 300))
+@settings(deadline=None)
+def test_a_permutation_has_each_number_once(key, size):
+    assert sorted(permutation(key, size).tolist()) == list(range(size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9, 255, 256, 257, 4096, 4097])
+def test_a_network_permutes_every_size_and_any_part_of_it(size):
+    whole = feistel(5, size, np.arange(size))
+    assert whole.dtype == np.int64
+    assert np.sort(whole).tolist() == list(range(size))
+    part = np.arange(size)[::-3].reshape(1, -1)
+    assert np.array_equal(feistel(5, size, part), whole[part])
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "digest"),
+    [
+        (1, [0], "af5570f5a1810b7a"),
+        (2, [0, 1], "9d34149fbd1fe777"),
+        (3, [2, 1, 0], "b3db6650e4598ca5"),
+        (4, [2, 3, 0, 1], "c9649db321bc41a9"),
+        (5, [2, 3, 4, 1, 0], "0f08cfed45af636f"),
+        (16, [6, 13, 8, 1, 10, 11], "69b329bf00e4b86b"),
+        (17, [11, 3, 4, 10, 6, 7], "cd9dbd598e61b705"),
+        (64, [63, 3, 57, 42, 22, 44], "d27685ebabdc002d"),
+        (65, [7, 5, 46, 48, 18, 54], "0391a25f620cb09a"),
+        (1000, [108, 791, 627, 83, 477, 180], "47fc7ad53c45622a"),
+        (70_000, [17633, 61706, 43344, 68941, 40887, 67207], "dc699831efddba19"),
+    ],
+)
+def test_networks_never_change(size, first, digest):
+    """A resumed run must find the order that it left, on any machine and with any later version."""
+    sent = feistel(11, size, np.arange(size))
+    assert sent[:6].tolist() == first
+    assert hashlib.sha256(sent.astype("<i8").tobytes()).hexdigest()[:16] == digest
+
+
+def test_seeds_of_samples_never_change():
+    seeds = sample_seeds(3, np.array([0, 0, 1, 2**40]), np.array([0, 5, 5, 2**50]))
+    assert seeds.dtype == np.int64
+    assert seeds.tolist() == [
+        -3891953579506246619,
+        7669054479099444145,
+        -2622132911247883699,
+        -3977541665831740850,
+    ]
+
+
+def test_each_sample_has_a_seed_of_its_own_in_each_epoch_and_run():
+    epochs, samples = np.divmod(np.arange(4000), 1000)
+    seeds = {seed for run in range(3) for seed in sample_seeds(run, epochs, samples).tolist()}
+    assert len(seeds) == 12_000
