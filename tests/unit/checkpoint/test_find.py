@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_tools import Range, ranges, tensors
+from checkpoint_tools import ranges, tensors
 
 from orchestrator.checkpoint import (
     Checkpoint,
@@ -21,6 +21,7 @@ from orchestrator.checkpoint import (
     open_reader,
 )
 from orchestrator.errors import CheckpointError
+from orchestrator.state import StateRange
 
 FIRST, SECOND = "step-00000001.attempt-1", "step-00000002.attempt-1"
 META = {"metrics": {"loss": 0.5}}
@@ -200,7 +201,7 @@ def test_damage_in_a_later_block_is_named_by_its_bytes(
     """5 MB are checked in blocks of 4 MiB."""
     values = torch.arange(1_250_000, dtype=torch.float32)
     Checkpoints(str(tmp_path), attempt=1, rank=0, world_size=1).save(
-        1, [Range("parameter", "w", (1_250_000,), 0, values)], {}, asynchronous=False
+        1, [StateRange("parameter", "w", (1_250_000,), 0, values)], {}, asynchronous=False
     )
     size = (tmp_path / FIRST / DATA).stat().st_size
     flip_last_bit(tmp_path / FIRST / DATA)
