@@ -235,8 +235,6 @@ class TrackingSpec(Section):
     """More tags of the run."""
     log_model: bool = True
     """Log the final model so that it loads back with MLflow."""
-    system_metrics: bool = False
-    """Log CPU, memory and GPU use of each node."""
 
 
 class EnvironmentSpec(Section):
