@@ -17,9 +17,6 @@ them between processes.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection
-
 
 class TrainwrightError(Exception):
     """The root of the tree: carries one sentence for a person."""
@@ -78,11 +75,3 @@ class NotFoundError(TrainwrightError):
     """No such run, cluster or file."""
 
     exit_code = 6
-
-
-def suggest(wrong: str, right: Collection[str]) -> str:
-    """``; did you mean 'x'?`` where one of the right names is near enough, else all of them where they are few."""
-    near = difflib.get_close_matches(wrong, sorted(right), n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there is {', '.join(sorted(right))}" if 0 < len(right) <= 24 else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import Any
 
-from orchestrator.errors import SpecError, suggest
+from orchestrator.errors import SpecError
 
 
 def load(table: Mapping[str, str], name: str, kind: str) -> Any:
@@ -22,3 +23,11 @@ def load(table: Mapping[str, str], name: str, kind: str) -> Any:
         raise SpecError(f"no such {kind}: {name!r}{suggest(name, table)}")
     module, _, attribute = table[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def suggest(wrong: str, right: Collection[str]) -> str:
+    """``; did you mean 'x'?`` where one of the right names is near enough, else all of them where they are few."""
+    near = difflib.get_close_matches(wrong, sorted(right), n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there is {', '.join(sorted(right))}" if 0 < len(right) <= 24 else ""

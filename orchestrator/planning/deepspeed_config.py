@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.errors import SpecError, suggest
+from orchestrator.errors import SpecError
+from orchestrator.registry import suggest
 from orchestrator.section import format_bytes
 from orchestrator.spec.job import JobSpec, ZeroStrategy
 

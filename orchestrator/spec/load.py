@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.errors import NotFoundError, SpecError, suggest
+from orchestrator.errors import NotFoundError, SpecError
+from orchestrator.registry import suggest
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.spec.schema import fields_at

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.errors import NotFoundError, suggest
+from orchestrator.errors import NotFoundError
+from orchestrator.registry import suggest
 
 
 @cache
