@@ -51,7 +51,7 @@ class CausalLmConfig(ObjectiveConfig):
     kind: Literal["causal_lm"] = "causal_lm"
     """Predict each token from those before it."""
     packed: bool = False
-    """The data has ``document``, the number of each token's document in its block: no token attends to another
+    """The data has ``document``, the number of each token's document in its sequence: no token attends to another
     document's, and none is predicted from it."""
 
 

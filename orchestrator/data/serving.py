@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.data.preparations.packing import pad_rows
+from orchestrator.data.preparations.sequences import pad_rows
 from orchestrator.data.preparations.series import series_values
 from orchestrator.data.preparations.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
 from orchestrator.data.prepared import Prepared

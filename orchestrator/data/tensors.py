@@ -160,16 +160,16 @@ def _refuse_missing(array: pa.Array, name: str, where: Any) -> None:
 
 
 def finished_steps(
-    block: dict[str, np.ndarray], layouts: Sequence[TensorLayout]
+    chunk: dict[str, np.ndarray], layouts: Sequence[TensorLayout]
 ) -> list[dict[str, np.ndarray]]:
-    """The steps of a block (steps, samples, ...), each as the loop gets it.
+    """The steps of a chunk (steps, samples, ...), each as the loop gets it.
 
-    One by one, so that the memory of a step is soon used again: what is as large as a whole block is asked of the system
+    One by one, so that the memory of a step is soon used again: what is as large as a whole chunk is asked of the system
     anew each time.
     """
     return [
-        finished({name: values[step] for name, values in block.items()}, layouts)
-        for step in range(len(block["weight"]))
+        finished({name: values[step] for name, values in chunk.items()}, layouts)
+        for step in range(len(chunk["weight"]))
     ]
 
 

@@ -117,7 +117,7 @@ class DataSpec(Section):
     """Which columns make each named tensor that the model takes, e.g. ``{features: "*", label: target}``;
     ``"*"`` is every numeric column not named elsewhere. Default: the column of the tensor's name."""
     prepare: Preparation | None = None
-    """What turns the source's rows into other samples, once, before training: text into blocks of tokens, series
+    """What turns the source's rows into other samples, once, before training: text into sequences of tokens, series
     into windows. ``columns`` then names what it makes. Default: a row is a sample."""
     transforms: tuple[Transform, ...] = ()
     """What is done to the named tensors, in order, on the nodes that read."""

@@ -63,7 +63,7 @@ TokenizerSection = Annotated[
 
 
 class Pack(Section):
-    """Text into blocks of one length without padding: documents one after the other, cut every so many tokens.
+    """Text into sequences of one length without padding: documents one after the other, cut every so many tokens.
 
     Makes the tensors ``tokens`` and, if asked for, ``document`` and ``word``.
     """
@@ -77,16 +77,16 @@ class Pack(Section):
     context: Positive
     """Tokens that the model reads at once."""
     next_token: bool = True
-    """Give each block one token more, so that a causal model has a target for each token it reads; the extra one is
-    the next block's first. When false (masked models) blocks don't overlap."""
+    """Give each sequence one token more, so that a causal model has a target for each token it reads; the extra one is
+    the next sequence's first. When false (masked models) sequences don't overlap."""
     overlap: Annotated[int, Field(ge=0)] = 0
-    """Further tokens that a block shares with the one before it."""
+    """Further tokens that a sequence shares with the one before it."""
     separator: bool = True
     """Put an end token after each row's text; when false, rows are read as one text."""
     document: bool = False
-    """Also make ``document``, the number of each token's row in its block."""
+    """Also make ``document``, the number of each token's row in its sequence."""
     word: bool = False
-    """Also make ``word``, the number of each token's word in its block (for whole-word masking)."""
+    """Also make ``word``, the number of each token's word in its sequence (for whole-word masking)."""
 
     @model_validator(mode="after")
     def _moves_on(self) -> Pack:
@@ -95,13 +95,13 @@ class Pack(Section):
         return self
 
     @property
-    def block_length(self) -> int:
-        """Tokens of a block."""
+    def sequence_length(self) -> int:
+        """Tokens of a sequence."""
         return self.context + self.next_token
 
     @property
     def stride(self) -> int:
-        """Tokens from one block's first to the next one's."""
+        """Tokens from one sequence's first to the next one's."""
         return self.context - self.overlap
 
 

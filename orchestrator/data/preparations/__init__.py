@@ -1,7 +1,7 @@
-"""Steps that rewrite raw rows into other samples before training: packing text into blocks, cutting series.
+"""Steps that rewrite raw rows into other samples before training: packing text into sequences, cutting series.
 
 A preparation turns the source's rows into a Parquet data set in the cache, once; training then reads that like
-any other, so its samples (blocks, windows) have identities that no number of workers changes. Held-out rows are
+any other, so its samples (sequences, windows) have identities that no number of workers changes. Held-out rows are
 split off *before* it, and what is fitted is fitted on the training rows only.
 """
 
@@ -16,10 +16,10 @@ from orchestrator.registry import load
 from orchestrator.spec.preparations import Preparation
 
 PREPARATIONS: dict[str, str] = {
-    "pack": "orchestrator.data.preparations.language:PackKind",
-    "tokenize": "orchestrator.data.preparations.language:TokenizeKind",
+    "pack": "orchestrator.data.preparations.pack:PackKind",
+    "tokenize": "orchestrator.data.preparations.tokenize:TokenizeKind",
     "windows": "orchestrator.data.preparations.series:WindowsKind",
-    "select": "orchestrator.data.preparations.selection:SelectKind",
+    "select": "orchestrator.data.preparations.select:SelectKind",
 }
 """Kind of preparation -> ``module:class`` of its ``PreparationKind``, imported on use."""
 

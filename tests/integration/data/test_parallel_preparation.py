@@ -3,8 +3,9 @@ import os
 import pyarrow as pa
 import pytest
 
-from orchestrator.data.preparations.language import PackKind, TokenizeKind
+from orchestrator.data.preparations.pack import PackKind
 from orchestrator.data.preparations.parallel import map_in_order
+from orchestrator.data.preparations.tokenize import TokenizeKind
 from orchestrator.spec.preparations import Pack, Tokenize
 
 TABLES = [

@@ -16,7 +16,7 @@ from golden_batches import CASES, batches_digest, case_data
 
 from orchestrator import data
 from orchestrator.data.cache import remembered, remembered_table
-from orchestrator.data.preparations.language import PackKind
+from orchestrator.data.preparations.pack import PackKind
 from orchestrator.data.sources import pipeline
 from orchestrator.spec.data import PipelineSource
 

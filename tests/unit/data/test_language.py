@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchestrator.data.preparations.language import PackKind, TokenizeKind
+from orchestrator.data.preparations.pack import PackKind
+from orchestrator.data.preparations.tokenize import TokenizeKind
 from orchestrator.data.preparations.tokenizers import END, MASK, PAD, UNKNOWN, tokenizer_from_json, train_bpe
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Pack, Tokenize
@@ -33,15 +34,15 @@ def pack_section(**options):
 def test_lines_packed_without_separator_are_the_text():
     table, fitted = run(PackKind(), pack_section(separator=False), tables())
     tokenizer = tokenizer_from_json(fitted["tokenizer"])
-    blocks = rows(table, "tokens")
+    sequences = rows(table, "tokens")
     assert table.schema.field("tokens").type == pa.list_(pa.uint8(), 9)
-    whole = tokenizer.decode(np.concatenate([blocks[:1, 0], blocks[:, 1:].ravel()]))
+    whole = tokenizer.decode(np.concatenate([sequences[:1, 0], sequences[:, 1:].ravel()]))
     assert whole == "".join(TEXT)[: len(whole)]
     assert len("".join(TEXT)) - len(whole) < 8
     assert not tokenizer.specials
 
 
-def test_blocks_do_not_depend_on_the_batches_read():
+def test_sequences_do_not_depend_on_the_batches_read():
     section = pack_section(document=True, word=True)
     one, _ = run(PackKind(), section, tables())
     other, _ = run(PackKind(), section, [pa.table({"text": TEXT})])
@@ -58,7 +59,7 @@ def test_the_tokenizer_is_fitted_on_the_training_rows_alone():
     assert (rows(table, "tokens")[0, :5] == unknown).all()
 
 
-def test_a_masked_model_s_blocks_do_not_overlap_and_its_tokenizer_has_a_mask():
+def test_a_masked_model_s_sequences_do_not_overlap_and_its_tokenizer_has_a_mask():
     section = pack_section(next_token=False, tokenizer={"kind": "bpe", "vocabulary": 300})
     table, fitted = run(PackKind(), section, tables())
     assert rows(table, "tokens").shape[1] == 8

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.preparations.packing import Documents, pack, pad_rows, smallest_token_type
+from orchestrator.data.preparations.sequences import Documents, pack, pad_rows, smallest_token_type
 from orchestrator.errors import DataError
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 99), max_size=9).map(np.array), max_size=12)
@@ -15,15 +15,15 @@ def packed(documents, batch_sizes, **options):
     for size in [*batch_sizes, len(documents)]:
         batches.append(documents[start : start + size])
         start += size
-    blocks = list(pack([Documents(batch) for batch in batches], **options))
+    sequences = list(pack([Documents(batch) for batch in batches], **options))
     length = options["length"]
     empty = np.empty((0, length), dtype=np.int32)
-    tokens = np.concatenate([empty, *(b.tokens for b in blocks)])
-    return tokens, np.concatenate([empty, *(b.document for b in blocks)])
+    tokens = np.concatenate([empty, *(b.tokens for b in sequences)])
+    return tokens, np.concatenate([empty, *(b.document for b in sequences)])
 
 
 @given(DOCUMENTS, st.lists(st.integers(0, 4), max_size=5), st.integers(1, 7), st.data())
-def test_blocks_are_the_stream_cut_by_hand(documents, batch_sizes, length, data):
+def test_sequences_are_the_stream_cut_by_hand(documents, batch_sizes, length, data):
     stride = data.draw(st.integers(1, length))
     separator = data.draw(st.sampled_from([None, 100]))
     tokens, _ = packed(documents, batch_sizes, length=length, stride=stride, separator=separator)
@@ -55,13 +55,13 @@ def test_document_numbers_skip_empty_documents():
     assert document.tolist() == [[0, 1]]
 
 
-def test_words_are_counted_in_each_block_and_a_separator_is_its_own():
+def test_words_are_counted_in_each_sequence_and_a_separator_is_its_own():
     batch = Documents([np.array([1, 2, 3]), np.array([4, 5])], [np.array([0, 0, 1]), np.array([0, 0])])
-    (blocks,) = pack([batch], length=7, stride=7, separator=9)
-    assert blocks.tokens.tolist() == [[1, 2, 3, 9, 4, 5, 9]]
-    assert blocks.word.tolist() == [[0, 0, 1, 2, 3, 3, 4]]
-    (blocks,) = pack([batch], length=5, stride=5, separator=None)
-    assert blocks.word.tolist() == [[0, 0, 1, 2, 2]]
+    (sequences,) = pack([batch], length=7, stride=7, separator=9)
+    assert sequences.tokens.tolist() == [[1, 2, 3, 9, 4, 5, 9]]
+    assert sequences.word.tolist() == [[0, 0, 1, 2, 3, 3, 4]]
+    (sequences,) = pack([batch], length=5, stride=5, separator=None)
+    assert sequences.word.tolist() == [[0, 0, 1, 2, 2]]
 
 
 @pytest.mark.parametrize("stride", [0, 4])

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from orchestrator.data.preparations.selection import SelectKind
+from orchestrator.data.preparations.select import SelectKind
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Select
 

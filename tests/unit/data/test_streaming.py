@@ -526,7 +526,7 @@ def test_the_limit_of_bad_samples_holds_over_attempts_and_ranks(partly_bad, tmp_
         next(elsewhere)
 
 
-def test_blocks_are_the_same_for_any_number_of_threads(partly_bad, tmp_path):
+def test_chunks_are_the_same_for_any_number_of_threads(partly_bad, tmp_path):
     spec = {
         **partly_bad,
         "skip_bad_samples": 2,

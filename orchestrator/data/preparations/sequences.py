@@ -1,7 +1,7 @@
-"""Documents of tokens into blocks of one length: packed without padding, or one document a row.
+"""Documents of tokens into sequences of one length: packed without padding, or one document a row.
 
-A block is cut from the stream of all documents, one after the other; its place in that stream is its identity,
-so neither the number of workers nor of readers changes what a block holds.
+A sequence is cut from the stream of all documents, one after the other; its place in that stream is its identity,
+so neither the number of workers nor of readers changes what a sequence holds.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Consecutive blocks of the stream; each array is int32 (N, T).
+class Sequences:
+    """Consecutive sequences of the stream; each array is int32 (N, T).
 
     Args:
         tokens: What the documents say.
-        document: Number of each token's document, counted from 0 in each block.
+        document: Number of each token's document, counted from 0 in each sequence.
         word: Number of each token's word, likewise; None where the documents had none.
     """
 
@@ -44,21 +44,21 @@ class Blocks:
 
 def pack(
     batches: Iterable[Documents], *, length: int, stride: int, separator: int | None
-) -> Iterator[Blocks]:
-    """Cut the stream of all documents into blocks.
+) -> Iterator[Sequences]:
+    """Cut the stream of all documents into sequences.
 
     Args:
         batches: All documents, in order.
-        length: Tokens of a block; a causal model of context C takes C + 1 (inputs and the shifted targets).
-        stride: Tokens from one block's first to the next one's; C for a causal model, so that each token is a
-            target once; less makes blocks overlap. At most ``length``.
+        length: Tokens of a sequence; a causal model of context C takes C + 1 (inputs and the shifted targets).
+        stride: Tokens from one sequence's first to the next one's; C for a causal model, so that each token is a
+            target once; less makes sequences overlap. At most ``length``.
         separator: Token put after each document, or None.
 
     Returns:
-        Batches of blocks. The last ``length - 1`` tokens at most, which fill no block, are left out.
+        Batches of sequences. The last ``length - 1`` tokens at most, which fill no sequence, are left out.
     """
     if not 1 <= stride <= length:
-        raise ValueError(f"stride {stride} must be from 1 to the block's length {length}")
+        raise ValueError(f"stride {stride} must be from 1 to the sequence's length {length}")
     rest = np.empty((3, 0), dtype=np.int64)
     seen = 0
     for batch in batches:
@@ -69,7 +69,7 @@ def pack(
             windows = np.lib.stride_tricks.sliding_window_view(stream, length, axis=1)
             tokens, document, word = windows[:, ::stride][:, :count]
             new_document = _changes(document)
-            yield Blocks(
+            yield Sequences(
                 tokens.astype(np.int32),
                 np.cumsum(new_document, axis=1, dtype=np.int32),
                 None

@@ -1,0 +1,117 @@
+"""Preparation ``tokenize``: a text a row, filled up to one length."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.data.categories import encode_categories, fit_categories
+from orchestrator.data.preparations.fit_tokenizer import (
+    ENCODER_SPECIALS,
+    file_digest,
+    fit_tokenizer,
+    known_tokenizer,
+    token_dims,
+    token_lists,
+)
+from orchestrator.data.preparations.parallel import map_in_order
+from orchestrator.data.preparations.sequences import pad_rows, smallest_token_type
+from orchestrator.data.preparations.text_columns import (
+    fixed_lists,
+    text_column,
+    tokenized,
+)
+from orchestrator.data.preparations.tokenizers import (
+    CLASSIFY,
+    PAD,
+    tokenizer_from_json,
+)
+from orchestrator.errors import DataError
+from orchestrator.spec.preparations import (
+    Tokenize,
+)
+
+
+class TokenizeKind:
+    """A text a row."""
+
+    version = 1
+
+    def fingerprint(self, section: Tokenize, base_dir: str) -> str:
+        """A tokenizer file's content."""
+        return file_digest(section, base_dir)
+
+    def columns(self, section: Tokenize) -> tuple[str, ...]:
+        """See PreparationKind."""
+        return (section.column,) if section.label is None else (section.column, section.label)
+
+    def fit(self, section: Tokenize, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
+        """The tokenizer and the classes."""
+        tokenizer = fit_tokenizer(section, ENCODER_SPECIALS, tables, base_dir)
+        if section.classify and CLASSIFY not in tokenizer.specials:
+            raise DataError(
+                "data.prepare: the tokenizer file has no classification token; set classify: false"
+            )
+        fitted: dict[str, Any] = {"tokenizer": tokenizer.to_json()}
+        if section.label is not None:
+            distinct = [pc.unique(text_column(table, section.label)) for table in tables]
+            fitted["classes"] = fit_categories(pa.chunked_array(_flat(distinct)), section.label)
+        return fitted
+
+    def build(
+        self, section: Tokenize, fitted: Mapping[str, Any], tables: Iterable[pa.Table]
+    ) -> Iterator[pa.Table]:
+        """``tokens``, ``length``, and ``label`` and ``word`` if asked for."""
+        tokenizer = tokenizer_from_json(fitted["tokenizer"])
+        width = smallest_token_type(tokenizer.vocabulary)
+        pad = tokenizer.specials.get(PAD, 0)
+        begin = tokenizer.specials[CLASSIFY] if section.classify else None
+        ours, theirs = itertools.tee(tables)  # one ahead of the other by as many tables as are under way
+        for table, documents in zip(
+            ours, map_in_order(tokenized, theirs, section, fitted["tokenizer"]), strict=True
+        ):
+            tokens, length = pad_rows(
+                documents.ids, length=section.context, pad=pad, begin=begin, long=section.long
+            )
+            columns = {"tokens": fixed_lists(tokens.astype(width)), "length": pa.array(length)}
+            if documents.words is not None:
+                shifted = [word + 1 for word in documents.words] if section.classify else documents.words
+                word, _ = pad_rows(
+                    shifted, length=section.context, pad=-1, begin=0 if section.classify else None, long="cut"
+                )
+                columns["word"] = fixed_lists(word)
+            if section.label is not None:
+                labels = encode_categories(
+                    text_column(table, section.label), fitted["classes"], section.label
+                )
+                columns["label"] = pa.array(labels)
+            yield pa.table(columns)
+
+    def dims(self, section: Tokenize, fitted: Mapping[str, Any]) -> dict[str, int]:
+        """``vocabulary``, ``context``, ``mask_token`` and, with labels, ``outputs``."""
+        dims = token_dims(tokenizer_from_json(fitted["tokenizer"]), section.context)
+        return dims | ({"outputs": len(fitted["classes"])} if "classes" in fitted else {})
+
+    def lists(self, section: Tokenize, fitted: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """``special_tokens``."""
+        return token_lists(tokenizer_from_json(fitted["tokenizer"]))
+
+    def dims_before(self, section: Tokenize, base_dir: str) -> dict[str, int]:
+        """What the section alone says; the vocabulary only where nothing has to be fitted."""
+        return token_dims(known_tokenizer(section, ENCODER_SPECIALS, base_dir), section.context, section)
+
+    def lists_before(self, section: Tokenize, base_dir: str) -> dict[str, tuple[int, ...]]:
+        """``special_tokens``."""
+        return token_lists(known_tokenizer(section, ENCODER_SPECIALS, base_dir))
+
+
+def _flat(arrays: Sequence[pa.Array | pa.ChunkedArray]) -> list[pa.Array]:
+    return [
+        chunk
+        for array in arrays
+        for chunk in (array.chunks if isinstance(array, pa.ChunkedArray) else [array])
+    ]

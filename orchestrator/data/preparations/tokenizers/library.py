@@ -1,0 +1,139 @@
+"""Tokenizers of Hugging Face's library: read from a file, or trained here (byte-level BPE, words)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from orchestrator.data.preparations.tokenizers.base import (
+    CLASSIFY,
+    END,
+    MASK,
+    PAD,
+    SEPARATE,
+    UNKNOWN,
+    not_empty,
+)
+from orchestrator.errors import DataError
+
+_ALIASES: dict[str, tuple[str, ...]] = {
+    PAD: ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "</s>"),
+    UNKNOWN: ("<unk>", "[UNK]"),
+    CLASSIFY: ("<cls>", "[CLS]", "<s>"),
+    SEPARATE: ("<sep>", "[SEP]", "</s>"),
+    MASK: ("<mask>", "[MASK]"),
+    END: ("<end>", "<|endoftext|>", "<|end_of_text|>", "</s>", "[SEP]"),
+}
+"""What other people's tokenizer files call the same tokens, in order of preference."""
+
+
+class LibraryTokenizer:
+    """A Hugging Face ``tokenizers`` JSON file (https://github.com/huggingface/tokenizers)."""
+
+    def __init__(self, definition: str) -> None:
+        from tokenizers import Tokenizer as Library
+
+        try:
+            self._library = Library.from_str(definition)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(
+                f"this is not a Hugging Face tokenizers file (tokenizer.json): {error}"
+            ) from error
+        self._library.no_padding()
+        self._library.no_truncation()
+        self._library.encode_special_tokens = True  # text that spells a special token stays text
+        self._definition = definition
+        self.specials = {
+            name: token for name, aliases in _ALIASES.items() if (token := self._first(aliases)) is not None
+        }
+
+    def _first(self, aliases: Sequence[str]) -> int | None:
+        return next((i for alias in aliases if (i := self._library.token_to_id(alias)) is not None), None)
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids, those of added tokens with them."""
+        return int(max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)) + 1
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """See Tokenizer. Runs on all cores."""
+        encoded = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(item.ids, dtype=np.int32) for item in encoded]
+
+    def words(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """See Tokenizer. A word is what the file's pre-tokenizer says."""
+        encoded = self._library.encode_batch(list(texts), add_special_tokens=False)
+        return [np.asarray(item.word_ids, dtype=np.int32) for item in encoded]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """See Tokenizer."""
+        return str(self._library.decode([int(token) for token in tokens], skip_special_tokens=True))
+
+    def to_json(self) -> str:
+        """See Tokenizer."""
+        return json.dumps({"kind": "library", "definition": json.loads(self._definition)})
+
+
+def train_bpe(texts: Iterable[str], vocabulary: int, specials: Sequence[str] = ()) -> LibraryTokenizer:
+    """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; bytes as in Radford et al. 2019).
+
+    Args:
+        texts: The training text.
+        vocabulary: Ids at most, special tokens with them; at least 256 and the special tokens.
+        specials: Special tokens; they get the first ids.
+
+    Raises:
+        DataError: Too small a vocabulary, or no text.
+    """
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    if vocabulary < 256 + len(specials):
+        raise DataError(
+            f"a bpe vocabulary of {vocabulary} is too small: 256 bytes and {len(specials)} special tokens come"
+            f" first, so give at least {256 + len(specials)}"
+        )
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(specials),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(not_empty(texts, "a bpe tokenizer"), trainer)
+    return LibraryTokenizer(library.to_str())
+
+
+def train_words(
+    texts: Iterable[str], vocabulary: int, specials: Sequence[str] = (), *, lowercase: bool = False
+) -> LibraryTokenizer:
+    """The most frequent words and punctuation marks; all others are ``<unk>``.
+
+    Words are split at white space and punctuation; text written as ``<unk>`` in a corpus stays one token.
+    """
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Library
+
+    library = Library(models.WordLevel(unk_token=UNKNOWN))
+    if lowercase:
+        library.normalizer = normalizers.Lowercase()
+    library.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"<\w+>|\w+|[^\w\s]|\n"), behavior="removed", invert=True
+    )
+    library.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(words_specials(specials)),
+        show_progress=False,
+    )
+    library.train_from_iterator(not_empty(texts, "a words tokenizer"), trainer)
+    return LibraryTokenizer(library.to_str())
+
+
+def words_specials(specials: Sequence[str]) -> tuple[str, ...]:
+    """The special tokens of a words tokenizer, in the order of their ids: it always has ``UNKNOWN``."""
+    return tuple(dict.fromkeys((*specials, UNKNOWN)))
