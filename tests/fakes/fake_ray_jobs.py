@@ -1,13 +1,14 @@
 """As much of a Ray head's Jobs API as runs need, over real HTTP, without a log stream."""
 
 import json
+import platform
 import re
 
 from programmable_server import Answer, Asked, ProgrammableServer
 
 
 class FakeRayJobs(ProgrammableServer):
-    def __init__(self, token="right", ray_version="2.60.0", python_version="3.11.7"):
+    def __init__(self, token="right", ray_version="2.60.0", python_version=platform.python_version()):
         self.token, self.ray_version, self.python_version = token, ray_version, python_version
         self.jobs = {}
         self.packages = {}

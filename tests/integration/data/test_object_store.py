@@ -83,6 +83,7 @@ def bucket(monkeypatch, tmp_path):
     yield client
     object_store.cache_clear()
     proxy.shutdown()
+    proxy.server_close()
     server.stop()
 
 

@@ -1,5 +1,7 @@
 """The Ray backend against a real HTTP server that answers as a Ray head does, and as one that is in trouble."""
 
+import platform
+import sys
 import threading
 
 import pytest
@@ -13,6 +15,9 @@ from orchestrator.clusters.shared.patience import Patience
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState, RunStatus
+
+PYTHON = platform.python_version()
+ANOTHER_PYTHON = f"3.{sys.version_info.minor + 1}.4"
 
 
 @pytest.fixture
@@ -121,7 +126,7 @@ def test_a_job_of_another_plan_under_the_id_is_not_taken_for_ours(head, tmp_path
             {"ray_version": "2.49.1"},
             "cluster pool runs Ray 2.49.1, this client 2.60.0; both must be of the same minor",
         ),
-        ({"python_version": "3.12.4"}, "cluster pool runs Python 3.12.4, this client 3.11"),
+        ({"python_version": ANOTHER_PYTHON}, f"cluster pool runs Python {ANOTHER_PYTHON}, this client {PYTHON};"),
     ],
 )
 def test_a_version_that_can_not_work_is_said_before_anything_is_sent(
@@ -188,7 +193,7 @@ def test_nobody_there(tmp_path, monkeypatch):
 
 def test_a_dropped_connection_is_taken_up_again(head, tmp_path):
     head.fail("GET", "/api/jobs/", kind="drop", times=2)
-    assert cluster(head, tmp_path).ping().startswith("Ray 2.60.0, Python 3.11.7")
+    assert cluster(head, tmp_path).ping().startswith(f"Ray 2.60.0, Python {PYTHON}")
 
 
 def test_what_the_driver_recorded_is_what_is_told(head, tmp_path):
