@@ -6,9 +6,11 @@ import re
 
 from programmable_server import Answer, Asked, ProgrammableServer
 
+PYTHON = platform.python_version()
+
 
 class FakeRayJobs(ProgrammableServer):
-    def __init__(self, token="right", ray_version="2.60.0", python_version=platform.python_version()):
+    def __init__(self, token="right", ray_version="2.60.0", python_version=PYTHON):
         self.token, self.ray_version, self.python_version = token, ray_version, python_version
         self.jobs = {}
         self.packages = {}

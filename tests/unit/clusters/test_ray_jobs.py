@@ -126,7 +126,10 @@ def test_a_job_of_another_plan_under_the_id_is_not_taken_for_ours(head, tmp_path
             {"ray_version": "2.49.1"},
             "cluster pool runs Ray 2.49.1, this client 2.60.0; both must be of the same minor",
         ),
-        ({"python_version": ANOTHER_PYTHON}, f"cluster pool runs Python {ANOTHER_PYTHON}, this client {PYTHON};"),
+        (
+            {"python_version": ANOTHER_PYTHON},
+            f"cluster pool runs Python {ANOTHER_PYTHON}, this client {PYTHON};",
+        ),
     ],
 )
 def test_a_version_that_can_not_work_is_said_before_anything_is_sent(
