@@ -11,18 +11,19 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from orchestrator import checkpoint, data
+import torch.distributed as dist
+
+from orchestrator import checkpoint, data, loop
 from orchestrator.checkpoint import Checkpoint, CheckpointReader, Checkpoints
+from orchestrator.data import Prepared
 from orchestrator.planning.plan import Plan
+from orchestrator.rank import assemble
 from orchestrator.section import Section
 from orchestrator.spec.job import DdpStrategy, FsdpStrategy
 from orchestrator.strategies.ranks import Ranks
-
-if TYPE_CHECKING:
-    from orchestrator.rank import Rank
+from orchestrator.testing import RecordingSurroundings
 
 LOSS_TOLERANCE = 1e-5
 """Largest relative difference of a loss."""
@@ -72,7 +73,8 @@ def verify(
         on_row: for a display that grows.
 
     Raises:
-        DataError: the data can't be read.
+        DataError: the data can't be read, or is not what the objective reads.
+        SpecError, NotFoundError, CheckpointError: the weights to start from don't fit, or are not there.
         InfrastructureError: a rank failed; with its traceback.
     """
     assert steps >= 2 and steps % 2 == 0
@@ -84,56 +86,76 @@ def verify(
             on_row(rows[-1])
 
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        roots = {name: str(Path(folder) / name) for name in ("alone", "several", "resumed", "elsewhere")}
-        half = steps // 2
         several = _small(plan, min(plan.world_size, _most_workers(plan)), folder, steps)
-        alone = _small(plan, 1, folder, steps, strategy=DdpStrategy())
-        elsewhere = _small(plan, several.world_size, folder, steps, strategy=_another(plan))
         prepared = data.prepare(several).model_dump_json()
-        named = f"{_strategy_name(several)} × {several.world_size}"
-        with Ranks(several.world_size) as ranks, Ranks(1) as one:
-            straight_alone = one.run(_run, alone.model_dump_json(), prepared, 0, steps, None, roots["alone"])[
-                0
-            ]
-
-            def run(of: Plan, start: int, stop: int, resume: Checkpoint | None, root: str) -> RankRun:
-                path = resume and resume.path
-                runs: list[RankRun] = ranks.run(_run, of.model_dump_json(), prepared, start, stop, path, root)
-                return runs[0]
-
-            straight = run(several, 0, steps, None, roots["several"])
-            check = f"{named} against one worker"
-            add(check, "losses", _largest(straight.losses, straight_alone.losses), LOSS_TOLERANCE)
-            add(check, "gradient norms", _largest(straight.norms, straight_alone.norms), NORM_TOLERANCE)
-            add(
-                check,
-                "parameters",
-                _distance(_at(roots["several"], steps), _at(roots["alone"], steps)),
-                STATE_TOLERANCE,
-            )
-
-            middle = _at(roots["several"], half)
-            resumed = run(several, half, steps, middle, roots["resumed"])
-            check = f"{named}, stopped at step {half} and resumed"
-            add(check, "losses", _largest(resumed.losses, straight.losses), 0.0)
-            add(
-                check,
-                "all state, unequal elements",
-                _unequal(_at(roots["resumed"], steps), _at(roots["several"], steps)),
-                0.0,
-            )
-
-            check = f"{named}, resumed as {_strategy_name(elsewhere)} × {elsewhere.world_size}"
-            run(elsewhere, half, half, middle, roots["elsewhere"])
-            add(check, "all state, unequal elements", _unequal(_at(roots["elsewhere"], half), middle), 0.0)
-            onward = run(elsewhere, half, steps, middle, roots["elsewhere"] + "-on")
-            add(check, "losses", _largest(onward.losses, straight.losses), LOSS_TOLERANCE)
+        with Ranks(1) as one:
+            lone = _small(plan, 1, folder, steps, strategy=DdpStrategy())
+            alone = _Run.of(one, lone, prepared, f"{folder}/alone", 0, steps)
+        with Ranks(several.world_size) as ranks:
+            straight = _Run.of(ranks, several, prepared, f"{folder}/several", 0, steps)
+            _compare_with_one_worker(add, straight, alone)
+            resumed = _Run.of(ranks, several, prepared, f"{folder}/resumed", steps // 2, steps, straight)
+            _compare_with_resumed(add, straight, resumed)
+            other = _small(plan, several.world_size, folder, steps, strategy=_another(plan))
+            moved = _Run.of(ranks, other, prepared, f"{folder}/moved", steps // 2, steps // 2, straight)
+            onward = _Run.of(ranks, other, prepared, f"{folder}/onward", steps // 2, steps, straight)
+            _compare_with_another_strategy(add, straight, moved, onward)
     return rows
 
 
-def _strategy_name(plan: Plan) -> str:
-    strategy = plan.job.strategy
-    return f"zero-{strategy.stage}" if strategy.kind == "zero" else strategy.kind
+_Add = Callable[[str, str, float, float], None]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Steps that were trained, and where their checkpoints are."""
+
+    name: str
+    root: str
+    start: int
+    stop: int
+    seen: RankRun
+
+    @classmethod
+    def of(
+        cls,
+        ranks: Ranks,
+        plan: Plan,
+        prepared: str,
+        root: str,
+        start: int,
+        stop: int,
+        resumes: _Run | None = None,
+    ) -> _Run:
+        """Train the plan from step ``start`` to ``stop`` on the ranks, from the state of another run where one is given."""
+        path = resumes and resumes.at(start).path
+        seen: list[RankRun] = ranks.run(_train, plan.model_dump_json(), prepared, start, stop, path, root)
+        strategy = plan.job.strategy
+        kind = f"zero-{strategy.stage}" if strategy.kind == "zero" else strategy.kind
+        return cls(f"{kind} × {plan.world_size}", root, start, stop, seen[0])
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step."""
+        return next(found for found in checkpoint.committed(self.root) if found.step == step)
+
+
+def _compare_with_one_worker(add: _Add, straight: _Run, alone: _Run) -> None:
+    check, stop = f"{straight.name} against one worker", straight.stop
+    add(check, "losses", _largest(straight.seen.losses, alone.seen.losses), LOSS_TOLERANCE)
+    add(check, "gradient norms", _largest(straight.seen.norms, alone.seen.norms), NORM_TOLERANCE)
+    add(check, "parameters", _distance(straight.at(stop), alone.at(stop)), STATE_TOLERANCE)
+
+
+def _compare_with_resumed(add: _Add, straight: _Run, resumed: _Run) -> None:
+    check, stop = f"{straight.name}, stopped at step {resumed.start} and resumed", resumed.stop
+    add(check, "losses", _largest(resumed.seen.losses, straight.seen.losses), 0.0)
+    add(check, "all state, unequal elements", _unequal(resumed.at(stop), straight.at(stop)), 0.0)
+
+
+def _compare_with_another_strategy(add: _Add, straight: _Run, moved: _Run, onward: _Run) -> None:
+    check, step = f"{straight.name}, resumed as {moved.name}", moved.start
+    add(check, "all state, unequal elements", _unequal(moved.at(step), straight.at(step)), 0.0)
+    add(check, "losses", _largest(onward.seen.losses, straight.seen.losses), LOSS_TOLERANCE)
 
 
 def _another(plan: Plan) -> DdpStrategy | FsdpStrategy:
@@ -181,66 +203,35 @@ def _small(plan: Plan, world_size: int, folder: str, steps: int, **job_changes: 
 # -- on each rank --------------------------------------------------------------------------------------------
 
 
-class _Recorder:
-    """The loop's surroundings: keeps losses and norms, saves into a folder, stops at a step."""
-
-    def __init__(self, assembled: Rank, checkpoints: Checkpoints, stop: int) -> None:
-        self.run = RankRun()
-        self._assembled, self._checkpoints, self._stop = assembled, checkpoints, stop
-
-    def evaluation(self) -> Iterator[Any]:
-        """Nothing is evaluated."""
-        return iter(())
-
-    def save(self, step: int, metrics: dict[str, float]) -> None:
-        """Write a checkpoint, and wait until it is there."""
-        engine = self._assembled.engine
-        self._checkpoints.save(step, engine.state(), {"scalars": engine.scalars()}, asynchronous=False)
-
-    def before_update(self) -> None:
-        """Saves end before they return."""
-
-    def show_samples(self, step: int) -> None:
-        """Nothing is shown."""
-
-    def stop_requested(self, step: int) -> bool:
-        """Ends the run at its last step, which may be far from the plan's."""
-        return step >= self._stop
-
-    def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
-        """Keep losses and norms."""
-        self.run.losses[step] = [v for k, v in sorted(values.items()) if k.startswith("train/loss")]
-        self.run.norms[step] = [v for k, v in sorted(values.items()) if k.startswith("train/grad_norm")]
-
-
-def _run(plan_json: str, prepared_json: str, start: int, stop: int, resume: str | None, root: str) -> RankRun:
+def _train(
+    plan_json: str, prepared_json: str, start: int, stop: int, resume: str | None, root: str
+) -> RankRun:
     """Train from step ``start`` to ``stop`` on this rank, saving as the plan says and at the end."""
-    import torch.distributed as dist
-
-    from orchestrator import loop
-    from orchestrator.data import Prepared
-    from orchestrator.rank import assemble
-
     plan, prepared = Plan.model_validate_json(plan_json), Prepared.model_validate_json(prepared_json)
-    assembled = assemble(plan)
-    group = dist.new_group(backend="gloo") if assembled.world_size > 1 else None
-    checkpoints = Checkpoints(
-        root, attempt=1, rank=assembled.number, world_size=assembled.world_size, group=group
-    )
-    recorder = _Recorder(assembled, checkpoints, stop)
+    rank = assemble(plan)
+    group = dist.new_group(backend="gloo") if rank.world_size > 1 else None
+    checkpoints = Checkpoints(root, attempt=1, rank=rank.number, world_size=rank.world_size, group=group)
+    around = RecordingSurroundings(stop_at=stop, checkpoints=checkpoints, engine=rank.engine)
     try:
         if resume is not None:
-            assembled.load(checkpoint.checkpoint_at(resume))
+            rank.load(checkpoint.checkpoint_at(resume))
         if start == stop:
-            recorder.save(start, {})
-            return recorder.run
-        with contextlib.closing(assembled.open_train(prepared, start_step=start)) as stream:
-            steps = assembled.on_device(stream)
-            loop.train(plan, assembled.engine, assembled.objective, steps, recorder, start)
-        return recorder.run
+            around.save(start, {})
+        else:
+            with contextlib.closing(rank.open_train(prepared, start_step=start)) as stream:
+                loop.train(plan, rank.engine, rank.objective, rank.on_device(stream), around, start)
+        checkpoints.wait()
     finally:
         checkpoints.close()
-        assembled.close()
+        rank.close()
+    return RankRun(
+        losses={log.step: _named(log.values, "train/loss") for log in around.logged},
+        norms={log.step: _named(log.values, "train/grad_norm") for log in around.logged},
+    )
+
+
+def _named(values: Mapping[str, float], prefix: str) -> list[float]:
+    return [value for name, value in sorted(values.items()) if name.startswith(prefix)]
 
 
 # -- comparing -----------------------------------------------------------------------------------------------
@@ -252,10 +243,6 @@ def _largest(got: Mapping[int, list[float]], expected: Mapping[int, list[float]]
     if not pairs or any(not math.isfinite(a) or not math.isfinite(b) for a, b in pairs):
         return math.inf
     return max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
-
-
-def _at(root: str, step: int) -> Checkpoint:
-    return next(found for found in checkpoint.committed(root) if found.step == step)
 
 
 def _pieces(reader: CheckpointReader) -> Iterator[tuple[str, str, int, int]]:

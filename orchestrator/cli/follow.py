@@ -218,11 +218,9 @@ def summary(run: Run, status: RunStatus, view: _View) -> None:
     rows = [("run", run.id), ("end", f"{status.state}: {status.message}"), ("took", took)]
     if view.restarts:
         rows.append(("restarts", str(view.restarts)))
-    rows += [
-        (name, f"{value:.4f}")
-        for name, value in sorted(status.metrics.items())
-        if "/" not in name or name.startswith("val/")
-    ]
+    final = {name: value for name, value in status.metrics.items() if "/" not in name}
+    last = {name: value for name, value in status.metrics.items() if name.startswith("val/")}
+    rows += [(name, f"{value:.4f}") for name, value in sorted((final or last).items())]
     rows += sorted(status.urls.items())
     if view.url:
         rows.append(("mlflow", view.url))

@@ -92,6 +92,8 @@ class RunReporter:
         self._tracker = open_tracker(plan, dataset=prepared.lineage, on_url=self._is_tracked_at)
 
     def _is_tracked_at(self, url: str) -> None:
+        if not url:  # a file: nothing serves it yet
+            return
         events.emit("tracking", url=url)
         self._mailbox.tracked_at(url)
 

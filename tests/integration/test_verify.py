@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data_jobs import plan_of
+from data_jobs import job_of, plan_of
 from safetensors.torch import save_file
 
 from orchestrator import data, worker
@@ -69,29 +69,20 @@ def test_the_runs_start_from_the_weights_that_the_job_starts_from(
     save_file({"head.bias": bias}, tmp_path / "start.safetensors")
     small = verifying._small(_plan_from(str(tmp_path / "start.safetensors")), 1, str(tmp_path), steps=2)
     prepared = data.prepare(small).model_dump_json()
-    verifying._run(small.model_dump_json(), prepared, 0, 0, None, str(tmp_path / "saved"))
-    with CheckpointReader(verifying._at(str(tmp_path / "saved"), 0)) as reader:
+    verifying._train(small.model_dump_json(), prepared, 0, 0, None, str(tmp_path / "saved"))
+    started = newest_good(str(tmp_path / "saved"))
+    assert started is not None and started.step == 0
+    with CheckpointReader(started) as reader:
         assert torch.equal(reader.read("parameter", "model/head.bias", 0, 2), bias)
 
 
 def test_a_bad_batch_is_refused_as_in_a_run(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"a": [float(row) for row in range(24)], "label": [0, 1, 2] * 8}), path)
-    job = JobSpec.model_validate(
-        {
-            "name": "bad",
-            "model": {"family": "mlp", "in_features": 1, "outputs": 2},
-            "objective": {"kind": "classification"},
-            "data": {
-                "train": {"kind": "parquet", "path": str(path)},
-                "columns": {"features": "a"},
-                "reader": "worker",
-            },
-            "training": {"max_steps": 4, "global_batch_size": 8},
-        }
-    )
-    plan = plan_of(job, tmp_path, steps=4)
-    with pytest.raises(DataError, match="'label' holds 2, but its values must be from 0 to 1") as in_a_run:
+    features = {f"x{column}": [float(row) for row in range(24)] for column in range(8)}
+    pq.write_table(pa.table({**features, "label": [0, 1, 8] * 8}), path)
+    source = {"train": {"kind": "parquet", "path": str(path)}, "columns": {"features": list(features)}}
+    plan = plan_of(job_of(source), tmp_path, steps=4)  # of 8 features and 8 classes
+    with pytest.raises(DataError, match="'label' holds 8, but its values must be from 0 to 7") as in_a_run:
         worker.run(
             {
                 "plan": plan.model_dump_json(),
