@@ -17,7 +17,6 @@ from orchestrator.storage import is_uri
 
 Answer = TypeVar("Answer")
 
-_REACHED = "control/reached"
 _LAST_WORD_SECONDS = 10.0
 _MOST_STEPS_UNTIL_CHECK = 1000
 
@@ -110,7 +109,7 @@ class Mailbox:
         self._status = self._record.status(launch)
         self._stop, self._closed = threading.Event(), threading.Event()
         self._pause = 5.0 if is_uri(storage) else 0.5
-        self.reached_before = int(self._record.read(_REACHED) or 0)
+        self.reached_before = self._record.reached()
         """Last step that an earlier attempt logged."""
         self._reached = self._written = 0
         self._urls: dict[str, str] = {}
@@ -130,7 +129,7 @@ class Mailbox:
             self._stop.set()
         if self._reached > self._written:
             self._written = self._reached
-            self._record.write(_REACHED, str(self._written).encode())
+            self._record.set_reached(self._written)
         told = self._status and self._status.with_urls(self._urls)
         if told is not None and told != self._told:
             self._record.set_state(told)

@@ -23,11 +23,11 @@ from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import Plan, ResolvedJob, RunContext
 from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
-from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus, new_run_id
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import store_at
 
 if TYPE_CHECKING:
     from orchestrator.clusters.base import Cluster
@@ -201,7 +201,7 @@ def _counts(job: ResolvedJob) -> Counts:
         return Counts.from_json(remembered.read_text(encoding="utf-8"))
     counts = count(model, objective)
     with suppress(OSError):  # a home that can't be written is said where it matters
-        RunRecord(str(remembered.parent)).write(remembered.name, counts.to_json().encode())
+        store_at(str(remembered.parent)).write(remembered.name, counts.to_json().encode())
     return counts
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.clusters.shared.run_records import StorageRecord
+from orchestrator.clusters.shared.stores import ExplainedStore
 from orchestrator.errors import TrainwrightError
 from orchestrator.section import Section
 from orchestrator.spec.profile import ClusterProfile
@@ -86,10 +86,10 @@ def check_storage(storage: str, *, where: str = "from here") -> Check:
     content = os.urandom(64 * 1024)
     began = time.perf_counter()
     try:
-        record = StorageRecord(storage)
-        record.write(name, content)
-        is_same = record.read(name) == content
-        record.delete(name)
+        store = ExplainedStore(storage)
+        store.write(name, content)
+        is_same = store.read(name) == content
+        store.remove(name)
     except TrainwrightError as error:
         return failed(
             f"storage {where}", str(error), "check the profile's storage, and the credentials for it"

@@ -27,6 +27,7 @@ from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.runs import new_run_id
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import is_uri
 
 _PODS_SECONDS = 100.0
 
@@ -79,7 +80,7 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
         return
     if claim := profile.kubernetes.storage_claim:
         yield _check_claim(api, claim)
-    if "://" in str(profile.storage):
+    if is_uri(str(profile.storage)):
         yield check_storage(str(profile.storage))
     uri = mlflow_uri(profile)
     if may_run:

@@ -10,6 +10,7 @@ from orchestrator.clusters.doctor.checks import Check, check_mlflow, check_stora
 from orchestrator.section import format_bytes
 from orchestrator.spec.load import home
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import is_uri
 
 _SMALL_DISK_BYTES = 5 * 10**9
 _SMALL_SHARED_MEMORY_BYTES = 256 * 10**6
@@ -18,7 +19,7 @@ _SMALL_SHARED_MEMORY_BYTES = 256 * 10**6
 def local_checks(profile: ClusterProfile) -> Iterator[Check]:
     """Disk, shared memory, storage and MLflow, from here."""
     folder = profile.storage or str(home())
-    disk = _existing(Path(folder)) if "://" not in folder else Path("/")
+    disk = Path("/") if is_uri(folder) else _existing(Path(folder))
     free = shutil.disk_usage(disk).free
     if free < _SMALL_DISK_BYTES:
         yield warned(

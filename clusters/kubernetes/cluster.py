@@ -34,13 +34,16 @@ from orchestrator.clusters.shared.launches import newest_launches, next_launch
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
 from orchestrator.clusters.shared.packaging import pack
 from orchestrator.clusters.shared.progress import with_progress
-from orchestrator.clusters.shared.run_records import StorageRecord
+from orchestrator.clusters.shared.run_records import storage_record
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name
+from orchestrator.clusters.shared.stores import ExplainedStore
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
 from orchestrator.planning.plan import Plan
+from orchestrator.records import driver_log_name
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.section import format_bytes
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import is_uri
 
 _OVERLAP_SECONDS = 30
 """A log that is taken up again is read from so long before: its clock is not ours."""
@@ -62,7 +65,7 @@ class KubernetesCluster:
     def __init__(self, profile: ClusterProfile, api: KubernetesApi | None = None) -> None:
         self.profile = profile
         self._api = api or KubernetesApi(profile)
-        self._is_object_store = "://" in str(profile.storage)
+        self._is_object_store = is_uri(str(profile.storage))
 
     def render(self, plan: Plan) -> Request:
         """The RayJob that would be created. Reads the working directory, and nothing else."""
@@ -89,7 +92,7 @@ class KubernetesCluster:
         rayjob = self._newest(run_id)
         name = rayjob["metadata"]["name"]
         if rank is not None and self._is_object_store:
-            record = StorageRecord(rayjob["metadata"]["annotations"][STORAGE])
+            record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
             yield from rank_lines(record, rank, follow=follow, has_ended=lambda: self._has_ended(name))
             return
         lines = self._followed(name) if follow else self._read_once(rayjob)
@@ -113,7 +116,7 @@ class KubernetesCluster:
             ended = self._api.patch_rayjob(metadata["name"], stop_patch(rayjob, self.profile))
             return rayjob_to_status(ended, self.profile)
         if self._is_object_store:
-            StorageRecord(metadata["annotations"][STORAGE]).ask_to_stop(status.launch)
+            storage_record(metadata["annotations"][STORAGE]).ask_to_stop(status.launch)
         else:
             self._api.patch_config_map(metadata["name"], {"data": {f"stop-{status.launch}": ""}})
         return status.at(RunState.STOPPING)
@@ -189,7 +192,7 @@ class KubernetesCluster:
             with contextlib.suppress(AlreadyThereError):
                 self._api.create_config_map(config_map, dry_run=True)
             if package is not None and not in_config_map:
-                StorageRecord(plan.storage).write(_package_name(launch), package)
+                ExplainedStore(plan.storage).write(_package_name(launch), package)
             rayjob = self._api.create_rayjob(body)
         except AlreadyThereError:
             is_new = False
@@ -272,7 +275,7 @@ class KubernetesCluster:
         """What the run says of itself, where its storage can be read from here."""
         if not self._is_object_store:
             return None
-        return StorageRecord(rayjob["metadata"]["annotations"][STORAGE]).status(_launch_of(rayjob))
+        return storage_record(rayjob["metadata"]["annotations"][STORAGE]).status(_launch_of(rayjob))
 
     def _problem(self, rayjob: dict[str, Any]) -> str | None:
         status = rayjob.get("status") or {}
@@ -356,8 +359,8 @@ class KubernetesCluster:
                     f" {self.profile.kubernetes.storage_claim}, below {rayjob['metadata']['annotations'][STORAGE]}"
                 )
             return
-        record = StorageRecord(rayjob["metadata"]["annotations"][STORAGE])
-        content = record.read(f"launches/{_launch_of(rayjob)}/driver.log") or b""
+        record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
+        content = record.read_log(driver_log_name(_launch_of(rayjob)))
         yield from content.decode(errors="replace").splitlines()
 
 

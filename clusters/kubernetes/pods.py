@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.clusters.shared.safe_names import rayjob_name
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.profile import ClusterProfile, NodeGroup, Toleration
+from orchestrator.storage import is_uri
 
 RUN_FOLDER = "/etc/trainwright/run"
 """Where every pod of a run finds the run's ConfigMap."""
@@ -185,7 +186,7 @@ def _container(profile: ClusterProfile, name: str) -> dict[str, Any]:
 
 
 def _mounts_storage(profile: ClusterProfile) -> bool:
-    return "://" not in str(profile.storage) and bool(profile.kubernetes.storage_claim)
+    return not is_uri(str(profile.storage)) and bool(profile.kubernetes.storage_claim)
 
 
 def container_security() -> dict[str, Any]:

@@ -22,10 +22,12 @@ from typing import Any
 
 import orchestrator
 from orchestrator.clusters.shared.log_lines import GrowingFile
-from orchestrator.clusters.shared.run_records import StorageRecord
+from orchestrator.clusters.shared.run_records import storage_record
 from orchestrator.clusters.shared.safe_names import submission_id
 from orchestrator.errors import InfrastructureError
 from orchestrator.planning.plan import Plan
+from orchestrator.records import driver_log_name
+from orchestrator.storage import is_uri
 
 _RANK_LINE = re.compile(r"@rank (\d+) (\d+) (.*)", re.DOTALL)
 _LOOK_SECONDS = 1.0
@@ -67,10 +69,10 @@ class RunLog:
     def __init__(self, plan: Plan, launch: int, ray_logs: Path, run_folder: Path) -> None:
         self._launch = launch
         self._driver = GrowingFile(ray_logs / f"job-driver-{submission_id(plan.run_id, launch)}.log")
-        self._workers_at = None if "://" in plan.storage else Path(plan.storage, "logs")
+        self._workers_at = None if is_uri(plan.storage) else Path(plan.storage, "logs")
         self._workers: dict[Path, GrowingFile] = {}
         self._stop = run_folder / f"stop-{launch}"
-        self._record = StorageRecord(plan.storage)
+        self._record = storage_record(plan.storage)
         self._copied_bytes = 0
         self._stop_is_passed_on = False
 
@@ -93,7 +95,7 @@ class RunLog:
         except OSError:
             return
         if len(content) != self._copied_bytes:
-            self._record.write(f"launches/{self._launch}/driver.log", content)
+            self._record.store.write(driver_log_name(self._launch), content)
             self._copied_bytes = len(content)
 
 

@@ -54,7 +54,7 @@ class LocalCluster:
         """Start the driver, unless this run id was submitted before."""
         plan, record = request.plan, RunRecord(request.plan.storage)
         try:
-            record.create("plan.json", plan.model_dump_json(indent=2).encode())
+            record.store.create("plan.json", plan.model_dump_json(indent=2).encode())
         except OSError as error:
             raise InfrastructureError(f"{plan.storage}: can't be written: {error.strerror}") from None
         self._launch(plan, 1, request.body)
@@ -124,11 +124,13 @@ class LocalCluster:
         """Start a launch's driver, unless it was started before."""
         record, process = RunRecord(plan.storage), self._process(plan.run_id, launch)
         # whoever creates the claim starts the driver; a second submit finds it and starts nothing
-        if not record.create(f"launches/{launch}/claim.json", json.dumps({"pid": os.getpid()}).encode()):
+        if not record.store.create(
+            f"launches/{launch}/claim.json", json.dumps({"pid": os.getpid()}).encode()
+        ):
             process.wait_for_start()
             return
         if launch > 1:
-            record.write(plan_name(launch), plan.model_dump_json(indent=2).encode())
+            record.store.write(plan_name(launch), plan.model_dump_json(indent=2).encode())
         record.set_state(
             RunStatus(
                 run_id=plan.run_id,
@@ -140,7 +142,7 @@ class LocalCluster:
             )
         )
         started = process.start(body["command"], body["cwd"])
-        record.write(f"launches/{launch}/process.json", json.dumps(started).encode())
+        record.store.write(f"launches/{launch}/process.json", json.dumps(started).encode())
 
     def _state(self, run_id: str) -> RunStatus:
         """How it stands; a driver that is gone without having written an end was lost."""

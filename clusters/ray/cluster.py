@@ -18,14 +18,14 @@ from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
 from orchestrator.clusters.shared.packaging import pack, pack_own_code
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.run_records import (
-    AnyRecord,
-    RemoteRecord,
-    StorageRecord,
     is_reachable_from_here,
+    remote_record,
+    storage_record,
 )
 from orchestrator.clusters.shared.safe_names import submission_id
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.planning.plan import Plan
+from orchestrator.records import RunRecord
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
 
@@ -176,10 +176,10 @@ class RayJobsCluster:
         """From Ray and the record alone: one small read for each run."""
         record = None
         if is_reachable_from_here(str(self.profile.storage)):
-            record = StorageRecord(job_to_plan(job).storage).status(launch_of(job))
+            record = storage_record(job_to_plan(job).storage).status(launch_of(job))
         return job_to_status(job, self.profile, record)
 
-    def _record(self, plan: Plan) -> AnyRecord:
+    def _record(self, plan: Plan) -> RunRecord:
         if is_reachable_from_here(str(self.profile.storage)):
-            return StorageRecord(plan.storage)
-        return RemoteRecord(plan.storage, self.run_on_head)
+            return storage_record(plan.storage)
+        return remote_record(plan.storage, self.run_on_head)

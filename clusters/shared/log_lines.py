@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator.clusters.shared.run_records import LONGEST_READ_BYTES, AnyRecord, rank_logs
+from orchestrator.records import LONGEST_READ_BYTES, RunRecord
 
 _POLL_SECONDS = 1.0
 
 
 def rank_lines(
-    record: AnyRecord,
+    record: RunRecord,
     rank: int,
     *,
     follow: bool,
@@ -27,10 +27,10 @@ def rank_lines(
     rests: dict[str, bytes] = {}
     while True:
         is_last_look = not follow or has_ended()
-        for path in rank_logs(record, rank):
+        for path in record.rank_logs(rank):
             is_full = True
             while is_full:
-                content = record.read_from(path, offsets.get(path, 0))
+                content = record.read_log(path, offsets.get(path, 0))
                 # what is written while we read is for the next look: a busy log has no end
                 is_full = len(content) == LONGEST_READ_BYTES
                 offsets[path] = offsets.get(path, 0) + len(content)

@@ -1,8 +1,8 @@
-"""Reads and writes a run's records where the storage is: ``python -m orchestrator.clusters.shared.record_tool``.
+"""Uses a run's store where it is: ``python -m orchestrator.clusters.shared.record_tool``.
 
-Runs on the cluster for a client that does not reach the storage. Arguments: ``read STORAGE NAME OFFSET``,
-``names STORAGE FOLDER``, ``write STORAGE NAME BASE64`` or ``create STORAGE NAME BASE64``. Prints one marked line of
-JSON.
+Runs on the cluster for a client that does not reach the storage. Arguments: ``read ROOT PATH OFFSET BYTES``,
+``write ROOT PATH BASE64``, ``create ROOT PATH BASE64``, or ``size``, ``list`` and ``remove`` with ``ROOT PATH``. Prints
+one marked line of JSON.
 """
 
 from __future__ import annotations
@@ -12,23 +12,29 @@ import json
 import sys
 from typing import Any
 
-from orchestrator.clusters.shared.run_records import ANSWER_MARK, StorageRecord
+from orchestrator.clusters.shared.stores import ANSWER_MARK, ExplainedStore
 
 
 def answer(arguments: list[str]) -> Any:
-    """The JSON value that answers one command line."""
-    action, storage, name, *more = arguments
-    record = StorageRecord(storage)
+    """The JSON value that answers one command line; of ``read`` null where there is no such file."""
+    action, root, path, *more = arguments
+    store = ExplainedStore(root)
     match action:
         case "read":
-            return base64.b64encode(record.read_from(name, int(more[0]))).decode()
-        case "names":
-            return record.names(name)
+            try:
+                return base64.b64encode(store.read(path, int(more[0]), int(more[1]))).decode()
+            except FileNotFoundError:
+                return None
         case "write":
-            record.write(name, base64.b64decode(more[0]))
-            return True
+            return store.write(path, base64.b64decode(more[0]))
         case "create":
-            return record.create(name, base64.b64decode(more[0]))
+            return store.create(path, base64.b64decode(more[0]))
+        case "size":
+            return store.size(path)
+        case "list":
+            return store.list(path)
+        case "remove":
+            return store.remove(path)
     raise SystemExit(f"record_tool: unknown action {action!r}")
 
 

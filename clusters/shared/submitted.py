@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.records import RunRecord
 from orchestrator.spec.load import home
+from orchestrator.storage import store_at
 
 HERE = "local"
 """The profile of runs that nothing is remembered of."""
@@ -19,7 +19,7 @@ def remember(run_id: str, cluster: str) -> None:
     is_file = "/" in cluster or cluster.endswith((".yaml", ".yml"))
     reference = str(Path(cluster).resolve()) if is_file else cluster
     with suppress(OSError):
-        RunRecord(str(_folder())).write(run_id, reference.encode())
+        store_at(str(_folder())).write(run_id, reference.encode())
 
 
 def recall(run_id: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.section import Bytes, Seconds, Section
+from orchestrator.storage import is_uri
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
@@ -165,7 +166,7 @@ class ClusterProfile(Section):
             raise ValueError(
                 f"storage: kind {self.kind} needs a path that all nodes share, or s3:// or gs://"
             )
-        if self.kind == "local" and "://" in (self.storage or ""):
+        if self.kind == "local" and is_uri(self.storage or ""):
             raise ValueError(
                 "storage: kind local keeps its runs in a folder of this machine, so give a path; data may lie anywhere"
             )
@@ -184,7 +185,7 @@ class ClusterProfile(Section):
             raise ValueError(
                 "kubernetes.redis_address is needed with gcs_fault_tolerance redis, and only then"
             )
-        if "://" not in str(self.storage) and not self.kubernetes.storage_claim:
+        if not is_uri(str(self.storage)) and not self.kubernetes.storage_claim:
             raise ValueError("kubernetes.storage_claim is needed where storage is a path")
         if self.kubernetes.queue and self.kubernetes.autoscaling:
             raise ValueError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 Chunk = bytes | memoryview
@@ -30,16 +31,6 @@ class Store(ABC):
         """Write a file, in place of one of the same name."""
 
     @abstractmethod
-    def write_chunks(self, path: str, chunks: Iterable[Chunk]) -> None:
-        """As ``write``, without all of it in memory. ``chunks`` are asked for once, so nothing is tried again."""
-
-    @abstractmethod
-    def draft(self, path: str) -> AbstractContextManager[Path]:
-        """As ``write``, for code that writes files itself: fill the local file that is given; when the block ends
-        well it becomes ``path``, else nothing does.
-        """
-
-    @abstractmethod
     def create(self, path: str, content: bytes) -> bool:
         """Write a file that must not be there yet: of all callers one gets True, the others write nothing."""
 
@@ -54,6 +45,20 @@ class Store(ABC):
     @abstractmethod
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all in it; nothing happens where there is none."""
+
+    def write_chunks(self, path: str, chunks: Iterable[Chunk]) -> None:
+        """As ``write``; stores of large files hold one chunk at a time, and try nothing again."""
+        self.write(path, b"".join(chunks))
+
+    @contextmanager
+    def draft(self, path: str) -> Iterator[Path]:
+        """As ``write``, for code that writes files itself: fill the local file that is given; when the block ends
+        well it becomes ``path``, else nothing does.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder, "draft")
+            yield draft
+            self.write(path, draft.read_bytes())
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""

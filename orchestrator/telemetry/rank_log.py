@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from orchestrator.records import RunRecord
+from orchestrator.records import rank_log_name
+from orchestrator.storage import is_uri, store_at
 
 _FIRST_UPLOAD_SECONDS, _UPLOAD_SECONDS = 1.0, 5.0
 _SHARE_OF_TIME = 0.1
@@ -27,9 +28,9 @@ def kept_log(storage: str, attempt: int, rank: int) -> Iterator[None]:
 
     In an object store they appear some seconds later, and a killed process's last ones are lost.
     """
-    name = f"logs/attempt-{attempt}/rank-{rank}.log"
+    name = rank_log_name(attempt, rank)
     with contextlib.ExitStack() as stack:
-        if "://" in storage:
+        if is_uri(storage):
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
             path.touch()
             stack.enter_context(contextlib.closing(_Uploads(path, storage, name)))
@@ -98,7 +99,7 @@ class _Uploads:
             began = time.monotonic()
             with contextlib.suppress(OSError):
                 if (size := self._path.stat().st_size) > sent:
-                    RunRecord(self._storage).write(self._name, self._path.read_bytes())
+                    store_at(self._storage).write(self._name, self._path.read_bytes())
                     sent = size
             wait = max(_UPLOAD_SECONDS, (time.monotonic() - began) / _SHARE_OF_TIME)
 

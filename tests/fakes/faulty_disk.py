@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from orchestrator.storage import LocalStore, Store
 from orchestrator.storage.local import SystemCalls
 
 
@@ -30,6 +34,7 @@ class FaultyCalls(UnsyncedCalls):
         self._synced: set[Path] = set()
         self._unsynced_renames: list[tuple[Path, Path, bytes | None]] = []
         self._unsynced_links: list[Path] = []
+        self._unsynced_folders: list[Path] = []
         self._open: dict[int, Path] = {}
 
     def lose_power(self) -> None:
@@ -60,6 +65,8 @@ class FaultyCalls(UnsyncedCalls):
                 new.write_bytes(before)
         for path in self._unsynced_links:
             path.unlink()
+        for path in self._unsynced_folders:
+            shutil.rmtree(path, ignore_errors=True)
         for path in self._unsynced:
             if path.is_file():
                 os.truncate(path, path.stat().st_size // 2)
@@ -88,6 +95,7 @@ class FaultyCalls(UnsyncedCalls):
         self._synced.add(path)
         self._unsynced_renames = [r for r in self._unsynced_renames if r[1].parent != path]
         self._unsynced_links = [link for link in self._unsynced_links if link.parent != path]
+        self._unsynced_folders = [made for made in self._unsynced_folders if made.parent != path]
 
     def rename(self, old: Path, new: Path) -> None:
         if self._due() and self.mode != "full":
@@ -118,3 +126,22 @@ class FaultyCalls(UnsyncedCalls):
         if self._due():
             self._fail()
         super().mkdir(path)
+        self._unsynced_folders.append(path)
+
+
+def at_every_point(
+    tmp_path: Path, mode: str, before: Callable[[Store], Any], action: Callable[[Store], Any]
+) -> Iterator[tuple[Path, bool]]:
+    """The folder that is left when the n-th call fails, for every n, and whether the action said that it failed."""
+    counted = FaultyCalls("none", -1)
+    before(LocalStore(str(tmp_path / "counted")))
+    action(LocalStore(str(tmp_path / "counted"), counted))
+    assert counted.calls >= 5
+    for point in range(1, counted.calls + 1):
+        root = tmp_path / f"{mode}-{point}"
+        before(LocalStore(str(root)))
+        try:
+            action(LocalStore(str(root), FaultyCalls(mode, point)))
+            yield root, False
+        except (OSError, Killed):
+            yield root, True

@@ -13,7 +13,7 @@ import pytest
 from object_buckets import bucket_at
 
 from orchestrator import checkpoint, events, sdk
-from orchestrator.clusters.shared.run_records import StorageRecord
+from orchestrator.clusters.shared.run_records import storage_record
 from orchestrator.runs import RunState
 from orchestrator.spec.job import JobSpec
 from orchestrator.storage.arrow import open_filesystem
@@ -98,15 +98,16 @@ def test_a_run_goes_on_from_what_lies_in_an_object_store(bucket, tmp_path, short
     assert (first, began, second) == (1, 0, 2)
     # what was saved before the kill, at least the last checkpoint but one: the last may not have been whole yet
     assert resumed % SAVE_EVERY == 0 and killed - SAVE_EVERY <= resumed <= STEPS
-    record = StorageRecord(plan.storage)
+    record = storage_record(plan.storage)
     status = record.status()
     assert status.state is RunState.SUCCEEDED and status.step == STEPS
-    assert record.names("logs")[-1] == "attempt-2"
-    assert record.names("logs/attempt-2") == ["rank-0.log", "rank-1.log"]
+    assert record.store.list("logs")[-1] == "attempt-2"
+    assert record.store.list("logs/attempt-2") == ["rank-0.log", "rank-1.log"]
     assert (
-        f"goes on from the checkpoint of step {resumed}" in record.read("logs/attempt-2/rank-0.log").decode()
+        f"goes on from the checkpoint of step {resumed}"
+        in record.read_log("logs/attempt-2/rank-0.log").decode()
     )
     newest = checkpoint.newest_good(f"{plan.storage}/checkpoints")
     assert newest.step == STEPS
-    kept = len(record.names("checkpoints"))
+    kept = len(record.store.list("checkpoints"))
     assert kept < STEPS // SAVE_EVERY, "those that are not to be kept are removed"

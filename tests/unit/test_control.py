@@ -36,7 +36,7 @@ def test_the_record_tells_step_metrics_and_addresses_until_the_end(tmp_path):
             record.end(end.model_copy(update={"urls": {}})) == end
         )  # who ends it need not know the addresses
         mailbox.reached(9, 2, {})
-        wait_until(lambda: record.read("launches/1/state.json").count(b'"step": 9'))
+        wait_until(lambda: record.store.read("launches/1/state.json").count(b'"step": 9'))
         assert record.status(1) == end
     finally:
         mailbox.close()

@@ -2,9 +2,12 @@ import threading
 import time
 
 import pytest
+from faulty_disk import at_every_point
+from object_buckets import bucket_at
 
-from orchestrator.records import RunRecord
+from orchestrator.records import RunRecord, rank_log_name
 from orchestrator.runs import EndReason, RunState, RunStatus, new_run_id
+from orchestrator.storage import is_uri
 
 
 def status(state, **fields):
@@ -20,10 +23,20 @@ def test_a_final_state_is_never_overwritten(tmp_path):
     assert first.state is second.state is record.status().state is RunState.SUCCEEDED
 
 
-def test_of_many_writers_one_ends_the_run(tmp_path):
-    record = RunRecord(str(tmp_path))
+@pytest.fixture(params=["disk", "s3", "gs"])
+def storage(request, tmp_path):
+    if request.param == "disk":
+        yield str(tmp_path)
+    else:
+        with bucket_at(request.param, "runs") as uri:
+            yield f"{uri}/r"
+
+
+def test_of_many_writers_one_ends_the_run(storage):
+    record = RunRecord(storage)
     record.set_state(status(RunState.RUNNING))
-    barrier, ends = threading.Barrier(16), []
+    writers = 4 if is_uri(storage) else 16
+    barrier, ends = threading.Barrier(writers), []
 
     def end(index):
         barrier.wait()
@@ -31,12 +44,51 @@ def test_of_many_writers_one_ends_the_run(tmp_path):
             record.end(status(RunState.FAILED, reason=EndReason.USER_ERROR, message=str(index))).message
         )
 
-    threads = [threading.Thread(target=end, args=(i,)) for i in range(16)]
+    threads = [threading.Thread(target=end, args=(i,)) for i in range(writers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(ends)) == 1
+    assert len(ends) == writers and set(ends) == {record.status().message}
+
+
+FIRST = status(RunState.PENDING)
+LATER = FIRST.model_copy(update={"state": RunState.RUNNING, "step": 7})
+END = LATER.model_copy(update={"state": RunState.SUCCEEDED, "reason": EndReason.COMPLETED})
+
+
+@pytest.mark.parametrize("mode", ["error", "full", "kill", "power"])
+@pytest.mark.parametrize(("verb", "new"), [(RunRecord.set_state, LATER), (RunRecord.end, END)])
+def test_whatever_call_of_the_disk_fails_a_status_is_the_last_or_the_new_one(tmp_path, mode, verb, new):
+    """... and one that a verb has written is not lost. The run's end can then be told, once."""
+    for root, has_failed in at_every_point(
+        tmp_path,
+        mode,
+        lambda store: RunRecord(store.root).set_state(FIRST),
+        lambda store: verb(RunRecord(store.root, store), new),
+    ):
+        record = RunRecord(str(root))
+        assert record.status() in ((FIRST, new) if has_failed else (new,))
+        ended = record.end(END.model_copy(update={"message": "told again"}))
+        assert ended == record.status() and ended.state is RunState.SUCCEEDED
+        assert set(record.store.list("launches/1")) == {"state.json", "final.json"}
+
+
+@pytest.mark.parametrize("mode", ["error", "full", "kill", "power"])
+def test_a_stop_that_was_asked_for_is_found_whatever_fails_after_it(tmp_path, mode):
+    for root, has_failed in at_every_point(
+        tmp_path, mode, lambda store: None, lambda store: RunRecord(store.root, store).ask_to_stop(1)
+    ):
+        assert RunRecord(str(root)).stop_was_asked(1) or has_failed
+
+
+def test_a_rank_s_logs_are_named_by_attempt(tmp_path):
+    record = RunRecord(str(tmp_path))
+    for attempt, rank in ((10, 1), (9, 1), (2, 0)):
+        record.store.write(rank_log_name(attempt, rank), b"line\n")
+    record.store.write("logs/other/rank-1.log", b"")
+    assert record.rank_logs(1) == ["logs/attempt-9/rank-1.log", "logs/attempt-10/rank-1.log"]
+    assert record.read_log("logs/attempt-9/rank-1.log", 2) == b"ne\n" and record.read_log("none") == b""
 
 
 def test_launches_are_counted_and_stops_remembered(tmp_path):

@@ -208,9 +208,9 @@ def test_records_that_only_the_cluster_reaches(profile, nodes):
 
 
 def _remote(cluster, plan):
-    from orchestrator.clusters.shared.run_records import RemoteRecord
+    from orchestrator.clusters.shared.run_records import remote_record
 
-    return RemoteRecord(plan.storage, cluster.run_on_head)
+    return remote_record(plan.storage, cluster.run_on_head)
 
 
 def test_a_node_that_leaves_does_not_end_the_run(profile, nodes):

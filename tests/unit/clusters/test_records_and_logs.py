@@ -9,8 +9,10 @@ from orchestrator.clusters.kubernetes.run_log import RunLog, parse_rank_line, ra
 from orchestrator.clusters.shared import record_tool
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
 from orchestrator.clusters.shared.progress import with_progress
-from orchestrator.clusters.shared.run_records import ANSWER_MARK, RemoteRecord, StorageRecord
+from orchestrator.clusters.shared.run_records import remote_record, storage_record
+from orchestrator.clusters.shared.stores import ANSWER_MARK, ExplainedStore
 from orchestrator.errors import InfrastructureError
+from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState, RunStatus
 
 RUN = RunStatus(run_id="r", state=RunState.STARTING)
@@ -18,7 +20,7 @@ RUN = RunStatus(run_id="r", state=RunState.STARTING)
 
 def remote(root):
     """Records through the tool's own main, without a cluster between."""
-    return RemoteRecord(
+    return remote_record(
         str(root),
         lambda command: f"noise\n{ANSWER_MARK}{json.dumps(record_tool.answer(command[3:]))}\nmore noise",
     )
@@ -26,38 +28,44 @@ def remote(root):
 
 @pytest.fixture(params=["here", "on the cluster"])
 def record(request, tmp_path):
-    return StorageRecord(str(tmp_path)) if request.param == "here" else remote(tmp_path)
+    return storage_record(str(tmp_path)) if request.param == "here" else remote(tmp_path)
 
 
 def test_records_are_the_same_from_here_and_through_the_cluster(record):
-    assert record.read("launches/1/state.json") is None
-    assert record.names("launches/1") == []
+    assert record.status(1) is None and record.newest_launch() == 0
+    assert record.store.list("launches/1") == []
     record.set_state(RUN)
     assert record.status(1) == RUN
     end = RUN.model_copy(update={"state": RunState.STOPPED, "reason": EndReason.STOPPED_BY_USER})
     assert record.end(end) == end
     assert record.end(end.model_copy(update={"message": "later"})) == end
-    assert record.names("launches/1") == ["final.json", "state.json"]
+    assert record.store.list("launches/1") == ["final.json", "state.json"]
     assert not record.stop_was_asked(1)
     record.ask_to_stop(1)
     record.ask_to_stop(1)
     assert record.stop_was_asked(1)
-    assert record.read_from("control/stop-1", 2) == b"op\n"
-    assert record.read_from("control/stop-1", 99) == record.read_from("control/none", 0) == b""
+    assert record.reached() == 0
+    record.set_reached(7)
+    assert record.reached() == 7
+    assert record.store.read("control/stop-1", 1, 3) == b"top"
+    assert record.read_log("control/stop-1", 2) == b"op\n"
+    record.store.remove("control/stop-1")
+    assert not record.stop_was_asked(1)
+    assert record.read_log("control/stop-1", 99) == record.read_log("control/none", 0) == b""
 
 
 def test_a_command_that_says_nothing_is_an_error(tmp_path):
-    broken = RemoteRecord(str(tmp_path), lambda command: "Traceback\nOSError: disk full\n")
-    with pytest.raises(InfrastructureError, match="can't names logs on the cluster: OSError: disk full"):
-        broken.names("logs")
+    broken = remote_record(str(tmp_path), lambda command: "Traceback\nOSError: disk full\n")
+    with pytest.raises(InfrastructureError, match="can't list logs on the cluster: OSError: disk full"):
+        broken.store.list("logs")
 
 
 def test_storage_in_trouble_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InfrastructureError, match=r"^storage .*/file can't write a/b: "):
-        StorageRecord(str(tmp_path / "file")).write("a/b", b"")
+        ExplainedStore(str(tmp_path / "file")).write("a/b", b"")
     with pytest.raises(InfrastructureError, match=r"^storage ftp://host/x can't be opened: "):
-        StorageRecord("ftp://host/x")
+        storage_record("ftp://host/x")
 
 
 def test_a_rank_s_lines_over_attempts_while_they_grow(record, tmp_path):
@@ -84,11 +92,11 @@ def test_a_rank_s_lines_over_attempts_while_they_grow(record, tmp_path):
 
 
 def test_one_look_at_a_log_that_grows_faster_than_it_is_read_ends(tmp_path):
-    class Busy(StorageRecord):
-        def names(self, folder):
-            return {"logs": ["attempt-1"], "logs/attempt-1": ["rank-0.log"]}[folder]
+    class Busy(RunRecord):
+        def rank_logs(self, rank):
+            return ["logs/attempt-1/rank-0.log"]
 
-        def read_from(self, name, offset):
+        def read_log(self, name, offset=0):
             return b"one more\n"
 
     lines = rank_lines(Busy(str(tmp_path)), 0, follow=False, has_ended=lambda: False)
@@ -96,9 +104,10 @@ def test_one_look_at_a_log_that_grows_faster_than_it_is_read_ends(tmp_path):
 
 
 def test_a_long_log_is_read_in_parts_to_its_end(record, tmp_path, monkeypatch):
-    from orchestrator.clusters.shared import log_lines, run_records
+    from orchestrator import records
+    from orchestrator.clusters.shared import log_lines, stores
 
-    for module in (log_lines, run_records):
+    for module in (log_lines, records, stores):
         monkeypatch.setattr(module, "LONGEST_READ_BYTES", 7)
     file = tmp_path / "logs" / "attempt-1" / "rank-0.log"
     file.parent.mkdir(parents=True)
@@ -177,14 +186,14 @@ def test_the_log_beside_the_head_shows_driver_and_workers_and_keeps_a_copy(tmp_p
 def test_a_wish_to_stop_in_the_config_map_reaches_the_records(tmp_path):
     log, storage, _, run_folder = run_log_of(tmp_path)
     log.look()
-    assert not StorageRecord(str(storage)).stop_was_asked(1)
+    assert not storage_record(str(storage)).stop_was_asked(1)
     (run_folder / "stop-2").write_text("")
     log.look()
-    assert not StorageRecord(str(storage)).stop_was_asked(1)
+    assert not storage_record(str(storage)).stop_was_asked(1)
     (run_folder / "stop-1").write_text("")
     log.look()
     log.look()
-    assert StorageRecord(str(storage)).stop_was_asked(1)
+    assert storage_record(str(storage)).stop_was_asked(1)
 
 
 def test_marked_lines_come_back():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from faulty_disk import FaultyCalls, Killed
+from faulty_disk import FaultyCalls, Killed, at_every_point
 
 from orchestrator.storage import LocalStore, Store
 
@@ -29,24 +28,6 @@ def draft(store: Store) -> None:
 
 def create(store: Store) -> None:
     assert store.create("a/b/file", NEW)
-
-
-def at_every_point(
-    tmp_path: Path, mode: str, before: Callable[[Store], Any], action: Callable[[Store], Any]
-) -> Iterator[tuple[Path, bool]]:
-    """The folder that is left when the n-th call fails, for every n, and whether the action said that it failed."""
-    counted = FaultyCalls("none", -1)
-    before(LocalStore(str(tmp_path / "counted")))
-    action(LocalStore(str(tmp_path / "counted"), counted))
-    assert counted.calls >= 5
-    for point in range(1, counted.calls + 1):
-        root = tmp_path / f"{mode}-{point}"
-        before(LocalStore(str(root)))
-        try:
-            action(LocalStore(str(root), FaultyCalls(mode, point)))
-            yield root, False
-        except (OSError, Killed):
-            yield root, True
 
 
 @pytest.mark.parametrize("mode", ["error", "full", "kill", "power"])
