@@ -56,21 +56,24 @@ def read_yaml(text: str | bytes, origin: str) -> YamlText:
     """
     # ruamel.yaml loads in 0.1 s; validate, plan and submit need it, --help does not.
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
 
     size = len(text.encode(errors="replace") if isinstance(text, str) else text)
     if size > MAX_BYTES:
         raise SpecError(f"{origin}: {size} bytes is too large for a job file; at most {MAX_BYTES}")
+    builder = _Builder(origin)
     try:
-        return _build(YAML(typ="safe", pure=True).parse(text), origin)
+        for event in YAML(typ="safe", pure=True).parse(text):
+            builder.take(event)
     except ReaderError as error:
         raise SpecError(f"{origin}: not text that YAML allows: {error.reason}") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
         where = f"{origin}:{mark.line + 1}:{mark.column + 1}" if mark else origin
-        problem = getattr(error, "problem", None) or getattr(error, "context", None) or "not valid YAML"
-        raise SpecError(f"{where}: {problem}") from None
+        raise SpecError(f"{where}: {error.problem or error.context or 'not valid YAML'}") from None
+    except YAMLError as error:
+        raise SpecError(f"{origin}: not valid YAML: {error}") from None
     except (
         UnicodeDecodeError,
         ValueError,
@@ -82,76 +85,101 @@ def read_yaml(text: str | bytes, origin: str) -> YamlText:
     ) as error:
         # ruamel.yaml lets these escape on malformed escapes and directives
         raise SpecError(f"{origin}: not valid YAML: {error}") from None
+    return builder.result
 
 
-def _build(events: Any, origin: str) -> YamlText:
-    result = YamlText(data=None)
-    stack: list[_Open] = []
-    documents = 0
+class _Builder:
+    """Puts the values of an event stream where they belong."""
 
-    def fail(event: Any, problem: str) -> SpecError:
-        mark = event.start_mark
-        return SpecError(f"{origin}:{mark.line + 1}:{mark.column + 1}: {problem}")
+    def __init__(self, origin: str) -> None:
+        self.result = YamlText(data=None)
+        self._origin = origin
+        self._open: list[_Open] = []
+        self._documents = 0
 
-    def place(event: Any, value: Any) -> Path:
-        """Put a value where the innermost open container wants it; returns its path."""
-        if not stack:
-            result.data = value
-            path: Path = ()
-        else:
-            top = stack[-1]
-            if isinstance(top.node, list):
-                path = (*top.path, len(top.node))
-                top.node.append(value)
-            else:
-                assert top.key is not None
-                path = (*top.path, top.key)
-                top.node[top.key] = value
-                top.key = None
-        result.positions.setdefault(path, (event.start_mark.line + 1, event.start_mark.column + 1))
-        return path
-
-    for event in events:
+    def take(self, event: Any) -> None:
+        """The next event. Raises SpecError for what is not plain data."""
         kind = type(event).__name__
         if kind == "DocumentStartEvent":
-            documents += 1
-            if documents > 1:
-                raise fail(event, "one document only; remove what follows the second '---'")
+            self._documents += 1
+            if self._documents > 1:
+                raise self._error(event, "one document only; remove what follows the second '---'")
         elif kind == "AliasEvent":
-            raise fail(event, f"aliases (*{event.anchor}) are not allowed; write the value out")
-        elif kind in ("ScalarEvent", "MappingStartEvent", "SequenceStartEvent"):
-            if event.anchor:
-                raise fail(event, f"anchors (&{event.anchor}) are not allowed; write the value out")
-            if event.tag is not None and str(event.tag) != "!":
-                raise fail(event, f"tags ({event.tag}) are not allowed")
-            wants_key = stack and isinstance(stack[-1].node, dict) and stack[-1].key is None
-            if wants_key:
-                top = stack[-1]
-                if kind != "ScalarEvent":
-                    raise fail(event, "a key must be plain text")
-                key = str(event.value)
-                if key in top.node:
-                    raise fail(event, f"{key!r} is given twice")
-                top.key = key
-                result.positions[(*top.path, key)] = (event.start_mark.line + 1, event.start_mark.column + 1)
-            elif kind == "ScalarEvent":
-                place(event, _scalar(event, fail))
-            else:
-                if len(stack) >= MAX_DEPTH:
-                    raise fail(event, f"nested deeper than {MAX_DEPTH} levels")
-                node: dict[str, Any] | list[Any] = {} if kind == "MappingStartEvent" else []
-                stack.append(_Open(node, place(event, node)))
+            raise self._error(event, f"aliases (*{event.anchor}) are not allowed; write the value out")
         elif kind in ("MappingEndEvent", "SequenceEndEvent"):
-            stack.pop()
-    return result
+            self._open.pop()
+        elif kind in ("ScalarEvent", "MappingStartEvent", "SequenceStartEvent"):
+            self._take_value(event, kind)
+
+    def _take_value(self, event: Any, kind: str) -> None:
+        if event.anchor:
+            raise self._error(event, f"anchors (&{event.anchor}) are not allowed; write the value out")
+        if event.tag is not None and str(event.tag) != "!":
+            raise self._error(event, f"tags ({event.tag}) are not allowed")
+        if self._open and isinstance(self._open[-1].node, dict) and self._open[-1].key is None:
+            self._take_key(event, kind)
+        elif kind == "ScalarEvent":
+            if _is_long_number(event):
+                raise self._error(event, "a number this long can't be meant; quote it if it is text")
+            self._place(event, _scalar(event))
+        elif len(self._open) >= MAX_DEPTH:
+            raise self._error(event, f"nested deeper than {MAX_DEPTH} levels")
+        else:
+            node: dict[str, Any] | list[Any] = {} if kind == "MappingStartEvent" else []
+            self._open.append(_Open(node, self._place(event, node)))
+
+    def _take_key(self, event: Any, kind: str) -> None:
+        mapping = self._open[-1]
+        if kind != "ScalarEvent":
+            raise self._error(event, "a key must be plain text")
+        key = str(event.value)
+        if key in mapping.node:
+            raise self._error(event, f"{key!r} is given twice")
+        mapping.key = key
+        self.result.positions[(*mapping.path, key)] = _position(event)
+
+    def _place(self, event: Any, value: Any) -> Path:
+        """Put a value where the innermost open container wants it; returns its path."""
+        path: Path = ()
+        if not self._open:
+            self.result.data = value
+        else:
+            parent = self._open[-1]
+            if isinstance(parent.node, list):
+                path = (*parent.path, len(parent.node))
+                parent.node.append(value)
+            else:
+                assert parent.key is not None
+                path = (*parent.path, parent.key)
+                parent.node[parent.key] = value
+                parent.key = None
+        self.result.positions.setdefault(path, _position(event))
+        return path
+
+    def _error(self, event: Any, problem: str) -> SpecError:
+        line, column = _position(event)
+        return SpecError(f"{self._origin}:{line}:{column}: {problem}")
 
 
-def _scalar(event: Any, fail: Any) -> Any:
+def _position(event: Any) -> tuple[int, int]:
+    return event.start_mark.line + 1, event.start_mark.column + 1
+
+
+def _is_quoted(event: Any) -> bool:
+    return event.style in ("'", '"', "|", ">")
+
+
+def _is_long_number(event: Any) -> bool:
     text: str = event.value
-    if event.style in ("'", '"', "|", ">"):
+    return (
+        not _is_quoted(event) and len(text) > _MAX_DIGITS and bool(re.fullmatch(r"[-+0-9.eExXa-fA-F]+", text))
+    )
+
+
+def _scalar(event: Any) -> Any:
+    text: str = event.value
+    if _is_quoted(event):
         return text
-    if len(text) > _MAX_DIGITS and re.fullmatch(r"[-+0-9.eExXa-fA-F]+", text):
-        raise fail(event, "a number this long can't be meant; quote it if it is text")
     if _NULL.fullmatch(text):
         return None
     if _TRUE.fullmatch(text):
