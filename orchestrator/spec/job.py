@@ -88,7 +88,8 @@ class TrainingSpec(Section):
     log_every: Positive = 10
     """Steps between logged metrics."""
     sample_every: Positive | None = None
-    """Steps between generated samples (text, images, plots) in the tracker. Default: as ``evaluate_every``."""
+    """Steps between generated samples (text, images, plots) in the tracker, made from ``data.eval``'s batches. Default: as
+    ``evaluate_every``."""
     compile: bool = False
     """Compile the model with torch.compile."""
     activation_checkpointing: bool = False
