@@ -83,17 +83,18 @@ def test_a_run_goes_on_from_what_lies_in_an_object_store(bucket, tmp_path, short
     lines, killed, attempts = [], None, []
     workers: dict[int, int] = {}
     assert driver.stdout is not None
-    for line in driver.stdout:
-        lines.append(line)
-        event = events.parse(line) or {}
-        if event.get("event") == "worker":
-            workers[event["rank"]] = event["pid"]
-        elif event.get("event") == "attempt":
-            attempts.append((event["attempt"], event["start_step"]))
-        elif event.get("event") == "checkpoint" and killed is None and event["step"] >= 2 * SAVE_EVERY:
-            killed = event["step"]
-            os.kill(workers[1], signal.SIGKILL)
-    assert driver.wait() == 0, "".join(lines[-30:])
+    with driver:
+        for line in driver.stdout:
+            lines.append(line)
+            event = events.parse(line) or {}
+            if event.get("event") == "worker":
+                workers[event["rank"]] = event["pid"]
+            elif event.get("event") == "attempt":
+                attempts.append((event["attempt"], event["start_step"]))
+            elif event.get("event") == "checkpoint" and killed is None and event["step"] >= 2 * SAVE_EVERY:
+                killed = event["step"]
+                os.kill(workers[1], signal.SIGKILL)
+    assert driver.returncode == 0, "".join(lines[-30:])
     (first, began), (second, resumed) = attempts
     assert (first, began, second) == (1, 0, 2)
     # what was saved before the kill, at least the last checkpoint but one: the last may not have been whole yet
