@@ -7,8 +7,7 @@ from orchestrator.data.prepare_data import prepare
 from orchestrator.data.prepared import Prepared, describe_change
 from orchestrator.data.reading.evaluation import EvalStream, open_eval
 from orchestrator.data.reading.training import StepBatch, TrainStream, open_train
-from orchestrator.data.reading_back import decode_text
-from orchestrator.data.serving import Inputs, inputs_of
+from orchestrator.data.serving import Inputs, decode_text, inputs_of
 
 __all__ = [
     "EvalStream",

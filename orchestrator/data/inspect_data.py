@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data import facts, preparations
+from orchestrator.data.columns.choose import choose_layouts, model_tensors
+from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.files import list_files
-from orchestrator.data.layouts import choose_layouts, wanted_tensors
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.builtin import FACTS, materialize
@@ -20,7 +21,6 @@ from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import Part, held_out_rows
-from orchestrator.data.tensors import TensorLayout
 from orchestrator.data.transforms import Batch
 from orchestrator.planning.plan import DataFacts
 from orchestrator.spec.data import BuiltinSource, PipelineSource, Split
@@ -78,7 +78,7 @@ def _from_preparation(job: JobSpec, base_dir: str) -> DataFacts:
 
 
 def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cache: str) -> DataFacts:
-    spec, wanted = job.data, wanted_tensors(job)
+    spec, wanted = job.data, model_tensors(job)
     indexes, counted = [], True
     for section in sections:
         index, whole = _index(section, base_dir, cache)

@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import Any
 
+from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.order import OrderShape
 from orchestrator.data.sources.index import DataFile, SourceIndex, relative_name
 from orchestrator.data.sources.split import Part
-from orchestrator.data.tensors import TensorLayout
 from orchestrator.section import Section
 
 

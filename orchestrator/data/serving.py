@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from orchestrator.data.columns.arrays import group_values
+from orchestrator.data.columns.images import decode_image
+from orchestrator.data.columns.layout import TensorLayout, finished
 from orchestrator.data.preparations.sequences import pad_rows
 from orchestrator.data.preparations.series import series_values
 from orchestrator.data.preparations.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
 from orchestrator.data.prepared import Prepared
-from orchestrator.data.tensors import TensorLayout, decode_image, finished, group_values
 from orchestrator.data.transforms import Batch, apply_all
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import ResolvedJob
@@ -133,6 +135,14 @@ def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
         fitted=tuple(dict(found) for _, found in kept),
         classes=classes,
     )
+
+
+def decode_text(prepared: Prepared, tokens: Sequence[int]) -> str:
+    """Tokens as text, by the run's tokenizer; as numbers where the data came tokenized already."""
+    definition = prepared.preparation.get("tokenizer")
+    if definition is None:
+        return " ".join(str(int(token)) for token in tokens)
+    return tokenizer_from_json(definition).decode([int(token) for token in tokens])
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from orchestrator.data.cache import remembered, remembered_table
 from orchestrator.data.preparations import kind_of
 from orchestrator.data.sources.formats import format_of
-from orchestrator.data.sources.index import SourceIndex
-from orchestrator.data.sources.split import Part, Selection
+from orchestrator.data.sources.formats.parquet import index_parquet
+from orchestrator.data.sources.split import Part, Selection, SourceRows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Preparation
 
@@ -26,11 +26,12 @@ _VERSION = 1
 class RawRows:
     """The rows of some parts of sources, group by group. Can be iterated again."""
 
-    def __init__(self, sources: Sequence[tuple[SourceIndex, Part]], columns: tuple[str, ...] | None) -> None:
+    def __init__(self, sources: Sequence[SourceRows], columns: tuple[str, ...] | None) -> None:
         self._sources, self._columns = sources, columns
 
     def __iter__(self) -> Iterator[pa.Table]:
-        for index, part in self._sources:
+        for source in self._sources:
+            index, part = source.index, source.part
             selection, reader = Selection(part, index.group_rows), format_of(index.kind)
             columns = self._columns or tuple(index.schema.names)
             for name in columns:
@@ -45,22 +46,24 @@ class RawRows:
 
 
 @dataclass(frozen=True)
-class PreparedRows:
+class RewrittenRows:
     """What a preparation made."""
 
-    train: tuple[str, ...]
-    """A Parquet file for each training source."""
-    evaluation: str | None
+    train: tuple[SourceRows, ...]
+    """All rows of one Parquet file for each training source."""
+    evaluation: SourceRows | None
+    """Likewise."""
     fitted: dict[str, Any]
+    """What it learned from the training rows."""
 
 
-def prepare_rows(
+def rewrite_rows(
     section: Preparation,
-    train: Sequence[tuple[SourceIndex, Part]],
-    evaluation: tuple[SourceIndex, Part] | None,
+    train: Sequence[SourceRows],
+    evaluation: SourceRows | None,
     base_dir: str,
     cache: str,
-) -> PreparedRows:
+) -> RewrittenRows:
     """Fit on the training rows, then rewrite training and evaluation rows, each by itself."""
     kind = kind_of(section)
     columns = kind.columns(section)
@@ -73,22 +76,23 @@ def prepare_rows(
         lambda: kind.fit(section, RawRows(train, columns), base_dir),
     )
 
-    def build(source: tuple[SourceIndex, Part]) -> str:
+    def build(source: SourceRows) -> SourceRows:
         def write(path: str) -> None:
             tables = kind.build(section, fitted, RawRows([source], columns))
-            _write_tables(path, tables, source[0].root)
+            _write_tables(path, tables, source.index.root)
 
         key = [_VERSION, fit_key, _rows_key([source])]
-        return remembered_table(cache, "preparation", kind.version, key, write)
+        path = remembered_table(cache, "preparation", kind.version, key, write)
+        return SourceRows(index_parquet(path), Part())
 
-    return PreparedRows(
+    return RewrittenRows(
         tuple(build(source) for source in train), build(evaluation) if evaluation else None, fitted
     )
 
 
-def _rows_key(sources: Sequence[tuple[SourceIndex, Part]]) -> list[Any]:
+def _rows_key(sources: Sequence[SourceRows]) -> list[Any]:
     """What rows those are."""
-    return [[index.identity, vars(part)] for index, part in sources]
+    return [[source.index.identity, vars(source.part)] for source in sources]
 
 
 def _write_tables(path: str, tables: Iterable[pa.Table], root: str) -> None:

@@ -24,10 +24,10 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayTaskError
 
+from orchestrator.data.columns.layout import finished_steps
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.reading.chunks import CHUNK_BYTES, chunk_bounds
 from orchestrator.data.reading.training_chunks import TrainingChunks
-from orchestrator.data.tensors import finished_steps
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import TrainwrightError
 from orchestrator.planning.plan import Plan

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from orchestrator.data.columns.arrays import Values, group_values
+from orchestrator.data.columns.images import decode_image
+from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.split import Selection
-from orchestrator.data.tensors import TensorLayout, Values, decode_image, group_values
 from orchestrator.data.transforms import Batch
 from orchestrator.errors import DataError
 

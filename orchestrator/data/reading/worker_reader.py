@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from orchestrator.data.columns.layout import TensorLayout, finished_steps
 from orchestrator.data.reading.chunks import Chunks, chunk_bounds
-from orchestrator.data.tensors import TensorLayout, finished_steps
 from orchestrator.data.transforms import Batch
 from orchestrator.planning.plan import Plan
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from orchestrator.data.hashing import feistel, mix
+from orchestrator.data.sources.index import SourceIndex
 from orchestrator.errors import DataError
 
 
@@ -21,6 +22,16 @@ class Part:
     seed: int = 0
     evaluation: bool = False
     """The held-out rows, or the others."""
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """Some rows of a source."""
+
+    index: SourceIndex
+    """The source's files and groups."""
+    part: Part
+    """Which of their rows."""
 
 
 def held_out_rows(rows: int, fraction: float) -> int:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from orchestrator.data.columns.arrays import numbers
 from orchestrator.data.sources import bundled
-from orchestrator.data.tensors import numbers
 
 
 def test_the_language_reference_is_english_text():

@@ -30,7 +30,7 @@ VERSIONS = {
     "builtin": ("builtin", import_module(DATA + "sources.builtin"), "_VERSION"),
     "preparation-fit": ("pack", PackKind, "version"),
     "preparation": ("pack", import_module(DATA + "preparations.rewrite"), "_VERSION"),
-    "fitted-transforms": ("parquet", import_module(DATA + "prepare_data"), "_FIT_VERSION"),
+    "fitted-transforms": ("parquet", import_module(DATA + "fit"), "_VERSION"),
 }
 """Kind of entry -> a data set that makes one, and what holds the version. ``pipeline`` has its own tests."""
 

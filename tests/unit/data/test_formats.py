@@ -16,7 +16,7 @@ from orchestrator.data.preparations.rewrite import RawRows
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.sources.formats import FORMATS, format_of, index_source, lines
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.data.sources.split import Part
+from orchestrator.data.sources.split import Part, SourceRows
 from orchestrator.errors import DataError
 from orchestrator.spec.data import FileSource, TextSource
 
@@ -113,7 +113,7 @@ def indexed(request, tmp_path, monkeypatch) -> SourceIndex:
 
 
 def ids_of(index: SourceIndex, columns: tuple[str, ...]) -> pa.Table:
-    return pa.concat_tables(list(RawRows([(index, Part())], columns)))
+    return pa.concat_tables(list(RawRows([SourceRows(index, Part())], columns)))
 
 
 def test_all_rows_come_in_order_from_groups_that_are_small(indexed):

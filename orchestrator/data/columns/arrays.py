@@ -1,50 +1,18 @@
-"""Columns to named tensors, without a Python object for each row."""
+"""Columns to arrays, without a Python object for each row."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
+from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.errors import DataError
-from orchestrator.section import Section
 
 Values = Any
 """A group's values of one tensor: numbers and text as an array (rows, *shape); encoded images as Arrow's."""
-
-
-class TensorLayout(Section):
-    """Which columns make one named tensor, and how."""
-
-    name: str
-    """The tensor."""
-    columns: tuple[str, ...]
-    """In this order; a column in a struct is ``outer.inner``."""
-    kind: Literal["numbers", "image", "text"]
-    """``numbers``: numbers, lists of numbers, tensors; ``image``: encoded images, decoded to 0..1;
-    ``text``: strings, which a transform must turn into numbers."""
-    shape: tuple[int, ...] = ()
-    """Of one sample; empty for one number or text."""
-    dtype: Literal["float32", "int64", "object"] = "float32"
-    """As the loop gets it, and a transform that computes with it."""
-    carried: str = "float32"
-    """As it is carried from where it is read to the loop's process: ``dtype``, or the smaller type of the source where
-    no transform computes with it. Images carried as uint8 are still in 0..255."""
-    flat: bool = False
-    """Several columns, ``features`` or ``categories``: laid end to end."""
-    resizes: bool = False
-    """Images are brought to ``shape`` as they are decoded; otherwise they must have it."""
-
-    @property
-    def read_columns(self) -> tuple[str, ...]:
-        """What is asked of the source."""
-        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in self.columns))
 
 
 def group_values(table: pa.Table, layout: TensorLayout, where: Any) -> Values:
@@ -159,83 +127,8 @@ def _refuse_missing(array: pa.Array, name: str, where: Any) -> None:
         raise DataError(f"{where(row)}: column {name!r} has no value there; fill it, or leave the row out")
 
 
-def finished_steps(
-    chunk: dict[str, np.ndarray], layouts: Sequence[TensorLayout]
-) -> list[dict[str, np.ndarray]]:
-    """The steps of a chunk (steps, samples, ...), each as the loop gets it.
-
-    One by one, so that the memory of a step is soon used again: what is as large as a whole chunk is asked of the system
-    anew each time.
-    """
-    return [
-        finished({name: values[step] for name, values in chunk.items()}, layouts)
-        for step in range(len(chunk["weight"]))
-    ]
-
-
 def encoded_bytes(array: pa.Array) -> pa.Array:
     """Encoded images: binary, or the ``bytes`` of a struct as Hugging Face datasets write it."""
     if pa.types.is_struct(array.type):
         return pc.struct_field(array, "bytes")
     return array
-
-
-def finished(batch: dict[str, np.ndarray], layouts: Sequence[TensorLayout]) -> dict[str, np.ndarray]:
-    """A batch as the loop gets it: what was carried in a smaller type in its own."""
-    done = dict(batch)
-    for layout in layouts:
-        values = batch.get(layout.name)
-        if values is None or layout.carried == layout.dtype:
-            continue
-        if layout.kind == "image":
-            done[layout.name] = np.multiply(values, np.float32(1 / 255), dtype=np.float32)
-        else:
-            done[layout.name] = values.astype(layout.dtype)
-    return done
-
-
-def decode_image(encoded: bytes | None, layout: TensorLayout, where: Any, row: int) -> np.ndarray:
-    """Pixels of an image as uint8 (channels, height, width), brought to the layout's size where it ``resizes``.
-
-    Raises:
-        DataError: it can't be decoded, or has another size.
-    """
-    channels, height, width = layout.shape
-    with _opened(encoded, lambda: where(row)) as image:
-        if layout.resizes and image.size != (width, height):
-            # Lets libjpeg decode at the nearest larger eighth of the size.
-            image.draft(None, (width, height))
-            mode = "L" if channels == 1 else "RGB"
-            image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
-        elif image.size != (width, height):
-            raise DataError(
-                f"{where(row)}: the image is {image.size[1]} x {image.size[0]}, others are {height} x {width};"
-                " add a resize transform (data.transforms: {kind: resize, height: ..., width: ...})"
-            )
-        pixels = np.asarray(image if image.mode == "RGB" and channels == 3 else _converted(image, channels))
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _converted(image: Image.Image, channels: int) -> Image.Image:
-    mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
-
-
-@contextmanager
-def _opened(encoded: bytes | None, where: Any) -> Iterator[Image.Image]:
-    """The image, opened; what Pillow raises on a damaged one becomes one sentence."""
-    if encoded is None:
-        raise DataError(f"{where()}: has no image")
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            yield image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).split("<", 1)[0].strip()[:120]  # Pillow's names an object of ours
-        raise DataError(f"{where()}: the image can't be decoded ({reason})") from error
-
-
-def image_shape(encoded: bytes | None, where: Any) -> tuple[int, int, int]:
-    """Channels (1 for gray, else 3), height and width of an encoded image."""
-    with _opened(encoded, where) as image:
-        channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
-        return channels, image.size[1], image.size[0]

@@ -8,8 +8,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from orchestrator.data.columns.arrays import column_array, encoded_bytes, numbers
+from orchestrator.data.columns.images import image_shape
+from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.data.tensors import TensorLayout, column_array, encoded_bytes, image_shape, numbers
 from orchestrator.data.transforms import kind_of
 from orchestrator.errors import DataError
 from orchestrator.models.configs import default_objective
@@ -28,7 +30,7 @@ TARGETS: dict[str, dict[str, str]] = {
 """Kind of objective -> the tensors that it takes beside the family's inputs, and their kind."""
 
 
-def wanted_tensors(job: JobSpec) -> dict[str, str]:
+def model_tensors(job: JobSpec) -> dict[str, str]:
     """The tensors that the job's model and objective take: name -> ``float`` or ``int``."""
     objective = job.objective or default_objective(job.model)
     inputs = {name: spec.kind for name, spec in job.model.input_tensors(objective).items()}
@@ -36,7 +38,7 @@ def wanted_tensors(job: JobSpec) -> dict[str, str]:
 
 
 def choose_layouts(
-    spec: DataSpec, wanted: Mapping[str, str], index: SourceIndex, head: pa.Table
+    spec: DataSpec, taken: Mapping[str, str], index: SourceIndex, head: pa.Table
 ) -> tuple[TensorLayout, ...]:
     """The tensors of a source.
 
@@ -44,6 +46,7 @@ def choose_layouts(
     model or a transform takes makes it.
 
     Args:
+        taken: the tensors that the model takes, ``float`` or ``int``.
         head: the source's first rows.
 
     Raises:
@@ -61,16 +64,16 @@ def choose_layouts(
     for name in head.column_names:
         if name in chosen or name in named:
             continue
-        if name in wanted or name in transformed:
+        if name in taken or name in transformed:
             chosen[name] = (name,)
             named.add(name)
     layouts = []
     for tensor, names in chosen.items():
         columns = tuple(c for name in names for c in (_numeric(head, named) if name == "*" else (name,)))
-        layouts.append(_layout(tensor, columns, spec, wanted.get(tensor), index, head, tensor in starred))
+        layouts.append(_layout(tensor, columns, spec, taken.get(tensor), index, head, tensor in starred))
     if not layouts:
         raise DataError(
-            f"{index.root}: no column is named like a tensor of the model ({', '.join(wanted)}); say in data.columns"
+            f"{index.root}: no column is named like a tensor of the model ({', '.join(taken)}); say in data.columns"
             f" which make them; there are {_listed(head)}"
         )
     return tuple(layouts)
@@ -80,7 +83,7 @@ def _layout(
     tensor: str,
     columns: tuple[str, ...],
     spec: DataSpec,
-    wanted: str | None,
+    taken_as: str | None,
     index: SourceIndex,
     head: pa.Table,
     starred: bool,
@@ -126,13 +129,13 @@ def _layout(
     encoded = any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms)
     parts = [numbers(array, name, where, missing=True) for array, name in zip(arrays, columns, strict=True)]
     whole = all(part.dtype.kind in "iu" for part in parts)
-    if wanted == "int" and not whole and not encoded and any(_has_fractions(part) for part in parts):
+    if taken_as == "int" and not whole and not encoded and any(_has_fractions(part) for part in parts):
         raise DataError(
             f"data.columns.{tensor}: column {columns[0]!r} of {index.root} has fractions, but"
             f" {tensor!r} takes whole numbers"
         )
     dtype: Literal["int64", "float32"] = (
-        "int64" if wanted == "int" or (wanted is None and whole) else "float32"
+        "int64" if taken_as == "int" or (taken_as is None and whole) else "float32"
     )
     if encoded and whole:
         dtype = "int64"

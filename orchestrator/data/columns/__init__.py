@@ -1,0 +1,1 @@
+"""What a source's columns mean: which make which tensor, and their values as arrays. Decided here and nowhere else."""

@@ -1,0 +1,66 @@
+"""TensorLayout: which columns make one named tensor, and in which types it travels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from orchestrator.section import Section
+
+
+class TensorLayout(Section):
+    """Which columns make one named tensor, and how."""
+
+    name: str
+    """The tensor."""
+    columns: tuple[str, ...]
+    """In this order; a column in a struct is ``outer.inner``."""
+    kind: Literal["numbers", "image", "text"]
+    """``numbers``: numbers, lists of numbers, tensors; ``image``: encoded images, decoded to 0..1;
+    ``text``: strings, which a transform must turn into numbers."""
+    shape: tuple[int, ...] = ()
+    """Of one sample; empty for one number or text."""
+    dtype: Literal["float32", "int64", "object"] = "float32"
+    """As the loop gets it, and a transform that computes with it."""
+    carried: str = "float32"
+    """As it is carried from where it is read to the loop's process: ``dtype``, or the smaller type of the source where
+    no transform computes with it. Images carried as uint8 are still in 0..255."""
+    flat: bool = False
+    """Several columns, ``features`` or ``categories``: laid end to end."""
+    resizes: bool = False
+    """Images are brought to ``shape`` as they are decoded; otherwise they must have it."""
+
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """What is asked of the source."""
+        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in self.columns))
+
+
+def finished(batch: dict[str, np.ndarray], layouts: Sequence[TensorLayout]) -> dict[str, np.ndarray]:
+    """A batch as the loop gets it: what was carried in a smaller type in its own."""
+    done = dict(batch)
+    for layout in layouts:
+        values = batch.get(layout.name)
+        if values is None or layout.carried == layout.dtype:
+            continue
+        if layout.kind == "image":
+            done[layout.name] = np.multiply(values, np.float32(1 / 255), dtype=np.float32)
+        else:
+            done[layout.name] = values.astype(layout.dtype)
+    return done
+
+
+def finished_steps(
+    chunk: dict[str, np.ndarray], layouts: Sequence[TensorLayout]
+) -> list[dict[str, np.ndarray]]:
+    """The steps of a chunk (steps, samples, ...), each as the loop gets it.
+
+    One by one, so that the memory of a step is soon used again: what is as large as a whole chunk is asked of the system
+    anew each time.
+    """
+    return [
+        finished({name: values[step] for name, values in chunk.items()}, layouts)
+        for step in range(len(chunk["weight"]))
+    ]
