@@ -25,7 +25,9 @@ STYLE = """\
 def layers() -> list[list[str]]:
     """The layers that import-linter checks, top first."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
-    (drawn,) = [contract for contract in settings["contracts"] if contract["type"] == "layers"]
+    (drawn,) = [
+        contract for contract in settings["contracts"] if contract.get("containers") == ["orchestrator"]
+    ]
     return [re.split(r"\s*[|:]\s*", layer) for layer in drawn["layers"]]
 
 
