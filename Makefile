@@ -19,6 +19,7 @@ lint: install docs  ## ruff, mypy, the import layers, spelling, pages written fr
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python scripts/written_pages.py --check

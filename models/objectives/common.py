@@ -13,7 +13,7 @@ from orchestrator.models.base import Batch, Sample, Sums
 class OnePhase:
     """Objectives that train the one module ``model``."""
 
-    phases = ("model",)
+    phases: tuple[str, ...] = ("model",)
 
     def trains(self, phase: str) -> str:
         """The phase is called after its module."""

@@ -71,8 +71,17 @@ def test_a_wrong_token_is_one_sentence(home, file, tmp_path):
 def test_twenty_processes_that_submit_one_run_at_once_start_one_job(home, file):
     job = home.job(training={"max_steps": 20, "evaluate_every": 20}, tracking={"kind": "none"})
     submit = home.command("submit", str(job), "--cluster", str(file), "--id", "once-abcdefgh", "--json")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(submit, env=home.environment, cwd=home.folder, **pipes) for _ in range(20)]
+    started = [
+        subprocess.Popen(
+            submit,
+            env=home.environment,
+            cwd=home.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(20)
+    ]
     answers = [(*process.communicate(timeout=400), process.returncode) for process in started]
     assert [code for _, _, code in answers] == [0] * 20, answers
     assert {json.loads(out)["run_id"] for out, _, _ in answers} == {"once-abcdefgh"}

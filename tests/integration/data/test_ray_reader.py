@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ def spec(tmp_path):
     }
 
 
-def all_steps(spec, tmp_path, reader: str, start: int, rank: int) -> list[dict[str, np.ndarray]]:
+def all_steps(spec, tmp_path, reader: str, start: int, rank: int) -> list[dict[str, Any]]:
     plan = plan_of(job_of({**spec, "reader": reader}, batch=32), tmp_path, workers=2, steps=150, micro=8)
     prepared = data.prepare(plan)
     stream = data.open_train(prepared, plan, rank=rank, world_size=2, start_step=start)

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ FILES = ["COMMITTED", "manifest.json", "rank-00000.json", "rank-00000.safetensor
 
 def newest_step(folder: Path) -> int | None:
     found = newest_good(str(folder.parent))
-    return found and found.step
+    return found.step if found else None
 
 
 def test_there_are_no_other_files(two_steps: Path) -> None:
@@ -104,7 +105,7 @@ class _Bomb:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.path),)
 
 

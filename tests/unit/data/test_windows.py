@@ -38,9 +38,9 @@ def test_windows_are_those_of_the_whole_table_however_it_is_parted(
         ):
             list(found)
         return
-    found = list(found)
-    np.testing.assert_array_equal(np.concatenate(found), expected)
-    assert {len(windows) for windows in found[:-1]} <= {at_once} and len(found[-1]) <= at_once
+    batches = list(found)
+    np.testing.assert_array_equal(np.concatenate(batches), expected)
+    assert {len(windows) for windows in batches[:-1]} <= {at_once} and len(batches[-1]) <= at_once
 
 
 def test_naive_forecasts():
