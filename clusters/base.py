@@ -56,7 +56,8 @@ class Cluster(Protocol):
 
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """Lines (without line ends) of the driver, or of one rank over all attempts; with ``follow`` until the
-        run has ended. Raises NotFoundError.
+        run has ended. Raises NotFoundError, at once where there is no such run, and at the end of no lines where
+        the rank wrote none.
         """
         ...
 

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from orchestrator.clusters.base import Request, Revise
@@ -31,7 +32,7 @@ from orchestrator.clusters.kubernetes.request import (
 from orchestrator.clusters.kubernetes.run_log import parse_rank_line
 from orchestrator.clusters.kubernetes.status import rayjob_to_status
 from orchestrator.clusters.shared.launches import newest_launches, next_launch
-from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
+from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.run_records import storage_record
@@ -93,15 +94,13 @@ class KubernetesCluster:
         name = rayjob["metadata"]["name"]
         if rank is not None and self._is_object_store:
             record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
-            yield from rank_lines(record, rank, follow=follow, has_ended=lambda: self._has_ended(name))
-            return
+            has_ended = partial(self._has_ended, name)
+            return some_lines(rank_lines(record, rank, follow=follow, has_ended=has_ended), run_id, rank)
         lines = self._followed(name) if follow else self._read_once(rayjob)
-        for line in lines:
-            marked = parse_rank_line(line)
-            if rank is None and marked is None:
-                yield line
-            elif marked is not None and marked[0] == rank:
-                yield marked[1]
+        if rank is None:
+            return (line for line in lines if parse_rank_line(line) is None)
+        marked = (parse_rank_line(line) for line in lines)
+        return some_lines((found[1] for found in marked if found and found[0] == rank), run_id, rank)
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """A graceful stop through storage or, where only pods reach that, through the run's ConfigMap within about a

@@ -20,7 +20,7 @@ from orchestrator.clusters.local.request import gpus_of_this_machine, plan_name,
 from orchestrator.clusters.local.status import has_workers, lost, newest_lines
 from orchestrator.clusters.shared.driver_command import DRIVER
 from orchestrator.clusters.shared.launches import next_launch
-from orchestrator.clusters.shared.log_lines import GrowingFile
+from orchestrator.clusters.shared.log_lines import GrowingFile, some_lines
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.planning.plan import Plan
@@ -86,20 +86,9 @@ class LocalCluster:
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """Lines of the driver, or of one rank, over all launches and attempts."""
         self._record(run_id)
-        pattern = "launches/*/driver.log" if rank is None else f"logs/attempt-*/rank-{rank}.log"
-        files: dict[Path, GrowingFile] = {}
-        while True:
-            has_ended = self._state(run_id).state.is_final
-            for path in sorted((self._runs / run_id).glob(pattern), key=_number):
-                file = files.setdefault(path, GrowingFile(path))
-                yield from file.new_lines()
-                if has_ended:
-                    yield from file.end()
-            if has_ended or not follow:
-                if rank is not None and not files:
-                    raise NotFoundError(f"{run_id} has no log of rank {rank}")
-                return
-            time.sleep(_FOLLOW_SECONDS)
+        if rank is None:
+            return self._lines(run_id, "launches/*/driver.log", follow=follow)
+        return some_lines(self._lines(run_id, f"logs/attempt-*/rank-{rank}.log", follow=follow), run_id, rank)
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """Ask for a graceful stop, or end the driver and all it started."""
@@ -110,7 +99,7 @@ class LocalCluster:
         process = self._process(run_id, status.launch)
         if now:
             process.kill()
-        elif status.state is RunState.STARTING and not has_workers(process.log):
+        elif status.state in (RunState.PENDING, RunState.STARTING) and not has_workers(process.log):
             process.terminate()
         return self.status(run_id)
 
@@ -161,6 +150,20 @@ class LocalCluster:
         elif record.stop_was_asked(status.launch):
             status = status.at(RunState.STOPPING)
         return status
+
+    def _lines(self, run_id: str, pattern: str, *, follow: bool) -> Iterator[str]:
+        """Lines of all files of the run's folder that match, oldest first; with ``follow`` until it has ended."""
+        files: dict[Path, GrowingFile] = {}
+        while True:
+            has_ended = self._state(run_id).state.is_final
+            for path in sorted((self._runs / run_id).glob(pattern), key=_number):
+                file = files.setdefault(path, GrowingFile(path))
+                yield from file.new_lines()
+                if has_ended:
+                    yield from file.end()
+            if has_ended or not follow:
+                return
+            time.sleep(_FOLLOW_SECONDS)
 
     def _record(self, run_id: str) -> RunRecord:
         if not run_id or "/" in run_id or not (self._runs / run_id / "plan.json").is_file():

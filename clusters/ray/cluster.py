@@ -6,6 +6,7 @@ import shlex
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from orchestrator.clusters.base import Request, Revise
@@ -14,7 +15,7 @@ from orchestrator.clusters.ray.request import is_ours, job_to_plan, launch_of, p
 from orchestrator.clusters.ray.status import job_to_status
 from orchestrator.clusters.shared.capacity import fits
 from orchestrator.clusters.shared.launches import newest_launches, next_launch
-from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
+from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack, pack_own_code
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.run_records import (
@@ -78,19 +79,11 @@ class RayJobsCluster:
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """The newest launch's driver from Ray, a rank's from the run's records."""
         job = self._newest(run_id)
-        name = job["submission_id"]
-        if rank is not None:
-            yield from rank_lines(
-                self._record(job_to_plan(job)),
-                rank,
-                follow=follow,
-                has_ended=lambda: self._client.has_ended(name),
-            )
-            return
-        splitter = LineSplitter()
-        for piece in self._client.follow(name) if follow else [self._client.logs(name)]:
-            yield from splitter.feed(piece)
-        yield from splitter.end()
+        if rank is None:
+            return self._driver_lines(job["submission_id"], follow=follow)
+        record = self._record(job_to_plan(job))
+        has_ended = partial(self._client.has_ended, job["submission_id"])
+        return some_lines(rank_lines(record, rank, follow=follow, has_ended=has_ended), run_id, rank)
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """A graceful stop through the run's records; ``now``, or before the driver lives, through Ray."""
@@ -149,6 +142,12 @@ class RayJobsCluster:
                 " a fresh id"
             )
         return self._status_of(job)
+
+    def _driver_lines(self, job: str, *, follow: bool) -> Iterator[str]:
+        splitter = LineSplitter()
+        for piece in self._client.follow(job) if follow else [self._client.logs(job)]:
+            yield from splitter.feed(piece)
+        yield from splitter.end()
 
     def _newest(self, run_id: str) -> dict[str, Any]:
         """The job of the run's newest launch."""

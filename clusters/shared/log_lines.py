@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from orchestrator.errors import NotFoundError
 from orchestrator.records import LONGEST_READ_BYTES, RunRecord
 
 _POLL_SECONDS = 1.0
@@ -78,6 +79,16 @@ def last_line(text: str) -> str:
     """The last line that says something in a message, which may hold a traceback or a log's end."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:400] if lines else ""
+
+
+def some_lines(lines: Iterable[str], run_id: str, rank: int) -> Iterator[str]:
+    """A rank's lines. Raises NotFoundError at their end where there was none: most often there is no such rank."""
+    is_empty = True
+    for line in lines:
+        is_empty = False
+        yield line
+    if is_empty:
+        raise NotFoundError(f"run {run_id} has no output of rank {rank}")
 
 
 class LineSplitter:

@@ -1,161 +1,246 @@
-"""What every remote cluster does alike: the protocol's promises, on real HTTP servers that stand for Ray and Kubernetes."""
+"""What every cluster does alike: the protocol's promises, on this machine with real processes in the driver's place, and on
+real HTTP servers that stand for Ray and Kubernetes."""
 
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cluster_cases import kubernetes_profile, plan, ray_profile
-from fake_kubernetes import FakeKubernetes
-from fake_ray_jobs import FakeRayJobs
+from cluster_places import PLACES, RUN
 
-from orchestrator.clusters import open_cluster
+from orchestrator import events
 from orchestrator.errors import NotFoundError, ResourcesError, SpecError
 from orchestrator.runs import EndReason, RunState
 
-RUN = "digits-abcdefgh"
 
-
-class Ray:
-    def __init__(self, folder, monkeypatch):
-        monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
-        self.server = FakeRayJobs()
-        self.storage = folder / "storage"
-        self.storage.mkdir()
-        groups = [{"name": "cpu", "cpus": 8, "memory": "32GB", "max": 4}]
-        self.profile = ray_profile(self.server.url, self.storage, node_groups=groups)
-
-    def runs(self):
-        self.server.set_job(RUN, status="RUNNING")
-
-    def ends(self, run_id=RUN):
-        self.server.set_job(run_id, status="SUCCEEDED")
-
-    def fails(self, job=RUN):
-        self.server.set_job(job, status="FAILED", driver_exit_code=4, message="x")
-
-    def jobs(self):
-        return len(self.server.jobs)
-
-    def is_stopped_at_once(self):
-        return self.server.jobs[RUN]["status"] == "STOPPED"
-
-
-class Kubernetes:
-    def __init__(self, folder, monkeypatch):
-        self.server = FakeKubernetes()
-        monkeypatch.setenv("KUBECONFIG", str(self.server.kubeconfig(folder)))
-        self.storage = Path("/data")
-        self.profile = kubernetes_profile({"storage_claim": "data"}, storage="/data")
-
-    def runs(self):
-        self.server.set_status(RUN, jobDeploymentStatus="Running", jobStatus="RUNNING")
-
-    def ends(self, run_id=RUN):
-        self.server.set_status(run_id, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
-
-    def fails(self, job=RUN):
-        self.server.set_status(job, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
-
-    def jobs(self):
-        return len(self.server.objects["rayjobs"])
-
-    def is_stopped_at_once(self):
-        return self.server.only("rayjobs")["spec"].get("activeDeadlineSeconds") == 1
-
-
-@pytest.fixture(params=[Ray, Kubernetes], ids=["ray", "kubernetes"])
+@pytest.fixture(params=PLACES)
 def place(request, tmp_path, monkeypatch):
-    made = request.param(tmp_path, monkeypatch)
+    made = PLACES[request.param](tmp_path, monkeypatch)
     yield made
-    made.server.close()
-
-
-def wanted(place, run_id=RUN, **sections):
-    return plan(run_id=run_id, storage=place.storage / "runs" / run_id, **sections)
+    made.close()
 
 
 def submit(place, **options):
-    cluster = open_cluster(place.profile)
-    return cluster, cluster.submit(cluster.render(wanted(place, **options)))
+    cluster = place.cluster()
+    return cluster, cluster.submit(cluster.render(place.plan(**options)))
+
+
+def text_of(lines):
+    return [line for line in lines if events.parse(line) is None]
+
+
+# -- sending ---------------------------------------------------------------------------------------------------
 
 
 def test_render_asks_nobody_and_is_always_the_same(place):
-    first, second = (open_cluster(place.profile).render(wanted(place)) for _ in range(2))
+    first, second = (place.cluster().render(place.plan()) for _ in range(2))
     assert first == second
-    assert first.plan == wanted(place)
-    assert place.server.asked == []
+    assert first.plan == place.plan()
+    assert place.has_been_asked_nothing()
 
 
 def test_a_plan_that_never_fits_is_refused_before_anything_is_sent(place):
-    too_many = wanted(place, scaling={"workers": 64}, training={"max_steps": 1, "global_batch_size": 64})
-    with pytest.raises(
-        ResourcesError, match=r"asked for 64 CPU .* total 32 CPU .* lower scaling\.workers to 32"
-    ):
-        open_cluster(place.profile).render(too_many)
-    assert place.server.asked == []
+    scaling = {"workers": 64, "gpus_per_worker": 1}
+    too_many = place.plan(scaling=scaling, training={"max_steps": 1, "global_batch_size": 64})
+    with pytest.raises(ResourcesError, match="64 GPU"):
+        place.cluster().render(too_many)
+    assert place.has_been_asked_nothing()
 
 
 def test_submitting_again_returns_the_first_s_status(place):
     _, first = submit(place)
     _, second = submit(place)
     assert first == second
-    assert (first.state, first.launch, first.cluster, first.name) == (
-        RunState.PENDING,
-        1,
-        place.profile.name,
-        "digits",
-    )
-    assert place.jobs() == 1
+    assert (first.run_id, first.state, first.launch) == (RUN, RunState.PENDING, 1)
+    assert (first.cluster, first.name, first.total_steps) == (place.profile.name, "digits", 100)
+    assert first.urls["checkpoints"] == f"{place.storage}/runs/{RUN}/checkpoints"
+    assert place.launches() == 1
+
+
+def test_many_submits_at_once_start_one_driver(place):
+    with ThreadPoolExecutor(8) as people:
+        statuses = list(people.map(lambda _: submit(place)[1], range(8)))
+    assert {status.launch for status in statuses} == {1}
+    assert place.launches() == 1
+
+
+# -- how it stands ---------------------------------------------------------------------------------------------
 
 
 def test_nobody_s_run_is_not_found(place):
-    cluster = open_cluster(place.profile)
+    cluster = place.cluster()
     for verb in (cluster.status, cluster.stop, cluster.resume, lambda run: list(cluster.logs(run))):
         with pytest.raises(NotFoundError, match="nobody"):
             verb("nobody")
     assert cluster.list() == []
 
 
+def test_a_list_has_each_run_once_as_its_status_says(place):
+    cluster, _ = submit(place, run_id="other-abcdefgh")
+    submit(place)
+    place.runs()
+    place.fails()
+    cluster.resume(RUN)
+    listed = {status.run_id: status for status in cluster.list()}
+    assert {run: status.launch for run, status in listed.items()} == {RUN: 2, "other-abcdefgh": 1}
+    assert listed["other-abcdefgh"].state is RunState.PENDING
+    for run, status in listed.items():
+        assert status == cluster.status(run)
+
+
+def test_a_driver_that_lives_starts_and_then_runs(place):
+    cluster, _ = submit(place)
+    place.starts()
+    assert cluster.status(RUN).state is RunState.STARTING
+    place.runs(step=20, metrics={"train/loss": 0.5})
+    status = cluster.status(RUN)
+    assert (status.state, status.attempt, status.step) == (RunState.RUNNING, 1, 20)
+    assert status.metrics == {"train/loss": 0.5}
+
+
+@pytest.mark.parametrize("reason", EndReason)
+def test_an_end_is_told_as_the_driver_told_it(place, reason):
+    cluster, _ = submit(place)
+    place.runs(metrics={"train/loss": 0.5})
+    state = {EndReason.COMPLETED: RunState.SUCCEEDED, EndReason.STOPPED_BY_USER: RunState.STOPPED}.get(
+        reason, RunState.FAILED
+    )
+    place.ends(state, reason, "in the driver's words")
+    status = cluster.status(RUN)
+    assert (status.state, status.reason, status.message) == (state, reason, "in the driver's words")
+    assert (status.step, status.metrics) == (10, {"train/loss": 0.5})
+    assert status.ended_at is not None
+    assert cluster.status(RUN) == status
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 137])
+def test_a_driver_that_exits_without_a_word_is_told_by_what_the_place_knows(place, code):
+    cluster, _ = submit(place)
+    place.runs()
+    place.exits(code)
+    status = cluster.status(RUN)
+    reason = place.reason_of_exit(code)
+    stopped = reason is EndReason.STOPPED_BY_USER
+    assert (status.state, status.reason) == (RunState.STOPPED if stopped else RunState.FAILED, reason)
+    assert status.message
+    [listed] = cluster.list()
+    assert (listed.state, listed.reason, listed.message) == (status.state, status.reason, status.message)
+
+
+# -- logs ------------------------------------------------------------------------------------------------------
+
+
+def test_logs_are_the_driver_s_lines_and_follow_to_its_end(place):
+    cluster, _ = submit(place)
+    place.runs()
+    place.prints("one", "two")
+    assert text_of(cluster.logs(RUN)) == ["one", "two"]
+    place.fails()
+    assert text_of(cluster.logs(RUN, follow=True)) == ["one", "two"]
+    [*_, last] = cluster.logs(RUN)
+    assert events.parse(last)["event"] == "end"
+
+
+def test_logs_of_a_rank_are_its_own_lines(place):
+    cluster, _ = submit(place)
+    place.runs()
+    place.prints("the driver's")
+    place.rank_prints(1, "one", "two")
+    assert list(cluster.logs(RUN, rank=1)) == ["one", "two"]
+    place.fails()
+    assert list(cluster.logs(RUN, rank=1, follow=True)) == ["one", "two"]
+    for follow in (False, True):
+        with pytest.raises(NotFoundError, match=f"run {RUN} has no output of rank 7"):
+            list(cluster.logs(RUN, rank=7, follow=follow))
+
+
+# -- stopping --------------------------------------------------------------------------------------------------
+
+
 def test_a_graceful_stop_does_not_end_it_at_once_and_may_be_asked_for_again(place):
     cluster, _ = submit(place)
     place.runs()
+    assert not place.was_asked_to_stop()
     for _ in range(2):
         assert cluster.stop(RUN).state is RunState.STOPPING
-    assert not place.is_stopped_at_once()
-    cluster.stop(RUN, now=True)
-    assert place.is_stopped_at_once()
+    assert place.was_asked_to_stop()
+    assert place.is_alive()
+    place.ends(RunState.STOPPED, EndReason.STOPPED_BY_USER, "stopped after step 10")
+    assert cluster.status(RUN).message == "stopped after step 10"
 
 
-def test_a_stop_in_time_keeps_it_from_starting(place):
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_stop_now_ends_it_and_may_be_asked_for_again(place, is_running):
+    cluster, _ = submit(place)
+    if is_running:
+        place.runs()
+    for _ in range(2):
+        assert cluster.stop(RUN, now=True).state in (RunState.STOPPING, RunState.STOPPED)
+    place.ends_by_stop()
+    status = cluster.status(RUN)
+    assert (status.state, status.reason) == (RunState.STOPPED, EndReason.STOPPED_BY_USER)
+
+
+def test_a_stop_before_its_driver_lives_ends_it(place):
     cluster, _ = submit(place)
     cluster.stop(RUN)
-    assert place.is_stopped_at_once()
+    place.ends_by_stop()
+    status = cluster.status(RUN)
+    assert (status.state, status.reason) == (RunState.STOPPED, EndReason.STOPPED_BY_USER)
 
 
 def test_an_end_is_final(place):
     cluster, _ = submit(place)
-    place.ends()
-    status = cluster.status(RUN)
-    assert (status.state, status.reason) == (RunState.SUCCEEDED, EndReason.COMPLETED)
-    assert cluster.stop(RUN, now=True).state is RunState.SUCCEEDED
-    assert not place.is_stopped_at_once()
-    with pytest.raises(SpecError, match="nothing is left to resume"):
-        cluster.resume(RUN)
+    place.runs()
+    place.ends(RunState.SUCCEEDED, EndReason.COMPLETED, "took all its steps")
+    ended = cluster.status(RUN)
+    for now in (False, True):
+        assert cluster.stop(RUN, now=now) == ended
+    assert not place.was_asked_to_stop()
+    assert cluster.status(RUN) == ended
 
 
-def test_resume_only_what_has_ended_and_each_launch_once(place):
+# -- resuming --------------------------------------------------------------------------------------------------
+
+
+def test_what_has_not_ended_is_not_resumed(place):
+    cluster, _ = submit(place)
+    for state in ("pending", "running"):
+        with pytest.raises(
+            SpecError, match=f"run {RUN} has not ended: it is {state}; stop it first, or wait"
+        ):
+            cluster.resume(RUN)
+        if state == "pending":
+            place.runs()
+    assert place.launches() == 1
+
+
+def test_what_has_nothing_left_to_do_is_not_resumed(place):
     cluster, _ = submit(place)
     place.runs()
-    with pytest.raises(SpecError, match="stop it first, or wait"):
+    place.ends(RunState.SUCCEEDED, EndReason.COMPLETED, "took all its steps")
+    with pytest.raises(SpecError, match=f"run {RUN} has taken all its 100 steps; nothing is left to resume"):
         cluster.resume(RUN)
+    assert place.launches() == 1
+
+
+def test_each_resume_is_a_launch_of_its_own(place):
+    cluster, _ = submit(place)
+    place.runs(step=30)
     place.fails()
-    assert cluster.resume(RUN).launch == 2
-    assert [status.launch for status in cluster.list()] == [2]
-    assert cluster.status(RUN).launch == 2
+    for launch in (2, 3):
+        resumed = cluster.resume(RUN)
+        assert (resumed.launch, resumed.state) == (launch, RunState.PENDING)
+        assert place.launches() == launch
+        assert cluster.status(RUN).launch == launch
+        place.runs(launch)
+        assert cluster.status(RUN).state is RunState.RUNNING
+        place.fails(launch)
+        assert cluster.status(RUN).state is RunState.FAILED
 
 
 def test_a_run_goes_on_with_another_plan_and_keeps_it(place):
     """What the second launch was given is what the third starts from."""
     cluster, _ = submit(place)
+    place.runs()
     place.fails()
     workers = []
 
@@ -167,9 +252,10 @@ def test_a_run_goes_on_with_another_plan_and_keeps_it(place):
 
     for launch in (2, 3):
         assert cluster.resume(RUN, one_more).launch == launch
-        place.fails(f"{RUN}-{launch}")
+        place.runs(launch)
+        place.fails(launch)
     assert workers[1] == workers[0] + 1
 
 
 def test_ping_is_one_line(place):
-    assert "\n" not in open_cluster(place.profile).ping()
+    assert "\n" not in place.cluster().ping()

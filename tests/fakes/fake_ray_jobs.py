@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import shlex
 
 from programmable_server import Answer, Asked, ProgrammableServer
 
@@ -15,6 +16,8 @@ class FakeRayJobs(ProgrammableServer):
         self.jobs = {}
         self.packages = {}
         self.output = {}
+        self.run_tool = None
+        """What answers a short command of ours on the head: from its arguments to its output."""
         super().__init__()
 
     def set_job(self, name, **fields):
@@ -71,6 +74,10 @@ class FakeRayJobs(ProgrammableServer):
             "end_time": None,
             "driver_exit_code": None,
         }
+        if "trainwright-tool" in body["metadata"]:
+            _timeout, _seconds, _python, _m, _module, *arguments = shlex.split(body["entrypoint"])
+            self.output[name] = self.run_tool(arguments)
+            self.jobs[name] |= {"status": "SUCCEEDED", "driver_exit_code": 0}
         return Answer(body={"job_id": name, "submission_id": name})
 
     def _job(self, name, what, asked):

@@ -1,4 +1,4 @@
-"""The local cluster around a stand-in driver: claims, lost drivers, ends that stay; no Ray."""
+"""This machine as a cluster beyond the contract of all clusters: claims, lost drivers, what is told of them; no Ray."""
 
 import json
 import multiprocessing
@@ -9,15 +9,24 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster_places import RUN, Local
 
+from orchestrator import events
 from orchestrator.clusters.local.cluster import LocalCluster
-from orchestrator.errors import NotFoundError, ResourcesError, SpecError
+from orchestrator.errors import NotFoundError, ResourcesError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState
 from orchestrator.spec.profile import ClusterProfile
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    made = Local(tmp_path, monkeypatch)
+    yield made
+    made.close()
 
 
 def cluster(folder):
@@ -100,28 +109,35 @@ def test_a_killed_driver_is_lost_and_stays_lost(tmp_path):
     status = wait_for_end(place, made.run_id)
     assert (status.state, status.reason) == (RunState.FAILED, EndReason.DRIVER_LOST)
     record = RunRecord(made.plan.storage)
-    assert record.end(status.model_copy(update={"state": RunState.SUCCEEDED})).state is RunState.FAILED
+    late = status.ended(RunState.SUCCEEDED, EndReason.COMPLETED, "took all its steps", ended_at=time.time())
+    assert record.end(late).reason is EndReason.DRIVER_LOST
 
 
-def test_stop_now_ends_the_driver_and_is_idempotent(tmp_path):
-    place, made = cluster(tmp_path), request(tmp_path, WAITS)
-    place.submit(made)
-    for _ in range(2):
-        status = place.stop(made.run_id, now=True)
-        assert (status.state, status.reason) == (RunState.STOPPED, EndReason.STOPPED_BY_USER)
+def test_a_lost_driver_s_last_words_are_told(local):
+    place = local.cluster()
+    place.submit(place.render(local.plan()))
+    local.runs()
+    local.prints("Killed by the kernel")
+    local.exits(137)
+    message = place.status(RUN).message
+    assert "its last words: Killed by the kernel" in message
+    assert f"trainwright resume {RUN}" in message
 
 
-def test_resume_needs_an_end_and_something_left(tmp_path):
-    place, made = cluster(tmp_path), request(tmp_path, WAITS)
-    place.submit(made)
-    with pytest.raises(SpecError, match="has not ended"):
-        place.resume(made.run_id)
-    place.stop(made.run_id, now=True)
-    done = request(tmp_path, ENDS, run_id="job-finished")
-    place.submit(done)
-    wait_for_end(place, done.run_id)
-    with pytest.raises(SpecError, match="nothing is left to resume"):
-        place.resume(done.run_id)
+def test_logs_are_followed_while_the_driver_writes_them_and_over_launches(local):
+    place = local.cluster()
+    place.submit(place.render(local.plan()))
+    local.prints("one")
+    lines = place.logs(RUN, follow=True)
+    assert next(lines) == "one"
+    local.prints("two")
+    assert next(lines) == "two"
+    local.ends(RunState.FAILED, EndReason.INFRASTRUCTURE, "the network failed")
+    [end] = lines
+    assert events.parse(end)["message"] == "the network failed"
+    place.resume(RUN)
+    local.prints("three", launch=2)
+    assert list(place.logs(RUN)) == ["one", "two", end, "three"]
 
 
 def test_unknown_runs_and_missing_gpus(tmp_path):

@@ -337,7 +337,8 @@ def test_logs_of_the_driver_and_of_a_rank_over_all_attempts(head, tmp_path):
         (logs / f"attempt-{attempt}" / "rank-3.log").write_text(f"attempt {attempt}\nlast")
     expected = [line for attempt in (1, 2, 10) for line in (f"attempt {attempt}", "last")]
     assert list(backend.logs("digits-abcdefgh", rank=3)) == expected
-    assert list(backend.logs("digits-abcdefgh", rank=4)) == []
+    with pytest.raises(NotFoundError, match="run digits-abcdefgh has no output of rank 4"):
+        list(backend.logs("digits-abcdefgh", rank=4))
     head.set_job("digits-abcdefgh", status="FAILED")
     assert list(backend.logs("digits-abcdefgh", rank=3, follow=True)) == expected
 
