@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.models.base import Modules, Sums
-from orchestrator.planning.plan import MemoryEstimate, Plan, ResolvedJob
+from orchestrator.models.objectives.common import OnePhase
+from orchestrator.planning.plan import Plan
+from orchestrator.testing import small_plan
 
-WIDTH, DEPTH, BATCH = 256, 6, 32
+WIDTH, DEPTH, BATCH, CLIP = 256, 6, 32, 1.0
 
 
 class Block(nn.Module):
@@ -37,12 +39,8 @@ class Stack(nn.Module):
         return self.head(self.layers(x))
 
 
-class Objective:
-    phases = ("model",)
+class Objective(OnePhase):
     units_per_sample = 1
-
-    def trains(self, phase: str) -> str:
-        return phase
 
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Mapping[str, Tensor]) -> Sums:
         loss = F.cross_entropy(modules["model"](batch["x"]), batch["y"], reduction="sum")
@@ -54,12 +52,12 @@ def model_and_objective() -> tuple[Modules, Any]:
     return {"model": Stack()}, Objective()
 
 
-def batches(count: int) -> Iterator[dict[str, Tensor]]:
+def batches(count: int, size: int = BATCH) -> Iterator[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     for _ in range(count):
         yield {
-            "x": torch.randn(BATCH, WIDTH, generator=generator),
-            "y": torch.randint(0, 10, (BATCH,), generator=generator),
+            "x": torch.randn(size, WIDTH, generator=generator),
+            "y": torch.randint(0, 10, (size,), generator=generator),
         }
 
 
@@ -67,31 +65,25 @@ def plan_for(
     strategy: Mapping[str, Any],
     world_size: int,
     *,
+    steps: int,
     parameters: int,
     precision: str = "fp32",
     accumulation: int = 1,
     batch: int = BATCH,
 ) -> Plan:
-    job = ResolvedJob.model_validate(
-        {
-            "name": "bench",
-            "model": {"family": "mlp", "in_features": WIDTH, "outputs": 10},
-            "objective": {"kind": "classification"},
-            "data": {"train": {"kind": "builtin", "name": "digits"}},
-            "training": {
-                "max_steps": 1000,
-                "global_batch_size": batch * accumulation * world_size,
-                "precision": precision,
-                "optimizer": {"learning_rate": 1e-3},
-            },
-            "strategy": strategy,
-            "scaling": {"workers": world_size},
-        }
+    """Logs its first and last step only."""
+    return small_plan(
+        world_size,
+        strategy=strategy,
+        training={
+            "max_steps": steps,
+            "global_batch_size": batch * accumulation * world_size,
+            "precision": precision,
+            "optimizer": {"learning_rate": 1e-3},
+            "schedule": {"kind": "constant"},
+            "clip_grad_norm": CLIP,
+            "log_every": steps,
+        },
+        micro_batch_size=batch,
+        parameters=parameters,
     )
-    return Plan(
-        version="0", run_id="bench", job=job, base_dir="/", storage="/nowhere", cache="/nowhere", tracking_uri="",
-        world_size=world_size, micro_batch_size=batch, accumulation_steps=accumulation, total_steps=1000, train_samples=0,
-        eval_samples=0, evaluate_every=0, sample_every=0, checkpoint_every=1, parameters=parameters,
-        trainable_parameters=parameters, flops_per_sample=0,
-        memory=MemoryEstimate(parameters=0, gradients=0, optimizer=0, activations=0),
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Step time through our engines against the same library used bare, interleaved in one run.
+"""Step time through our loop and engines against the same library used bare, interleaved in one run.
 
 Run: ``python benchmarks/engine_speed.py [ranks]`` (a few minutes on two cores). Each round takes a few steps of each
 in turn and gives one ratio; the table has the median ratio and the standard error of it, and the same of the bare loop
@@ -11,23 +11,25 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 import torch
 import torch.nn.functional as F
-from engine_bench import BATCH, Block, batches, model_and_objective, plan_for
+from engine_bench import BATCH, CLIP, Block, batches, model_and_objective, plan_for
 from torch import nn
 
-from orchestrator import strategies
+from orchestrator import loop, strategies
+from orchestrator.models.base import Batch
 from orchestrator.planning.deepspeed_config import deepspeed_config
 from orchestrator.strategies.optimizers import build_optimizer, parameter_groups
 from orchestrator.strategies.ranks import Ranks
 from orchestrator.strategies.zero import import_deepspeed
+from orchestrator.testing import RecordingSurroundings, steps_of
 
-ROUNDS, STEPS, CLIP = 40, 2, 1.0
+ROUNDS, STEPS = 40, 2
 KINDS: dict[str, dict[str, Any]] = {
     "ddp": {"kind": "ddp"},
     "fsdp": {"kind": "fsdp"},
@@ -36,21 +38,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "zero3": {"kind": "zero", "stage": 3},
 }
 Step = Callable[[dict[str, torch.Tensor]], None]
-
-
-def ours(plan: Any) -> Step:
-    modules, objective = model_and_objective()
-    engine = strategies.prepare(plan, modules, objective, torch.device("cpu"))
-    total = BATCH * plan.world_size
-
-    def step(batch: dict[str, torch.Tensor]) -> None:
-        with engine.micro_step("model", last=True):
-            with engine.autocast():
-                loss = objective.loss("model", engine.modules, batch).loss
-            engine.backward("model", loss / total)
-        engine.step("model", 1.0, CLIP)
-
-    return step
 
 
 def bare(plan: Any) -> Step:
@@ -115,18 +102,38 @@ def compare(
     """(seconds of a bare step, ours / bare, bare / bare) on this rank."""
     import torch.distributed as dist
 
-    plan = plan_for(strategy, dist.get_world_size(), parameters=parameters)
-    runs = {"bare": bare(plan), "ours": ours(plan), "again": bare(plan)}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    data = list(batches(STEPS))
-    for turn in range(ROUNDS + 2):
-        for name in sorted(runs, key=lambda name: (turn + list(runs).index(name)) % len(runs)):
-            dist.barrier()
-            begun = time.perf_counter()
-            for batch in data:
-                runs[name](batch)
-            if turn >= 2:  # the first two warm up
-                seconds[name].append((time.perf_counter() - begun) / STEPS)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    turns = ROUNDS + 2  # the first two warm up
+    plan = plan_for(strategy, world_size, steps=turns * STEPS + 1, parameters=parameters)
+    peers = {"bare": bare(plan), "again": bare(plan)}
+    modules, objective = model_and_objective()
+    engine = strategies.prepare(plan, modules, objective, torch.device("cpu"))
+    names = ["bare", "ours", "again"]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    global_batches = list(batches(STEPS, BATCH * world_size))
+    shares = [
+        {name: tensor[rank * BATCH : (rank + 1) * BATCH] for name, tensor in batch.items()}
+        for batch in global_batches
+    ]
+
+    def ours_between_theirs() -> Iterator[Batch]:
+        """What the loop trains on; the peers take their turns while it waits for its next batch."""
+        for turn in range(turns):
+            for name in names[turn % 3 :] + names[: turn % 3]:
+                dist.barrier()
+                begun = time.perf_counter()
+                if name == "ours":
+                    yield from global_batches
+                else:
+                    for share in shares:
+                        peers[name](share)
+                if turn >= 2:
+                    seconds[name].append((time.perf_counter() - begun) / STEPS)
+        yield global_batches[0]  # a last step, which nobody times: at its end the run's last records are made
+
+    steps = steps_of(ours_between_theirs(), plan)
+    loop.train(plan, engine, objective, steps, RecordingSurroundings(), 0)
+    engine.close()
     ratios = {
         name: [mine / other for mine, other in zip(seconds[name], seconds["bare"], strict=True)]
         for name in ("ours", "again")

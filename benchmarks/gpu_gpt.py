@@ -1,4 +1,4 @@
-"""GPT on one GPU, bf16: tokens/s, share of the device's peak (MFU) and peak memory, through our engines and bare.
+"""GPT on one GPU, bf16: tokens/s, share of the device's peak (MFU) and peak memory, through our loop and engines and bare.
 
 Run: ``python benchmarks/gpu_gpt.py [--size 124m] [--context 1024] [--micro-batch 8]`` (minutes on a GPU). Each row is a
 process of its own; steps of the bare loop come first and last, so that what the device does by itself shows. Without a
@@ -10,20 +10,21 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from engine_bench import plan_for
+from engine_bench import CLIP, plan_for
 
-from orchestrator import models, strategies
+from orchestrator import loop, models, strategies
 from orchestrator.models.configs import CausalLmConfig, GptConfig
 from orchestrator.models.sizes import count
 from orchestrator.strategies.optimizers import build_optimizer, parameter_groups
 from orchestrator.telemetry.step_metrics import PEAK_TFLOPS
+from orchestrator.testing import RecordingSurroundings, steps_of
 
 KINDS: dict[str, dict[str, Any] | None] = {
     "bare": None,
@@ -32,55 +33,60 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "zero-2": {"kind": "zero", "stage": 2},
     "bare again": None,
 }
-VOCABULARY, CLIP, WARM = 50_304, 1.0, 5
+VOCABULARY, WARM = 50_304, 5
 Tokens = torch.Tensor
-Step = Callable[[Tokens], None]
 
 
 def config_of(size: str, context: int) -> GptConfig:
     return GptConfig(size=size, context=context, vocabulary=VOCABULARY, dropout=0.0)
 
 
-def through_engine(config: GptConfig, strategy: dict[str, Any], device: torch.device, batch: int) -> Step:
+def train_through_loop(
+    config: GptConfig,
+    strategy: dict[str, Any],
+    device: torch.device,
+    batch: int,
+    steps: int,
+    tokens: Iterator[Tokens],
+) -> None:
     kind = CausalLmConfig()
     objective = models.build_objective(config, kind)
     parameters = count(config, kind).parameters
-    plan = plan_for(strategy, 1, parameters=parameters, precision="bf16", batch=batch)
+    plan = plan_for(strategy, 1, steps=steps, parameters=parameters, precision="bf16", batch=batch)
     engine = strategies.prepare(plan, models.build_modules(config, kind), objective, device)
-
-    def step(tokens: Tokens) -> None:
-        with engine.micro_step("model", last=True):
-            with engine.autocast():
-                sums = objective.loss("model", engine.modules, {"tokens": tokens})
-            engine.backward("model", sums.loss / sums.count)
-        engine.step("model", 1.0, CLIP)
-
-    return step
+    given = steps_of(({"tokens": one} for one in tokens), plan, device=device)
+    loop.train(plan, engine, objective, given, RecordingSurroundings(), 0)
 
 
-def bare(config: GptConfig, device: torch.device) -> Step:
+def train_bare(config: GptConfig, device: torch.device, tokens: Iterator[Tokens]) -> None:
     """The model, autocast and the optimizer, and nothing else."""
     model = models.build_modules(config, CausalLmConfig())["model"].to(device)
-    spec = plan_for({"kind": "ddp"}, 1, parameters=1).job.training.optimizer
+    spec = plan_for({"kind": "ddp"}, 1, steps=1, parameters=1).job.training.optimizer
     optimizer = build_optimizer(parameter_groups(model.named_parameters(), spec), spec, device)
-
-    def step(tokens: Tokens) -> None:
+    for one in tokens:
         with torch.autocast(device.type, torch.bfloat16):
-            logits = model(tokens[:, :-1])
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+            logits = model(one[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), one[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step
 
-
-def batches(config: GptConfig, batch: int, device: torch.device) -> Iterator[Tokens]:
+def timed(
+    config: GptConfig, batch: int, device: torch.device, steps: int, seconds: list[float]
+) -> Iterator[Tokens]:
+    """Batches; how long whoever took one was busy with it, once warm, is added to ``seconds``."""
     generator = torch.Generator().manual_seed(1)
-    while True:
+    for index in range(steps):
         shape = (batch, config.context + 1)
-        yield torch.randint(0, VOCABULARY, shape, generator=generator).to(device)
+        tokens = torch.randint(0, VOCABULARY, shape, generator=generator).to(device)
+        begun = time.perf_counter()
+        yield tokens
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if index >= WARM:
+            seconds.append(time.perf_counter() - begun)
 
 
 def measure(
@@ -89,18 +95,14 @@ def measure(
     """(median seconds of a step, peak bytes on the device)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    config = config_of(size, context)
-    step = bare(config, device) if strategy is None else through_engine(config, strategy, device, batch)
-    seconds = []
-    for index, tokens in zip(range(WARM + steps), batches(config, batch, device), strict=False):
-        begun = time.perf_counter()
-        step(tokens)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if index >= WARM:
-            seconds.append(time.perf_counter() - begun)
+    config, seconds, total = config_of(size, context), [], WARM + steps + 1  # the last one ends untimed
+    tokens = timed(config, batch, device, total, seconds)
+    if strategy is None:
+        train_bare(config, device, tokens)
+    else:
+        train_through_loop(config, strategy, device, batch, total, tokens)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return statistics.median(seconds), float(peak)
+    return statistics.median(seconds[:steps]), float(peak)
 
 
 def main() -> None:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,34 +23,15 @@ from quick_train import IN_PROCESS, all_rows, tensors
 
 from orchestrator import data, loop, models, sdk, strategies
 from orchestrator.planning.schedule import learning_rate_factor
+from orchestrator.testing import RecordingSurroundings
 
 TURN = 100
 """Steps of one side before the other's turn."""
 
 
-class UntilTurn:
-    """Surroundings that do nothing but end the turn."""
-
-    stop = 0
-
-    def evaluation(self) -> Iterator:
-        return iter(())
-
-    def save(self, step: int, metrics: dict) -> None: ...
-
-    def before_update(self) -> None: ...
-
-    def show_samples(self, step: int) -> None: ...
-
-    def stop_requested(self, step: int) -> bool:
-        return step >= self.stop
-
-    def log(self, *given: object) -> None: ...
-
-
 class Ours:
     def __init__(self, plan: sdk.Plan, prepared: data.Prepared) -> None:
-        self.plan, self.around = plan.model_copy(update={"evaluate_every": 0}), UntilTurn()
+        self.plan = plan.model_copy(update={"evaluate_every": 0})
         torch.manual_seed(plan.job.training.seed)
         modules = models.build_modules(plan.job.model, plan.job.objective)
         self.objective = models.build_objective(plan.job.model, plan.job.objective)
@@ -60,9 +39,8 @@ class Ours:
         self.stream = data.open_train(prepared, plan, rank=0, world_size=1, start_step=0, ready=tensors)
 
     def take(self, first: int, stop: int) -> None:
-        self.around.stop = stop
-        steps = itertools.islice(self.stream, stop - first)
-        loop.train(self.plan, self.engine, self.objective, steps, self.around, first)
+        around = RecordingSurroundings(stop_at=stop)
+        loop.train(self.plan, self.engine, self.objective, self.stream, around, first)
 
     def validation(self, blocks: np.ndarray) -> float:
         batches = (tensors({"tokens": part}) for part in np.array_split(blocks, 20))

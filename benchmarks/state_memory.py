@@ -10,16 +10,19 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 import torch
-from engine_bench import WIDTH, batches, model_and_objective, plan_for
+from engine_bench import BATCH, WIDTH, Objective, batches, model_and_objective, plan_for
+from torch import nn
 
-from orchestrator import strategies
+from orchestrator import loop, strategies
+from orchestrator.models.base import Sums
 from orchestrator.strategies.ranks import Ranks
+from orchestrator.testing import RecordingSurroundings, steps_of
 
 SMALL_BUCKET = 20_000
 """Elements, so that the state is what is measured."""
@@ -56,31 +59,54 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
+class Watched(Objective):
+    """Notes, in the second step, what is held after its first backward: when the second forward is about to begin."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        self._note, self._forwards = note, 0
+
+    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Mapping[str, torch.Tensor]) -> Sums:
+        self._forwards += 1
+        if self._forwards == 4:
+            self._note()
+        return super().loss(phase, modules, batch)
+
+
+class Watching(RecordingSurroundings):
+    """Notes what is held when all gradients are there."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        super().__init__()
+        self._note, self._updates = note, 0
+
+    def before_update(self) -> None:
+        self._updates += 1
+        if self._updates == 2:
+            self._note()
+
+
 def measure(strategy: dict[str, Any], precision: str) -> tuple[int, int]:
     """(parameters, live bytes of this rank) of a second step, when moments are there."""
     import torch.distributed as dist
 
+    world_size = dist.get_world_size()
+    global_batches = list(batches(2, 2 * BATCH * world_size))
     before = live_bytes()
-    modules, objective = model_and_objective()
+    modules = model_and_objective()[0]
     parameters = sum(p.numel() for p in modules["model"].parameters())
-    plan = plan_for(
-        strategy, dist.get_world_size(), parameters=parameters, precision=precision, accumulation=2
-    )
+    plan = plan_for(strategy, world_size, steps=2, parameters=parameters, precision=precision, accumulation=2)
+    held: list[int] = []
+
+    def note() -> None:
+        held.append(live_bytes() - before)
+
+    objective = Watched(note)
     engine = strategies.prepare(plan, modules, objective, torch.device("cpu"))
     del modules
-    held = 0
-    for step in range(2):
-        for index, batch in enumerate(batches(2)):
-            with engine.micro_step("model", last=index == 1):
-                with engine.autocast():
-                    loss = objective.loss("model", engine.modules, batch).loss
-                engine.backward("model", loss / 100)
-            del loss, batch
-            if step == 1:
-                held = max(held, live_bytes() - before)
-        engine.step("model", 1.0, None)
+    loop.train(plan, engine, objective, steps_of(global_batches, plan), Watching(note), 0)
     engine.close()
-    return parameters, held
+    assert len(held) == 2
+    return parameters, max(held)
 
 
 def main() -> None:
