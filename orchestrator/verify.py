@@ -224,14 +224,7 @@ def _train(
     finally:
         checkpoints.close()
         rank.close()
-    return RankRun(
-        losses={log.step: _named(log.values, "train/loss") for log in around.logged},
-        norms={log.step: _named(log.values, "train/grad_norm") for log in around.logged},
-    )
-
-
-def _named(values: Mapping[str, float], prefix: str) -> list[float]:
-    return [value for name, value in sorted(values.items()) if name.startswith(prefix)]
+    return RankRun(around.metrics("train/loss"), around.metrics("train/grad_norm"))
 
 
 # -- comparing -----------------------------------------------------------------------------------------------

@@ -60,6 +60,15 @@ class RecordingSurroundings:
         """A metric's values by step, as far as it was logged."""
         return {logged.step: logged.values[name] for logged in self.logged if name in logged.values}
 
+    def metrics(self, prefix: str) -> dict[int, list[float]]:
+        """Values by step of all metrics whose names begin so, in the names' order: ``train/loss`` gives each phase's."""
+        values: dict[int, list[float]] = {}
+        for logged in self.logged:
+            for name in sorted(logged.values):
+                if name.startswith(prefix):
+                    values.setdefault(logged.step, []).append(logged.values[name])
+        return values
+
     def steps(self, call: str) -> list[int]:
         """The steps at which ``save``, ``show_samples``, ``stop_requested`` or ``log`` was called."""
         return [arguments[0] for name, *arguments in self.calls if name == call]

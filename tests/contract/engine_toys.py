@@ -22,7 +22,7 @@ from orchestrator.models.base import Batch, Modules, Sums
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.planning.plan import Plan
 from orchestrator.strategies.base import Engine
-from orchestrator.testing import Logged, RecordingSurroundings, small_plan, steps_of
+from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
 
 GLOBAL_BATCH = 12
 
@@ -177,16 +177,14 @@ class Run:
     scalars: dict[str, float]
 
 
-def run_of(engine: Engine, logged: Sequence[Logged]) -> Run:
+def run_of(engine: Engine, around: RecordingSurroundings) -> Run:
     """What an engine holds and what was logged of its training."""
-
-    def values(prefix: str) -> list[float]:
-        return [
-            value for one in logged for name, value in sorted(one.values.items()) if name.startswith(prefix)
-        ]
-
+    losses, norms = (
+        [value for values in around.metrics(prefix).values() for value in values]
+        for prefix in ("train/loss", "train/grad_norm")
+    )
     ranges = [(r.kind, r.name, r.shape, r.start, r.values.clone()) for r in engine.state()]
-    return Run(values("train/loss"), values("train/grad_norm"), ranges, engine.scalars())
+    return Run(losses, norms, ranges, engine.scalars())
 
 
 @contextlib.contextmanager
@@ -231,7 +229,7 @@ def train(
         if steps:
             batches = map(global_batch, itertools.count(start))
             loop.train(plan, engine, objective, steps_of(batches, plan, device=device), around, start)
-        run = run_of(engine, around.logged)
+        run = run_of(engine, around)
     engine.close()
     return run
 

@@ -67,6 +67,6 @@ def train_family(plan: Plan, name: str, steps: int) -> Run:
     batches = (random_batch(case, specs, BATCH, seed=step) for step in range(steps))
     around = Drawing(steps, random_batch(case, specs, MICRO, seed=steps), engine, objective)
     loop.train(plan, engine, objective, steps_of(batches, plan), around, 0)
-    run = run_of(engine, around.logged)
+    run = run_of(engine, around)
     engine.close()
     return run
