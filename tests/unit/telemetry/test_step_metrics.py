@@ -1,0 +1,78 @@
+"""The names and values of what is logged of steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from orchestrator.models.base import Sums
+from orchestrator.models.objectives.common import OnePhase
+from orchestrator.telemetry.meter import PARTS
+from orchestrator.telemetry.step_metrics import MetricSums, StepMetrics, throughput
+from orchestrator.testing import small_plan
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SECONDS = {
+    **dict.fromkeys(PARTS, 0.0),
+    "data_wait": 1.0,
+    "forward_backward": 4.0,
+    "checkpoint": 2.0,
+    "evaluate": 1.0,
+}
+
+
+def test_everything_that_is_logged_of_two_steps():
+    plan = small_plan(training={"max_steps": 2, "optimizer": {"learning_rate": 0.5}}, flops_per_sample=10**12)
+    metrics = StepMetrics(plan, OnePhase(), CPU)
+    for loss, right, norm in ((6.0, 1.0, 7.0), (10.0, 3.0, 9.0)):
+        metrics.add_loss("model", Sums(torch.tensor(loss), torch.tensor(4), {"accuracy": (right, 2)}))
+        metrics.add_update("model", norm)
+        metrics.add_step(samples=8, tokens=40)
+    means = metrics.means()
+    assert means == {"accuracy": 1.0, "loss": 2.0}
+    assert metrics.named(means, factor=0.5, epoch=1.5, seconds=SECONDS) == {
+        "train/accuracy": 1.0,
+        "train/loss": 2.0,
+        "train/grad_norm": 9.0,
+        "train/learning_rate": 0.25,
+        "train/epoch": 1.5,
+        "perf/data_wait_ms": 500.0,
+        "perf/forward_backward_ms": 2000.0,
+        "perf/optimizer_ms": 0.0,
+        "perf/checkpoint_ms": 1000.0,
+        "perf/evaluate_ms": 500.0,
+        "perf/other_ms": 0.0,
+        "perf/samples_per_second": 2.0,
+        "perf/tokens_per_second": 10.0,
+        "perf/model_tflops_per_second": 2.0,
+        "perf/step_ms": 2500.0,
+        "data/wait_share": 0.125,
+    }
+
+
+def test_what_nothing_was_counted_of_is_zero():
+    sums = MetricSums(CPU)
+    assert sums.means() == {}
+    sums.add({"loss": (torch.tensor(0.0), torch.tensor(0))})
+    assert sums.means() == {"loss": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("NVIDIA H100 80GB HBM3", 10 / 989), ("NVIDIA H100 PCIe", 10 / 756), ("another", None)],
+)
+def test_the_share_of_the_peak_is_that_of_all_workers_devices(monkeypatch, name, share):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: name)
+    plan = small_plan(2, training={"max_steps": 1, "precision": "bf16"}, flops_per_sample=10**12)
+    values = throughput(plan, 20.0, 0.0, CUDA)
+    assert values.get("perf/mfu") == (None if share is None else pytest.approx(share))
+    assert "perf/tokens_per_second" not in values
+
+
+@pytest.mark.parametrize(("precision", "device"), [("fp32", CUDA), ("bf16", CPU)])
+def test_there_is_no_share_where_no_peak_is_known(precision, device):
+    plan = small_plan(training={"max_steps": 1, "precision": precision}, flops_per_sample=10**12)
+    assert throughput(plan, 1.0, 0.0, device) == {
+        "perf/samples_per_second": 1.0,
+        "perf/model_tflops_per_second": 1.0,
+    }
