@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -125,8 +124,5 @@ class ObjectStore(Store):
                 stream.write(chunk)
 
     def _upload_file(self, path: str, file: Path) -> None:
-        with (
-            file.open("rb") as source,
-            self._filesystem.open_output_stream(self._at(path), compression=None) as stream,
-        ):
-            shutil.copyfileobj(source, stream, _CHUNK_BYTES)
+        with file.open("rb") as source:
+            self._upload(path, iter(lambda: source.read(_CHUNK_BYTES), b""))

@@ -123,6 +123,22 @@ def test_a_file_that_its_creator_did_not_come_to_write_is_written_by_the_next(
     assert store.list("end.tickets") == []
 
 
+def test_who_comes_between_another_s_look_and_ticket_was_first(store: Store) -> None:
+    """In an object store: the other's ticket then stands alone, and its owner looks for the file once more."""
+    if isinstance(store, LocalStore):
+        return
+    others: list[bool] = []
+
+    class Late(ObjectStore):
+        def write(self, path: str, content: bytes) -> None:
+            if not others:
+                others.append(store.create("end", b"first"))
+            super().write(path, content)
+
+    assert not Late(store.root).create("end", b"second")
+    assert others == [True] and store.read("end") == b"first"
+
+
 def test_a_link_that_nfs_made_and_denies_is_ours(tmp_path: Path) -> None:
     class LostAnswer(UnsyncedCalls):
         def link(self, old: Path, new: Path) -> None:
