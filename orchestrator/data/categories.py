@@ -45,13 +45,13 @@ def encode_categories(
     known = pa.array(values)
     if column.type != known.type:
         column = pc.cast(column, known.type)
-    found = pc.index_in(column, value_set=known)
-    if found.null_count:
+    index = pc.index_in(column, value_set=known)
+    if index.null_count:
         if unknown is None:
-            strange = pc.unique(column.filter(pc.is_null(found))).to_pylist()
+            strange = pc.unique(column.filter(pc.is_null(index))).to_pylist()
             raise DataError(
                 f"column {name!r} has values that no training row has, for example"
                 f" {', '.join(repr(v) for v in strange[:5])}: give unseen: unknown to its encoding, or mend the data"
             )
-        found = pc.fill_null(found, unknown)
-    return np.asarray(found.to_numpy(zero_copy_only=False)).astype(np.int64)
+        index = pc.fill_null(index, unknown)
+    return np.asarray(index.to_numpy(zero_copy_only=False)).astype(np.int64)

@@ -56,8 +56,8 @@ def sizes(
     return dims, lists
 
 
-def _merge(found: dict[str, Any], dims: dict[str, int], lists: dict[str, tuple[int, ...]]) -> None:
-    for name, value in found.items():
+def _merge(sizes: dict[str, Any], dims: dict[str, int], lists: dict[str, tuple[int, ...]]) -> None:
+    for name, value in sizes.items():
         if isinstance(value, int):
             dims[name] = value
         else:
@@ -91,10 +91,10 @@ def class_names(
 
 def lineage(train: Sequence[PreparedSource], evaluation: PreparedSource | None) -> dict[str, Any]:
     """What a tracker keeps of the data's origin."""
-    made = {"train": _record(train)}
+    record = {"train": _record(train)}
     if evaluation is not None:
-        made["eval"] = _record([evaluation])
-    return made
+        record["eval"] = _record([evaluation])
+    return record
 
 
 def _record(sources: Sequence[PreparedSource]) -> dict[str, str]:

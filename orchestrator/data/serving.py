@@ -120,7 +120,7 @@ class Inputs(Section):
 def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
     """What of a run's prepared data its model needs from then on."""
     names = set(job.model.input_tensors(job.objective))
-    kept = [
+    of_inputs = [
         (section, learned)
         for section, learned in zip(job.data.transforms, prepared.fitted, strict=True)
         if section.tensor in names
@@ -131,8 +131,8 @@ def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
         prepare=job.data.prepare,
         learned=learned,
         layouts=tuple(one for one in prepared.train[0].layouts if one.name in names),
-        transforms=tuple(section for section, _ in kept),
-        fitted=tuple(dict(found) for _, found in kept),
+        transforms=tuple(section for section, _ in of_inputs),
+        fitted=tuple(dict(statistics) for _, statistics in of_inputs),
         classes=classes,
     )
 

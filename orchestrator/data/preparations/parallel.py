@@ -28,13 +28,13 @@ def map_in_order(function: Callable[..., T], tables: Iterable[pa.Table], *argume
         return
     import ray
 
-    task, kept = (
+    task, references = (
         ray.remote(num_cpus=1, max_retries=3)(function),
         [ray.put(argument) for argument in arguments],
     )
     pending: deque[Any] = deque()
     for table in itertools.chain(few, rest):
-        pending.append(task.remote(table, *kept))
+        pending.append(task.remote(table, *references))
         if len(pending) >= _AHEAD:
             yield ray.get(pending.popleft())
     while pending:

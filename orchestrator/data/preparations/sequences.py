@@ -60,10 +60,10 @@ def pack(
     if not 1 <= stride <= length:
         raise ValueError(f"stride {stride} must be from 1 to the sequence's length {length}")
     rest = np.empty((3, 0), dtype=np.int64)
-    seen = 0
+    documents_before = 0
     for batch in batches:
-        stream = np.concatenate([rest, _stream(batch, separator, seen)], axis=1)
-        seen += len(batch.ids)
+        stream = np.concatenate([rest, _stream(batch, separator, documents_before)], axis=1)
+        documents_before += len(batch.ids)
         count = max(0, (stream.shape[1] - length) // stride + 1)
         if count:
             windows = np.lib.stride_tricks.sliding_window_view(stream, length, axis=1)
@@ -133,18 +133,18 @@ def pad_rows(
             f"{int((lengths > room).sum())} of {len(lengths)} texts have more than {room} tokens (the longest"
             f" {int(lengths.max())}): raise the preparation's length, or set long: cut to keep the first ones"
         )
-    kept = np.minimum(lengths, room)
+    real = np.minimum(lengths, room)
     tokens = np.full((len(documents), length), pad, dtype=np.int32)
     first = int(begin is not None)
     if len(documents):
-        flat = np.concatenate([ids[:n] for ids, n in zip(documents, kept, strict=True)]).astype(np.int32)
-        place = np.arange(room)[None, :] < kept[:, None]
+        flat = np.concatenate([ids[:n] for ids, n in zip(documents, real, strict=True)]).astype(np.int32)
+        place = np.arange(room)[None, :] < real[:, None]
         tokens[:, first : first + room][place] = flat
     if begin is not None:
         tokens[:, 0] = begin
     if end is not None:
-        tokens[np.arange(len(documents)), first + kept] = end
-    return tokens, (kept + edges).astype(np.int32)
+        tokens[np.arange(len(documents)), first + real] = end
+    return tokens, (real + edges).astype(np.int32)
 
 
 def smallest_token_type(vocabulary: int) -> np.dtype:

@@ -34,11 +34,11 @@ def _read_bounds(index: SourceIndex, column: str) -> tuple[float | None, float |
     """Both None where no row has a value."""
 
     def of_group(group: int) -> tuple[float | None, float | None]:
-        found = pc.min_max(format_of(index.kind).read(index, group, (column,))[column])
-        return found["min"].as_py(), found["max"].as_py()
+        extremes = pc.min_max(format_of(index.kind).read(index, group, (column,))[column])
+        return extremes["min"].as_py(), extremes["max"].as_py()
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(of_group, range(len(index.group_rows))))
-    least = [low for low, _ in found if low is not None]
-    greatest = [high for _, high in found if high is not None]
+        extremes = list(pool.map(of_group, range(len(index.group_rows))))
+    least = [low for low, _ in extremes if low is not None]
+    greatest = [high for _, high in extremes if high is not None]
     return (min(least), max(greatest)) if least else (None, None)

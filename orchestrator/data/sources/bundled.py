@@ -74,17 +74,17 @@ def imports() -> pa.Table:
     1, for every pair of a file that imports at least 4 of the modules that at least 5 files import. Read from source.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = {str(path.relative_to(root)): _imported(path) for path in _sources(root)}
-    counts = Counter(module for modules in found.values() for module in modules)
+    imports_of = {str(path.relative_to(root)): _imported(path) for path in _sources(root)}
+    counts = Counter(module for modules in imports_of.values() for module in modules)
     modules = sorted(module for module, count in counts.items() if count >= _IMPORTERS_AT_LEAST)
-    files = [name for name, those in found.items() if len(those & set(modules)) >= _IMPORTS_AT_LEAST]
+    files = [name for name, those in imports_of.items() if len(those & set(modules)) >= _IMPORTS_AT_LEAST]
     pairs = [(name, module) for name in files for module in modules]
     return pa.table(
         {
             "file": [name for name, _ in pairs],
             "package": [Path(name).parts[0].removesuffix(".py") for name, _ in pairs],
             "module": [module for _, module in pairs],
-            "imported": [int(module in found[name]) for name, module in pairs],
+            "imported": [int(module in imports_of[name]) for name, module in pairs],
         }
     )
 

@@ -76,23 +76,23 @@ def _index(
     kind: str,
     path: str,
     files: list[FileFacts],
-    found: tuple[DataFile, ...],
+    indexed: tuple[DataFile, ...],
     parse: Callable[[bytes], pa.Table],
 ) -> SourceIndex:
-    count = sum(sum(file.rows) for file in found)
+    count = sum(sum(file.rows) for file in indexed)
     if count == 0:
         raise DataError(f"{path}: has no rows")
-    first = next(facts for facts, file in zip(files, found, strict=True) if file.rows)
+    first = next(facts for facts, file in zip(files, indexed, strict=True) if file.rows)
     start = _start(first)
     try:
         schema = parse(start[: start.rfind(b"\n") + 1] or start).schema
     except pa.ArrowInvalid as error:
         raise DataError(f"{first.path}: is not {kind} ({str(error)[:200]})") from error
-    size = sum(file.bytes for file in found)
+    size = sum(file.bytes for file in indexed)
     return SourceIndex(
         kind=kind,
         root=path,
-        files=found,
+        files=indexed,
         arrow_schema=schema_text(schema),
         row_bytes=max(8.0 * len(schema), size / count),
     )

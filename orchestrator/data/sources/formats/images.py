@@ -53,8 +53,8 @@ class ImagesFormat:
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """Paths and labels of a group, and the bytes of each file when ``image`` is asked for."""
-        wanted = ["path" if name == "image" else name for name in columns]
-        table = self._parquet.read(index, group, wanted)
+        stored = ["path" if name == "image" else name for name in columns]
+        table = self._parquet.read(index, group, stored)
         return _with_bytes(table) if "image" in columns else table
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:

@@ -25,18 +25,18 @@ class ArrowFormat:
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Reads the headers of the record batches."""
         files = list_files(path, self.extensions)
-        found = [_headers(facts) for facts in files]
-        for facts, (_, schema, _) in zip(files[1:], found[1:], strict=True):
-            check_same_schema(files[0].path, found[0][1], facts.path, schema)
-        rows = sum(sum(file.rows) for file, _, _ in found)
+        headers = [_headers(facts) for facts in files]
+        for facts, (_, schema, _) in zip(files[1:], headers[1:], strict=True):
+            check_same_schema(files[0].path, headers[0][1], facts.path, schema)
+        rows = sum(sum(file.rows) for file, _, _ in headers)
         if rows == 0:
             raise DataError(f"{path}: has no rows")
         return SourceIndex(
             kind="arrow",
             root=path,
-            files=tuple(file for file, _, _ in found),
-            arrow_schema=schema_text(found[0][1].remove_metadata()),
-            row_bytes=sum(size for _, _, size in found) / rows,
+            files=tuple(file for file, _, _ in headers),
+            arrow_schema=schema_text(headers[0][1].remove_metadata()),
+            row_bytes=sum(size for _, _, size in headers) / rows,
         )
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:

@@ -118,9 +118,9 @@ class _Cutter:
         """Ends of rows that this piece decides, as bytes from the beginning of the file."""
         breaks = data == _NEWLINE
         if self.rows == "csv":
-            seen = np.cumsum(data == _QUOTE, dtype=np.int64) + self.quotes
-            breaks &= seen % 2 == 0
-            self.quotes = int(seen[-1] % 2)
+            quotes = np.cumsum(data == _QUOTE, dtype=np.int64) + self.quotes
+            breaks &= quotes % 2 == 0
+            self.quotes = int(quotes[-1] % 2)
         local = np.flatnonzero(breaks)
         ends = local + self.offset + 1
         starts = np.concatenate(([self.line_start], ends[:-1])) if len(ends) else ends

@@ -86,21 +86,21 @@ def index_parquet(path: str) -> SourceIndex:
     """
     files = list_files(path, ParquetFormat.extensions)
     with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
-        found = list(pool.map(_footer, files))
-    first_schema = found[0].schema
-    for facts, one in zip(files[1:], found[1:], strict=True):
+        footers = list(pool.map(_footer, files))
+    first_schema = footers[0].schema
+    for facts, one in zip(files[1:], footers[1:], strict=True):
         check_same_schema(files[0].path, first_schema, facts.path, one.schema)
-    total_rows = sum(sum(one.file.rows) for one in found)
-    memory = sum(one.memory_bytes for one in found)
+    total_rows = sum(sum(one.file.rows) for one in footers)
+    memory = sum(one.memory_bytes for one in footers)
     if total_rows == 0:
         raise DataError(f"{path}: has no rows")
     return SourceIndex(
         kind="parquet",
         root=path,
-        files=tuple(one.file for one in found),
+        files=tuple(one.file for one in footers),
         arrow_schema=schema_text(first_schema.remove_metadata()),
         row_bytes=memory / total_rows,
-        bounds=_joined_bounds([one.bounds for one in found]),
+        bounds=_joined_bounds([one.bounds for one in footers]),
     )
 
 
@@ -149,7 +149,7 @@ def _footer(facts: FileFacts) -> _Footer:
     bounds: list[dict[str, tuple[int, int]]] = []
     for group in groups:
         digest.update(repr((group.num_rows, group.total_byte_size)).encode())
-        found: dict[str, tuple[int, int]] = {}
+        group_bounds: dict[str, tuple[int, int]] = {}
         for number in range(group.num_columns):
             column = group.column(number)
             known = column.statistics if column.is_stats_set else None
@@ -157,8 +157,8 @@ def _footer(facts: FileFacts) -> _Footer:
             digest.update(repr((column.path_in_schema, column.total_compressed_size, limits)).encode())
             name = column.path_in_schema
             if len(limits) == 2 and name in schema.names and pa.types.is_integer(schema.field(name).type):
-                found[name] = int(limits[0]), int(limits[1])
-        bounds.append(found)
+                group_bounds[name] = int(limits[0]), int(limits[1])
+        bounds.append(group_bounds)
     file = DataFile(
         path=facts.path,
         bytes=facts.bytes,

@@ -36,14 +36,14 @@ class TextFormat:
         files = [facts for facts in list_files(path, ()) if facts.bytes]
         if not files:
             raise DataError(f"{path}: holds no text, its files are empty")
-        found = tuple(_indexed(facts, source.rows, cache) for facts in files)
-        rows = sum(sum(file.rows) for file in found)
+        indexed = tuple(_indexed(facts, source.rows, cache) for facts in files)
+        rows = sum(sum(file.rows) for file in indexed)
         return SourceIndex(
             kind="text",
             root=path,
-            files=found,
+            files=indexed,
             arrow_schema=schema_text(_SCHEMA),
-            row_bytes=sum(file.bytes for file in found) / rows,
+            row_bytes=sum(file.bytes for file in indexed) / rows,
             options={"rows": source.rows},
         )
 
@@ -140,18 +140,18 @@ def _scanned(facts: FileFacts, rows: str) -> DataFile:
 def _all_row_ends(facts: FileFacts, rows: str, digest: Any) -> Iterator[np.ndarray]:
     """Byte after each row, a piece of the file at a time; hashes what it reads."""
     system, inner = locate(facts.path)
-    kept, offset = b"", 0
+    rest, offset = b"", 0
     with retrying(lambda: system.open_input_stream(inner), facts.path) as stream:
         while piece := stream.read(_SCAN_BYTES):
             digest.update(piece)
-            kept += piece
-            ends = _row_ends(kept, rows, last=False)
+            rest += piece
+            ends = _row_ends(rest, rows, last=False)
             if len(ends):
                 yield ends + offset
                 offset += int(ends[-1])
-                kept = kept[int(ends[-1]) :]
-    if kept:
-        yield _row_ends(kept, rows, last=True) + offset
+                rest = rest[int(ends[-1]) :]
+    if rest:
+        yield _row_ends(rest, rows, last=True) + offset
 
 
 def _row_ends(content: bytes, rows: str, *, last: bool) -> np.ndarray:

@@ -41,13 +41,13 @@ class WebDatasetFormat:
         """Walks through the headers of each tar once, unless the cache has its index."""
         files = list_files(path, self.extensions)
         with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
-            found = tuple(pool.map(lambda facts: _indexed(facts, cache), files))
-        return _made(path, found)
+            indexed = tuple(pool.map(lambda facts: _indexed(facts, cache), files))
+        return _source_index(path, indexed)
 
     def index_beginning(self, source: Any, path: str) -> SourceIndex:
         """The first tar's first samples."""
         facts = list_files(path, self.extensions)[0]
-        return _made(path, (_scan(facts, most=_GROUP_BYTES),))
+        return _source_index(path, (_scan(facts, most=_GROUP_BYTES),))
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """One run of samples."""
@@ -65,19 +65,19 @@ class WebDatasetFormat:
         return self.read(index, 0, index.schema.names).slice(0, rows)
 
 
-def _made(path: str, found: tuple[DataFile, ...]) -> SourceIndex:
-    count = sum(sum(file.rows) for file in found)
+def _source_index(path: str, indexed: tuple[DataFile, ...]) -> SourceIndex:
+    count = sum(sum(file.rows) for file in indexed)
     if count == 0:
         raise DataError(f"{path}: holds no sample")
-    first = next(file for file in found if file.rows)
+    first = next(file for file in indexed if file.rows)
     rows = list(_samples(read_range(first.path, first.marks[0], first.marks[1]), first.path))
     columns = {name: _column(name, rows, first.path, 0) for name in rows[0]}
     return SourceIndex(
         kind="webdataset",
         root=path,
-        files=found,
+        files=indexed,
         arrow_schema=schema_text(pa.table(columns).schema),
-        row_bytes=sum(file.marks[-1] - file.marks[0] for file in found if file.rows) / count,
+        row_bytes=sum(file.marks[-1] - file.marks[0] for file in indexed if file.rows) / count,
     )
 
 
