@@ -77,7 +77,7 @@ def shape_order(
     if samples <= window_rows and samples * row_bytes <= SMALL_BYTES:
         return OrderShape(samples, batch, 1, max(1, samples), True, drop_tail)
     open_groups = int(OPEN_BYTES / max(1.0, float(groups.max()) * row_bytes))
-    most = max(1, min(MAX_LANES, batch, open_groups, len(groups) // 2))
+    most = max(1, min(MAX_LANES, open_groups, len(groups) // 2))
     lanes = max(lane for lane in range(1, most + 1) if batch % lane == 0)
     lane_batch = batch // lanes
     window = max(1, window_rows // lanes // lane_batch) * lane_batch

@@ -47,8 +47,8 @@ def incident_of(error: BaseException) -> Incident:
     """What an exception of ``TorchTrainer.fit`` or of the driver means."""
     failures = getattr(error, "worker_failures", None)
     if isinstance(failures, dict) and failures:
-        by_rank = {rank: _of_worker(rank, failure) for rank, failure in sorted(failures.items())}
-        return min(by_rank.values(), key=_weight)
+        by_rank = [_of_worker(rank, failure) for rank, failure in sorted(failures.items())]
+        return min(by_rank, key=_weight)
     controller = getattr(error, "controller_failure", None)
     if controller is not None:
         text = _last_line(controller)
@@ -58,11 +58,11 @@ def incident_of(error: BaseException) -> Incident:
     return _of_exception(error, rank=None, traceback="")
 
 
-def _weight(incident: Incident) -> tuple[int, int]:
+def _weight(incident: Incident) -> int:
     """Root causes first: when one rank fails, the others fail on their connection to it."""
-    collateral = incident.reason is EndReason.INFRASTRUCTURE
-    lost = incident.reason is EndReason.WORKER_LOST
-    return (2 if collateral else 1 if lost else 0, incident.rank or 0)
+    if incident.reason is EndReason.INFRASTRUCTURE:
+        return 2
+    return 1 if incident.reason is EndReason.WORKER_LOST else 0
 
 
 def _of_worker(rank: int, failure: BaseException) -> Incident:

@@ -49,21 +49,21 @@ def test_a_network_permutes_every_size_and_any_part_of_it(size):
     ("size", "first", "digest"),
     [
         (1, [0], "af5570f5a1810b7a"),
-        (2, [0, 1], "9d34149fbd1fe777"),
-        (3, [2, 1, 0], "b3db6650e4598ca5"),
-        (4, [2, 3, 0, 1], "c9649db321bc41a9"),
-        (5, [2, 3, 4, 1, 0], "0f08cfed45af636f"),
-        (16, [6, 13, 8, 1, 10, 11], "69b329bf00e4b86b"),
-        (17, [11, 3, 4, 10, 6, 7], "cd9dbd598e61b705"),
-        (64, [63, 3, 57, 42, 22, 44], "d27685ebabdc002d"),
-        (65, [7, 5, 46, 48, 18, 54], "0391a25f620cb09a"),
-        (1000, [108, 791, 627, 83, 477, 180], "47fc7ad53c45622a"),
-        (70_000, [17633, 61706, 43344, 68941, 40887, 67207], "dc699831efddba19"),
+        (2, [1, 0], "4cbbd8ca5215b8d1"),
+        (3, [2, 0, 1], "53afea624a503a0b"),
+        (4, [3, 0, 1, 2], "6e0a15f35af8a5fb"),
+        (5, [0, 4, 2, 1, 3], "a7da4c93f8664775"),
+        (16, [5, 9, 11, 7, 3, 14], "09eb3c9e5e188e47"),
+        (17, [13, 9, 12, 6, 2, 4], "71b44bb57aa3d78a"),
+        (64, [13, 47, 48, 45, 39, 21], "dce6103603038b6f"),
+        (65, [45, 31, 7, 46, 51, 27], "1fe3ccf795da1218"),
+        (1000, [439, 352, 945, 206, 157, 729], "b2155b5ca65309ee"),
+        (70_000, [65800, 22452, 25246, 65571, 47538, 1928], "44d5fe0d19c0902f"),
     ],
 )
 def test_networks_never_change(size, first, digest):
     """A resumed run must find the order that it left, on any machine and with any later version."""
-    sent = feistel(11, size, np.arange(size))
+    sent = feistel(12, size, np.arange(size))
     assert sent[:6].tolist() == first
     assert hashlib.sha256(sent.astype("<i8").tobytes()).hexdigest()[:16] == digest
 

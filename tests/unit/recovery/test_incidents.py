@@ -80,6 +80,8 @@ def test_the_root_cause_is_named_not_the_ranks_that_lost_it():
     assert (incident.rank, incident.reason, incident.traceback) == (1, EndReason.USER_ERROR, "trace")
     incident = incident_of(group(rank0=gloo, rank1=ActorDiedError()))
     assert (incident.rank, incident.reason) == (1, EndReason.WORKER_LOST)
+    incident = incident_of(group(rank0=ActorDiedError(), rank1=ValueError("their bug")))
+    assert (incident.rank, incident.reason) == (1, EndReason.USER_ERROR)
 
 
 ADVICE = "lower training.micro_batch_size, use activation checkpointing or a sharded strategy"
@@ -232,12 +234,19 @@ def test_a_worker_that_is_gone(error, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["ActorUnavailableError", "WorkerCrashedDied", "WorkerHealthCheckTimeoutError", "Unavailable"]
+    "name", ["ActorUnschedulableError", "WorkerCrashedDied", "WorkerHealthCheckTimeoutError", "Unavailable"]
 )
 def test_a_lost_worker_is_known_by_the_name_of_rays_error(name):
     error = type(name, (Exception,), {})("gone")
     assert incident_of(GroupError("text", {1: error})) == Incident(
         EndReason.WORKER_LOST, "worker 1 was lost (gone)", True, rank=1
+    )
+
+
+def test_a_wrapped_failure_may_come_without_its_traceback():
+    wrapped = type("Wrapped", (Exception,), {"_base_exc": KeyError("name")})()
+    assert incident_of(GroupError("text", {1: wrapped})) == Incident(
+        EndReason.USER_ERROR, "worker 1: KeyError: 'name'", False, rank=1
     )
 
 
@@ -268,7 +277,7 @@ class StartupTimeoutError(Exception):
             Incident(EndReason.NO_RESOURCES, "the workers did not start in time: gave up", True),
         ),
         (
-            ValueError("first\nlast " + 600 * "x"),
+            ValueError("first\nsecond\nlast " + 600 * "x"),
             Incident(EndReason.INFRASTRUCTURE, f"Ray Train's controller failed: last {495 * 'x'}", False),
         ),
         (
