@@ -102,10 +102,72 @@ def test_launches_are_counted_and_stops_remembered(tmp_path):
     assert record.stop_was_asked(2) and not record.stop_was_asked(1)
 
 
+def test_the_newest_launch_is_meant_unless_another_is_named(tmp_path):
+    record = RunRecord(f"{tmp_path}/")
+    assert record.storage == str(tmp_path)
+    launches = [status(RunState.RUNNING, launch=launch, step=10 * launch) for launch in (1, 2, 3)]
+    for launch in launches:
+        record.set_state(launch)
+    record.end(status(RunState.FAILED, launch=2, reason=EndReason.USER_ERROR))
+    assert record.status() == record.status(3) == launches[2]
+    assert record.status(1) == launches[0]
+    assert record.status(2).state is RunState.FAILED
+    assert record.status(4) is None
+
+
+def test_records_lie_where_their_page_says(tmp_path):
+    record = RunRecord(str(tmp_path))
+    running = status(RunState.RUNNING, launch=2)
+    record.set_state(running)
+    record.ask_to_stop(2)
+    ended = record.end(
+        status(RunState.STOPPED, launch=2, reason=EndReason.STOPPED_BY_USER, message="as asked")
+    )
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"launches/2/state.json", "launches/2/final.json", "control/stop-2"}
+    assert RunStatus.model_validate_json((tmp_path / "launches/2/state.json").read_text()) == running
+    assert RunStatus.model_validate_json((tmp_path / "launches/2/final.json").read_text()) == ended
+    assert (tmp_path / "launches/2/state.json").read_text().startswith('{\n  "run_id": "r"')
+    assert (tmp_path / "launches/2/final.json").read_text().startswith('{\n  "run_id": "r"')
+    assert (tmp_path / "control/stop-2").read_bytes() == b"stop\n"
+
+
+def test_an_end_keeps_what_was_told_before_it(tmp_path):
+    record = RunRecord(str(tmp_path))
+    record.set_state(status(RunState.RUNNING, step=7, attempt=2, urls={"mlflow": "http://mlflow"}))
+    ended = record.end(status(RunState.FAILED, reason=EndReason.NAN_LOSS, message="nan"))
+    assert (ended.state, ended.reason, ended.message) == (RunState.FAILED, EndReason.NAN_LOSS, "nan")
+    assert (ended.step, ended.attempt, ended.urls) == (7, 2, {"mlflow": "http://mlflow"})
+    assert record.status() == ended
+    assert record.end(status(RunState.SUCCEEDED, reason=EndReason.COMPLETED)) == ended
+
+
+def test_a_launch_that_told_nothing_may_end_and_a_state_is_no_end(tmp_path):
+    record = RunRecord(str(tmp_path))
+    ended = record.end(status(RunState.FAILED, reason=EndReason.DRIVER_LOST))
+    assert record.status(1) == ended
+    with pytest.raises(AssertionError):
+        record.end(status(RunState.RUNNING))
+
+
+def test_a_record_holds_any_files_of_its_run(tmp_path):
+    record = RunRecord(str(tmp_path / "new" / "run"))
+    assert record.read("plan.json") is None and record.read("plan.json/below") is None
+    record.write("plan.json", b"one")
+    record.write("plan.json", b"two")
+    assert record.read("plan.json") == b"two"
+    assert record.read("plan.json/below") is None
+    assert record.create("sub/once", b"first") and not record.create("sub/once", b"second")
+    assert record.read("sub/once") == b"first"
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"plan.json", "once"}
+
+
 def test_ids_are_safe_names_and_differ():
     ids = {new_run_id("a-job") for _ in range(1000)}
     assert len(ids) == 1000
     assert all(len(i) <= 63 and i.replace("-", "").isalnum() and i.islower() for i in ids)
+    assert all(i.startswith("a-job-") and len(i) == len("a-job-") + 8 for i in ids)
+    assert not set("".join(i.removeprefix("a-job-") for i in ids)) & set("ilo01")  # look alike
 
 
 @pytest.mark.parametrize("state", list(RunState))
