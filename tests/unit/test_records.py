@@ -150,18 +150,6 @@ def test_a_launch_that_told_nothing_may_end_and_a_state_is_no_end(tmp_path):
         record.end(status(RunState.RUNNING))
 
 
-def test_a_record_holds_any_files_of_its_run(tmp_path):
-    record = RunRecord(str(tmp_path / "new" / "run"))
-    assert record.read("plan.json") is None and record.read("plan.json/below") is None
-    record.write("plan.json", b"one")
-    record.write("plan.json", b"two")
-    assert record.read("plan.json") == b"two"
-    assert record.read("plan.json/below") is None
-    assert record.create("sub/once", b"first") and not record.create("sub/once", b"second")
-    assert record.read("sub/once") == b"first"
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"plan.json", "once"}
-
-
 def test_ids_are_safe_names_and_differ():
     ids = {new_run_id("a-job") for _ in range(1000)}
     assert len(ids) == 1000
