@@ -5,7 +5,7 @@ import pytest
 from faulty_disk import at_every_point
 from object_buckets import bucket_at
 
-from orchestrator.records import RunRecord, rank_log_name
+from orchestrator.records import LONGEST_READ_BYTES, RunRecord, driver_log_name, rank_log_name
 from orchestrator.runs import EndReason, RunState, RunStatus, new_run_id
 from orchestrator.storage import is_uri
 
@@ -89,6 +89,30 @@ def test_a_rank_s_logs_are_named_by_attempt(tmp_path):
     record.store.write("logs/other/rank-1.log", b"")
     assert record.rank_logs(1) == ["logs/attempt-9/rank-1.log", "logs/attempt-10/rank-1.log"]
     assert record.read_log("logs/attempt-9/rank-1.log", 2) == b"ne\n" and record.read_log("none") == b""
+
+
+def test_a_long_log_is_read_in_parts(tmp_path):
+    record = RunRecord(str(tmp_path))
+    record.store.write("logs/attempt-1/rank-0.log", LONGEST_READ_BYTES * b"a" + b"end")
+    assert record.read_log("logs/attempt-1/rank-0.log") == LONGEST_READ_BYTES * b"a"
+    assert record.read_log("logs/attempt-1/rank-0.log", LONGEST_READ_BYTES) == b"end"
+    assert record.read_log("logs/attempt-1/rank-0.log", 2 * LONGEST_READ_BYTES) == b""
+    assert record.read_log("logs/attempt-1/rank-0.log/below") == b""
+
+
+def test_the_last_step_is_remembered(tmp_path):
+    record = RunRecord(str(tmp_path))
+    assert record.reached() == 0
+    record.set_reached(12)
+    assert record.reached() == 12
+    record.set_reached(7)
+    assert record.reached() == 7
+    assert (tmp_path / "control" / "reached").read_text() == "7"
+
+
+def test_logs_have_their_places():
+    assert rank_log_name(3, 1) == "logs/attempt-3/rank-1.log"
+    assert driver_log_name(2) == "launches/2/driver.log"
 
 
 def test_launches_are_counted_and_stops_remembered(tmp_path):

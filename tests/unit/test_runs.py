@@ -25,6 +25,55 @@ def test_a_step_says_that_it_runs_and_waits_for_nothing():
     assert NEW.step == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (lambda status: status.at(RunState.STOPPING), {"state": RunState.STOPPING}),
+        (lambda status: status.saying("wait"), {"message": "wait"}),
+        (lambda status: status.on("cloud"), {"cluster": "cloud"}),
+        (lambda status: status.with_urls({"a": "2", "b": "3"}), {"urls": {"a": "2", "b": "3"}}),
+        (lambda status: status.in_attempt(3, 40), {"attempt": 3, "total_steps": 40}),
+        (
+            lambda status: status.reached(7, 3, {"loss": 0.5}),
+            {"state": RunState.RUNNING, "message": "", "step": 7, "attempt": 3, "metrics": {"loss": 0.5}},
+        ),
+        (
+            lambda status: status.ended(*LOST, ended_at=9.0),
+            {"state": RunState.FAILED, "reason": EndReason.DRIVER_LOST, "message": "gone", "ended_at": 9.0},
+        ),
+        (
+            lambda status: status.ended(
+                RunState.STOPPED, EndReason.DEADLINE, "late", ended_at=None, metrics={"x": 1.0}
+            ),
+            {
+                "state": RunState.STOPPED,
+                "reason": EndReason.DEADLINE,
+                "message": "late",
+                "ended_at": None,
+                "metrics": {"loss": 2.0, "x": 1.0},
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("state", [RunState.PENDING, RunState.STARTING])
+def test_each_change_changes_what_it_says_and_nothing_else(change, changed, state):
+    fields = {
+        "run_id": "r",
+        "state": state,
+        "message": "m",
+        "cluster": "c",
+        "name": "n",
+        "attempt": 2,
+        "step": 5,
+        "total_steps": 50,
+        "submitted_at": 1.0,
+        "ended_at": 2.0,
+        "metrics": {"loss": 2.0},
+        "urls": {"a": "1"},
+    }
+    assert change(RunStatus(**fields)) == RunStatus(**{**fields, **changed})
+
+
 def test_metrics_are_put_over_the_last_ones_but_no_nan_gets_into_a_record():
     metrics = {"accuracy": 0.5, "loss": math.nan, "norm": math.inf}
     for later in (RUNNING.reached(11, 2, metrics), RUNNING.ended(*LOST, ended_at=9.0, metrics=metrics)):
