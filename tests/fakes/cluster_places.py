@@ -26,6 +26,12 @@ from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
 
 RUN = "digits-abcdefgh"
+SAID_BY_EXIT_CODE = {
+    2: EndReason.BAD_SPEC,
+    3: EndReason.USER_ERROR,
+    4: EndReason.INFRASTRUCTURE,
+    5: EndReason.STOPPED_BY_USER,
+}
 _PATIENCE_SECONDS = 60
 
 
@@ -215,7 +221,7 @@ class DistantRay(Ray):
         self.server.run_tool = self._run_tool
 
     def reason_of_exit(self, code):
-        return EndReason.of_exit_code(code)
+        return SAID_BY_EXIT_CODE.get(code, EndReason.DRIVER_LOST)
 
     def _run_tool(self, arguments):
         here = [word.replace(str(self.storage), str(self._files)) for word in arguments]
@@ -261,7 +267,7 @@ class Kubernetes(Place):
         self.server.set_status(submission_id(RUN, launch), **ended)
 
     def reason_of_exit(self, code):
-        return EndReason.of_exit_code(code)
+        return SAID_BY_EXIT_CODE.get(code, EndReason.DRIVER_LOST)
 
     def launches(self, run_id=RUN):
         jobs = self.server.objects["rayjobs"].values()
