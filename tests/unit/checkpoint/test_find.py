@@ -22,6 +22,7 @@ from orchestrator.checkpoint import (
 )
 from orchestrator.errors import CheckpointError
 from orchestrator.state import StateRange
+from orchestrator.storage import store_at
 
 FIRST, SECOND = "step-00000001.attempt-1", "step-00000002.attempt-1"
 META = {"metrics": {"loss": 0.5}}
@@ -104,6 +105,11 @@ def test_the_newest_attempt_comes_first_and_then_the_highest_step(root: Path) ->
 def test_a_storage_may_be_named_with_a_stroke_at_its_end(root: Path) -> None:
     assert newest_good(f"{root}/") == checkpoint(root, 2)
     assert checkpoint_at(f"{root}/{SECOND}/") == checkpoint(root, 2)
+
+
+def test_a_store_may_be_given_in_place_of_its_root(root: Path) -> None:
+    assert newest_good(store_at(str(root))) == checkpoint(root, 2)
+    assert committed(store_at(str(root))) == [checkpoint(root, 2), checkpoint(root, 1)]
 
 
 def test_a_checkpoint_is_named_from_the_working_directory(

@@ -26,6 +26,15 @@ from orchestrator.planning.batch import split_batch
 def test_a_worker_takes_its_share_in_micro_batches(global_batch_size, workers, micro, split):
     made = split_batch(global_batch_size, workers, micro)
     assert (made.micro_batch_size, made.accumulation_steps) == split
+    assert type(made.accumulation_steps) is int
+
+
+@pytest.mark.parametrize(
+    ("batch", "workers", "named"), [(10, 4, "8 or 12"), (6, 5, "5 or 10"), (3, 5, "5 or 10")]
+)
+def test_the_nearest_sizes_are_named(batch, workers, named):
+    with pytest.raises(SpecError, match=f"; {named} can$"):
+        split_batch(batch, workers, None)
 
 
 @given(st.integers(1, 512), st.integers(1, 64), st.none() | st.integers(1, 512))

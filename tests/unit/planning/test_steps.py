@@ -54,7 +54,12 @@ def test_steps_that_are_written_are_taken():
 @pytest.mark.parametrize(
     ("training", "tail", "samples", "says"),
     [
-        ({"epochs": 1}, "pad", None, "give max_steps"),
+        (
+            {"epochs": 1},
+            "pad",
+            None,
+            "training.epochs: the number of samples isn't known before the data is prepared; give max_steps",
+        ),
         ({"max_steps": 1}, "drop", 63, "drop leaves nothing of 63 training samples in batches of 64"),
         ({"max_steps": 9, "schedule": {"warmup_steps": 10}}, "pad", None, "warmup_steps 10 is more than"),
         ({"epochs": 1, "schedule": {"warmup_steps": 3}}, "pad", 128, "the run's 2 steps"),
@@ -64,6 +69,7 @@ def test_a_run_of_no_length_is_refused(training, tail, samples, says):
     with pytest.raises(SpecError) as refused:
         count_steps(TrainingSpec.model_validate(training), tail, samples)
     assert says in str(refused.value)
+    assert "  " not in str(refused.value) and str(refused.value).startswith(("training.", "data."))
 
 
 def test_bounds_that_are_just_met_are_taken():
