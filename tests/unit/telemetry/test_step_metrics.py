@@ -25,7 +25,10 @@ def test_everything_that_is_logged_of_two_steps():
     plan = small_plan(training={"max_steps": 2, "optimizer": {"learning_rate": 0.5}}, flops_per_sample=10**12)
     metrics = StepMetrics(plan, OnePhase(), CPU)
     for loss, right, norm in ((6.0, 1.0, 7.0), (10.0, 3.0, 9.0)):
-        metrics.add_loss("model", Sums(torch.tensor(loss), torch.tensor(4), {"accuracy": (right, 2)}))
+        metrics.add_loss(
+            "model",
+            Sums(torch.tensor(loss), torch.tensor(4), {"accuracy": (torch.tensor(right), torch.tensor(2))}),
+        )
         metrics.add_update("model", norm)
         metrics.add_step(samples=8, tokens=40)
     means = metrics.means()
