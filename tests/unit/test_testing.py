@@ -74,7 +74,7 @@ def test_the_fakes_have_the_seams_methods_and_signatures(fake, protocol):
 def test_a_call_that_the_seam_does_not_have_is_refused():
     for fake in (RecordingEngine(), RecordingSurroundings()):
         with pytest.raises(AttributeError):
-            fake.bakward  # noqa: B018
+            fake.backward_pass  # noqa: B018
 
 
 def test_ranks_share_a_batch_in_micro_batches():
