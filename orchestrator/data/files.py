@@ -1,13 +1,10 @@
-"""Files on disk, ``s3://`` and ``gs://``: listing, opening, and trying again where that can help."""
+"""Files on disk, ``s3://`` and ``gs://``: opening, and trying again where that can help."""
 
 from __future__ import annotations
 
-import fnmatch
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pyarrow import fs
@@ -48,78 +45,6 @@ def read_range(path: str, start: int = 0, stop: int | None = None) -> bytes:
     store, name = _stored(path)
     with _explained(path):
         return store.read(name, start, None if stop is None else stop - start)
-
-
-def list_files(pattern: str, extensions: tuple[str, ...]) -> list[FileFacts]:
-    """The files of a path: itself, all below a folder, or those that match a pattern; sorted by path.
-
-    Args:
-        pattern: absolute path or URI; ``*`` and ``?`` match within a name, ``**`` any folders.
-        extensions: endings that count within folders, e.g. ``(".parquet",)``; empty for all.
-
-    Raises:
-        DataError: nothing there.
-    """
-    system, inner = locate(pattern)
-    prefix = pattern[: len(pattern) - len(inner)]
-    magic = any(character in inner for character in "*?[")
-    root = inner if not magic else _fixed_part(inner)
-    info = retrying(lambda: system.get_file_info(root), pattern)
-    if info.type == fs.FileType.NotFound:
-        raise DataError(f"{pattern}: there is no such file or folder{_near(root, prefix)}")
-    if info.type == fs.FileType.File:
-        return [_facts(info, prefix)]
-    found = retrying(lambda: system.get_file_info(fs.FileSelector(root, recursive=True)), pattern)
-    files = [_facts(one, prefix) for one in found if one.type == fs.FileType.File]
-    if magic:
-        files = [one for one in files if matches(one.path[len(prefix) :], inner)]
-    else:
-        files = [one for one in files if not _hidden(one.path[len(prefix) + len(root) :])]
-        if extensions:
-            files = [one for one in files if one.path.lower().endswith(extensions)]
-    if not files:
-        wanted = f" that ends in {', '.join(extensions)}" if extensions and not magic else ""
-        raise DataError(f"{pattern}: holds no file{wanted}")
-    return sorted(files, key=lambda one: one.path)
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Whether a path is as the pattern says; ``*`` stays within one folder, ``**`` does not."""
-    parts, wanted = PurePosixPath(path).parts, PurePosixPath(pattern).parts
-    return _parts_match(parts, wanted)
-
-
-def _parts_match(parts: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    if not wanted:
-        return not parts
-    if wanted[0] == "**":
-        return any(_parts_match(parts[skip:], wanted[1:]) for skip in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatchcase(parts[0], wanted[0]) and _parts_match(parts[1:], wanted[1:])
-
-
-def _fixed_part(pattern: str) -> str:
-    fixed: list[str] = []
-    for part in pattern.split("/"):
-        if any(character in part for character in "*?["):
-            break
-        fixed.append(part)
-    return "/".join(fixed) or "/"
-
-
-def _facts(info: fs.FileInfo, prefix: str) -> FileFacts:
-    return FileFacts(prefix + info.path, info.size or 0, str(info.mtime_ns or 0))
-
-
-def _hidden(relative: str) -> bool:
-    return any(part.startswith((".", "_")) for part in relative.split("/") if part)
-
-
-def _near(root: str, prefix: str) -> str:
-    if prefix:
-        return ""
-    parent = PurePosixPath(root).parent
-    names = sorted(os.listdir(parent))[:5] if os.path.isdir(parent) else []  # noqa: PTH112, PTH208
-    return f"; {parent} has {', '.join(names)}" if names else ""
 
 
 def retrying(action: Callable[[], T], what: str) -> T:

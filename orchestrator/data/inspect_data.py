@@ -13,7 +13,7 @@ import numpy as np
 from orchestrator.data import facts, preparations
 from orchestrator.data.columns.choose import choose_layouts, model_tensors
 from orchestrator.data.columns.layout import TensorLayout
-from orchestrator.data.files import list_files
+from orchestrator.data.listing import list_files
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.builtin import FACTS, materialize
@@ -61,7 +61,9 @@ def _bytes(source: Any, base_dir: str) -> int:
     if isinstance(source, BuiltinSource):
         return 0
     extensions = format_of(source.kind).extensions
-    return sum(facts.bytes for facts in list_files(absolute(source.path, base_dir), extensions))
+    return sum(
+        facts.bytes for facts in list_files(absolute(source.path, base_dir), extensions, bookkeeping=False)
+    )
 
 
 def _from_preparation(job: JobSpec, base_dir: str) -> DataFacts:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.data.files import FileFacts, list_files, read_range
+from orchestrator.data.files import FileFacts, read_range
+from orchestrator.data.listing import list_files
 from orchestrator.data.sources.index import DataFile, SourceIndex, relative_name, schema_text
 from orchestrator.errors import DataError
 

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv, json
 
-from orchestrator.data.files import FileFacts, list_files, read_range
+from orchestrator.data.files import FileFacts, read_range
+from orchestrator.data.listing import list_files
 from orchestrator.data.sources.formats.lines import GROUP_BYTES, index_lines, scan
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.data.cache import remembered_table
-from orchestrator.data.files import FileFacts, list_files, read_range
+from orchestrator.data.files import FileFacts, read_range
+from orchestrator.data.listing import list_files
 from orchestrator.data.sources.formats.parquet import ParquetFormat, index_parquet
 from orchestrator.data.sources.index import SourceIndex, schema_text
 from orchestrator.errors import DataError
@@ -34,7 +35,7 @@ class ImagesFormat:
 
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Lists the folder."""
-        files = list_files(path, self.extensions)
+        files = list_files(path, self.extensions, bookkeeping=False)
         if all(facts.path.endswith(".parquet") for facts in files):
             return index_parquet(path)
         files = [facts for facts in files if not facts.path.endswith(".parquet")]

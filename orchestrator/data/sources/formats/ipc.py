@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.data.files import FileFacts, list_files, locate, retrying
+from orchestrator.data.files import FileFacts, locate, retrying
+from orchestrator.data.sources.formats.hugging_face import dataset_files
 from orchestrator.data.sources.formats.parquet import check_same_schema
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
@@ -24,7 +25,7 @@ class ArrowFormat:
 
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Reads the headers of the record batches."""
-        files = list_files(path, self.extensions)
+        files = dataset_files(path, self.extensions)
         headers = [_headers(facts) for facts in files]
         for facts, (_, schema, _) in zip(files[1:], headers[1:], strict=True):
             check_same_schema(files[0].path, headers[0][1], facts.path, schema)

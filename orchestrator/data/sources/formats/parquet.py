@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data.files import FileFacts, list_files, locate, retrying
+from orchestrator.data.files import FileFacts, locate, retrying
+from orchestrator.data.listing import list_files
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
 from orchestrator.storage import is_uri

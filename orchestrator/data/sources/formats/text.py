@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.cache import remembered
-from orchestrator.data.files import FileFacts, list_files, locate, read_range, retrying
+from orchestrator.data.files import FileFacts, locate, read_range, retrying
+from orchestrator.data.listing import list_files
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
 
