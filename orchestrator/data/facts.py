@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.data import preparations, transforms
 from orchestrator.data.prepared import PreparedSource
+from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.transforms import Batch
 from orchestrator.spec.job import JobSpec
 
@@ -87,6 +88,11 @@ def class_names(
         if section.kind == "encode" and section.tensor == "label":
             return tuple(str(value) for value in known["values"][0])
     return train[0].index.classes
+
+
+def notes(indexes: Sequence[SourceIndex]) -> tuple[str, ...]:
+    """What was found of how the sources are written, each sentence once."""
+    return tuple(dict.fromkeys(note for index in indexes for note in index.found))
 
 
 def lineage(train: Sequence[PreparedSource], evaluation: PreparedSource | None) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def inspect(job: JobSpec, base_dir: str, cache: str) -> DataFacts:
             eval_samples=prepared.eval_samples,
             dims=prepared.dims,
             lists=prepared.lists,
+            notes=prepared.notes,
         )
     if spec.prepare is not None:
         return _from_preparation(job, base_dir)
@@ -92,16 +93,16 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
     # Nothing was fitted, so what a transform would have learned is not known.
     dims, lists = facts.sizes(job, [source], None, _shapes(layouts), {})
     rows = sum(index.rows for index in indexes) if counted else None
-    held: int | None = 0
-    if isinstance(spec.eval, Split):
-        held = None if rows is None else held_out_rows(rows, spec.eval.fraction)
-    elif spec.eval is not None:
+    train, held = rows, 0 if spec.eval is None else None
+    if isinstance(spec.eval, Split) and rows is not None:
+        held = held_out_rows(rows, spec.eval.fraction)
+        train = rows - held
+    elif spec.eval is not None and not isinstance(spec.eval, Split):
         index, whole = _index(spec.eval, base_dir, cache)
-        return DataFacts(
-            train_samples=rows, eval_samples=index.rows if whole else None, dims=dims, lists=lists
-        )
+        indexes.append(index)
+        held = index.rows if whole else None
     return DataFacts(
-        train_samples=None if rows is None else rows - (held or 0), eval_samples=held, dims=dims, lists=lists
+        train_samples=train, eval_samples=held, dims=dims, lists=lists, notes=facts.notes(indexes)
     )
 
 

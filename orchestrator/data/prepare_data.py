@@ -49,6 +49,7 @@ def prepare(plan: Plan) -> Prepared:
 def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     """The same from a job, before there is a plan."""
     train_rows, eval_rows = _rows_of_sources(job, base_dir, cache)
+    notes = facts.notes([rows.index for rows in (*train_rows, *([eval_rows] if eval_rows else []))])
     preparation: dict[str, Any] = {}
     if job.data.prepare is not None:
         rewritten = rewrite_rows(job.data.prepare, train_rows, eval_rows, base_dir, cache)
@@ -60,7 +61,7 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     fitted = fit_transforms(job, train, cache)
     if evaluation is not None:
         check_categories_seen(job, evaluation, fitted)
-    return _assembled(job, train, evaluation, fitted, preparation)
+    return _assembled(job, train, evaluation, fitted, preparation, notes)
 
 
 def _rows_of_sources(
@@ -85,6 +86,7 @@ def _assembled(
     evaluation: PreparedSource | None,
     fitted: Sequence[dict[str, Any]],
     preparation: dict[str, Any],
+    notes: tuple[str, ...],
 ) -> Prepared:
     """What is known of it all, with sizes that the first samples show."""
     carried = first_samples(job, train[0], fitted)
@@ -107,6 +109,7 @@ def _assembled(
         lists=lists,
         classes=facts.class_names(job, train, fitted),
         preparation=preparation,
+        notes=notes,
         lineage=facts.lineage(train, evaluation),
     )
 

@@ -61,6 +61,8 @@ class Prepared(Section):
     """Names of the classes, where the data has them."""
     preparation: dict[str, Any] = {}
     """What ``data.prepare`` learned, e.g. a tokenizer. Empty without."""
+    notes: tuple[str, ...] = ()
+    """What was found of the data that the job does not say, in sentences for the plan's notes."""
     lineage: dict[str, Any] = {}
     """For the tracker: ``train`` and ``eval``, each with name, source and rows."""
 

@@ -74,6 +74,7 @@ def _notes(
     Raises:
         SpecError: raw DeepSpeed keys contradict the job file.
     """
+    yield from facts.notes
     if job.training.epochs is not None:
         yield (
             f"{job.training.epochs:g} epochs of {facts.train_samples} samples are {total_steps} steps"

@@ -23,6 +23,8 @@ class DataFacts(Section):
     """Sizes that a model takes from the data: ``features``, ``outputs``, ``channels``, ``vocabulary`` ..."""
     lists: dict[str, tuple[int, ...]] = {}
     """Sizes of which there are several: ``cardinalities`` (distinct values of each categorical column)."""
+    notes: tuple[str, ...] = ()
+    """What was found of the data that the job does not say, in sentences for the plan's notes."""
 
     def fact(self, name: str) -> int | tuple[int, ...] | None:
         """A size by name; None where it isn't known."""

@@ -52,6 +52,9 @@ class SourceIndex(Section):
     """Bytes of a row in memory, about."""
     options: dict[str, str] = {}
     """What else the format needs to read."""
+    found: tuple[str, ...] = ()
+    """What was found of how the files are written that the job does not say, in sentences for the plan's notes. Not
+    part of the identity."""
     bounds: dict[str, tuple[int, int]] = {}
     """Least and greatest of columns of whole numbers, where that is known without reading."""
     classes: tuple[str, ...] = ()
