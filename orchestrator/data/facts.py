@@ -103,9 +103,15 @@ def lineage(train: Sequence[PreparedSource], evaluation: PreparedSource | None) 
     return record
 
 
+_MOST_COLUMNS = 200
+"""Columns of a schema that a tracker is given."""
+
+
 def _record(sources: Sequence[PreparedSource]) -> dict[str, str]:
     first = sources[0].index
-    columns = [{"name": field.name, "type": str(field.type)} for field in first.schema][:200]
+    schema = first.schema
+    fields = [schema.field(position) for position in range(min(_MOST_COLUMNS, len(schema)))]
+    columns = [{"name": field.name, "type": str(field.type)} for field in fields]
     return {
         "name": first.root.rstrip("/").rsplit("/", 1)[-1][:200],
         "digest": first.identity[:32],

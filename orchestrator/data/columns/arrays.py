@@ -55,13 +55,15 @@ def group_values(table: pa.Table, layout: TensorLayout, where: Any) -> Values:
 
 
 def column_array(table: pa.Table, name: str) -> pa.Array:
-    """A column as one array; ``a.b`` is the field b of the struct a."""
+    """A column as one array; ``a.b`` is the field b of the struct a, unless a column has that name."""
     outer, _, inner = name.partition(".")
-    array = table.column(name if name in table.column_names else outer)
+    # Not ``table.column_names``: it makes a list of all of them for each.
+    itself = table.schema.get_field_index(name) >= 0
+    array = table.column(name if itself else outer)
     whole = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):
         whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], type=whole.type)
-    if inner and name not in table.column_names:
+    if inner and not itself:
         whole = pc.struct_field(whole, inner.split("."))
     if pa.types.is_dictionary(whole.type):
         whole = whole.dictionary_decode()

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from orchestrator.data.columns.arrays import column_array, encoded_bytes, numbers
 from orchestrator.data.columns.images import image_shape
-from orchestrator.data.columns.layout import TensorLayout
+from orchestrator.data.columns.layout import TensorLayout, source_column
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.transforms import kind_of
 from orchestrator.errors import DataError
@@ -90,13 +90,14 @@ def _layout(
 ) -> TensorLayout:
     if not columns:
         raise DataError(f"data.columns.{tensor}: the data has no numeric column that isn't named elsewhere")
-    arrays = []
+    arrays, there = [], set(head.column_names)
     for name in columns:
-        if name not in head.column_names and name.split(".", 1)[0] not in head.column_names:
+        if source_column(name, there) not in there:
             raise DataError(
                 f"data.columns.{tensor}: {index.root} has no column {name!r}; it has {_listed(head)}"
             )
         arrays.append(column_array(head, name))
+    read = tuple(dict.fromkeys(source_column(name, there) for name in columns))
     flat = starred or len(columns) > 1 or tensor in ("features", "categories")
     first = encoded_bytes(arrays[0])
 
@@ -111,6 +112,7 @@ def _layout(
         return TensorLayout(
             name=tensor,
             columns=columns,
+            read_columns=read,
             kind="image",
             shape=(channels, height, width),
             resizes=resize is not None,
@@ -120,6 +122,7 @@ def _layout(
         return TensorLayout(
             name=tensor,
             columns=columns,
+            read_columns=read,
             kind="text",
             shape=(len(columns),) if flat else (),
             dtype="object",
@@ -146,6 +149,7 @@ def _layout(
     return TensorLayout(
         name=tensor,
         columns=columns,
+        read_columns=read,
         kind="numbers",
         shape=(width,) if flat else parts[0].shape[1:],
         dtype=dtype,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ class TensorLayout(Section):
     """The tensor."""
     columns: tuple[str, ...]
     """In this order; a column in a struct is ``outer.inner``."""
+    read_columns: tuple[str, ...]
+    """The same as it is asked of the source: of a column in a struct, the struct."""
     kind: Literal["numbers", "image", "text"]
     """``numbers``: numbers, lists of numbers, tensors; ``image``: encoded images, decoded to 0..1;
     ``text``: strings, which a transform must turn into numbers."""
@@ -32,10 +34,10 @@ class TensorLayout(Section):
     resizes: bool = False
     """Images are brought to ``shape`` as they are decoded; otherwise they must have it."""
 
-    @property
-    def read_columns(self) -> tuple[str, ...]:
-        """What is asked of the source."""
-        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in self.columns))
+
+def source_column(name: str, there: Container[str]) -> str:
+    """The source's column for one of ``data.columns``: a column's own name may hold dots."""
+    return name if name in there else name.split(".", 1)[0]
 
 
 def finished(batch: dict[str, np.ndarray], layouts: Sequence[TensorLayout]) -> dict[str, np.ndarray]:

@@ -33,11 +33,12 @@ class RawRows:
         for source in self._sources:
             index, part = source.index, source.part
             selection, reader = Selection(part, index.group_rows), format_of(index.kind)
-            columns = self._columns or tuple(index.schema.names)
-            for name in columns:
-                if name not in index.schema.names:
+            there = index.schema.names
+            columns = self._columns or tuple(there)
+            for name in self._columns or ():
+                if name not in there:
                     raise DataError(
-                        f"data.prepare: {index.root} has no column {name!r}; it has {', '.join(index.schema.names)}"
+                        f"data.prepare: {index.root} has no column {name!r}; it has {', '.join(there)}"
                     )
             for group, count in enumerate(selection.counts.tolist()):
                 if count:

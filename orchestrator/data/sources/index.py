@@ -60,7 +60,7 @@ class SourceIndex(Section):
     classes: tuple[str, ...] = ()
     """Names of the classes, where the format knows them (folders of images)."""
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """Names and types of the columns."""
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.arrow_schema)))
