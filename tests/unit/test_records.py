@@ -166,6 +166,17 @@ def test_an_end_keeps_what_was_told_before_it(tmp_path):
     assert record.end(status(RunState.SUCCEEDED, reason=EndReason.COMPLETED)) == ended
 
 
+def test_an_earlier_launch_ends_by_what_it_told_itself(tmp_path):
+    record = RunRecord(f"{tmp_path}/runX")
+    assert record.storage == f"{tmp_path}/runX"
+    record.set_state(status(RunState.RUNNING, launch=1, step=3))
+    record.set_state(status(RunState.RUNNING, launch=2, step=9))
+    ended = record.end(status(RunState.FAILED, launch=1, reason=EndReason.DRIVER_LOST))
+    assert (ended.launch, ended.step) == (1, 3)
+    assert record.end(status(RunState.STOPPED, launch=1, reason=EndReason.STOPPED_BY_USER)) == ended
+    assert record.status() == record.status(2)
+
+
 def test_a_launch_that_told_nothing_may_end_and_a_state_is_no_end(tmp_path):
     record = RunRecord(str(tmp_path))
     ended = record.end(status(RunState.FAILED, reason=EndReason.DRIVER_LOST))
