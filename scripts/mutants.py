@@ -29,6 +29,8 @@ VENV = REPO / ".tools" / "mutmut-venv"
 MUTMUT = "mutmut==3.8.1"
 FOLDER = REPO / "mutants"
 DIGEST = FOLDER / "digest"
+STATS = FOLDER / "mutmut-stats.json"
+"""Which tests reach what, and how long they take."""
 PAGE = REPO / "docs" / "mutants.md"
 REASONS = REPO / "scripts" / "mutants_survivors.toml"
 BAR = 0.9
@@ -186,11 +188,12 @@ def main() -> None:
     parser.add_argument("--survivors", action="store_true", help="try again only what was not noticed")
     options = parser.parse_args()
 
-    now = digest()
     if options.survivors:
         again = [mutant.name for mutant in tried() if mutant.status not in NOTICED]
+        STATS.unlink(missing_ok=True)  # else only new tests are looked at, not what an old one reaches by now
         mutmut("run", *again)
     else:
+        now = digest()
         if FOLDER.exists() and not (DIGEST.exists() and DIGEST.read_text() == now):
             shutil.rmtree(FOLDER)
         FOLDER.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_an_attempt_that_another_took_in_between_is_not_given_again(
 ) -> None:
     for _ in range(3):
         next_attempt(str(tmp_path))
-    monkeypatch.setattr(find, "newest_attempt", lambda _: 1)  # a list from before the others began
+    monkeypatch.setattr(find, "newest_attempt", lambda _: 2)  # a list from before the others began
     assert next_attempt(str(tmp_path)) == 4
 
 
@@ -105,6 +106,12 @@ def test_the_newest_attempt_comes_first_and_then_the_highest_step(root: Path) ->
 def test_a_storage_may_be_named_with_a_stroke_at_its_end(root: Path) -> None:
     assert newest_good(f"{root}/") == checkpoint(root, 2)
     assert checkpoint_at(f"{root}/{SECOND}/") == checkpoint(root, 2)
+
+
+def test_a_marker_holds_the_digest_of_the_manifest(root: Path) -> None:
+    """As any later version must find it."""
+    manifest = (root / SECOND / "manifest.json").read_bytes()
+    assert (root / SECOND / "COMMITTED").read_bytes() == f"{hashlib.sha256(manifest).hexdigest()}\n".encode()
 
 
 def test_a_store_may_be_given_in_place_of_its_root(root: Path) -> None:
