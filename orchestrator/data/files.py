@@ -10,7 +10,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from orchestrator.errors import DataError, InfrastructureError
-from orchestrator.storage import Store, faults, split_scheme, store_and_name
+from orchestrator.storage import Store, faults, is_uri, split_scheme, store_and_name
 from orchestrator.storage.arrow import SCHEMES, open_filesystem
 from orchestrator.storage.faults import Fault, fault_of, first_line
 
@@ -54,8 +54,18 @@ def retrying(action: Callable[[], T], what: str) -> T:
         DataError: the file is missing, may not be read, or is damaged; trying again can't help.
         InfrastructureError: the storage still fails.
     """
+
+    def act() -> T:
+        try:
+            return action()
+        except OSError as error:
+            # A disk's errors have numbers; those of Arrow's that have none are about what a file holds.
+            if error.errno is None and not is_uri(what) and fault_of(error) is Fault.PASSING:
+                raise DataError(f"{what}: is damaged ({first_line(error)})") from error
+            raise
+
     with _explained(what):
-        return faults.retrying(action, what)
+        return faults.retrying(act, what)
 
 
 @contextmanager

@@ -29,7 +29,10 @@ _REFUSAL_WORDS = (
     "OAuth2 access token",
 )
 """Words of what S3 and GCS say no to for good."""
-_DAMAGE_WORDS = ("Corrupt", "deserialize", "Unexpected end of stream", "Malformed", "malformed", "data page")
+_DAMAGE_WORDS = (
+    *("Corrupt", "deserialize", "Unexpected end of stream", "Malformed", "malformed", "data page"),
+    *("CRC checksum", "encrypted", "decrypt"),
+)
 """Words of Arrow's errors about a file's contents, which come as OSError too."""
 
 

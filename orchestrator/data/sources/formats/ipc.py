@@ -12,6 +12,7 @@ from orchestrator.data.files import FileFacts, locate, retrying
 from orchestrator.data.sources.formats.hugging_face import dataset_files
 from orchestrator.data.sources.formats.parquet import check_same_schema
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.data.sources.tables import plain_schema, plain_table, select
 from orchestrator.errors import DataError
 from orchestrator.storage import is_uri
 
@@ -36,12 +37,19 @@ class ArrowFormat:
             kind="arrow",
             root=path,
             files=tuple(file for file, _, _ in headers),
-            arrow_schema=schema_text(headers[0][1].remove_metadata()),
+            arrow_schema=schema_text(headers[0][1]),
             row_bytes=sum(size for _, _, size in headers) / rows,
         )
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """One record batch."""
+        return self._batch(index, group, columns)
+
+    def head(self, index: SourceIndex, rows: int) -> pa.Table:
+        """The first record batch's that has some."""
+        return self._batch(index, int(index.group_rows.nonzero()[0][0]), None).slice(0, rows)
+
+    def _batch(self, index: SourceIndex, group: int, columns: Sequence[str] | None) -> pa.Table:
         file, inner = index.place(group)
 
         def read() -> pa.RecordBatch:
@@ -54,13 +62,10 @@ class ArrowFormat:
 
         try:
             batch = retrying(read, file.path)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError) as error:
             raise DataError(f"{file.path}: record batch {inner} is damaged ({str(error)[:200]})") from error
-        return pa.Table.from_batches([batch]).select(list(columns))
-
-    def head(self, index: SourceIndex, rows: int) -> pa.Table:
-        """The first record batch's."""
-        return self.read(index, 0, index.schema.names).slice(0, rows)
+        table = pa.Table.from_batches([batch])
+        return plain_table(table if columns is None else select(table, columns), file.path)
 
 
 def _opened(path: str) -> Any:
@@ -87,8 +92,9 @@ def _headers(facts: FileFacts) -> tuple[DataFile, pa.Schema, int]:
 
     try:
         schema, rows, marks = retrying(read, facts.path)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{facts.path}: is not a whole Arrow file ({str(error)[:200]})") from error
+    schema = plain_schema(schema, facts.path)
     if any(pa.types.is_dictionary(field.type) for field in schema):
         raise DataError(
             f"{facts.path}: has dictionary-encoded columns; write it as Parquet, or decode them first"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +15,16 @@ import pyarrow.parquet as pq
 from orchestrator.data.files import FileFacts, locate, retrying
 from orchestrator.data.listing import list_files
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.data.sources.tables import plain_schema, plain_table
 from orchestrator.errors import DataError
 from orchestrator.storage import is_uri
+from orchestrator.storage.faults import first_line
 
 _OPEN_FILES = 64
 _THREADS = 16
+_SIGNATURE_BYTES = 28
+"""Of a plain footer in an encrypted file: nonce and tag (Parquet's encryption.md)."""
+T = TypeVar("T")
 
 
 class ParquetFormat:
@@ -37,7 +42,6 @@ class ParquetFormat:
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """One row group."""
         file, inner = index.place(group)
-        names = list(columns)
 
         def read() -> pa.Table:
             opened = self._open.get(file.path)
@@ -47,16 +51,13 @@ class ParquetFormat:
                 if len(self._open) > _OPEN_FILES:
                     self._open.popitem(last=False)[1].close()
             try:
-                return opened.read_row_group(inner, columns=names, use_threads=False)
+                return opened.read_row_group(inner, columns=list(columns), use_threads=False)
             except OSError:
                 # The next try opens the file anew.
                 self._open.pop(file.path, None)
                 raise
 
-        try:
-            table = retrying(read, file.path)
-        except pa.ArrowException as error:
-            raise DataError(f"{file.path}: row group {inner} is damaged ({str(error)[:200]})") from error
+        table = plain_table(_understood(read, file.path, f"row group {inner}"), file.path)
         if table.num_rows != file.rows[inner]:
             raise DataError(
                 f"{file.path}: row group {inner} has {table.num_rows} rows, but had {file.rows[inner]} when the run"
@@ -67,16 +68,31 @@ class ParquetFormat:
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """Decodes the first rows only."""
         first = next(file for file in index.files if sum(file.rows))
-        with open_parquet(first.path) as opened:
-            return pa.Table.from_batches([next(opened.iter_batches(batch_size=rows, use_threads=False))])
+
+        def read() -> pa.Table:
+            with open_parquet(first.path) as opened:
+                return pa.Table.from_batches([next(opened.iter_batches(batch_size=rows, use_threads=False))])
+
+        return plain_table(_understood(read, first.path, "its beginning"), first.path)
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
-    """A Parquet file. Not mapped into memory: pages of a map count as this process's and add up over the data."""
+    """A Parquet file whose pages are held against their checksums, where they have some.
+
+    Not mapped into memory: pages of a map count as this process's and add up over the data.
+    """
     system, inner = locate(path)
     if not is_uri(path):
-        return pq.ParquetFile(inner)
-    return pq.ParquetFile(system.open_input_file(inner), pre_buffer=True)
+        return pq.ParquetFile(inner, page_checksum_verification=True)
+    return pq.ParquetFile(system.open_input_file(inner), pre_buffer=True, page_checksum_verification=True)
+
+
+def _understood(read: Callable[[], T], path: str, part: str) -> T:
+    """What is read, or one sentence. What Arrow raises of damage depends on where it is."""
+    try:
+        return retrying(read, path)
+    except (pa.ArrowException, ValueError, IndexError, OverflowError) as error:
+        raise DataError(f"{path}: {part} can't be read ({first_line(error)[:200]})") from error
 
 
 def index_parquet(path: str) -> SourceIndex:
@@ -99,7 +115,7 @@ def index_parquet(path: str) -> SourceIndex:
         kind="parquet",
         root=path,
         files=tuple(one.file for one in footers),
-        arrow_schema=schema_text(first_schema.remove_metadata()),
+        arrow_schema=schema_text(first_schema),
         row_bytes=memory / total_rows,
         bounds=_joined_bounds([one.bounds for one in footers]),
     )
@@ -132,18 +148,27 @@ def _joined_bounds(parts: list[dict[str, tuple[int, int]]]) -> dict[str, tuple[i
     return {name: (min(p[name][0] for p in parts), max(p[name][1] for p in parts)) for name in sorted(names)}
 
 
-def _footer(facts: FileFacts) -> _Footer:
+def _refuse_more_than_metadata(meta: pq.FileMetaData, handle: pa.NativeFile, facts: FileFacts) -> None:
+    """Refuse a footer that is signed: its file is encrypted, and Arrow ends the process once it is asked for a column."""
+    handle.seek(facts.bytes - 8)
+    length = int.from_bytes(handle.read(4), "little")
+    if length == meta.serialized_size + _SIGNATURE_BYTES:
+        raise DataError(f"{facts.path}: is encrypted; write it without encryption")
+    if length != meta.serialized_size:
+        raise DataError(
+            f"{facts.path}: its footer is damaged ({length} bytes, {meta.serialized_size} understood)"
+        )
 
+
+def _footer(facts: FileFacts) -> _Footer:
     def read() -> tuple[pq.FileMetaData, pa.Schema]:
         system, inner = locate(facts.path)
         with system.open_input_file(inner) as handle:
             file = pq.ParquetFile(handle)
-            return file.metadata, file.schema_arrow
+            _refuse_more_than_metadata(file.metadata, handle, facts)
+            return file.metadata, plain_schema(file.schema_arrow, facts.path)
 
-    try:
-        meta, schema = retrying(read, facts.path)
-    except pa.ArrowException as error:
-        raise DataError(f"{facts.path}: is not a whole Parquet file ({str(error)[:200]})") from error
+    meta, schema = _understood(read, facts.path, "its footer")
     groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
     # The schema's own text and each group's size, rows and statistics: data that changed changes these.
     digest = hashlib.sha256(schema.to_string().encode())
