@@ -96,6 +96,11 @@ def _layout(
             raise DataError(
                 f"data.columns.{tensor}: {index.root} has no column {name!r}; it has {_listed(head)}"
             )
+        if len(head.schema.get_all_field_indices(name)) > 1:
+            raise DataError(
+                f"data.columns.{tensor}: {index.root} has several columns {name!r}; give each a name of its own, or"
+                " name other columns"
+            )
         arrays.append(column_array(head, name))
     read = tuple(dict.fromkeys(source_column(name, there) for name in columns))
     flat = starred or len(columns) > 1 or tensor in ("features", "categories")

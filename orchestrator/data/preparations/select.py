@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.data.preparations.text_columns import named_column
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Select
 
@@ -33,11 +34,7 @@ class SelectKind:
     ) -> Iterator[pa.Table]:
         """The kept rows as they are."""
         for table in tables:
-            if section.column not in table.column_names:
-                raise DataError(
-                    f"data.prepare: there is no column {section.column!r}; the data has {', '.join(table.column_names)}"
-                )
-            column = table[section.column]
+            column = named_column(table, section.column)
             try:
                 named = pc.is_in(
                     column, value_set=pa.array(section.only or section.without).cast(column.type)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.data.preparations.text_columns import named_column
 from orchestrator.data.preparations.windows import cut_windows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Windows
@@ -104,7 +105,7 @@ def _parts(
         if section.group is None:
             groups = np.zeros(len(values), dtype=np.int64)
         else:
-            groups = _group_numbers(_column(table, section.group), section.group, numbers)
+            groups = _group_numbers(named_column(table, section.group), section.group, numbers)
         yield ((values - mean) / deviation).astype(np.float32), groups
 
 
@@ -137,7 +138,7 @@ def series_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
     """The series' values, float64 (rows, series). Raises DataError where one is missing or no number."""
     columns = []
     for name in names:
-        column = _column(table, name)
+        column = named_column(table, name)
         try:
             values = pc.cast(column, pa.float64()).to_numpy()
         except pa.ArrowException:
@@ -150,14 +151,6 @@ def series_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
             )
         columns.append(values)
     return np.stack(columns, axis=1)
-
-
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
-    if name not in table.column_names:
-        raise DataError(
-            f"data.prepare: there is no column {name!r}; the data has {', '.join(table.column_names)}"
-        )
-    return table[name]
 
 
 def _tensors(values: np.ndarray) -> pa.Array:

@@ -14,6 +14,7 @@ from orchestrator.data.preparations.tokenizers import (
     Tokenizer,
     tokenizer_from_json,
 )
+from orchestrator.data.sources.tables import one_column
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import (
     Pack,
@@ -29,19 +30,18 @@ def texts_of(column: str, tables: Iterable[pa.Table]) -> Iterator[str]:
 
 def strings_of(table: pa.Table, column: str) -> list[str]:
     """A table's texts. Raises DataError where the column isn't text."""
-    values = text_column(table, column)
+    values = named_column(table, column)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise DataError(f"data.prepare: column {column!r} is {values.type}, not text")
     return pc.fill_null(values, "").to_pylist()
 
 
-def text_column(table: pa.Table, name: str) -> pa.ChunkedArray:
+def named_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     """A column. Raises DataError with those there are."""
-    if name not in table.column_names:
-        raise DataError(
-            f"data.prepare: there is no column {name!r}; the data has {', '.join(table.column_names)}"
-        )
-    return table[name]
+    try:
+        return one_column(table, name)
+    except DataError as error:
+        raise DataError(f"data.prepare: {error}") from None
 
 
 def tokenized(table: pa.Table, section: Pack | Tokenize, tokenizer_json: str) -> Documents:

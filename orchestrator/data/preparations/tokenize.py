@@ -22,7 +22,7 @@ from orchestrator.data.preparations.parallel import map_in_order
 from orchestrator.data.preparations.sequences import pad_rows, smallest_token_type
 from orchestrator.data.preparations.text_columns import (
     fixed_lists,
-    text_column,
+    named_column,
     tokenized,
 )
 from orchestrator.data.preparations.tokenizers import (
@@ -58,7 +58,7 @@ class TokenizeKind:
             )
         fitted: dict[str, Any] = {"tokenizer": tokenizer.to_json()}
         if section.label is not None:
-            distinct = [pc.unique(text_column(table, section.label)) for table in tables]
+            distinct = [pc.unique(named_column(table, section.label)) for table in tables]
             fitted["classes"] = fit_categories(pa.chunked_array(_flat(distinct)), section.label)
         return fitted
 
@@ -86,7 +86,7 @@ class TokenizeKind:
                 columns["word"] = fixed_lists(word)
             if section.label is not None:
                 labels = encode_categories(
-                    text_column(table, section.label), fitted["classes"], section.label
+                    named_column(table, section.label), fitted["classes"], section.label
                 )
                 columns["label"] = pa.array(labels)
             yield pa.table(columns)

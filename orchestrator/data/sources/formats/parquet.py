@@ -57,7 +57,7 @@ class ParquetFormat:
                 self._open.pop(file.path, None)
                 raise
 
-        table = plain_table(_understood(read, file.path, f"row group {inner}"), file.path)
+        table = plain_table(_understood(read, file.path, f"row group {inner} is damaged"), file.path)
         if table.num_rows != file.rows[inner]:
             raise DataError(
                 f"{file.path}: row group {inner} has {table.num_rows} rows, but had {file.rows[inner]} when the run"
@@ -73,7 +73,7 @@ class ParquetFormat:
             with open_parquet(first.path) as opened:
                 return pa.Table.from_batches([next(opened.iter_batches(batch_size=rows, use_threads=False))])
 
-        return plain_table(_understood(read, first.path, "its beginning"), first.path)
+        return plain_table(_understood(read, first.path, "its beginning is damaged"), first.path)
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
@@ -87,12 +87,12 @@ def open_parquet(path: str) -> pq.ParquetFile:
     return pq.ParquetFile(system.open_input_file(inner), pre_buffer=True, page_checksum_verification=True)
 
 
-def _understood(read: Callable[[], T], path: str, part: str) -> T:
+def _understood(read: Callable[[], T], path: str, fault: str) -> T:
     """What is read, or one sentence. What Arrow raises of damage depends on where it is."""
     try:
         return retrying(read, path)
     except (pa.ArrowException, ValueError, IndexError, OverflowError) as error:
-        raise DataError(f"{path}: {part} can't be read ({first_line(error)[:200]})") from error
+        raise DataError(f"{path}: {fault} ({first_line(error)[:200]})") from error
 
 
 def index_parquet(path: str) -> SourceIndex:
@@ -168,7 +168,7 @@ def _footer(facts: FileFacts) -> _Footer:
             _refuse_more_than_metadata(file.metadata, handle, facts)
             return file.metadata, plain_schema(file.schema_arrow, facts.path)
 
-    meta, schema = _understood(read, facts.path, "its footer")
+    meta, schema = _understood(read, facts.path, "is not a whole Parquet file")
     groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
     # The schema's own text and each group's size, rows and statistics: data that changed changes these.
     digest = hashlib.sha256(schema.to_string().encode())
