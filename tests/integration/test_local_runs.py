@@ -69,7 +69,7 @@ def test_a_run_shows_its_progress_and_ends_with_a_summary(home, uninterrupted):
     )
     assert status["metrics"]["accuracy"] > 0.9
     assert metric_steps(home, run) == [1, *range(50, 2001, 50)]
-    assert "no log of rank 7" in home.call("logs", run, "--rank", "7").stderr
+    assert "has no output of rank 7" in home.call("logs", run, "--rank", "7").stderr
 
 
 def test_nothing_is_left_behind(home, uninterrupted):
