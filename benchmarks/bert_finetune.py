@@ -38,7 +38,7 @@ def main() -> None:
         same = (f"data.prepare.tokenizer={{kind: file, path: {tokenizer}}}",)
         start = (f"initialize.weights={weights}", "initialize.strict=false")
         found = {
-            "masked_loss": masked["metrics"]["loss"],
+            "masked_loss": masked["metrics"]["val/loss"],
             "masked_baselines": baselines(MLM),
             "classify_from_masked": train(CLASSIFY, folder, (*same, *start))[2]["metrics"],
             "classify_from_scratch": train(CLASSIFY, folder, same)[2]["metrics"],

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, TrainwrightError
 from orchestrator.records import RunRecord
 from orchestrator.storage import is_uri
 
@@ -34,19 +34,22 @@ class Peers:
         """Rank 0's answer, on every rank. Collective.
 
         Raises:
-            CheckpointError: rank 0 could not read or write; on every rank, so that none waits for one that has gone.
+            TrainwrightError: what rank 0 raised; on every rank, so that none waits for one that has gone.
+            CheckpointError: rank 0 could not read or write.
 
         """
         answer: list[Any] = [None, None]
         if self.rank == 0:
             try:
                 answer[0] = ask()
-            except (CheckpointError, OSError) as error:
-                answer[1] = str(error)
+            except TrainwrightError as error:
+                answer[1] = error
+            except OSError as error:
+                answer[1] = CheckpointError(str(error))
         if self.group is not None:
             dist.broadcast_object_list(answer, src=0, group=self.group)
-        if answer[1]:
-            raise CheckpointError(answer[1])
+        if answer[1] is not None:
+            raise answer[1]
         result: Answer = answer[0]
         return result
 

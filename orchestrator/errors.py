@@ -6,6 +6,7 @@ TrainwrightError                 any of the below; ``exit_code`` is what the com
 │   ├── DataError        (3)     the data is not what the job file says
 │   └── NotANumberError  (3)     the loss or its gradient is no longer a number
 ├── InfrastructureError  (4)     the cluster, the storage or the network failed
+│   ├── RecordError      (4)     a run's record is damaged
 │   ├── ResourcesError   (4)     what the job asks for is more than the cluster has
 │   └── CheckpointError  (4)     no usable checkpoint, or a damaged one
 ├── StoppedError         (5)     a person or a queue stopped the run
@@ -63,6 +64,10 @@ class ResourcesError(InfrastructureError):
 
 class CheckpointError(InfrastructureError):
     """No usable checkpoint, or a damaged one."""
+
+
+class RecordError(InfrastructureError):
+    """A run's record is damaged, or no record of ours."""
 
 
 class StoppedError(TrainwrightError):

@@ -17,6 +17,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import learning_rate_factor
 from orchestrator.strategies.base import Engine
 from orchestrator.telemetry.meter import Meter
+from orchestrator.telemetry.not_a_number import explained, samples_to_blame
 from orchestrator.telemetry.step_metrics import MetricSums, StepMetrics
 
 
@@ -32,16 +33,20 @@ class Step(Protocol):
 
 
 class Surroundings(Protocol):
-    """What the loop asks of the worker around it. All but ``log`` and ``before_update`` are collective: every rank
-    calls them alike.
+    """What the loop asks of the worker around it. All but ``log``, ``before_update`` and ``place`` are collective:
+    every rank calls them alike.
     """
 
     def evaluation(self) -> Iterator[Batch]:
         """The evaluation set's batches: as many on each rank, each sample once over all ranks."""
         ...
 
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether a checkpoint with these metrics would be kept as one of the best; the same answer on every rank."""
+        ...
+
     def save(self, step: int, metrics: dict[str, float]) -> None:
-        """Write a checkpoint of the state after ``step``."""
+        """Write a checkpoint of the state after ``step``, with the metrics that were measured after it."""
         ...
 
     def before_update(self) -> None:
@@ -60,6 +65,10 @@ class Surroundings(Protocol):
         """Hand metrics on, and the seconds by part since the last log of training. Returns at once."""
         ...
 
+    def place(self, sample: int) -> str:
+        """Where a training sample lies, for a person: file and row."""
+        ...
+
 
 @dataclass
 class Outcome:
@@ -68,7 +77,7 @@ class Outcome:
     step: int
     stopped: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
-    """Last evaluation, or the last logged training metrics where nothing is evaluated."""
+    """The newest of each loss and metric, of training (``train/loss``) and of evaluation (``val/loss``)."""
 
 
 def train(
@@ -82,7 +91,7 @@ def train(
     """Take steps ``start_step + 1`` to ``plan.total_steps``.
 
     Raises:
-        NotANumberError: the loss is no longer a number.
+        NotANumberError: the loss is no longer a number; names the samples that it comes from, where it does.
 
     """
     training, meter = plan.job.training, Meter()
@@ -108,12 +117,12 @@ def train(
                 norm = engine.step(phase, factor, training.clip_grad_norm)
                 objective.after_step(phase, engine.modules)
             if not math.isfinite(norm) and training.precision != "fp16":
-                raise NotANumberError(
-                    f"step {step}: the gradient of {phase} is {norm}, so the loss is no longer a number;"
-                    f" lower training.optimizer.learning_rate, set training.clip_grad_norm, or look at the data of this step"
-                )
+                with evaluating(engine):
+                    blamed = samples_to_blame(objective, phase, engine.modules, batch.micros)
+                raise NotANumberError(explained(step, phase, norm, training, blamed, around.place))
             recent.add_update(phase, norm)
 
+        measured: dict[str, float] = {}
         outcome.step, last = step, step == plan.total_steps
         recent.add_step(batch.samples, batch.tokens)
         outcome.stopped = not last and around.stop_requested(step)
@@ -123,25 +132,30 @@ def train(
             values = recent.named(means, factor=factor, epoch=batch.epoch, seconds=seconds)
             around.log(step, values, seconds)
             recent = StepMetrics(plan, objective, engine.device)
-            if not plan.evaluate_every:
-                outcome.metrics = means
+            measured |= {f"train/{name}": value for name, value in means.items()}
 
+        is_best = False
         if plan.evaluate_every and (step % plan.evaluate_every == 0 or last):
             with meter.part("evaluate"):
-                outcome.metrics = evaluate(engine, objective, around.evaluation())
-            around.log(step, {f"val/{name}": value for name, value in outcome.metrics.items()}, {})
+                means = evaluate(engine, objective, around.evaluation())
+            evaluated = {f"val/{name}": value for name, value in means.items()}
+            around.log(step, evaluated, {})
+            measured |= evaluated
+            is_best = around.is_best(measured)
+        outcome.metrics |= measured
 
         every = training.check_replicas_every
         if last or outcome.stopped or (every and step % every == 0):
             check_replicas(engine, step)
 
+        if step % plan.checkpoint_every == 0 or last or outcome.stopped or is_best:
+            with meter.part("checkpoint"):
+                around.save(step, measured)
+
+        # after the save, so that samples that can't be made lose no checkpoint
         if plan.sample_every and (step % plan.sample_every == 0 or last):
             with meter.part("evaluate"):
                 around.show_samples(step)
-
-        if step % plan.checkpoint_every == 0 or last or outcome.stopped:
-            with meter.part("checkpoint"):
-                around.save(step, outcome.metrics)
 
         if outcome.stopped:
             break
@@ -161,7 +175,7 @@ def check_replicas(engine: Engine, step: int) -> None:
 def evaluate(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> dict[str, float]:
     """Means over the whole evaluation set, each sample counted once, the same on every rank."""
     sums = MetricSums(engine.device)
-    with evaluating(engine), torch.no_grad(), engine.autocast():
+    with evaluating(engine):
         for batch in batches:
             sums.add(objective.evaluate(engine.modules, batch))
     return sums.means()
@@ -169,11 +183,12 @@ def evaluate(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> 
 
 @contextmanager
 def evaluating(engine: Engine) -> Iterator[None]:
-    """The modules in evaluation mode: no dropout, running statistics."""
+    """Forwards as they are evaluated: no dropout, running statistics, no gradient, in the job's precision."""
     for module in engine.modules.values():
         module.eval()
     try:
-        yield
+        with torch.no_grad(), engine.autocast():
+            yield
     finally:
         for module in engine.modules.values():
             module.train()

@@ -14,15 +14,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from typing import TypeVar
 
+from pydantic import ValidationError
+
+from orchestrator.errors import RecordError
 from orchestrator.runs import RunStatus
+from orchestrator.section import Section
 from orchestrator.storage import Store, store_at
 
 LONGEST_READ_BYTES = 4 * 2**20
 """One ``read_log`` returns at most this much, so that an answer fits whatever carries it."""
 
 _REACHED = "control/reached"
+
+log = logging.getLogger(__name__)
+
+Kept = TypeVar("Kept", bound=Section)
 
 
 class RunRecord:
@@ -46,10 +56,20 @@ class RunRecord:
         return launch
 
     def status(self, launch: int | None = None) -> RunStatus | None:
-        """How a launch stands (default: the newest): its end where it has one."""
+        """How a launch stands (default: the newest): its end where it has one.
+
+        Raises RecordError where what is written there is no status.
+        """
         launch = launch or self.newest_launch()
-        content = self._read(_end_name(launch)) or self._read(_state_name(launch))
-        return RunStatus.model_validate_json(content) if content else None
+        for name in (_end_name(launch), _state_name(launch)):
+            if content := self._read(name):
+                return self._decoded(name, content, RunStatus)
+        return None
+
+    def section(self, name: str, kind: type[Kept]) -> Kept | None:
+        """What one of the run's files holds. Raises RecordError where that is nothing of the kind."""
+        content = self._read(name)
+        return self._decoded(name, content, kind) if content else None
 
     def set_state(self, status: RunStatus) -> None:
         """Write how the launch stands. Has no effect on what readers see once it has ended."""
@@ -76,8 +96,12 @@ class RunRecord:
         return self.store.exists(_stop_name(launch))
 
     def reached(self) -> int:
-        """The last step that any attempt logged."""
-        return int(self._read(_REACHED) or 0)
+        """The last step that any attempt logged; 0, with a warning, where what is written there is no number."""
+        content = self._read(_REACHED) or b"0"
+        if not content.isdigit():
+            log.warning("%s/%s is damaged: it should hold the number of a step", self.storage, _REACHED)
+            return 0
+        return int(content)
 
     def set_reached(self, step: int) -> None:
         """Write the last step that was logged."""
@@ -92,6 +116,14 @@ class RunRecord:
     def read_log(self, name: str, offset: int = 0) -> bytes:
         """At most ``LONGEST_READ_BYTES`` of a log from a byte on; empty where there is none, or no more of it."""
         return self._read(name, offset, LONGEST_READ_BYTES) or b""
+
+    def _decoded(self, name: str, content: bytes, kind: type[Kept]) -> Kept:
+        try:
+            return kind.model_validate_json(content)
+        except (ValidationError, RecursionError) as error:
+            raise RecordError(
+                f"{self.storage}/{name} is damaged, or was not written by trainwright: {first_fault(error)}"
+            ) from None
 
     def _read(self, name: str, offset: int = 0, length: int | None = None) -> bytes | None:
         try:
@@ -120,6 +152,15 @@ def _end_name(launch: int) -> str:
 
 def _stop_name(launch: int) -> str:
     return f"control/stop-{launch}"
+
+
+def first_fault(error: ValidationError | RecursionError) -> str:
+    """What is wrong first, in a few words."""
+    if isinstance(error, RecursionError):
+        return "nested without end"
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def _encoded(status: RunStatus) -> bytes:

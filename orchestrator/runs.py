@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.section import Section
+from orchestrator.section import AnyFloat, Section
 
 
 class RunState(StrEnum):
@@ -106,8 +105,8 @@ class RunStatus(Section):
     """Last step that was logged."""
     total_steps: int = 0
     """Steps that the plan has."""
-    metrics: dict[str, float] = {}
-    """Last logged values by name."""
+    metrics: dict[str, AnyFloat] = {}
+    """Last logged values by name; in JSON those that are no finite numbers are text: ``"NaN"``, ``"Infinity"``."""
     urls: dict[str, str] = {}
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
 
@@ -138,9 +137,9 @@ class RunStatus(Section):
         Args:
             step: Also where an earlier attempt came further.
             attempt: The attempt that took it.
-            metrics: Put over the last ones by name. What is no finite number is left out: a record can't hold it.
+            metrics: Put over the last ones by name.
         """
-        status = self._with(step=step, attempt=attempt, metrics={**self.metrics, **_finite(metrics)})
+        status = self._with(step=step, attempt=attempt, metrics={**self.metrics, **metrics})
         if self.state in (RunState.PENDING, RunState.STARTING):
             return status._with(state=RunState.RUNNING, message="")  # it waits for nothing any more
         return status
@@ -166,7 +165,7 @@ class RunStatus(Section):
             reason=reason,
             message=message,
             ended_at=ended_at,
-            metrics={**self.metrics, **_finite(metrics or {})},
+            metrics={**self.metrics, **(metrics or {})},
         )
 
     def after(self, earlier: RunStatus) -> RunStatus:
@@ -201,10 +200,6 @@ class RunStatus(Section):
 
     def _with(self, **fields: Any) -> RunStatus:
         return self.model_copy(update=fields)
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def new_run_id(name: str) -> str:

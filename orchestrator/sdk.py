@@ -17,7 +17,7 @@ import orchestrator
 from orchestrator import events
 from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.submitted import recall, remember
-from orchestrator.errors import SpecError, StoppedError, TrainwrightError
+from orchestrator.errors import CheckpointError, SpecError, StoppedError, TrainwrightError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import Plan, ResolvedJob, RunContext
@@ -30,6 +30,7 @@ from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import store_at
 
 if TYPE_CHECKING:
+    from orchestrator.checkpoint import Checkpoint
     from orchestrator.clusters.base import Cluster
 
 _WAIT_SECONDS = 0.5
@@ -174,19 +175,35 @@ class Run:
         """Ask for a graceful stop, or end it ``now``. Returns at once."""
         return self.cluster.stop(self.id, now=now)
 
-    def resume(self, overrides: Iterable[str] = ()) -> RunStatus:
-        """Launch it again from its newest good checkpoint.
+    def resume(self, overrides: Iterable[str] = (), *, from_checkpoint: str = "newest") -> RunStatus:
+        """Launch it again from one of its checkpoints: the ``newest`` good one, the ``best``, or that of a step.
 
         ``overrides`` (``scaling.workers=8``) change where and how it goes on, not what is trained: see
-        ``planning.revise``. Raises SpecError for others.
+        ``planning.revise``.
+
+        Raises:
+            SpecError: for other overrides, and for what is no checkpoint's name.
+            NotFoundError: there is no such checkpoint.
         """
-        changes = tuple(overrides)
-        return self.cluster.resume(self.id, partial(_revised, overrides=changes) if changes else None)
+        if from_checkpoint != "newest":
+            with suppress(CheckpointError):  # storage that only the cluster reaches: there it is looked for
+                self.checkpoint(from_checkpoint)
+        return self.cluster.resume(
+            self.id, partial(_revised, overrides=tuple(overrides), from_checkpoint=from_checkpoint)
+        )
+
+    def checkpoint(self, which: str = "newest") -> Checkpoint:
+        """Its ``newest`` good checkpoint, its ``best``, or that of a step: see ``checkpoint.chosen``."""
+        from orchestrator import checkpoint
+
+        return checkpoint.chosen(self.status().urls["checkpoints"], which)
 
 
-def _revised(plan: Plan, overrides: Iterable[str]) -> Plan:
-    job = load_spec(plan.job.model_dump(mode="json"), overrides)
-    return revise(plan, job, _counts(plan.job), version=orchestrator.__version__)
+def _revised(plan: Plan, overrides: tuple[str, ...], from_checkpoint: str) -> Plan:
+    if overrides:
+        job = load_spec(plan.job.model_dump(mode="json"), overrides)
+        plan = revise(plan, job, _counts(plan.job), version=orchestrator.__version__)
+    return plan.model_copy(update={"resume_from": from_checkpoint})
 
 
 def _counts(job: ResolvedJob) -> Counts:

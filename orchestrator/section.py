@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 
 class Section(BaseModel):
@@ -18,6 +19,31 @@ class Section(BaseModel):
         ser_json_inf_nan="constants",
         allow_inf_nan=False,
     )
+
+
+def json_number(value: float) -> float | str:
+    """The number, or text in its place where JSON has no such number."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def with_json_numbers(value: Any) -> Any:
+    """Plain data with each float as ``json_number`` gives it."""
+    match value:
+        case float():
+            return json_number(value)
+        case dict():
+            return {key: with_json_numbers(one) for key, one in value.items()}
+        case list() | tuple():
+            return [with_json_numbers(one) for one in value]
+    return value
+
+
+AnyFloat = Annotated[
+    float, Field(allow_inf_nan=True), PlainSerializer(json_number, when_used="json", return_type=float | str)
+]
+"""Any float, also one that is no number: in JSON, which has no such numbers, that one is text."""
 
 
 _BYTE_UNITS = {

@@ -20,7 +20,7 @@ from orchestrator.checkpoint import Checkpoint, CheckpointReader, Checkpoints
 from orchestrator.data import Prepared
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import assemble
-from orchestrator.section import Section
+from orchestrator.section import AnyFloat, Section
 from orchestrator.spec.job import DdpStrategy, FsdpStrategy
 from orchestrator.strategies.ranks import Ranks
 from orchestrator.testing import RecordingSurroundings
@@ -41,7 +41,7 @@ class VerifyRow(Section):
     """What was compared with what."""
     quantity: str
     """``losses``, ``gradient norms`` or ``parameters``, ``all state`` ..."""
-    difference: float
+    difference: AnyFloat
     """The largest difference found: relative, or the number of unequal elements where bits are compared."""
     tolerance: float
     """The largest that passes."""

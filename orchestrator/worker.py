@@ -6,13 +6,12 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any
 
-import torch
-
 from orchestrator import checkpoint, data, events, loop
-from orchestrator.checkpoint import Checkpoint, Checkpoints
+from orchestrator.checkpoint import Checkpoint, Checkpoints, Ranking
 from orchestrator.control import Peers, StopCheck
 from orchestrator.data import Prepared, TrainStream
 from orchestrator.errors import DataError
@@ -36,7 +35,8 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             since the epoch).
 
     Returns:
-        The step reached, whether the run was stopped, the last metrics, and the attempt.
+        The step reached, whether the run was stopped, the newest of each loss and metric (where no step was left to
+        take, those of the checkpoint), and the attempt.
 
     """
     plan = Plan.model_validate_json(config["plan"])
@@ -45,7 +45,8 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     attempt = peers.agree(lambda: checkpoint.next_attempt(root))
     with contextlib.ExitStack() as held:
         held.enter_context(kept_log(plan.storage, attempt, peers.rank))
-        newest = peers.agree(lambda: checkpoint.newest_good(root))
+        newest = peers.agree(partial(_where_to_go_on, plan, root, int(config["launch"])))
+        there = peers.agree(lambda: checkpoint.committed(root))
         rank = held.enter_context(contextlib.closing(assemble(plan)))
         checkpoints = Checkpoints(
             root, attempt=attempt, rank=peers.rank, world_size=peers.world_size, group=peers.group
@@ -65,16 +66,42 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             )
         )
         with contextlib.closing(rank.open_train(prepared, start_step=start_step, skipped=skipped)) as stream:
-            worker = Worker(rank, prepared, stream, checkpoints, peers, reporter)
+            ranking = _ranking(plan, there)
+            worker = Worker(
+                rank, prepared, stream, checkpoints, ranking, peers, reporter, int(config["launch"])
+            )
             steps = rank.on_device(stream)
             outcome = loop.train(plan, rank.engine, rank.objective, steps, worker, start_step)
         worker.finish(outcome)
     return {
         "step": outcome.step,
         "stopped": outcome.stopped,
-        "metrics": outcome.metrics,
+        "metrics": {**(newest.meta["metrics"] if newest else {}), **outcome.metrics},
         "attempt": attempt,
     }
+
+
+def _where_to_go_on(plan: Plan, root: str, launch: int) -> Checkpoint | None:
+    """The newest good checkpoint. As long as the launch has none of its own: the one that it was told to start from.
+
+    Raises:
+        NotFoundError: there is no such checkpoint.
+
+    """
+    newest = checkpoint.newest_good(root)
+    if newest is None or newest.meta["launch"] >= launch or plan.resume_from == checkpoint.NEWEST:
+        return newest
+    found = checkpoint.chosen(root, plan.resume_from)
+    logger.info(
+        "launch %d goes back to the checkpoint of %s", launch, checkpoint.described(found, plan.resume_from)
+    )
+    return found
+
+
+def _ranking(plan: Plan, there: Iterable[Checkpoint]) -> Ranking:
+    """The best so far, by what the job keeps checkpoints by."""
+    keep = plan.job.checkpoint.keep
+    return Ranking(best=keep.best, metric=keep.metric, mode=keep.mode, checkpoints=there)
 
 
 def _go_on_from(
@@ -121,11 +148,14 @@ class Worker:
         prepared: Prepared,
         stream: TrainStream,
         checkpoints: Checkpoints,
+        ranking: Ranking,
         peers: Peers,
         reporter: Reporter,
+        launch: int,
     ) -> None:
         self._plan, self._rank, self._prepared, self._stream = rank.plan, rank, prepared, stream
-        self._checkpoints, self._peers, self._reporter = checkpoints, peers, reporter
+        self._checkpoints, self._ranking = checkpoints, ranking
+        self._peers, self._reporter, self._launch = peers, reporter, launch
         self._evaluation = rank.open_eval(prepared)
         self._stop_check = StopCheck(peers, reporter.stop_asked)
 
@@ -135,12 +165,17 @@ class Worker:
         for arrays in self._evaluation.batches():
             yield self._rank.to_device(self._rank.to_tensors(arrays))
 
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether retention would keep a checkpoint with these metrics as one of the best: rank 0 decides."""
+        return self._peers.agree(lambda: self._ranking.admits(metrics))
+
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """Write a checkpoint, and let go of those that are not to be kept."""
         job = self._plan.job
         skips = job.data.skip_bad_samples > 0
         meta = {
             "step": step,
+            "launch": self._launch,
             "identity": self._prepared.identity,
             "seed": job.training.seed,
             "position": step * job.training.global_batch_size,
@@ -148,11 +183,13 @@ class Worker:
             "plan_digest": self._plan.digest,
             "scalars": self._rank.engine.scalars(),
             "metrics": metrics,
+            "best_by": job.checkpoint.keep.model_dump(include={"metric", "mode"}),
             "model": job.model.model_dump(mode="json"),
             "objective": job.objective.model_dump(mode="json"),
         }
         state = self._rank.engine.state()
         stall = self._checkpoints.save(step, state, meta, asynchronous=job.checkpoint.asynchronous)
+        self._ranking.add(metrics)
         self._prune()
         self._reporter.saved(step, stall)
 
@@ -170,7 +207,7 @@ class Worker:
             return
         with contextlib.closing(self.evaluation()) as batches:
             batch = next(batches)
-        with loop.evaluating(self._rank.engine), torch.no_grad():
+        with loop.evaluating(self._rank.engine):
             samples = self._rank.objective.samples(self._rank.engine.modules, batch, _SAMPLES)
         self._reporter.generated(step, samples)
 
@@ -181,6 +218,10 @@ class Worker:
     def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
         """Metrics of a step, told by rank 0."""
         self._reporter.logged(step, values, seconds)
+
+    def place(self, sample: int) -> str:
+        """File and row of a training sample."""
+        return data.place_of(self._prepared.train, sample)
 
     def finish(self, outcome: loop.Outcome) -> None:
         """Wait for the last checkpoint, and close what is reported. Collective."""

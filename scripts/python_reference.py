@@ -27,7 +27,7 @@ What `import orchestrator` offers. Job files and cluster profiles are described 
 import orchestrator
 
 run = orchestrator.submit("examples/digits-cnn.yaml")
-print(run.wait().metrics["accuracy"])
+print(run.wait().metrics["val/accuracy"])
 ```
 """
 ELSEWHERE = ("ClusterProfile", "JobSpec")

@@ -35,7 +35,7 @@ from orchestrator.clusters.shared.launches import newest_launches, next_launch
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack
 from orchestrator.clusters.shared.progress import with_progress
-from orchestrator.clusters.shared.run_records import storage_record
+from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name
 from orchestrator.clusters.shared.stores import ExplainedStore
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
@@ -274,7 +274,9 @@ class KubernetesCluster:
         """What the run says of itself, where its storage can be read from here."""
         if not self._is_object_store:
             return None
-        return storage_record(rayjob["metadata"]["annotations"][STORAGE]).status(_launch_of(rayjob))
+        with unreadable_left_out():
+            return storage_record(rayjob["metadata"]["annotations"][STORAGE]).status(_launch_of(rayjob))
+        return None
 
     def _problem(self, rayjob: dict[str, Any]) -> str | None:
         status = rayjob.get("status") or {}

@@ -22,6 +22,7 @@ from orchestrator.clusters.shared.driver_command import DRIVER
 from orchestrator.clusters.shared.launches import next_launch
 from orchestrator.clusters.shared.log_lines import GrowingFile, some_lines
 from orchestrator.clusters.shared.progress import with_progress
+from orchestrator.clusters.shared.run_records import unreadable_left_out
 from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
@@ -79,7 +80,7 @@ class LocalCluster:
         """All runs of the home, newest first."""
         found = []
         for plan in self._runs.glob("*/plan.json"):
-            with contextlib.suppress(NotFoundError):
+            with contextlib.suppress(NotFoundError), unreadable_left_out():
                 found.append(self.status(plan.parent.name))
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
@@ -174,9 +175,9 @@ class LocalCluster:
 
     def _plan(self, run_id: str, launch: int) -> Plan:
         """The launch's plan, or the one before it where a launch died before it wrote its own."""
-        files = (self._runs / run_id / plan_name(number) for number in range(launch, 0, -1))
-        newest = next(file for file in files if file.is_file())
-        return Plan.model_validate_json(newest.read_text(encoding="utf-8"))
+        record = self._record(run_id)
+        plans = (record.section(plan_name(number), Plan) for number in range(launch, 0, -1))
+        return next(plan for plan in plans if plan is not None)
 
     def _process(self, run_id: str, launch: int) -> DriverProcess:
         return DriverProcess(self._runs / run_id / "launches" / str(launch))

@@ -19,6 +19,8 @@ from pathlib import Path
 _LOOK_SECONDS = 0.02
 _START_SECONDS = 30.0
 _END_SECONDS = 10.0
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""What reading a small file of ours raises where it is not there, half-written or somebody else's."""
 
 
 class DriverProcess:
@@ -59,10 +61,10 @@ class DriverProcess:
         """Its number, while it lives."""
         try:
             known = json.loads((self._folder / "process.json").read_text())
-        except (OSError, json.JSONDecodeError):
+            pid, started = int(known["pid"]), known["started"]
+        except _UNREADABLE:
             return None
-        lives = known["started"] is not None and _start_ticks(known["pid"]) == known["started"]
-        return int(known["pid"]) if lives else None
+        return pid if started is not None and _start_ticks(pid) == started else None
 
     @property
     def is_alive(self) -> bool:
@@ -70,8 +72,8 @@ class DriverProcess:
         if (self._folder / "process.json").exists():
             return self.pid is not None
         try:
-            claimer = json.loads((self._folder / "claim.json").read_text())["pid"]
-        except (OSError, json.JSONDecodeError, KeyError):
+            claimer = int(json.loads((self._folder / "claim.json").read_text())["pid"])
+        except _UNREADABLE:
             return False
         return _start_ticks(claimer) is not None
 

@@ -22,6 +22,7 @@ from orchestrator.clusters.shared.run_records import (
     is_reachable_from_here,
     remote_record,
     storage_record,
+    unreadable_left_out,
 )
 from orchestrator.clusters.shared.safe_names import submission_id
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
@@ -175,7 +176,8 @@ class RayJobsCluster:
         """From Ray and the record alone: one small read for each run."""
         record = None
         if is_reachable_from_here(str(self.profile.storage)):
-            record = storage_record(job_to_plan(job).storage).status(launch_of(job))
+            with unreadable_left_out():
+                record = storage_record(job_to_plan(job).storage).status(launch_of(job))
         return job_to_status(job, self.profile, record)
 
     def _record(self, plan: Plan) -> RunRecord:

@@ -20,6 +20,9 @@ class ObjectiveConfig(Section):
     FROM_DATA: ClassVar[dict[str, str]] = {}
     """Field -> name of the data fact that fills it when not given."""
 
+    METRICS: ClassVar[tuple[str, ...]] = ()
+    """What its evaluation measures beside the loss; some only by an option."""
+
     kind: str
     """What is minimized."""
 

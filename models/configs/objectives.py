@@ -14,6 +14,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 class ClassificationConfig(ObjectiveConfig):
     """Cross-entropy over classes; metrics: accuracy."""
 
+    METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
+
     kind: Literal["classification"] = "classification"
     """One class of several."""
     label_smoothing: Probability = 0.0
@@ -23,12 +25,16 @@ class ClassificationConfig(ObjectiveConfig):
 class RegressionConfig(ObjectiveConfig):
     """Mean squared error; metrics: mse, mae."""
 
+    METRICS: ClassVar[tuple[str, ...]] = ("mse", "mae")
+
     kind: Literal["regression"] = "regression"
     """One number or several."""
 
 
 class BinaryConfig(ObjectiveConfig):
     """Logistic loss of one yes-or-no label; metrics: accuracy."""
+
+    METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     kind: Literal["binary"] = "binary"
     """Yes or no."""
@@ -39,6 +45,8 @@ class BinaryConfig(ObjectiveConfig):
 class MultilabelConfig(ObjectiveConfig):
     """Logistic loss of several yes-or-no labels; metrics: accuracy."""
 
+    METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
+
     kind: Literal["multilabel"] = "multilabel"
     """Each class by itself, yes or no."""
     positive_weight: Positive = 1.0
@@ -46,7 +54,9 @@ class MultilabelConfig(ObjectiveConfig):
 
 
 class CausalLmConfig(ObjectiveConfig):
-    """Cross-entropy of each next token; metrics: perplexity is exp(loss)."""
+    """Cross-entropy of each next token; metrics: accuracy; perplexity is exp(loss)."""
+
+    METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     kind: Literal["causal_lm"] = "causal_lm"
     """Predict each token from those before it."""
@@ -58,6 +68,7 @@ class CausalLmConfig(ObjectiveConfig):
 class MaskedLmConfig(ObjectiveConfig):
     """Cross-entropy of hidden tokens (Devlin et al. 2018, arXiv:1810.04805); metrics: accuracy."""
 
+    METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
     FROM_DATA: ClassVar[dict[str, str]] = {"mask_token": "mask_token", "special_tokens": "special_tokens"}
 
     kind: Literal["masked_lm"] = "masked_lm"
@@ -76,12 +87,16 @@ class MaskedLmConfig(ObjectiveConfig):
 class TokenClassificationConfig(ObjectiveConfig):
     """Cross-entropy over classes of each token; metrics: accuracy."""
 
+    METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
+
     kind: Literal["token_classification"] = "token_classification"
     """One class for each token; label -100 stands for none."""
 
 
 class ForecastingConfig(ObjectiveConfig):
     """Error over the horizon and all series; metrics: mse, mae."""
+
+    METRICS: ClassVar[tuple[str, ...]] = ("mse", "mae")
 
     kind: Literal["forecasting"] = "forecasting"
     """The next steps of some series."""
@@ -91,6 +106,8 @@ class ForecastingConfig(ObjectiveConfig):
 
 class ReconstructionConfig(ObjectiveConfig):
     """Squared error of what comes back, summed over a sample, and KL divergence of a variational encoder."""
+
+    METRICS: ClassVar[tuple[str, ...]] = ("mse", "kl")
 
     kind: Literal["reconstruction"] = "reconstruction"
     """Give back what came in; a sample's anomaly score is its mean squared error."""
@@ -102,6 +119,8 @@ class ReconstructionConfig(ObjectiveConfig):
 
 class AdversarialConfig(ObjectiveConfig):
     """Generator against discriminator, in two phases of each step."""
+
+    METRICS: ClassVar[tuple[str, ...]] = ("loss_generator", "score_real", "score_made")
 
     kind: Literal["adversarial"] = "adversarial"
     """Make samples that a discriminator can't tell from real ones."""

@@ -4,17 +4,24 @@ A checkpoint exists when it is *committed*: every rank's file is durable, every 
 commit marker was written last. Nothing else counts.
 """
 
+from orchestrator.checkpoint.choose import BEST, NEWEST, chosen, described
 from orchestrator.checkpoint.find import checkpoint_at, committed, newest_good, next_attempt
 from orchestrator.checkpoint.format import Checkpoint
 from orchestrator.checkpoint.reader import CheckpointReader, open_reader
+from orchestrator.checkpoint.retention import Ranking
 from orchestrator.checkpoint.writer import Checkpoints
 
 __all__ = [
+    "BEST",
+    "NEWEST",
     "Checkpoint",
     "CheckpointReader",
     "Checkpoints",
+    "Ranking",
     "checkpoint_at",
+    "chosen",
     "committed",
+    "described",
     "newest_good",
     "next_attempt",
     "open_reader",

@@ -1,16 +1,71 @@
-"""Which checkpoints stay."""
+"""Which checkpoints stay, and which is the best."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from orchestrator.checkpoint.find import committed, folders, is_committed
 from orchestrator.checkpoint.format import COMMITTED, Checkpoint, folder_name
 from orchestrator.storage import Store
 
 log = logging.getLogger(__name__)
+
+
+class Ranking:
+    """The best values of a metric that checkpoints have so far."""
+
+    def __init__(self, *, best: int, metric: str, mode: str, checkpoints: Iterable[Checkpoint] = ()) -> None:
+        """
+        Args:
+            best: how many values are looked at.
+            metric: name of the metric.
+            mode: ``min`` or ``max``.
+            checkpoints: those there are.
+
+        """
+        self._best, self._metric, self._mode = best, metric, mode
+        self._costs: list[float] = []
+        for checkpoint in checkpoints:
+            self.add(metrics_of(checkpoint))
+
+    def admits(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether these are better than one of the best so far, or those are fewer than they may be."""
+        cost = cost_of(metrics, self._metric, self._mode)
+        if self._best == 0 or cost == math.inf:
+            return False
+        return len(self._costs) < self._best or cost < self._costs[-1]
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """There is a checkpoint with these metrics."""
+        cost = cost_of(metrics, self._metric, self._mode)
+        if cost < math.inf:
+            self._costs = sorted([*self._costs, cost])[: self._best]
+
+
+def cost_of(metrics: Mapping[str, Any], metric: str, mode: str) -> float:
+    """The metric's value, made so that less is better; infinite where it was not measured or is no finite number."""
+    value = metrics.get(metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return math.inf
+    return value if mode == "min" else -value
+
+
+def metrics_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """What was measured at the checkpoint's step."""
+    metrics: Mapping[str, Any] = checkpoint.meta.get("metrics") or {}
+    return metrics
+
+
+def by_cost(checkpoints: Sequence[Checkpoint], metric: str, mode: str) -> list[Checkpoint]:
+    """Those that have the metric, the best first. Of equals the one that comes first is better."""
+
+    def cost(checkpoint: Checkpoint) -> float:
+        return cost_of(metrics_of(checkpoint), metric, mode)
+
+    return sorted((c for c in checkpoints if cost(c) < math.inf), key=cost)
 
 
 def kept(
@@ -21,15 +76,7 @@ def kept(
     The metric is looked up in ``meta["metrics"]``; a checkpoint without it, or where it is not finite, is never
     among the best. Of equals the newer is better.
     """
-    sign = 1 if mode == "min" else -1
-
-    def value(checkpoint: Checkpoint) -> float:
-        metrics = checkpoint.meta.get("metrics") or {}
-        number = metrics.get(metric)
-        return sign * number if isinstance(number, int | float) and math.isfinite(number) else math.inf
-
-    ranked = sorted((c for c in checkpoints if value(c) < math.inf), key=value)
-    chosen = [*checkpoints[:last], *ranked[:best]]
+    chosen = [*checkpoints[:last], *by_cost(checkpoints, metric, mode)[:best]]
     return [checkpoint for checkpoint in checkpoints if checkpoint in chosen]
 
 

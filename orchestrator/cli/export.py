@@ -17,8 +17,11 @@ def export(
         str | None, typer.Option("--output", "-o", help="Folder to write to. Default: ./RUN.")
     ] = None,
     step: Annotated[
-        int | None, typer.Option("--step", help="The checkpoint's step. Default: the newest.")
+        int | None, typer.Option("--step", help="The checkpoint's step. Default: the newest.", min=0)
     ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The best checkpoint, by checkpoint.keep.metric.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Write a run's model as one file, load it again and compare before calling it done."""
@@ -28,23 +31,18 @@ def export(
 
     from orchestrator import checkpoint, sdk
     from orchestrator.checkpoint.export import export as write
-    from orchestrator.errors import NotFoundError
+    from orchestrator.errors import SpecError
     from orchestrator.models.configs import ModelConfig, ObjectiveSection
 
-    root = sdk.attach(run, cluster).status().urls["checkpoints"]
-    if step is None:
-        found = checkpoint.newest_good(root)
-    else:
-        found = next((one for one in checkpoint.committed(root) if one.step == step), None)
-    if found is None:
-        raise NotFoundError(
-            f"{run} has no checkpoint{f' of step {step}' if step is not None else ''} in {root}"
-        )
+    if best and step is not None:
+        raise SpecError("give --best or --step, not both")
+    which = checkpoint.BEST if best else checkpoint.NEWEST if step is None else str(step)
+    found = sdk.attach(run, cluster).checkpoint(which)
     config = TypeAdapter(ModelConfig).validate_python(found.meta["model"])
     objective = TypeAdapter(ObjectiveSection).validate_python(found.meta["objective"])
     files = write(found, Path(output or run), config, objective, format_)
     if json:
-        print_json({"run": run, "step": found.step, "files": [str(file) for file in files]})
+        print_json({"run": run, "step": found.step, "which": which, "files": [str(file) for file in files]})
     else:
         for file in files:
-            say(f"{file}  (step {found.step}, read back and equal)")
+            say(f"{file}  ({checkpoint.described(found, which)}; read back and equal)")

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from orchestrator.sdk import Run
 
 _PLAIN_SECONDS = 5.0
+_FORMS = {
+    "perf/samples_per_second": "{:,.0f}",
+    "perf/tokens_per_second": "{:,.0f}",
+    "train/learning_rate": "{:.2e}",
+    "data/wait_share": "{:.1%}",
+}
+"""Other metrics that a person follows, and how each is written."""
 
 
 def follow(run: Run) -> int:
@@ -118,20 +125,12 @@ class _View:
         left = self.seconds_left()
         cells = [("step", f"{self.step}/{self.total or '?'}")]
         if "train/epoch" in v:
-            cells.append(("epoch", f"{v['train/epoch']:.2f}"))
-        cells += [
-            (name.removeprefix("train/"), f"{v[name]:.4f}")
-            for name in sorted(v)
-            if name.startswith("train/loss")
-        ]
+            cells.append(("train/epoch", f"{v['train/epoch']:.2f}"))
+        cells += [(name, f"{v[name]:.4f}") for name in sorted(v) if name.startswith("train/loss")]
         cells += [(name, f"{v[name]:.4f}") for name in sorted(v) if name.startswith("val/")]
-        for name, key in (("samples/s", "perf/samples_per_second"), ("tokens/s", "perf/tokens_per_second")):
-            if key in v:
-                cells.append((name, f"{v[key]:,.0f}"))
-        if "train/learning_rate" in v:
-            cells.append(("lr", f"{v['train/learning_rate']:.2e}"))
-        if "data/wait_share" in v:
-            cells.append(("data wait", f"{100 * v['data/wait_share']:.1f}%"))
+        for name, form in _FORMS.items():
+            if name in v:
+                cells.append((name, form.format(v[name])))
         if left is not None:
             cells.append(("left", _duration(left)))
         return cells
@@ -218,9 +217,9 @@ def summary(run: Run, status: RunStatus, view: _View) -> None:
     rows = [("run", run.id), ("end", f"{status.state}: {status.message}"), ("took", took)]
     if view.restarts:
         rows.append(("restarts", str(view.restarts)))
-    final = {name: value for name, value in status.metrics.items() if "/" not in name}
-    last = {name: value for name, value in status.metrics.items() if name.startswith("val/")}
-    rows += [(name, f"{value:.4f}") for name, value in sorted((final or last).items())]
+    measured = {name: value for name, value in status.metrics.items() if name.startswith("val/")}
+    trained = {name: value for name, value in status.metrics.items() if name.startswith("train/loss")}
+    rows += [(name, f"{value:.4f}") for name, value in sorted((measured or trained).items())]
     rows += sorted(status.urls.items())
     if view.url:
         rows.append(("mlflow", view.url))

@@ -38,7 +38,7 @@ scaling:
   gpus_per_worker: 0
 
 checkpoint:
-  keep: {{last: 2, best: 1, metric: loss, mode: min}}
+  keep: {{last: 2, best: 1, metric: val/loss, mode: min}}
 """
 
 

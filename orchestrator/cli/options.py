@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.section import with_json_numbers
+
 
 def _complete_run(incomplete: str) -> list[str]:
     from orchestrator.spec.load import home
@@ -60,8 +62,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    """One JSON document on standard output. Numbers that JSON does not have are text: ``"NaN"``, ``"Infinity"``."""
+    sys.stdout.write(json.dumps(with_json_numbers(value), indent=2, allow_nan=False) + "\n")
 
 
 def say(text: str = "") -> None:

@@ -12,16 +12,22 @@ def resume(
     run: RunId,
     cluster: ClusterOfRun = None,
     set_: Overrides = None,
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from", help="The checkpoint: newest, best, or the number of a step.", metavar="WHICH"
+        ),
+    ] = "newest",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow it until it has ended.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Launch an ended run again from its newest good checkpoint, on other workers or in another strategy if you
-    like: --set scaling.workers=8.
+    """Launch an ended run again from its newest good checkpoint, or another one, on other workers or in another
+    strategy if you like: --set scaling.workers=8.
     """
     from orchestrator import sdk
 
     handle = sdk.attach(run, cluster)
-    found = handle.resume(set_ or ())
+    found = handle.resume(set_ or (), from_checkpoint=from_)
     if follow:
         from orchestrator.cli.follow import follow as follow_run
 
@@ -29,4 +35,7 @@ def resume(
     if json:
         print_json(found.model_dump(mode="json"))
     else:
-        say(f"{run}: launch {found.launch}, {found.state}")
+        from_where = {"newest": "the newest checkpoint", "best": "the best checkpoint"}.get(
+            from_, f"step {from_}"
+        )
+        say(f"{run}: launch {found.launch}, {found.state}; goes on from {from_where}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.data.inspect_data import inspect
 from orchestrator.data.prepare_data import prepare
 from orchestrator.data.prepared import Prepared, describe_change
+from orchestrator.data.reading.bad_samples import place_of
 from orchestrator.data.reading.evaluation import EvalStream, open_eval
 from orchestrator.data.reading.training import StepBatch, TrainStream, open_train
 from orchestrator.data.serving import Inputs, decode_text, inputs_of
@@ -21,5 +22,6 @@ __all__ = [
     "inspect",
     "open_eval",
     "open_train",
+    "place_of",
     "prepare",
 ]

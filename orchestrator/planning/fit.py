@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.errors import SpecError
-from orchestrator.planning.plan import MemoryEstimate
+from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
 from orchestrator.section import format_bytes
 from orchestrator.spec.job import JobSpec, ScalingSpec
 
@@ -26,6 +26,18 @@ def check_fit(job: JobSpec) -> None:
     if training.compile:
         raise SpecError(
             "training.compile: strategy zero can't be compiled; use strategy ddp or fsdp, or compile: false"
+        )
+
+
+def check_best(job: ResolvedJob) -> None:
+    """Raises SpecError where the metric that the best checkpoints are kept by is none that is measured."""
+    metric, measured = (
+        job.checkpoint.keep.metric,
+        [f"val/{name}" for name in ("loss", *job.objective.METRICS)],
+    )
+    if metric not in measured:
+        raise SpecError(
+            f"checkpoint.keep.metric: {metric!r} is not measured; {job.objective.kind} measures {', '.join(measured)}"
         )
 
 

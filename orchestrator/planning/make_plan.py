@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.batch import BatchSplit, split_batch
 from orchestrator.planning.deepspeed_config import deepspeed_config, describe_choices
-from orchestrator.planning.fit import check_fit, memory_warning
+from orchestrator.planning.fit import check_best, check_fit, memory_warning
 from orchestrator.planning.memory import estimate_memory
 from orchestrator.planning.plan import DataFacts, MemoryEstimate, Plan, ResolvedJob, RunContext
 from orchestrator.planning.steps import choose_cadence, count_steps
@@ -31,6 +31,7 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
     batch = split_batch(training.global_batch_size, workers, training.micro_batch_size)
     total_steps = count_steps(training, job.data.tail, facts.train_samples)
     check_fit(job)
+    check_best(job)
     cadence = choose_cadence(job, total_steps)
     trainable = count_trainable(counts, job.initialize.freeze)
     memory = estimate_memory(

@@ -88,6 +88,8 @@ class RunContext(Section):
     """MLflow tracking URI; empty with tracking.kind none."""
     git_commit: str = ""
     """Commit of the folder that the job's code or file comes from; empty where it is in no repository."""
+    resume_from: str = "newest"
+    """The checkpoint that the launch goes on from: ``newest``, ``best`` or the number of a step."""
 
 
 class Plan(RunContext):

@@ -10,6 +10,7 @@ from orchestrator.errors import (
     DataError,
     InfrastructureError,
     NotANumberError,
+    NotFoundError,
     ResourcesError,
     SpecError,
     StoppedError,
@@ -93,7 +94,7 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
             return Incident(EndReason.NAN_LOSS, text, retry=False, rank=rank)
         case DataError():
             return Incident(EndReason.BAD_DATA, str(error), retry=False, rank=rank)
-        case SpecError():
+        case SpecError() | NotFoundError():
             return Incident(EndReason.BAD_SPEC, str(error), retry=False, rank=rank)
         case UserCodeError():
             return Incident(EndReason.USER_ERROR, str(error), retry=False, rank=rank)

@@ -189,8 +189,8 @@ class KeepSpec(Section):
     """The newest ones."""
     best: Annotated[int, Field(ge=0)] = 1
     """The best ones by ``metric``."""
-    metric: str = "loss"
-    """An evaluation metric."""
+    metric: str = "val/loss"
+    """An evaluation metric, named as it is shown."""
     mode: Literal["min", "max"] = "min"
     """Whether less or more of it is better."""
 

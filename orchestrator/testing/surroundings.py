@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.checkpoint import Checkpoints
+from orchestrator.checkpoint import Checkpoints, Ranking
 from orchestrator.models.base import Batch
 from orchestrator.strategies.base import Engine
 from orchestrator.testing.calls import Calls
@@ -38,11 +38,13 @@ class RecordingSurroundings:
         evaluation: Sequence[Batch] = (),
         checkpoints: Checkpoints | None = None,
         engine: Engine | None = None,
+        ranking: Ranking | None = None,
         calls: Calls | None = None,
     ) -> None:
         """
         Args:
             stop_at: the step after which a stop is asked for. Default: none is.
+            ranking: which metrics are the best so far. Default: none are.
             evaluation: this rank's batches of the evaluation set.
             checkpoints: where ``save`` writes the state of ``engine``. Default: it writes nothing.
             engine: what is saved; belongs to ``checkpoints``.
@@ -55,6 +57,7 @@ class RecordingSurroundings:
         self.logged: list[Logged] = []
         self._stop_at, self._evaluation = stop_at, tuple(evaluation)
         self._checkpoints, self._engine = checkpoints, engine
+        self._ranking = ranking
 
     def metric(self, name: str) -> dict[int, float]:
         """A metric's values by step, as far as it was logged."""
@@ -78,9 +81,15 @@ class RecordingSurroundings:
         self.calls.append(("evaluation",))
         return iter(self._evaluation)
 
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether the ranking admits them."""
+        return self._ranking is not None and self._ranking.admits(metrics)
+
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """Write a checkpoint in the background, where there are checkpoints."""
         self.calls.append(("save", step, metrics))
+        if self._ranking is not None:
+            self._ranking.add(metrics)
         if self._checkpoints is not None and self._engine is not None:
             meta = {"scalars": self._engine.scalars(), "metrics": metrics}
             self._checkpoints.save(step, self._engine.state(), meta, asynchronous=True)
@@ -104,3 +113,7 @@ class RecordingSurroundings:
         """Keep metrics and seconds."""
         self.calls.append(("log", step))
         self.logged.append(Logged(step, values, seconds))
+
+    def place(self, sample: int) -> str:
+        """The sample's number."""
+        return f"sample {sample}"

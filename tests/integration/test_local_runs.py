@@ -67,7 +67,7 @@ def test_a_run_shows_its_progress_and_ends_with_a_summary(home, uninterrupted):
         2000,
         1,
     )
-    assert status["metrics"]["accuracy"] > 0.9
+    assert status["metrics"]["val/accuracy"] > 0.9
     assert metric_steps(home, run) == [1, *range(50, 2001, 50)]
     assert "has no output of rank 7" in home.call("logs", run, "--rank", "7").stderr
 
@@ -148,7 +148,7 @@ def test_a_stopped_run_goes_on_with_one_worker_in_another_strategy(home):
     assert answer.returncode == 0, answer.stderr
     status = follow(home, run)
     assert (status["state"], status["step"]) == ("succeeded", 2000), status["message"]
-    assert status["metrics"]["accuracy"] > 0.9
+    assert status["metrics"]["val/accuracy"] > 0.9
     workers = [
         event["rank"]
         for event in json.loads(home.call("logs", run, "--json").stdout)

@@ -25,7 +25,7 @@ def test_the_record_tells_step_metrics_and_addresses_until_the_end(tmp_path):
     try:
         mailbox.tracked_at("http://mlflow/#/1")
         mailbox.reached(3, 2, {"train/loss": 0.5, "val/loss": 0.7})
-        mailbox.reached(6, 2, {"train/loss": 0.4, "train/grad_norm": float("nan")})
+        mailbox.reached(6, 2, {"train/loss": 0.4})
         wait_until(lambda: record.status(1).step == 6)
         status = record.status(1)
         assert (status.state, status.attempt, status.total_steps) == (RunState.RUNNING, 2, 9)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from orchestrator import loop
+from orchestrator.checkpoint import Ranking
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Sums
 from orchestrator.models.objectives.common import OnePhase
@@ -97,10 +98,11 @@ def test_a_step_makes_these_calls_in_this_order():
             ("after_step", name),
         ]  # fmt: skip
 
+    trained = {"train/loss_first": 2.5, "train/loss_second": 2.5, "train/seen": 3.0}
     assert calls == [
         ("next",), *phase("first"), *phase("second"), ("log", 1),
         ("evaluation",), ("autocast",), ("evaluate",), ("evaluate",), ("autocast ends",), ("log", 1),
-        ("replicas_differ",), ("show_samples", 1), ("save", 1, {"loss": 1.0}),
+        ("replicas_differ",), ("save", 1, {**trained, "val/loss": 1.0}), ("show_samples", 1),
     ]  # fmt: skip
 
 
@@ -270,9 +272,50 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_anything_is_saved(norm
         loop.train(plan, engine, AddsUp(around.calls), steps_of(batches(), plan), around, 0)
     assert str(raised.value) == (
         f"step 2: the gradient of model is {norm}, so the loss is no longer a number;"
-        " lower training.optimizer.learning_rate, set training.clip_grad_norm, or look at the data of this step"
+        " lower training.optimizer.learning_rate (it is 0.001) or set training.schedule.warmup_steps"
     )
     assert around.steps("save") == []
+
+
+@pytest.mark.parametrize(
+    ("training", "advice"),
+    [
+        ({"clip_grad_norm": None, "schedule": {"kind": "constant", "warmup_steps": 2}}, ["clip_grad_norm"]),
+        ({"schedule": {"kind": "constant", "warmup_steps": 2}, "precision": "bf16"}, ["precision: fp32"]),
+        ({"phase_optimizers": {"model": {"kind": "sgd", "learning_rate": 9.0}}}, ["schedule.warmup_steps"]),
+    ],
+)
+def test_what_is_set_already_is_not_advised(training, advice):
+    engine = RecordingEngine(norms=[math.nan])
+    with pytest.raises(NotANumberError) as raised:
+        run(plan_of(**training), engine=engine)
+    own = "phase_optimizers.model" if "phase_optimizers" in training else "optimizer"
+    rate = f"{own}.learning_rate (it is {9 if 'phase_optimizers' in training else 0.001})"
+    said = str(raised.value).partition("; ")[2]
+    assert [part.split("training.")[1] for part in said.split(" or ")] == [rate, *advice]
+
+
+def bad_batches(*values):
+    """One global batch without an end."""
+    while True:
+        yield {"x": torch.tensor(values), "units": torch.ones(BATCH), "sample_id": torch.arange(BATCH) + 10}
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_the_rows_that_a_gradient_is_no_number_for_are_named(micro):
+    engine = RecordingEngine({"model": nn.Dropout()}, norms=[math.nan])
+    data = bad_batches(1.0, math.nan, 2.0, -math.inf)
+    with pytest.raises(NotANumberError) as raised:
+        run(plan_of(micro=micro), engine=engine, data=data)
+    assert str(raised.value) == (
+        "step 1: the gradient of model is nan, since the loss of some samples is no finite number"
+        " (sample 11; sample 13): mend or leave out these rows"
+    )
+
+
+def test_where_every_sample_gives_no_number_it_is_the_model_that_is_to_blame():
+    with pytest.raises(NotANumberError, match=r"lower training\.optimizer\.learning_rate"):
+        run(plan_of(), engine=RecordingEngine(norms=[math.nan]), data=bad_batches(*[math.nan] * BATCH))
 
 
 def test_fp16_skips_such_a_step_and_goes_on():
@@ -355,23 +398,63 @@ def test_phases_name_their_losses_and_norms():
     assert around.metric("train/grad_norm_b") == {1: 2.0, 2: 4.0}
 
 
-def test_evaluations_are_logged_under_their_own_names_and_saved_with_the_state():
+def test_metrics_have_one_name_and_are_saved_with_the_state_that_they_were_measured_at():
     evaluation = [{"x": torch.tensor([2.0, 4.0])}]
-    plan = plan_of(3, fields={"evaluate_every": 2, "checkpoint_every": 1})
+    plan = plan_of(3, log_every=3, fields={"evaluate_every": 2, "checkpoint_every": 1})
     outcome, around, _ = run(plan, evaluation=evaluation)
-    assert outcome.metrics == {"loss": 3.0}
+    assert outcome.metrics == {"train/loss": 17.5, "train/seen": 19.0, "val/loss": 3.0}
     assert [(one.step, one.values) for one in around.logged if not one.seconds] == [
         (2, {"val/loss": 3.0}), (3, {"val/loss": 3.0})
     ]  # fmt: skip
     assert [call for call in around.calls if call[0] == "save"] == [
-        ("save", 1, {}), ("save", 2, {"loss": 3.0}), ("save", 3, {"loss": 3.0})
+        ("save", 1, {"train/loss": 2.5, "train/seen": 4.0}), ("save", 2, {"val/loss": 3.0}), ("save", 3, outcome.metrics)
     ]  # fmt: skip
 
 
-def test_without_evaluation_the_last_logged_means_are_the_outcome():
+def test_the_outcome_has_what_was_measured_last_and_a_save_only_what_belongs_to_its_step():
     outcome, around, _ = run(plan_of(4, log_every=3, fields={"checkpoint_every": 2}), stop_at=2)
-    assert outcome.metrics == {"loss": 2.5, "seen": 4.0}
-    assert [call for call in around.calls if call[0] == "save"] == [("save", 2, {"loss": 2.5, "seen": 4.0})]
+    assert outcome.metrics == {"train/loss": 2.5, "train/seen": 4.0}
+    assert [call for call in around.calls if call[0] == "save"] == [("save", 2, {})]
+
+
+@pytest.mark.parametrize(
+    ("best", "mode", "saves"),
+    [
+        (0, "min", [3, 6, 8]),
+        (1, "min", [2, 3, 6, 8]),
+        (1, "max", [2, 3, 4, 6, 8]),
+        (3, "min", [2, 3, 4, 6, 7, 8]),
+    ],
+)
+def test_an_evaluation_that_is_one_of_the_best_is_saved(best, mode, saves):
+    losses = {
+        2: 1.0,
+        3: 1.0,
+        4: 3.0,
+        5: math.nan,
+        6: 3.0,
+        7: 2.0,
+        8: 9.0,
+    }  # at 1: what no checkpoint may have
+    around = RecordingSurroundings(ranking=Ranking(best=best, metric="val/loss", mode=mode))
+    values = iter([math.inf, *losses.values()])
+    around.evaluation = lambda: iter([{"x": torch.tensor([next(values)])}])
+    plan = plan_of(8, log_every=100, fields={"evaluate_every": 1, "checkpoint_every": 3})
+    loop.train(plan, RecordingEngine(), AddsUp(), steps_of(batches(), plan), around, 0)
+    assert around.steps("save") == saves
+
+
+def test_samples_that_can_not_be_made_lose_no_checkpoint(monkeypatch):
+    around = RecordingSurroundings(evaluation=[{"x": torch.ones(1)}])
+
+    def fail(step):
+        raise RuntimeError("mat1 and mat2 must have the same dtype")
+
+    monkeypatch.setattr(around, "show_samples", fail)
+    plan = plan_of(4, fields={"evaluate_every": 2, "sample_every": 2, "checkpoint_every": 2})
+    with pytest.raises(RuntimeError, match="same dtype"):
+        loop.train(plan, RecordingEngine(), AddsUp(), steps_of(batches(), plan), around, 0)
+    assert around.steps("save") == [2]
 
 
 class Clock:

@@ -5,6 +5,7 @@ import pytest
 from faulty_disk import at_every_point
 from object_buckets import bucket_at
 
+from orchestrator.errors import RecordError
 from orchestrator.records import LONGEST_READ_BYTES, RunRecord, driver_log_name, rank_log_name
 from orchestrator.runs import EndReason, RunState, RunStatus, new_run_id
 from orchestrator.storage import is_uri
@@ -196,3 +197,34 @@ def test_ids_are_safe_names_and_differ():
 @pytest.mark.parametrize("state", list(RunState))
 def test_three_states_are_final(state):
     assert state.is_final == (state in ("succeeded", "failed", "stopped"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "EOF while parsing"),
+        (b"\xff\xfe", "Invalid JSON"),
+        (b"[1, 2]", "should be an object"),
+        (b"{}", "run_id: Field required"),
+        (b'{"run_id": "r", "state": "flying"}', "state: Input should be"),
+        (b"[" * 100_000, "Invalid JSON"),
+    ],
+)
+@pytest.mark.parametrize("name", ["state.json", "final.json"])
+def test_a_damaged_or_foreign_record_is_one_sentence(tmp_path, name, content, said):
+    record = RunRecord(str(tmp_path))
+    record.set_state(status(RunState.RUNNING))
+    (tmp_path / "launches/1" / name).write_bytes(content)
+    with pytest.raises(RecordError) as raised:
+        record.status()
+    assert str(raised.value).startswith(
+        f"{tmp_path}/launches/1/{name} is damaged, or was not written by trainwright: "
+    )
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_damaged_number_of_the_last_step_is_a_warning(tmp_path, caplog):
+    record = RunRecord(str(tmp_path))
+    record.store.write("control/reached", b"\x00\x01")
+    assert record.reached() == 0
+    assert caplog.messages == [f"{tmp_path}/control/reached is damaged: it should hold the number of a step"]

@@ -1,5 +1,6 @@
 """How a status becomes the next one."""
 
+import json
 import math
 
 import pytest
@@ -74,11 +75,17 @@ def test_each_change_changes_what_it_says_and_nothing_else(change, changed, stat
     assert change(RunStatus(**fields)) == RunStatus(**{**fields, **changed})
 
 
-def test_metrics_are_put_over_the_last_ones_but_no_nan_gets_into_a_record():
-    metrics = {"accuracy": 0.5, "loss": math.nan, "norm": math.inf}
+def test_metrics_are_put_over_the_last_ones_and_a_record_holds_any_float():
+    metrics = {"accuracy": 0.5, "nan": math.nan, "high": math.inf, "low": -math.inf}
     for later in (RUNNING.reached(11, 2, metrics), RUNNING.ended(*LOST, ended_at=9.0, metrics=metrics)):
-        assert later.metrics == {"loss": 1.0, "accuracy": 0.5}
-        assert RunStatus.model_validate_json(later.model_dump_json()) == later
+        written = later.model_dump_json()
+        assert json.loads(written, parse_constant=pytest.fail)["metrics"] == {
+            "loss": 1.0, "accuracy": 0.5, "nan": "NaN", "high": "Infinity", "low": "-Infinity"
+        }  # fmt: skip
+        read = RunStatus.model_validate_json(written)
+        assert math.isnan(read.metrics["nan"])
+        assert {**read.metrics, "nan": 0.0} == {**RUNNING.metrics, **metrics, "nan": 0.0}
+        assert read.model_copy(update={"metrics": {}}) == later.model_copy(update={"metrics": {}})
 
 
 def test_an_end_is_no_mere_state_and_a_state_is_no_end():

@@ -36,7 +36,7 @@ class BadSamples:
             _LOGGER.warning(
                 "skipped sample %d: %s (%d of at most %d)",
                 sample,
-                self._place(sample),
+                place_of(self._sources, sample),
                 len(self.ids),
                 self._most,
             )
@@ -47,12 +47,14 @@ class BadSamples:
             self.ids.add(sample)
             if len(self.ids) > self._most:
                 raise DataError(
-                    f"{self._place(sample)} can't be read, and more than data.skip_bad_samples ({self._most}) samples"
+                    f"{place_of(self._sources, sample)} can't be read, and more than data.skip_bad_samples ({self._most}) samples"
                     " can't; mend the data, or allow more"
                 )
 
-    def _place(self, sample: int) -> str:
-        source = max((s for s in self._sources if s.first_id <= sample), key=lambda s: s.first_id)
-        row = sample - source.first_id
-        group = int(np.searchsorted(source.index.group_starts, row, side="right")) - 1
-        return source.index.where(group, row - int(source.index.group_starts[group]))
+
+def place_of(sources: Sequence[PreparedSource], sample: int) -> str:
+    """File and row of a training sample."""
+    source = max((s for s in sources if s.first_id <= sample), key=lambda s: s.first_id)
+    row = sample - source.first_id
+    group = int(np.searchsorted(source.index.group_starts, row, side="right")) - 1
+    return source.index.where(group, row - int(source.index.group_starts[group]))

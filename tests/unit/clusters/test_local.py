@@ -1,6 +1,7 @@
 """This machine as a cluster beyond the contract of all clusters: claims, lost drivers, what is told of them; no Ray."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -11,14 +12,15 @@ from pathlib import Path
 import pytest
 from cluster_places import RUN, Local
 
-from orchestrator import events
+from orchestrator import cli, events
 from orchestrator.clusters.local.cluster import LocalCluster
-from orchestrator.errors import NotFoundError, ResourcesError
+from orchestrator.errors import NotFoundError, RecordError, ResourcesError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState
+from orchestrator.spec.load import load_profile
 from orchestrator.spec.profile import ClusterProfile
 
 
@@ -33,7 +35,10 @@ def cluster(folder):
     return LocalCluster(ClusterProfile(name="local", kind="local", storage=str(folder)))
 
 
-def request(folder, driver, run_id="job-abcdefgh", **sections):
+OWN = "job-abcdefgh"
+
+
+def request(folder, driver, run_id=OWN, **sections):
     """A request whose driver is a line of Python; it knows its storage as ``storage``."""
     job = ResolvedJob.model_validate(
         {
@@ -147,3 +152,52 @@ def test_unknown_runs_and_missing_gpus(tmp_path):
     if not Path("/proc/driver/nvidia/gpus").is_dir():
         with pytest.raises(ResourcesError, match="2 GPUs are asked for, but this machine has 0"):
             request(tmp_path, ENDS, scaling={"workers": 2, "gpus_per_worker": 1})
+
+
+def test_a_damaged_run_is_one_line_of_warning_and_the_others_are_listed(tmp_path, caplog):
+    here, runs = cluster(tmp_path), tmp_path / "runs"
+    for run_id in ("good-abcdefgh", "hurt-abcdefgh"):
+        here.submit(request(tmp_path, ENDS.replace("'r'", repr(run_id)), run_id))
+        wait_for_end(here, run_id)
+    for name in ("state.json", "final.json"):
+        (runs / "hurt-abcdefgh/launches/1" / name).write_text("[]")
+    (runs / "notes.txt").write_text("mine")
+    (runs / "not-ours").mkdir()
+    (runs / "not-ours/plan.json").write_text("\x00")
+    (runs / "folder/plan.json").mkdir(parents=True)
+    assert [status.run_id for status in here.list()] == ["good-abcdefgh"]
+    (said,) = caplog.messages
+    assert said.startswith(f"left out: {runs}/hurt-abcdefgh/launches/1/final.json is damaged")
+    with pytest.raises(RecordError):
+        here.status("hurt-abcdefgh")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pid": "x"}', "\udcff"])
+def test_a_damaged_note_of_a_process_is_no_process(tmp_path, content):
+    here = cluster(tmp_path)
+    here.submit(request(tmp_path, ENDS))
+    wait_for_end(here, OWN)
+    for name in ("process.json", "claim.json"):
+        (tmp_path / "runs" / OWN / "launches/1" / name).write_text(content, errors="surrogateescape")
+    assert here.status(OWN).state is RunState.SUCCEEDED
+
+
+def test_a_run_whose_metric_is_no_number_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(tmp_path))
+    driver = ENDS.replace("'r'", repr(OWN)).replace("reason=", "metrics={'val/loss': float('nan')}, reason=")
+    here = LocalCluster(load_profile("local"))
+    here.submit(request(tmp_path, driver))
+    assert math.isnan(wait_for_end(here, OWN).metrics["val/loss"])
+    for verb in (["status", OWN], ["list"], ["status", OWN, "--json"], ["list", "--json"]):
+        monkeypatch.setattr(sys, "argv", ["trainwright", *verb])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr().out
+        assert not ended.value.code
+        if "--json" in verb:
+            found = json.loads(said, parse_constant=pytest.fail)
+            assert (found if verb[0] == "status" else found[0])["metrics"] == {"val/loss": "NaN"}
+        elif verb[0] == "status":
+            assert ["val/loss", "nan"] in [line.split() for line in said.splitlines()]
+        else:
+            assert OWN in said

@@ -142,7 +142,7 @@ def test_steps_taken_before_are_counted_as_replay(run, monkeypatch):
             seen.append((step, again))
 
     monkeypatch.setattr(reporting, "Gauges", Gauges)
-    run.record.write("control/reached", b"6")
+    run.record.set_reached(6)
     with run() as reporter:
         for step in (5, 6, 7):
             reporter.logged(step, VALUES, {"data_wait": 0.1})
