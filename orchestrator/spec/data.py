@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from orchestrator.section import Section
 from orchestrator.spec.preparations import Preparation
@@ -43,15 +43,58 @@ class BuiltinSource(Section):
 class FileSource(Section):
     """Files as they lie, on disk, ``s3://`` or ``gs://``."""
 
-    kind: Literal["parquet", "csv", "jsonl", "images", "webdataset", "arrow", "numpy"]
-    """``parquet``, ``csv`` (with a header), ``jsonl`` (an object a line) and ``arrow`` (IPC files, Hugging Face
-    datasets on disk): a row a sample; ``images``: a folder with one folder of images for each class, or Parquet with
+    kind: Literal["parquet", "jsonl", "images", "webdataset", "arrow", "numpy"]
+    """``parquet``, ``jsonl`` (an object a line) and ``arrow`` (IPC files, Hugging Face datasets on disk): a row a sample; ``images``: a folder with one folder of images for each class, or Parquet with
     their bytes; ``webdataset``: tars, in which files of one name but their extension are a sample; ``numpy``: a folder
     of ``.npy`` files of one length, each a column."""
     path: str
     """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share in a mix of several sources, relative to the others'."""
+
+
+class CsvSource(Section):
+    """CSV files with a header line, on disk, ``s3://`` or ``gs://``; a row a sample. How they are written is found in the
+    first one's beginning where a field says ``auto``, and ``plan`` says what was found.
+    """
+
+    kind: Literal["csv"] = "csv"
+    """CSV."""
+    path: str
+    """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
+    separator: Annotated[str, Field(pattern=r"^(auto|[^\w\r\n\"])$")] = "auto"
+    """The character between two columns; ``"\\t"`` is a tab."""
+    quote: Annotated[str, Field(pattern=r"^[^\w\r\n]?$")] = '"'
+    """The character around fields that hold separators or line breaks; empty where there is none, so that quotes are
+    letters like any other."""
+    encoding: str = "auto"
+    """Of the text, e.g. ``cp1252``, ``gbk``; ``auto`` is UTF-8, or ``cp1252`` where it can't be that."""
+    decimal: Literal["auto", ".", ","] = "auto"
+    """What stands before a number's fraction."""
+    thousands: Literal["auto", "", ",", ".", " ", "'", "_"] = "auto"
+    """What stands between a number's thousands. ``auto`` takes what can be nothing else, as in ``1.234,50``; what can
+    be read in two ways, as ``1,234``, stays text, and ``plan`` says so."""
+    missing: tuple[str, ...] = ()
+    """Texts that mean that there is no value, e.g. ``["?"]``, beside the empty one, and ``NA``, ``NaN``, ``null`` and
+    the like in columns of numbers."""
+    text: tuple[str, ...] = ()
+    """Columns that are text though they look like numbers or dates: post codes, identifiers."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share in a mix of several sources, relative to the others'."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _ascii_is_itself(cls, encoding: str) -> str:
+        ascii_bytes = bytes(range(128))
+        try:
+            known = encoding == "auto" or ascii_bytes.decode(encoding) == ascii_bytes.decode("ascii")
+        except (LookupError, UnicodeError):
+            known = False
+        if not known:
+            raise ValueError(
+                f"{encoding!r} is no encoding that is read; write the file as UTF-8, e.g. iconv -f {encoding} -t UTF-8"
+            )
+        return encoding
 
 
 class TextSource(Section):
@@ -87,7 +130,9 @@ class PipelineSource(Section):
     """Share in a mix of several sources, relative to the others'."""
 
 
-Source = Annotated[BuiltinSource | FileSource | TextSource | PipelineSource, Field(discriminator="kind")]
+Source = Annotated[
+    BuiltinSource | FileSource | CsvSource | TextSource | PipelineSource, Field(discriminator="kind")
+]
 
 
 class Split(Section):
@@ -108,7 +153,8 @@ class DataSpec(Section):
     """The source of training samples; several are mixed by their weights."""
     eval: (
         Annotated[
-            BuiltinSource | FileSource | TextSource | PipelineSource | Split, Field(discriminator="kind")
+            BuiltinSource | FileSource | CsvSource | TextSource | PipelineSource | Split,
+            Field(discriminator="kind"),
         ]
         | None
     ) = None

@@ -18,13 +18,13 @@ from orchestrator.data.sources.formats import FORMATS, format_of, index_source, 
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import Part, SourceRows
 from orchestrator.errors import DataError
-from orchestrator.spec.data import FileSource, TextSource
+from orchestrator.spec.data import CsvSource, FileSource, TextSource
 
 ROWS = 300
 
 
-def source(kind: str, path: Path) -> FileSource:
-    return FileSource(kind=kind, path=str(path))
+def source(kind: str, path: Path) -> CsvSource | FileSource:
+    return CsvSource(path=str(path)) if kind == "csv" else FileSource(kind=kind, path=str(path))
 
 
 def write_parquet(folder: Path) -> None:
@@ -197,7 +197,7 @@ def test_images_in_folders_have_their_folders_number(tmp_path):
 
 def test_every_kind_of_source_has_a_format():
     kinds = set(FileSource.model_fields["kind"].annotation.__args__) | {
-        TextSource.model_fields["kind"].default
+        section.model_fields["kind"].default for section in (CsvSource, TextSource)
     }
     assert kinds == set(FORMATS)
     for kind in FORMATS:
@@ -270,7 +270,7 @@ def test_other_faults_are_one_sentence_each(tmp_path):
     cases = {
         "no rows": ("parquet", {"a.parquet": parquet_bytes(x=pa.array([], pa.int64()))}),
         "its header": ("csv", {"a.csv": "x,y\n1,2\n", "b.csv": "x,z\n1,2\n"}),
-        "is not csv": ("csv", {"a.csv": "x,y\n1,2,3\n4\n"}),
+        "a.csv, row 0: has 3 columns, but the header has 2": ("csv", {"a.csv": "x,y\n1,2,3\n4\n"}),
         "is not a whole tar": ("webdataset", {"a.tar": b"x" * 2000}),
         "is not a whole Arrow file": ("arrow", {"a.arrow": b"x" * 2000}),
         "is not an .npy file": ("numpy", {"a.npy": b"x" * 2000}),

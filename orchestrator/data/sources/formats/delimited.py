@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json as json_module
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import csv, json
+from pyarrow import json
 
 from orchestrator.data.files import FileFacts, read_range
 from orchestrator.data.listing import list_files
-from orchestrator.data.sources.formats.lines import GROUP_BYTES, index_lines, scan
+from orchestrator.data.sources.formats.csv_text import first_schema, header_names, parse
+from orchestrator.data.sources.formats.dialect import Dialect, find_dialect, refuse_utf16
+from orchestrator.data.sources.formats.lines import GROUP_BYTES, JSON_LINES, index_beginning, index_lines
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
+from orchestrator.spec.data import CsvSource
 
 
 class CsvFormat:
@@ -20,31 +24,48 @@ class CsvFormat:
 
     extensions = (".csv",)
 
-    def index(self, source: Any, path: str, cache: str) -> SourceIndex:
+    def index(self, source: CsvSource, path: str, cache: str) -> SourceIndex:
         """Reads each file once, unless the cache has its index."""
         files = list_files(path, self.extensions)
-        header = _header(files[0])
-        for facts in files[1:]:
-            if (other := _header(facts)) != header:
-                raise DataError(
-                    f"{facts.path}: its header {other!r} is not that of {files[0].path}, {header!r}"
-                )
-        return _index("csv", path, files, index_lines(files, cache, "csv", header=True), _parse_csv_start)
+        dialect, found = find_dialect(source, files[0].path, _start(files[0]))
+        return _csv_index(path, index_lines(files, cache, dialect.row_rules, header=True), dialect, found)
 
-    def index_beginning(self, source: Any, path: str) -> SourceIndex:
+    def index_beginning(self, source: CsvSource, path: str) -> SourceIndex:
         """The first file's first megabyte."""
         facts = list_files(path, self.extensions)[0]
-        return _index(
-            "csv", path, [facts], (scan(facts, "csv", header=True, most=GROUP_BYTES),), _parse_csv_start
-        )
+        dialect, found = find_dialect(source, facts.path, _start(facts))
+        return _csv_index(path, index_beginning(facts, dialect.row_rules, header=True), dialect, found)
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """One run of lines."""
-        return _read(index, group, columns, _parse_csv)
+        file, inner = index.place(group)
+        text = read_range(file.path, file.marks[inner], file.marks[inner + 1])
+        dialect, first = Dialect.model_validate_json(index.options["dialect"]), sum(file.rows[:inner])
+        return _whole(parse(text, index.schema, columns, dialect, file.path, first), file, inner)
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""
         return self.read(index, 0, index.schema.names).slice(0, rows)
+
+
+def _csv_index(
+    path: str, indexed: tuple[DataFile, ...], dialect: Dialect, found: tuple[str, ...]
+) -> SourceIndex:
+    names = _header(indexed[0], dialect)
+    for file in indexed[1:]:
+        if (other := _header(file, dialect)) != names:
+            raise DataError(f"{file.path}: its header {other!r} is not that of {indexed[0].path}, {names!r}")
+    first = next((file for file in indexed if file.rows), None)
+    if first is None:
+        raise DataError(f"{path}: has no rows")
+    schema = first_schema(read_range(first.path, first.marks[0], first.marks[1]), names, dialect, first.path)
+    return _source_index("csv", path, indexed, schema).model_copy(
+        update={"options": {"dialect": dialect.model_dump_json()}, "found": found}
+    )
+
+
+def _header(file: DataFile, dialect: Dialect) -> list[str]:
+    return header_names(read_range(file.path, 0, file.marks[0]), dialect, file.path)
 
 
 class JsonLinesFormat:
@@ -55,41 +76,46 @@ class JsonLinesFormat:
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Reads each file once, unless the cache has its index."""
         files = list_files(path, self.extensions)
-        return _index("jsonl", path, files, index_lines(files, cache, "line"), _parse_json_start)
+        return _json_index(path, index_lines(files, cache, JSON_LINES))
 
     def index_beginning(self, source: Any, path: str) -> SourceIndex:
         """The first file's first megabyte."""
         facts = list_files(path, self.extensions)[0]
-        return _index(
-            "jsonl", path, [facts], (scan(facts, "line", header=False, most=GROUP_BYTES),), _parse_json_start
-        )
+        return _json_index(path, index_beginning(facts, JSON_LINES))
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """One run of lines."""
-        return _read(index, group, columns, _parse_json)
+        file, inner = index.place(group)
+        text = read_range(file.path, file.marks[inner], file.marks[inner + 1])
+        return _whole(_parsed(text, index.schema, columns, file, inner), file, inner)
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""
         return self.read(index, 0, index.schema.names).slice(0, rows)
 
 
-def _index(
-    kind: str,
-    path: str,
-    files: list[FileFacts],
-    indexed: tuple[DataFile, ...],
-    parse: Callable[[bytes], pa.Table],
-) -> SourceIndex:
-    count = sum(sum(file.rows) for file in indexed)
-    if count == 0:
+def _json_index(path: str, indexed: tuple[DataFile, ...]) -> SourceIndex:
+    first = next((file for file in indexed if file.rows), None)
+    if first is None:
         raise DataError(f"{path}: has no rows")
-    first = next(facts for facts, file in zip(files, indexed, strict=True) if file.rows)
-    start = _start(first)
+    text = read_range(first.path, first.marks[0], first.marks[1])
+    refuse_utf16(text, first.path)
+    if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        raise DataError(
+            f"{first.path}: is a JSON array, but rows are read as one object a line; write it so,"
+            " e.g. jq -c '.[]' OLD > NEW.jsonl"
+        )
     try:
-        schema = parse(start[: start.rfind(b"\n") + 1] or start).schema
+        table = _parse_json(text)
     except pa.ArrowInvalid as error:
-        raise DataError(f"{first.path}: is not {kind} ({str(error)[:200]})") from error
-    size = sum(file.bytes for file in indexed)
+        raise _no_json_lines(first, 0, text, str(error)) from error
+    if table.num_rows != first.rows[0]:
+        raise _no_json_lines(first, 0, text, "is not one object a line")
+    return _source_index("jsonl", path, indexed, table.schema)
+
+
+def _source_index(kind: str, path: str, indexed: tuple[DataFile, ...], schema: pa.Schema) -> SourceIndex:
+    count, size = sum(sum(file.rows) for file in indexed), sum(file.bytes for file in indexed)
     return SourceIndex(
         kind=kind,
         root=path,
@@ -103,72 +129,54 @@ def _start(facts: FileFacts) -> bytes:
     return read_range(facts.path, 0, min(GROUP_BYTES, facts.bytes))
 
 
-def _header(facts: FileFacts) -> str:
-    return _start(facts).split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").strip()
-
-
-def _read(
-    index: SourceIndex,
-    group: int,
-    columns: Sequence[str],
-    parse: Callable[[bytes, pa.Schema, Sequence[str]], pa.Table],
-) -> pa.Table:
-    file, inner = index.place(group)
-    text = read_range(file.path, file.marks[inner], file.marks[inner + 1])
-    try:
-        table = parse(text, index.schema, columns)
-    except pa.ArrowInvalid:
-        # A column that began with whole numbers may have fractions or gaps further down.
-        try:
-            table = parse(text, _widened(index.schema), columns)
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{_rows_of(file, inner)}: {str(error)[:200]}") from error
+def _whole(table: pa.Table, file: DataFile, inner: int) -> pa.Table:
     if table.num_rows != file.rows[inner]:
+        first = sum(file.rows[:inner])
         raise DataError(
-            f"{_rows_of(file, inner)} are {table.num_rows} now; a file must not change while it is trained on"
+            f"{file.path}: rows {first} to {first + file.rows[inner]} are {table.num_rows} now;"
+            " a file must not change while it is trained on"
         )
     return table
 
 
-def _rows_of(file: DataFile, inner: int) -> str:
-    return f"{file.path}: rows {sum(file.rows[:inner])} to {sum(file.rows[: inner + 1])}"
+def _parsed(text: bytes, schema: pa.Schema, columns: Sequence[str], file: DataFile, inner: int) -> pa.Table:
+    try:
+        return _parse_json(text, pa.schema([schema.field(name) for name in columns]))
+    except pa.ArrowInvalid:
+        pass
+    # A column that began with whole numbers may have fractions further down.
+    try:
+        return _parse_json(text, pa.schema([_widened(schema.field(name)) for name in columns]))
+    except pa.ArrowInvalid as error:
+        raise _no_json_lines(file, sum(file.rows[:inner]), text, str(error)) from error
 
 
-def _widened(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([f.with_type(pa.float64()) if pa.types.is_integer(f.type) else f for f in schema])
+def _widened(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.float64()) if pa.types.is_integer(field.type) else field
 
 
-def _parse_csv_start(text: bytes) -> pa.Table:
-    return csv.read_csv(
-        pa.BufferReader(text),
-        read_options=csv.ReadOptions(block_size=len(text) + 1, use_threads=False),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-    )
-
-
-def _parse_csv(text: bytes, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
-    return csv.read_csv(
-        pa.BufferReader(text),
-        read_options=csv.ReadOptions(column_names=schema.names, use_threads=False, block_size=len(text) + 1),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
-            column_types={name: schema.field(name).type for name in columns}, include_columns=list(columns)
-        ),
-    )
-
-
-def _parse_json_start(text: bytes) -> pa.Table:
-    return json.read_json(
-        pa.BufferReader(text), read_options=json.ReadOptions(block_size=len(text) + 1, use_threads=False)
-    )
-
-
-def _parse_json(text: bytes, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
+def _parse_json(text: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    """Rows of JSON, of all fields or of a schema's."""
     return json.read_json(
         pa.BufferReader(text),
         read_options=json.ReadOptions(block_size=len(text) + 1, use_threads=False),
         parse_options=json.ParseOptions(
-            explicit_schema=pa.schema([schema.field(name) for name in columns]),
-            unexpected_field_behavior="ignore",
+            explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
         ),
     )
+
+
+def _no_json_lines(file: DataFile, first_row: int, text: bytes, otherwise: str) -> DataError:
+    """Says which row is no JSON, or is not of the type that its column began with."""
+    rows = [line for line in text.splitlines() if line.strip()]
+    for row, line in enumerate(rows):
+        try:
+            value = json_module.loads(line)
+        except ValueError as fault:
+            return DataError(
+                f"{file.path}, row {first_row + row}: is not a JSON object on one line ({fault}); write one object a"
+                " line, e.g. jq -c . OLD > NEW.jsonl"
+            )
+        if not isinstance(value, dict):
+            return DataError(f"{file.path}, row {first_row + row}: is {line[:60]!r}, not a JSON object")
+    return DataError(f"{file.path}, rows {first_row} to {first_row + len(rows)}: {otherwise[:200]}")
