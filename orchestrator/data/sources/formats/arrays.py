@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ from orchestrator.data.files import FileFacts, read_range
 from orchestrator.data.listing import list_files
 from orchestrator.data.sources.index import DataFile, SourceIndex, relative_name, schema_text
 from orchestrator.errors import DataError
+from orchestrator.storage.faults import first_line
 
 _GROUP_BYTES = 2**22
 _HEADER_BYTES = 2**12
+_MOST_ITEM_BYTES = 8
 
 
 class NumpyFormat:
@@ -29,6 +32,7 @@ class NumpyFormat:
         files = list_files(path, self.extensions)
         headers = [_Header(facts) for facts in files]
         folder = files[0].path.rsplit("/", 1)[0]
+        _refuse_same_names(headers)
         rows = headers[0].shape[0]
         for header in headers[1:]:
             if header.shape[0] != rows:
@@ -75,16 +79,31 @@ class NumpyFormat:
         header = _Header(FileFacts(path, 0, ""))
         start = header.offset + first * header.row_bytes
         raw = read_range(path, start, start + (stop - first) * header.row_bytes)
+        if len(raw) != (stop - first) * header.row_bytes:
+            raise DataError(
+                f"{path}: is shorter than when the run began; a file must not change while it is read"
+            )
         values = np.frombuffer(raw, dtype=header.dtype).reshape(stop - first, *header.shape[1:])
         if values.ndim == 1:
             return pa.array(values)
-        flat = pa.array(values.reshape(-1))
-        storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(header.shape[1:])))
+        flat = pa.array(values.astype(header.stored, copy=False).reshape(-1))
+        storage = pa.FixedSizeListArray.from_arrays(flat, math.prod(header.shape[1:]))
         return pa.ExtensionArray.from_storage(header.arrow_type, storage)
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""
         return self.read(index, 0, index.schema.names).slice(0, rows)
+
+
+def _refuse_same_names(headers: list[_Header]) -> None:
+    """Two files of one name, in two folders, would be one column."""
+    paths: dict[str, str] = {}
+    for header in headers:
+        other = paths.setdefault(header.name, header.facts.path)
+        if other != header.facts.path:
+            raise DataError(
+                f"{header.facts.path}: has the name of {other}; each array needs a name of its own"
+            )
 
 
 class _Header:
@@ -103,23 +122,37 @@ class _Header:
                 else np.lib.format.read_array_header_2_0
             )
             self.shape, in_columns, self.dtype = read(start)
-        except ValueError as error:
-            raise DataError(f"{facts.path}: is not an .npy file ({error})") from error
+        except Exception as error:  # numpy reads it as Python's text, which fails in many ways
+            raise DataError(f"{facts.path}: is not an .npy file ({first_line(error)[:200]})") from error
         if (
             self.dtype.kind not in "biuf"
+            or self.dtype.itemsize > _MOST_ITEM_BYTES
             or not self.dtype.isnative
             or not self.shape
+            or min(self.shape) < 0
             or (in_columns and len(self.shape) > 1)
         ):
             raise DataError(
-                f"{facts.path}: holds {self.dtype} of shape {self.shape}; write numbers with rows first, in C order"
-                " and this machine's byte order"
+                f"{facts.path}: holds {self.dtype} of shape {self.shape}; write numbers of at most 64 bits with rows"
+                " first, in C order and this machine's byte order"
             )
+        if 0 in self.shape[1:]:
+            raise DataError(f"{facts.path}: its rows hold nothing, its shape is {self.shape}")
         self.offset = start.tell()
-        self.row_bytes = int(self.dtype.itemsize * np.prod(self.shape[1:], dtype=np.int64))
+        self.row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
+        bytes_said = self.offset + self.shape[0] * self.row_bytes
+        if facts.bytes and facts.bytes != bytes_said:
+            raise DataError(
+                f"{facts.path}: has {facts.bytes} bytes, but its header says {bytes_said}; it was cut off or changed"
+            )
+
+    @property
+    def stored(self) -> np.dtype:
+        """The type of its values in Arrow, which has no tensors of bools."""
+        return np.dtype(np.uint8) if self.dtype.kind == "b" and len(self.shape) > 1 else self.dtype
 
     @property
     def arrow_type(self) -> pa.DataType:
         """The column's type."""
-        kind = pa.from_numpy_dtype(self.dtype)
+        kind = pa.from_numpy_dtype(self.stored)
         return kind if len(self.shape) == 1 else pa.fixed_shape_tensor(kind, self.shape[1:])

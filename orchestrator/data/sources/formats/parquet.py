@@ -173,6 +173,7 @@ def _footer(facts: FileFacts) -> _Footer:
     # The schema's own text and each group's size, rows and statistics: data that changed changes these.
     digest = hashlib.sha256(schema.to_string().encode())
     bounds: list[dict[str, tuple[int, int]]] = []
+    whole_numbers = {field.name for field in schema if pa.types.is_integer(field.type)}
     for group in groups:
         digest.update(repr((group.num_rows, group.total_byte_size)).encode())
         group_bounds: dict[str, tuple[int, int]] = {}
@@ -182,7 +183,7 @@ def _footer(facts: FileFacts) -> _Footer:
             limits = (known.min_raw, known.max_raw) if known is not None and known.has_min_max else ()
             digest.update(repr((column.path_in_schema, column.total_compressed_size, limits)).encode())
             name = column.path_in_schema
-            if len(limits) == 2 and name in schema.names and pa.types.is_integer(schema.field(name).type):
+            if len(limits) == 2 and name in whole_numbers:
                 group_bounds[name] = int(limits[0]), int(limits[1])
         bounds.append(group_bounds)
     file = DataFile(

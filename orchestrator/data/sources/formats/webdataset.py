@@ -22,6 +22,7 @@ from orchestrator.data.listing import list_files
 from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
 from orchestrator.errors import DataError
 from orchestrator.storage import is_uri
+from orchestrator.storage.faults import first_line
 
 _GROUP_BYTES = 2**23
 _THREADS = 8
@@ -59,7 +60,17 @@ class WebDatasetFormat:
                 f"{file.path}: changed since its index was made; a file must not change while it is read"
             )
         first = sum(file.rows[:inner])
-        return pa.table({name: _column(name, rows, file.path, first) for name in columns})
+        return pa.table({name: self._typed(index, name, rows, file.path, first) for name in columns})
+
+    def _typed(self, index: SourceIndex, name: str, rows: list[Any], path: str, first: int) -> pa.Array:
+        """A column with the type that the first samples have."""
+        column, kind = _column(name, rows, path, first), index.schema.field(name).type
+        try:
+            return column if column.type == kind else column.cast(kind)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{path}: rows {first} to {first + len(rows)}: .{name} is {column.type}, but {kind} in the first samples"
+            ) from error
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""
@@ -135,10 +146,15 @@ def _members(facts: FileFacts, most: int | None) -> Iterator[tarfile.TarInfo]:
             for member in tar:
                 if most is not None and member.offset > most:
                     return
-                if member.isfile():
+                if _is_data(member):
                     yield member
-    except tarfile.TarError as error:
-        raise DataError(f"{facts.path}: is not a whole tar ({error})") from error
+    except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
+        raise DataError(f"{facts.path}: is not a whole tar ({first_line(error)})") from error
+
+
+def _is_data(member: tarfile.TarInfo) -> bool:
+    """Whether it is a file that no dot hides: macOS puts ``._name`` beside each."""
+    return member.isfile() and not any(part.startswith("._") for part in member.name.split("/"))
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -153,7 +169,7 @@ def _samples(content: bytes, path: str) -> Iterator[dict[str, Any]]:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for member in tar:
-                if not member.isfile():
+                if not _is_data(member):
                     continue
                 key, extension = _split_name(member.name)
                 if sample and sample["__key__"] != key:
@@ -162,12 +178,31 @@ def _samples(content: bytes, path: str) -> Iterator[dict[str, Any]]:
                 if not sample:
                     sample["__key__"] = key
                 file = tar.extractfile(member)
-                assert file is not None
+                if file is None or extension in sample:
+                    raise DataError(
+                        f"{path}: sample {key!r} has two .{extension} files, or one that is a link"
+                    )
                 sample[extension] = file.read()
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: is damaged ({error})") from error
+    except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
+        raise DataError(f"{path}: is damaged ({first_line(error)})") from error
     if sample:
         yield sample
+
+
+def _tensors(arrays: list[np.ndarray]) -> pa.Array:
+    """One number each, or arrays of one shape and type."""
+    kinds = {(array.dtype, array.shape) for array in arrays}
+    dtype, shape = arrays[0].dtype, arrays[0].shape
+    if len(kinds) > 1 or dtype.kind not in "biuf" or dtype.itemsize > 8 or not dtype.isnative or 0 in shape:
+        raise ValueError(
+            f"arrays must be of numbers and of one shape and type, not {' and '.join(map(str, kinds))}"
+        )
+    values = np.stack(arrays)
+    if not shape:
+        return pa.array(values)
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(
+        values.astype(np.uint8) if dtype.kind == "b" else values
+    )
 
 
 def _column(name: str, rows: list[dict[str, Any]], path: str, first: int) -> pa.Array:
@@ -188,10 +223,9 @@ def _column(name: str, rows: list[dict[str, Any]], path: str, first: int) -> pa.
         if kind == "json":
             return pa.array([json.loads(value) for value in values])
         if kind == "npy":
-            arrays = np.stack([np.load(io.BytesIO(value), allow_pickle=False) for value in values])
-            return pa.FixedShapeTensorArray.from_numpy_ndarray(arrays)
-    except (ValueError, pa.ArrowException) as error:
+            return _tensors([np.load(io.BytesIO(value), allow_pickle=False) for value in values])
+    except Exception as error:  # numpy, JSON and Arrow have many words for text that is none of theirs
         raise DataError(
-            f"{path}: rows {first} to {first + len(rows)}: .{name} can't be read ({str(error)[:150]})"
+            f"{path}: rows {first} to {first + len(rows)}: .{name} can't be read ({first_line(error)[:150]})"
         ) from error
     return pa.array(values, type=pa.large_binary())
