@@ -80,6 +80,11 @@ def test_a_storage_that_can_not_be_written_is_one_sentence(tmp_path: Path) -> No
         next_attempt(root)
 
 
+def test_a_storage_that_can_not_be_opened_is_one_sentence() -> None:
+    with pytest.raises(CheckpointError, match=r"^checkpoint storage 'ftp://host/x' can't be opened: "):
+        next_attempt("ftp://host/x")
+
+
 # -- finding ---------------------------------------------------------------------------------------------------
 
 
