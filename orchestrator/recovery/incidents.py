@@ -40,6 +40,8 @@ class Incident:
     """Whether trying again can help."""
     rank: int | None = None
     """First failing rank, where it was one."""
+    is_counted: bool = True
+    """Whether a retry is charged to ``recovery.max_failures``: a node that is taken away is nobody's failure."""
     traceback: str = ""
     """Of the job's own code, where that is what failed."""
 
@@ -47,6 +49,15 @@ class Incident:
 def incident_of(error: BaseException) -> Incident:
     """What an exception of ``TorchTrainer.fit`` or of the driver means."""
     failures = getattr(error, "worker_failures", None)
+    if (ranks := _preempted_ranks(error, failures)) is not None:
+        who = f"workers {', '.join(map(str, ranks))}" if ranks else "workers"
+        return Incident(
+            EndReason.WORKER_LOST,
+            f"the node of {who} was taken away (drained or preempted)",
+            retry=True,
+            rank=ranks[0] if ranks else None,
+            is_counted=False,
+        )
     if isinstance(failures, dict) and failures:
         by_rank = [_of_worker(rank, failure) for rank, failure in sorted(failures.items())]
         return min(by_rank, key=_weight)
@@ -57,6 +68,21 @@ def incident_of(error: BaseException) -> Incident:
             return Incident(EndReason.NO_RESOURCES, f"the workers did not start in time: {text}", retry=True)
         return Incident(EndReason.INFRASTRUCTURE, f"Ray Train's controller failed: {text}", retry=False)
     return _of_exception(error, rank=None, traceback="")
+
+
+def _preempted_ranks(error: BaseException, failures: object) -> list[int] | None:
+    """Ranks whose node was drained or preempted; None where that is not what happened.
+
+    Ray Train says so by an error of its own where it had notice, and of a dead worker where it had none. One such
+    worker decides, as in Ray's own policy: the others then fail on their connection to it.
+    """
+    notice = getattr(error, "preemption_info", None)
+    if notice is not None:
+        return list(notice.preempted_ranks)
+    if not isinstance(failures, dict):
+        return None
+    deaths = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    return sorted(rank for rank, death in deaths.items() if getattr(death, "preempted", False)) or None
 
 
 def _weight(incident: Incident) -> int:

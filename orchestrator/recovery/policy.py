@@ -14,7 +14,9 @@ from orchestrator.recovery.incidents import incident_of
 
 
 class RetryWhatCanHelp(FailurePolicy):
-    """Retries lost workers and infrastructure faults ``max_failures`` times; never an error in the job's own code."""
+    """Retries lost workers and infrastructure faults ``max_failures`` times, nodes that were taken away as often as that
+    happens, and never an error in the job's own code.
+    """
 
     def __init__(self, max_failures: int) -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
@@ -23,8 +25,10 @@ class RetryWhatCanHelp(FailurePolicy):
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """RETRY or RAISE."""
         incident = incident_of(training_failed_error)
-        self._failures += 1
-        retry = incident.retry and self._failures <= self.failure_config.max_failures
+        self._failures += incident.is_counted
+        retry = incident.retry and (
+            not incident.is_counted or self._failures <= self.failure_config.max_failures
+        )
         events.emit(
             "incident",
             reason=incident.reason,

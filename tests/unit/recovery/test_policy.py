@@ -1,7 +1,9 @@
 import pytest
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.exceptions import RayActorError
+from ray.train import PreemptionInfo
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 
 from orchestrator import events
 from orchestrator.errors import InfrastructureError
@@ -16,6 +18,14 @@ def of_rank(rank, error):
 
 LOST = of_rank(2, InfrastructureError("the store did not answer"))
 OWN_FAULT = of_rank(1, ValueError("their bug"))
+DRAINED = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"node": [1, 3]}))
+TAKEN = WorkerGroupError(
+    "text",
+    {
+        0: UserExceptionWithTraceback(RuntimeError("Connection closed by peer"), "trace"),
+        2: WorkerHealthCheckFailedError("text", failure=RayActorError(preempted=True)),
+    },
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +36,8 @@ OWN_FAULT = of_rank(1, ValueError("their bug"))
         (2, [LOST, LOST, LOST], [RETRY, RETRY, RAISE]),
         (2, [OWN_FAULT], [RAISE]),
         (2, [LOST, OWN_FAULT], [RETRY, RAISE]),
+        (0, [DRAINED, TAKEN, DRAINED], [RETRY, RETRY, RETRY]),
+        (1, [TAKEN, LOST, DRAINED, LOST], [RETRY, RETRY, RETRY, RAISE]),
     ],
 )
 def test_what_can_help_is_tried_again_so_often_and_no_more(max_failures, errors, decisions):
@@ -68,3 +80,11 @@ def test_each_failure_is_told_as_an_event(capsys):
             "retry": False,
         },
     ]
+
+
+@pytest.mark.parametrize(("error", "ranks", "first"), [(DRAINED, "1, 3", 1), (TAKEN, "2", 2)])
+def test_a_node_that_was_taken_away_is_told_by_its_ranks(error, ranks, first, capsys):
+    RetryWhatCanHelp(0).make_decision(error)
+    (told,) = [events.parse(line) for line in capsys.readouterr().out.splitlines()]
+    assert told["message"] == f"the node of workers {ranks} was taken away (drained or preempted)"
+    assert (told["reason"], told["rank"], told["failure"], told["retry"]) == ("worker_lost", first, 0, True)
