@@ -28,6 +28,14 @@ _NODE_OUT_OF_MEMORY = re.compile(r"memory monitor|running low on memory", re.IGN
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|OutOfMemory|\bOOM\b|memory monitor", re.IGNORECASE
 )
+_DEVICE = re.compile(
+    r"CUDA error|CUDA driver|cuDNN|CUDNN_STATUS|CUBLAS_STATUS|cuBLAS|NVML|NVLink|uncorrectable ECC|No CUDA GPUs|"
+    r"device\(s\) is/are busy|Found no NVIDIA driver",
+    re.IGNORECASE,
+)
+"""What torch says when a GPU, its driver or its links fail, or when a node has none where it should have one."""
+_DEVICE_OR_CODE = re.compile(r"device-side assert|illegal memory access|misaligned address", re.IGNORECASE)
+"""Of those, what a mistake in the job's own code causes as well as a broken GPU."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Incident:
     """Whether trying again can help."""
     rank: int | None = None
     """First failing rank, where it was one."""
+    most_retries: int | None = None
+    """Where retrying can help, but hardly more often than this; None for as often as the job allows."""
     is_counted: bool = True
     """Whether a retry is charged to ``recovery.max_failures``: a node that is taken away is nobody's failure."""
     traceback: str = ""
@@ -144,6 +154,22 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
             f"{where}out of memory ({text[:200]}); lower training.micro_batch_size, use activation checkpointing or a"
             " sharded strategy",
             retry=False,
+            rank=rank,
+        )
+    if isinstance(error, RuntimeError) and _DEVICE_OR_CODE.search(text):
+        return Incident(
+            EndReason.USER_ERROR,
+            f"{where}{type(error).__name__}: {text}",
+            retry=True,
+            rank=rank,
+            traceback=traceback,
+            most_retries=1,
+        )
+    if isinstance(error, RuntimeError) and _DEVICE.search(text):
+        return Incident(
+            EndReason.INFRASTRUCTURE,
+            f"{where}the GPU or its driver failed ({text[:200]})",
+            retry=True,
             rank=rank,
         )
     if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError") or (

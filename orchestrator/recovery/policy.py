@@ -20,15 +20,18 @@ class RetryWhatCanHelp(FailurePolicy):
 
     def __init__(self, max_failures: int) -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
-        self._failures = 0
+        self._failures = self._doubtful = 0
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """RETRY or RAISE."""
         incident = incident_of(training_failed_error)
         self._failures += incident.is_counted
+        self._doubtful += incident.most_retries is not None
         retry = incident.retry and (
             not incident.is_counted or self._failures <= self.failure_config.max_failures
         )
+        if incident.most_retries is not None:
+            retry = retry and self._doubtful <= incident.most_retries
         events.emit(
             "incident",
             reason=incident.reason,

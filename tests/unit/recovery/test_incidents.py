@@ -1,6 +1,7 @@
 import errno
 
 import pytest
+import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import WorkerGroupError  # noqa: F401 - importable where we expect it
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
@@ -314,3 +315,36 @@ def test_the_controller_tells_what_failed(failure, expected):
 )
 def test_the_driver_tells_what_failed(error, expected):
     assert incident_of(error) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: all CUDA-capable devices are busy or unavailable",
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error",
+        "No CUDA GPUs are available",
+        "Found no NVIDIA driver on your system",
+    ],
+)
+def test_hardware_that_fails_is_tried_again(text):
+    message = f"worker 3: the GPU or its driver failed ({text})"
+    assert incident_of(group(rank3=RuntimeError(text))) == Incident(
+        EndReason.INFRASTRUCTURE, message, True, rank=3
+    )
+
+
+@pytest.mark.parametrize("text", ["device-side assert triggered", "an illegal memory access was encountered"])
+def test_what_code_or_hardware_may_have_done_is_tried_once_more(text):
+    incident = incident_of(group(rank3=RuntimeError(f"CUDA error: {text}")))
+    assert (incident.reason, incident.retry, incident.most_retries) == (EndReason.USER_ERROR, True, 1)
+    assert incident.traceback
+
+
+def test_a_gpu_without_memory_is_no_broken_one():
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert incident_of(group(rank3=error)).reason is EndReason.OUT_OF_MEMORY

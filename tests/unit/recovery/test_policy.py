@@ -18,6 +18,7 @@ def of_rank(rank, error):
 
 LOST = of_rank(2, InfrastructureError("the store did not answer"))
 OWN_FAULT = of_rank(1, ValueError("their bug"))
+ASSERTED = of_rank(1, RuntimeError("CUDA error: device-side assert triggered"))
 DRAINED = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"node": [1, 3]}))
 TAKEN = WorkerGroupError(
     "text",
@@ -36,6 +37,9 @@ TAKEN = WorkerGroupError(
         (2, [LOST, LOST, LOST], [RETRY, RETRY, RAISE]),
         (2, [OWN_FAULT], [RAISE]),
         (2, [LOST, OWN_FAULT], [RETRY, RAISE]),
+        (3, [ASSERTED, ASSERTED], [RETRY, RAISE]),
+        (3, [ASSERTED, LOST, ASSERTED], [RETRY, RETRY, RAISE]),
+        (0, [ASSERTED], [RAISE]),
         (0, [DRAINED, TAKEN, DRAINED], [RETRY, RETRY, RETRY]),
         (1, [TAKEN, LOST, DRAINED, LOST], [RETRY, RETRY, RETRY, RAISE]),
     ],
