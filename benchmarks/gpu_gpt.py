@@ -23,7 +23,7 @@ from orchestrator import loop, models, strategies
 from orchestrator.models.configs import CausalLmConfig, GptConfig
 from orchestrator.models.sizes import count
 from orchestrator.strategies.optimizers import build_optimizer, parameter_groups
-from orchestrator.telemetry.step_metrics import PEAK_TFLOPS
+from orchestrator.telemetry.device_peaks import peak_tflops
 from orchestrator.testing import RecordingSurroundings, steps_of
 
 KINDS: dict[str, dict[str, Any] | None] = {
@@ -114,7 +114,7 @@ def main() -> None:
     chosen = parser.parse_args()
     counted = count(config_of(chosen.size, chosen.context), CausalLmConfig())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    peak_tflops = next((peak for part, peak in PEAK_TFLOPS.items() if part in device), None)
+    device_tflops = peak_tflops(device)
     print(
         f"gpt {chosen.size}, {counted.parameters:,} parameters, bf16, batch {chosen.micro_batch} × {chosen.context}, {device}"
     )
@@ -128,7 +128,7 @@ def main() -> None:
         first = first or seconds
         tokens = chosen.micro_batch * chosen.context / seconds
         flops = counted.flops_per_sample * chosen.micro_batch / seconds
-        mfu = f"{flops / (peak_tflops * 1e12):.3f}" if peak_tflops else "-"
+        mfu = f"{flops / (device_tflops * 1e12):.3f}" if device_tflops else "-"
         print(
             f"| {name} | {tokens:,.0f} | {1e3 * seconds:.1f} | {seconds / first:.3f} | {mfu} | {peak / 2**30:.2f} GiB |",
             flush=True,

@@ -10,17 +10,8 @@ import torch.distributed as dist
 
 from orchestrator.models.base import Objective, Sums
 from orchestrator.planning.plan import Plan
+from orchestrator.telemetry.device_peaks import peak_tflops
 
-PEAK_TFLOPS = {
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "T4": 65.0,
-}
-"""Dense 16-bit tensor-core peak of one device by a part of its name, from NVIDIA's data sheets (TFLOP/s)."""
 _RANKS_SHOWN = 8
 
 
@@ -121,7 +112,7 @@ def throughput(
         values["perf/model_tflops_per_second"] = tflops
         if device.type == "cuda" and plan.job.training.precision != "fp32":
             name = torch.cuda.get_device_name(device)
-            peak = next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+            peak = peak_tflops(name)
             if peak is not None:
                 values["perf/mfu"] = tflops / (peak * plan.world_size)
     return values
