@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -24,11 +25,16 @@ _MOST_STEPS_UNTIL_CHECK = 1000
 class Peers:
     """All ranks of an attempt, joined by gloo apart from training's own collectives. One rank without torch.distributed."""
 
-    def __init__(self) -> None:
-        """Collective."""
+    def __init__(self, hang_timeout: float | None = None) -> None:
+        """Collective.
+
+        Args:
+            hang_timeout: seconds after which a rank that does not answer is an error; None for torch's own.
+
+        """
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
-        self.group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self.group = _gloo_group(hang_timeout) if self.world_size > 1 else None
 
     def agree(self, ask: Callable[[], Answer]) -> Answer:
         """Rank 0's answer, on every rank. Collective.
@@ -68,6 +74,13 @@ class Peers:
         dist.broadcast(tensor, src=0, group=self.group)
         first, second = tensor.tolist()
         return first, second
+
+
+def _gloo_group(hang_timeout: float | None) -> dist.ProcessGroup:
+    # torch takes the backend's own default here, half an hour, not that of the group that is there already
+    timeout = None if hang_timeout is None else timedelta(seconds=hang_timeout)
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+    return group
 
 
 class StopCheck:

@@ -195,9 +195,9 @@ def evaluating(engine: Engine) -> Iterator[None]:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Torch's seed at a step: a pure function, so that no generator state has to be saved."""
+    """Torch's seed at a step: a pure function, so that no generator state has to be saved. Below 2**63, as torch asks."""
     rank = dist.get_rank() if dist.is_initialized() else 0
-    return (seed * 1_000_003 + step) * 65_537 + rank
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
 
 
 def _seed_generators(seed: int) -> None:

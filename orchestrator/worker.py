@@ -41,7 +41,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     plan = Plan.model_validate_json(config["plan"])
     prepared = Prepared.model_validate_json(config["prepared"])
-    peers, root = Peers(), f"{plan.storage}/checkpoints"
+    peers, root = Peers(plan.job.recovery.hang_timeout), f"{plan.storage}/checkpoints"
     attempt = peers.agree(lambda: checkpoint.next_attempt(root))
     with contextlib.ExitStack() as held:
         held.enter_context(kept_log(plan.storage, attempt, peers.rank))

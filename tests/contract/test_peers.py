@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from ranks_fixture import Pools, pools
 
 from orchestrator.control import Peers, StopCheck
@@ -53,3 +54,13 @@ def step_of_the_stop() -> int:
 def test_all_ranks_stop_after_the_same_step(pools: Pools) -> None:
     steps = pools.run(2, step_of_the_stop)
     assert steps[0] == steps[1]
+
+
+def seconds_until_a_silent_rank_is_an_error() -> float:
+    group = Peers(hang_timeout=42.0).group
+    assert group is not None
+    return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+
+
+def test_a_rank_that_does_not_answer_is_waited_for_as_long_as_the_job_says(pools: Pools) -> None:
+    assert pools.run(2, seconds_until_a_silent_rank_is_an_error) == [42.0] * 2

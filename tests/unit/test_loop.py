@@ -260,6 +260,14 @@ def test_the_device_is_seeded_where_it_is_in_use(monkeypatch):
     assert seeds == [loop.step_seed(1, 1), loop.step_seed(1, 2)]
 
 
+@pytest.mark.parametrize("seed", [140_000_000, 2_000_000_000, 2**31 - 1])
+def test_every_seed_that_a_job_may_have_is_one_of_torchs(seed):
+    of_steps = {loop.step_seed(seed, step) for step in range(1, 100)}
+    assert len(of_steps) == 99
+    for value in of_steps:
+        torch.default_generator.manual_seed(value)
+
+
 # -- refusals ------------------------------------------------------------------------------------------------
 
 
