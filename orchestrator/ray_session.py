@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator import events
 from orchestrator.errors import ResourcesError, StoppedError
 from orchestrator.planning.plan import Plan
+from orchestrator.private import new_folder
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
 
@@ -29,6 +30,8 @@ _UNUSED_CALLBACKS = {"PlacementGroupCleanerCallback"}
 the driver's end frees all."""
 
 _NODE_POLL_SECONDS = 1.0
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Where the workers of one machine talk to each other: nobody else can listen in or join."""
 
 
 class RaySession:
@@ -67,6 +70,7 @@ class RaySession:
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less to start
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # one machine only: Ray binds to loopback
         os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.update(_LOOPBACK)
         os.environ["RAY_AUTH_TOKEN_PATH"] = write_token(folder)
         import ray
 
@@ -80,7 +84,7 @@ class RaySession:
             logging_level="WARNING",
             log_to_driver=True,
             runtime_env=runtime_env(plan),
-            _temp_dir=folder,
+            _temp_dir=f"{folder}/r",  # Ray opens it to everybody, so it is no place for the token
             _node_ip_address="127.0.0.1",
         )
 
@@ -126,9 +130,8 @@ class RaySession:
             ray.train.TrainingFailedError: see ``recovery.incidents``.
 
         """
-        from ray.train.torch import TorchConfig
-
         from orchestrator import worker
+        from orchestrator.worker_group import GroupConfig
 
         plan = self._plan
         trainer = _trainer_class(plan.job.recovery.max_failures, own_ray=bool(self._private_dir))(
@@ -139,7 +142,7 @@ class RaySession:
                 "launch": launch,
                 "started_at": started_at,
             },
-            torch_config=TorchConfig(
+            torch_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_s=int(plan.job.recovery.hang_timeout),
             ),
@@ -198,8 +201,11 @@ def private_cpus(plan: Plan) -> int:
 
 
 def write_token(folder: str) -> str:
-    """A fresh token in a new file that only this user reads; returns its path."""
-    Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    """A fresh token in a file that only this user reads, in a new folder that only this user enters; returns its path.
+
+    Raises InfrastructureError where the folder is there already, or others could take it over.
+    """
+    new_folder(Path(folder))
     path = Path(folder) / "token"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

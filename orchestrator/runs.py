@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from orchestrator.section import AnyFloat, Section
 
@@ -200,6 +203,31 @@ class RunStatus(Section):
 
     def _with(self, **fields: Any) -> RunStatus:
         return self.model_copy(update=fields)
+
+
+_RUN_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def run_id_problem(text: str) -> str:
+    """What is wrong with a run's id, in one sentence; empty where it is one. It names files, Ray jobs and Kubernetes
+    objects, so what could mean anything else in one of them is none.
+    """
+    if _RUN_ID.fullmatch(text):
+        return ""
+    return (
+        f"{text[:80]!r} is no run id: it has 1 to 63 lower-case letters, digits and hyphens, and begins and ends with a"
+        " letter or a digit"
+    )
+
+
+def _checked(text: str) -> str:
+    if problem := run_id_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+RunId = Annotated[str, AfterValidator(_checked)]
+"""A run's id, as a field."""
 
 
 def new_run_id(name: str) -> str:

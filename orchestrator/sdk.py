@@ -17,13 +17,13 @@ import orchestrator
 from orchestrator import events
 from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.submitted import recall, remember
-from orchestrator.errors import CheckpointError, SpecError, StoppedError, TrainwrightError
+from orchestrator.errors import CheckpointError, NotFoundError, SpecError, StoppedError, TrainwrightError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import Plan, ResolvedJob, RunContext
 from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
-from orchestrator.runs import RunStatus, new_run_id
+from orchestrator.runs import RunStatus, new_run_id, run_id_problem
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
 from orchestrator.spec.profile import ClusterProfile
@@ -54,10 +54,12 @@ def make_plan(
         overrides: ``field.path=value`` texts, put on top of a job file.
 
     Raises:
-        SpecError: the job can't be trained as written.
+        SpecError: the job can't be trained as written, or the run can't be called so.
         DataError: the data can't be read or is not what the job says.
 
     """
+    if run_id is not None and (problem := run_id_problem(run_id)):
+        raise SpecError(problem)
     if not isinstance(job, JobSpec):
         base_dir = base_dir or Path(job).resolve().parent
         job = load_spec(job, overrides)
@@ -69,7 +71,7 @@ def make_plan(
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
     facts = data.inspect(job, folder, cache)
     resolved = resolve(job, facts)
-    run_id = run_id or new_run_id(job.name)
+    run_id = new_run_id(job.name) if run_id is None else run_id
     context = RunContext(
         version=orchestrator.__version__,
         run_id=run_id,
@@ -112,6 +114,8 @@ def attach(run_id: str, cluster: str | ClusterProfile | None = None) -> Run:
         cluster: as for ``make_plan``. Default: where it was submitted to from this machine, else ``local``.
 
     """
+    if problem := run_id_problem(run_id):
+        raise NotFoundError(f"no run can be called so: {problem}")
     cluster = cluster or recall(run_id)
     backend = open_cluster(cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster))
     backend.status(run_id)

@@ -7,7 +7,6 @@ that started it. What a killed driver leaves behind is cleared by the next comma
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,20 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clusters.base import Request, Revise
+from orchestrator.clusters.local.lock import locked, locked_if_free
 from orchestrator.clusters.local.processes import DriverProcess
-from orchestrator.clusters.local.request import gpus_of_this_machine, plan_name, plan_to_process, ray_dir
-from orchestrator.clusters.local.status import has_workers, lost, newest_lines
+from orchestrator.clusters.local.request import gpus_of_this_machine, plan_name, plan_to_process
+from orchestrator.clusters.local.status import has_workers, lost, never_started, newest_lines, pending
 from orchestrator.clusters.shared.driver_command import DRIVER
-from orchestrator.clusters.shared.launches import next_launch
+from orchestrator.clusters.shared.launches import next_launch, refuse_another_job
 from orchestrator.clusters.shared.log_lines import GrowingFile, some_lines
 from orchestrator.clusters.shared.progress import with_progress
-from orchestrator.clusters.shared.run_records import unreadable_left_out
-from orchestrator.errors import InfrastructureError, NotFoundError
+from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
+from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.planning.plan import Plan
+from orchestrator.private import own_folder
 from orchestrator.records import RunRecord
-from orchestrator.runs import RunState, RunStatus
+from orchestrator.runs import RunState, RunStatus, run_id_problem
 from orchestrator.spec.load import home
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import store_at
 
 _FOLLOW_SECONDS = 0.1
 
@@ -52,36 +54,48 @@ class LocalCluster:
         return Request(kind="process", run_id=plan.run_id, body=body, plan=plan)
 
     def submit(self, request: Request) -> RunStatus:
-        """Start the driver, unless this run id was submitted before."""
-        plan, record = request.plan, RunRecord(request.plan.storage)
-        try:
-            record.store.create("plan.json", plan.model_dump_json(indent=2).encode())
-        except OSError as error:
-            raise InfrastructureError(f"{plan.storage}: can't be written: {error.strerror}") from None
-        self._launch(plan, 1, request.body)
-        return self.status(request.run_id)
+        """Start the driver, unless this run was submitted before.
+
+        Raises:
+            SpecError: another job has this id, or the plan was made for runs that lie elsewhere.
+
+        """
+        plan = request.plan
+        if Path(plan.storage) != self._runs / plan.run_id:
+            raise SpecError(
+                f"the plan puts run {plan.run_id} in {plan.storage}, but the runs of cluster {self.profile.name} are in"
+                f" {self._runs}; make the plan for this cluster"
+            )
+        with locked(self._runs / plan.run_id):
+            store = storage_record(plan.storage).store
+            if not store.create(plan_name(1), plan.model_dump_json(indent=2).encode()):
+                refuse_another_job(plan, self._plan(plan.run_id, 1))
+            if not self._was_launched(plan.run_id):
+                self._launch(plan, 1, request.body)
+        return self.status(plan.run_id)
 
     def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
-        """Launch an ended run again."""
-        launch = next_launch(self.status(run_id))
-        plan = self._plan(run_id, launch - 1)
-        if revise is not None:
-            plan = revise(plan)
-        self._launch(plan, launch, plan_to_process(plan, launch, self._driver))
+        """Launch an ended run again, where it is found now."""
+        self._state(run_id)  # a lost driver has its end before the lock is held
+        with locked(self._runs / run_id):
+            launch = next_launch(self.status(run_id))
+            plan = self._plan(run_id, launch - 1)
+            if revise is not None:
+                plan = revise(plan)
+            self._launch(plan, launch, plan_to_process(plan, launch, self._driver))
         return self.status(run_id)
 
     def status(self, run_id: str) -> RunStatus:
         """How it stands, and how far its output says that it has come."""
-        status = self._state(run_id).on(self.profile.name)
-        status = with_progress(status, newest_lines(self._process(run_id, status.launch).log))
-        return status.with_urls({"checkpoints": str(self._runs / run_id / "checkpoints")})
+        return self._with_output(self._state(run_id))
 
     def list(self) -> list[RunStatus]:
-        """All runs of the home, newest first."""
+        """All runs of the home, newest first. Of those that have ended, what their records say."""
         found = []
         for plan in self._runs.glob("*/plan.json"):
-            with contextlib.suppress(NotFoundError), unreadable_left_out():
-                found.append(self.status(plan.parent.name))
+            with contextlib.suppress(NotFoundError), unreadable_left_out():  # deleted meanwhile, or damaged
+                status = self._state(plan.parent.name)
+                found.append(self._placed(status) if status.state.is_final else self._with_output(status))
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
@@ -110,47 +124,65 @@ class LocalCluster:
 
     # -- one run -----------------------------------------------------------------------------------------------
 
+    def _was_launched(self, run_id: str) -> bool:
+        """Whether its first driver was told to begin, or the run is said to have ended without one."""
+        status = self._record(run_id).status()
+        return status is not None and (status.state.is_final or self._process(run_id, 1).was_started)
+
     def _launch(self, plan: Plan, launch: int, body: dict[str, Any]) -> None:
-        """Start a launch's driver, unless it was started before."""
-        record, process = RunRecord(plan.storage), self._process(plan.run_id, launch)
-        # whoever creates the claim starts the driver; a second submit finds it and starts nothing
-        if not record.store.create(
-            f"launches/{launch}/claim.json", json.dumps({"pid": os.getpid()}).encode()
-        ):
-            process.wait_for_start()
-            return
+        """Start a launch's driver. Under the run's lock; each step may be the last one, and doing all again is right."""
+        record = self._record(plan.run_id)
+        own_folder(Path(body["ray_dir"]).parent)
         if launch > 1:
             record.store.write(plan_name(launch), plan.model_dump_json(indent=2).encode())
-        record.set_state(
-            RunStatus(
-                run_id=plan.run_id,
-                state=RunState.PENDING,
-                name=plan.job.name,
-                launch=launch,
-                submitted_at=time.time(),
-                total_steps=plan.total_steps,
-            )
-        )
-        started = process.start(body["command"], body["cwd"])
-        record.store.write(f"launches/{launch}/process.json", json.dumps(started).encode())
+        record.set_state(pending(plan, launch, time.time()))
+        self._process(plan.run_id, launch).start(body["command"], body["cwd"], body["ray_dir"])
 
     def _state(self, run_id: str) -> RunStatus:
-        """How it stands; a driver that is gone without having written an end was lost."""
+        """How its newest launch stands; what a killed driver or command left is brought to its end first."""
         record = self._record(run_id)
         status = record.status()
-        if status is None:
-            raise NotFoundError(f"run {run_id} was never launched")
-        process = self._process(run_id, status.launch)
-        if not status.state.is_final and not process.is_alive:
-            status = record.status(status.launch) or status  # it may have ended between the two looks
-            if not status.state.is_final:
-                stop_was_asked = record.stop_was_asked(status.launch)
-                status = record.end(lost(status, process.log, stop_was_asked=stop_was_asked))
-        if status.state.is_final:
-            process.clear(ray_dir(run_id, status.launch))
-        elif record.stop_was_asked(status.launch):
+        process = self._process(run_id, status.launch if status else 1)
+        has_ended = status is not None and status.state.is_final
+        if status is None or (process.has_left_something if has_ended else process.pid is None):
+            status = self._settled(run_id)
+        if not status.state.is_final and record.stop_was_asked(status.launch):
             status = status.at(RunState.STOPPING)
         return status
+
+    def _settled(self, run_id: str) -> RunStatus:
+        """With an end for a driver that is gone without one, and nothing left of an ended one; unless another command
+        is at work on the run.
+        """
+        record = self._record(run_id)
+        with locked_if_free(self._runs / run_id) as is_mine:
+            status = record.status()  # it may have ended, or been launched, since somebody looked
+            if status is None:
+                submitted_at = (self._runs / run_id / plan_name(1)).stat().st_mtime
+                status = pending(self._plan(run_id, 1), 1, submitted_at)
+                if is_mine:
+                    record.set_state(status)
+            process = self._process(run_id, status.launch)
+            if not is_mine or process.pid is not None:
+                return status
+            if not status.state.is_final:
+                status = record.end(self._end_of_lost(status, process))
+            process.clear()
+        return status
+
+    def _end_of_lost(self, status: RunStatus, process: DriverProcess) -> RunStatus:
+        if not process.was_started:
+            return never_started(status)
+        stop_was_asked = self._record(status.run_id).stop_was_asked(status.launch)
+        return lost(self._with_output(status), process.log, stop_was_asked=stop_was_asked)
+
+    def _with_output(self, status: RunStatus) -> RunStatus:
+        log = self._process(status.run_id, status.launch).log
+        return self._placed(with_progress(status, newest_lines(log)))
+
+    def _placed(self, status: RunStatus) -> RunStatus:
+        checkpoints = str(self._runs / status.run_id / "checkpoints")
+        return status.on(self.profile.name).with_urls({"checkpoints": checkpoints})
 
     def _lines(self, run_id: str, pattern: str, *, follow: bool) -> Iterator[str]:
         """Lines of all files of the run's folder that match, oldest first; with ``follow`` until it has ended."""
@@ -167,20 +199,22 @@ class LocalCluster:
             time.sleep(_FOLLOW_SECONDS)
 
     def _record(self, run_id: str) -> RunRecord:
-        if not run_id or "/" in run_id or not (self._runs / run_id / "plan.json").is_file():
+        if run_id_problem(run_id) or not (self._runs / run_id / plan_name(1)).is_file():
             raise NotFoundError(
                 f"no run {run_id!r} on cluster {self.profile.name}; trainwright list shows those there are"
             )
-        return RunRecord(str(self._runs / run_id))
+        return storage_record(str(self._runs / run_id))
 
     def _plan(self, run_id: str, launch: int) -> Plan:
-        """The launch's plan, or the one before it where a launch died before it wrote its own."""
+        """The launch's plan, or the one before it where a launch died before it wrote its own; placed where the run is
+        found, which need not be where it was submitted.
+        """
         record = self._record(run_id)
         plans = (record.section(plan_name(number), Plan) for number in range(launch, 0, -1))
-        return next(plan for plan in plans if plan is not None)
+        return next(plan for plan in plans if plan is not None).moved_to(str(self._runs / run_id))
 
     def _process(self, run_id: str, launch: int) -> DriverProcess:
-        return DriverProcess(self._runs / run_id / "launches" / str(launch))
+        return DriverProcess(store_at(str(self._runs / run_id)), f"launches/{launch}")
 
 
 def _number(path: Path) -> int:

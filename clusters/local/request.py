@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -10,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clusters.shared.driver_command import driver_command
-from orchestrator.errors import ResourcesError
+from orchestrator.errors import InfrastructureError, ResourcesError
 from orchestrator.planning.plan import Plan
+
+_IDENTITY_CHARACTERS = 12
+_LONGEST_RAY_DIR = 107 - len("/r/session_2026-11-29_03-02-29_157280_1234567/sockets/plasma_store")
 
 
 def plan_to_process(plan: Plan, launch: int, driver: Sequence[str]) -> dict[str, Any]:
-    """Command and folder of a launch's driver. Raises ResourcesError where this machine has no such GPUs."""
+    """Command and folders of a launch's driver. Raises ResourcesError where this machine has no such GPUs."""
     gpus = plan.world_size * plan.job.scaling.gpus_per_worker
     if gpus and (have := gpus_of_this_machine()) < gpus:
         raise ResourcesError(f"{gpus} GPUs are asked for, but this machine has {have}")
     plan_file = str(Path(plan.storage) / plan_name(launch))
     command = driver_command(plan_file, launch, python=sys.executable, driver=driver)
-    return {"command": [*command, "--start-ray", str(ray_dir(plan.run_id, launch))], "cwd": plan.base_dir}
+    folder = ray_dir(plan, launch)
+    return {"command": [*command, "--start-ray", folder], "cwd": plan.base_dir, "ray_dir": folder}
 
 
 def plan_name(launch: int) -> str:
@@ -29,9 +34,17 @@ def plan_name(launch: int) -> str:
     return "plan.json" if launch == 1 else f"launches/{launch}/plan.json"
 
 
-def ray_dir(run_id: str, launch: int) -> Path:
-    """Folder of a launch's Ray: short, because Ray puts Unix sockets below it, whose paths may have 107 characters."""
-    return Path(tempfile.gettempdir()) / f"tw-{os.getuid()}" / f"{run_id[-8:]}-{launch}"
+def ray_dir(plan: Plan, launch: int) -> str:
+    """Folder of a launch's Ray: of this launch of this run in this home alone, and short, because Ray puts Unix sockets
+    below it, whose paths may have 107 characters.
+    """
+    identity = hashlib.sha256(f"{plan.storage}\n{launch}".encode()).hexdigest()
+    folder = Path(tempfile.gettempdir(), f"tw-{os.getuid()}", identity[:_IDENTITY_CHARACTERS])
+    if len(str(folder)) > _LONGEST_RAY_DIR:
+        raise InfrastructureError(
+            f"TMPDIR {tempfile.gettempdir()} is too long for the sockets that Ray puts there; set it to a shorter folder"
+        )
+    return str(folder)
 
 
 def gpus_of_this_machine() -> int:

@@ -6,11 +6,33 @@ import time
 from pathlib import Path
 
 from orchestrator import events
+from orchestrator.planning.plan import Plan
 from orchestrator.runs import EndReason, RunState, RunStatus
 
 _PROGRESS_BYTES = 512_000
 """Of the output, what is looked at for progress."""
 _LAST_WORDS_BYTES = 16_000
+
+
+def pending(plan: Plan, launch: int, submitted_at: float) -> RunStatus:
+    """A launch whose driver is not there yet."""
+    return RunStatus(
+        run_id=plan.run_id,
+        state=RunState.PENDING,
+        name=plan.job.name,
+        launch=launch,
+        submitted_at=submitted_at,
+        total_steps=plan.total_steps,
+    )
+
+
+def never_started(status: RunStatus) -> RunStatus:
+    """The end of a launch whose command was ended before it had started a driver."""
+    message = (
+        "the command that launched it was ended before its driver began;"
+        f" trainwright resume {status.run_id} launches it again"
+    )
+    return status.ended(RunState.FAILED, EndReason.DRIVER_LOST, message, ended_at=time.time())
 
 
 def lost(status: RunStatus, log: Path, *, stop_was_asked: bool) -> RunStatus:

@@ -1,4 +1,4 @@
-"""The launches of a run: which may follow, and which is the newest. Pure."""
+"""The launches of a run: which may follow, which is the newest, and what an id stands for. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from orchestrator.errors import SpecError
+from orchestrator.planning.plan import Plan
 from orchestrator.runs import RunState, RunStatus
 
 Launched = TypeVar("Launched")
@@ -20,6 +21,15 @@ def next_launch(status: RunStatus) -> int:
             f"run {status.run_id} has taken all its {status.total_steps} steps; nothing is left to resume"
         )
     return status.launch + 1
+
+
+def refuse_another_job(plan: Plan, earlier: Plan) -> None:
+    """Submitting a plan again is harmless. Raises SpecError where its id stands for another one, or files elsewhere."""
+    if plan.digest != earlier.digest or plan.base_dir != earlier.base_dir:
+        raise SpecError(
+            f"run {plan.run_id} is another job that was submitted before, with other fields or from another folder;"
+            " choose another id, or leave --id out for a fresh one"
+        )
 
 
 def newest_launches(

@@ -8,6 +8,7 @@ import json
 from pydantic import model_validator
 
 from orchestrator.models.configs import ObjectiveSection
+from orchestrator.runs import RunId
 from orchestrator.section import Section
 from orchestrator.spec.job import JobSpec
 
@@ -76,7 +77,7 @@ class RunContext(Section):
 
     version: str
     """trainwright's version that made the plan."""
-    run_id: str
+    run_id: RunId
     """The run it is for."""
     base_dir: str
     """Folder that the job's relative paths start from."""
@@ -138,6 +139,14 @@ class Plan(RunContext):
     def context(self) -> RunContext:
         """Which run it is for, without what was decided."""
         return RunContext.model_validate(self.model_dump(include=set(RunContext.model_fields)))
+
+    def moved_to(self, storage: str) -> Plan:
+        """The plan of a run that is found elsewhere than it was submitted: the home around it has moved along."""
+        inside = f"/runs/{self.run_id}"
+        old, new = self.storage.removesuffix(inside), storage.removesuffix(inside)
+        moved = {"cache": self.cache, "tracking_uri": self.tracking_uri}
+        moved = {name: f"{place}/".replace(f"{old}/", f"{new}/", 1)[:-1] for name, place in moved.items()}
+        return self if storage == self.storage else self.model_copy(update={**moved, "storage": storage})
 
     @property
     def digest(self) -> str:

@@ -24,6 +24,7 @@ from orchestrator.clusters.shared.stores import ANSWER_MARK
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import store_at
 
 RUN = "digits-abcdefgh"
 SAID_BY_EXIT_CODE = {
@@ -104,7 +105,7 @@ class Local(Place):
         return RunRecord(str(self.storage / "runs" / RUN)).stop_was_asked(1)
 
     def is_alive(self):
-        return DriverProcess(self._folder(1)).is_alive
+        return self._process(1).pid is not None
 
     def ends_by_stop(self):
         self._wait_until_gone(1)
@@ -113,8 +114,8 @@ class Local(Place):
         return not any(self.storage.iterdir())
 
     def close(self):
-        for process in self.storage.glob("runs/*/launches/*"):
-            DriverProcess(process).kill()
+        for launch in self.storage.glob("runs/*/launches/*"):
+            DriverProcess(store_at(str(launch.parent.parent)), f"launches/{launch.name}").kill()
         for connection, stream in self._drivers.values():
             stream.close()
             connection.close()
@@ -122,6 +123,9 @@ class Local(Place):
 
     def _folder(self, launch):
         return self.storage / "runs" / RUN / "launches" / str(launch)
+
+    def _process(self, launch):
+        return DriverProcess(store_at(str(self.storage / "runs" / RUN)), f"launches/{launch}")
 
     def _driver(self, launch):
         while (RUN, launch) not in self._drivers:

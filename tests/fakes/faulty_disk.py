@@ -71,7 +71,7 @@ class FaultyCalls(UnsyncedCalls):
             if path.is_file():
                 os.truncate(path, path.stat().st_size // 2)
 
-    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
         if self._due() and self.mode != "full":
             self._fail()
         descriptor = super().open(path, flags, mode)

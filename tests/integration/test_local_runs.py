@@ -1,5 +1,6 @@
 """Runs on this machine as a person makes them: the command line, real Ray, a real MLflow store, real kills."""
 
+import contextlib
 import json
 import os
 import signal
@@ -72,10 +73,53 @@ def test_a_run_shows_its_progress_and_ends_with_a_summary(home, uninterrupted):
     assert "has no output of rank 7" in home.call("logs", run, "--rank", "7").stderr
 
 
+def process_of(home, run):
+    return json.loads((home.folder / "runs" / run / "launches" / "1" / "process.json").read_text())
+
+
 def test_nothing_is_left_behind(home, uninterrupted):
     run, _ = uninterrupted
     home.wait_until_gone(run)
-    assert not (Path(tempfile.gettempdir()) / f"tw-{os.getuid()}" / f"{run[-8:]}-1").exists()
+    ray_dir = Path(process_of(home, run)["ray_dir"])
+    assert ray_dir.parent == Path(tempfile.gettempdir()) / f"tw-{os.getuid()}"
+    assert not ray_dir.exists()
+
+
+def test_what_a_run_leaves_is_read_by_its_user_alone(home, uninterrupted):
+    run, _ = uninterrupted
+    found = [home.folder / "mlflow.db", home.folder / "cache", *(home.folder / "runs" / run).rglob("*")]
+    artifacts = list((home.folder / "mlartifacts").rglob("*"))
+    assert len(found) > 10 and artifacts
+    for path in [*found, *artifacts]:
+        assert not path.stat().st_mode & 0o077, path
+
+
+def listeners(session):
+    """Addresses that the processes of a session accept connections at, as the kernel writes them."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":  # LISTEN
+                sockets[f"socket:[{fields[9]}]"] = fields[1].rpartition(":")[0]
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and (entry / "stat").read_text().rsplit(")", 1)[1].split()[3] == str(
+                session
+            ):
+                links = [str(descriptor.readlink()) for descriptor in (entry / "fd").iterdir()]
+                found += [sockets[link] for link in links if link in sockets]
+    return found
+
+
+def test_a_run_listens_on_loopback_alone(home):
+    run = submit(home, home.job())
+    home.wait_for(run, lambda event: event["event"] == "metrics")
+    addresses = listeners(process_of(home, run)["pid"])
+    assert home.call("stop", run, "--now").returncode == 0
+    assert len(addresses) > 8  # Ray's, the group's store, and each worker's
+    assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
 def test_mlflow_holds_the_run(home, uninterrupted):

@@ -9,7 +9,7 @@ import pytest
 from data_jobs import job_of, plan_of
 
 from orchestrator import ray_session
-from orchestrator.errors import ResourcesError, StoppedError
+from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError
 from orchestrator.ray_session import (
     RaySession,
     environment_of,
@@ -85,7 +85,7 @@ def test_a_token_is_new_and_read_by_its_user_alone(tmp_path):
     assert texts[0] != texts[1] and all(len(text) == 64 for text in texts)
     assert stat.S_IMODE((tmp_path / "a" / "token").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
-    with pytest.raises(FileExistsError):
+    with pytest.raises(InfrastructureError, match="a can't be made: File exists"):
         write_token(str(tmp_path / "a"))
 
 

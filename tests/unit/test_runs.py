@@ -4,9 +4,12 @@ import json
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.errors import TrainwrightError
-from orchestrator.runs import EndReason, RunState, RunStatus
+from orchestrator.planning.plan import Plan
+from orchestrator.runs import EndReason, RunState, RunStatus, run_id_problem
+from orchestrator.testing.plans import small_plan
 
 NEW = RunStatus(run_id="r", state=RunState.PENDING, message="for nodes", urls={"dashboard": "http://ray"})
 RUNNING = NEW.in_attempt(2, 50).reached(10, 2, {"loss": 1.0}).with_urls({"mlflow": "http://mlflow"})
@@ -144,3 +147,34 @@ def test_any_other_exit_code_is_a_driver_that_could_not_speak(code):
 def test_reasons_and_errors_exit_alike():
     codes = {kind.exit_code for kind in TrainwrightError.__subclasses__()} | {0}
     assert {reason.exit_code for reason in EndReason} <= codes
+
+
+@pytest.mark.parametrize("text", ["r", "2024", "digits-2026-11-28", "a" * 63])
+def test_an_id_is_a_name_everywhere(text):
+    assert run_id_problem(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "..",
+        "../evil",
+        "a/b",
+        "/tmp/evil",
+        "Bad ID!",
+        "UPPER",
+        "-a",
+        "a-",
+        "a_b",
+        "a\n",
+        "a.b",
+        "~",
+        "a" * 64,
+    ],
+)
+def test_what_could_mean_anything_else_is_no_id(text):
+    assert "no run id: it has 1 to 63 lower-case letters" in run_id_problem(text)
+    with pytest.raises(ValidationError, match="no run id"):
+        Plan.model_validate_json(json.dumps({**json.loads(small_plan().model_dump_json()), "run_id": text}))

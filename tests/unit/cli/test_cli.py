@@ -75,6 +75,38 @@ def test_errors_are_a_sentence_and_an_exit_code(tmp_path, arguments, code, says)
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize("run", ["../evil", "Bad ID!", "a/b", ".", "..", "/tmp/evil", ""])
+def test_an_id_that_is_none_is_refused_and_nothing_is_written(tmp_path, run):
+    assert trainwright("init", "cnn.yaml", home=tmp_path).returncode == 0
+    before = sorted(tmp_path.rglob("*"))
+    answer = trainwright("submit", "cnn.yaml", "--id", run, home=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"error: {run!r} is no run id: ") and answer.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("training.epochs=true", "training.epochs: true and false are no numbers"),
+        ("scaling.workers=true", "scaling.workers: true and false are no numbers"),
+        ("name=true", "name: true and false are no numbers and no text"),
+        (
+            "training.max_steps=" + "9" * 299,
+            "training.max_steps: the number is larger than anything here can count",
+        ),
+        ("model.stage_blocks=[1000000]", "should be less than or equal to 2000"),
+        ("model.width=1000000000000000000", "model.width: input should be less than 2147483648"),
+        ("model.width=2000000000", "its sizes make a tensor larger than any computer can address"),
+    ],
+)
+def test_numbers_that_are_none_or_too_large_are_one_sentence(tmp_path, change, says):
+    assert trainwright("init", "cnn.yaml", home=tmp_path).returncode == 0
+    answer = trainwright("plan", "cnn.yaml", "--set", change, home=tmp_path)
+    assert answer.returncode == 2
+    assert says in answer.stderr and answer.stderr.count("\n") == 1
+
+
 def test_schema_explain_version_list(tmp_path):
     schema = json.loads(trainwright("schema", home=tmp_path).stdout)
     assert "training" in schema["properties"]

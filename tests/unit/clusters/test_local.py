@@ -1,10 +1,12 @@
 """This machine as a cluster beyond the contract of all clusters: claims, lost drivers, what is told of them; no Ray."""
 
+import contextlib
 import json
 import math
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,8 @@ from cluster_places import RUN, Local
 
 from orchestrator import cli, events
 from orchestrator.clusters.local.cluster import LocalCluster
-from orchestrator.errors import NotFoundError, RecordError, ResourcesError
+from orchestrator.clusters.local.processes import DriverProcess
+from orchestrator.errors import InfrastructureError, NotFoundError, RecordError, ResourcesError, SpecError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
@@ -22,6 +25,7 @@ from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState
 from orchestrator.spec.load import load_profile
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import store_at
 
 
 @pytest.fixture
@@ -145,6 +149,158 @@ def test_logs_are_followed_while_the_driver_writes_them_and_over_launches(local)
     assert list(place.logs(RUN)) == ["one", "two", end, "three"]
 
 
+LEAVES = """
+import os, signal, subprocess, sys
+os.makedirs(sys.argv[-1] + '/r')
+subprocess.Popen(['sleep', '600'], process_group=0)
+print('left', flush=True)
+signal.pause()
+"""
+
+
+def started(folder, run_id):
+    """A run whose driver lives, with a child of its own group and the files of a Ray."""
+    driver = LocalCluster(
+        ClusterProfile(name="local", kind="local", storage=str(folder)), driver=("-c", LEAVES)
+    )
+    made = request(folder, "", run_id).plan
+    driver.submit(driver.render(made))
+    assert next(driver.logs(run_id, follow=True)) == "left"
+    return json.loads((folder / "runs" / run_id / "launches/1/process.json").read_text())
+
+
+def of_session(pid):
+    """Processes that a driver has started, and itself."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split() if entry.name.isdigit() else []
+            if fields and fields[3] == str(pid) and fields[0] != "Z":
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("ended", "other_home", "other"),
+    [
+        ("mnist-2026-11-28", "a", "digits-2026-11-28"),  # the same last letters
+        ("mnist-2026-11-28", "b", "mnist-2026-11-28"),  # the same id in another home
+        ("mnist-2026-11-28", "a", "mnist-2026-11-28-1"),  # one is the beginning of the other
+    ],
+)
+def test_what_is_cleared_of_one_run_is_nothing_of_another(tmp_path, ended, other_home, other):
+    for home in "ab":
+        (tmp_path / home).mkdir()
+    first, second = started(tmp_path / "a", ended), started(tmp_path / other_home, other)
+    assert len(of_session(first["pid"])) == len(of_session(second["pid"])) == 2
+    living = of_session(second["pid"])
+    os.kill(first["pid"], signal.SIGKILL)
+    os.waitpid(first["pid"], 0)
+    states = {run.run_id: run.state for run in cluster(tmp_path / "a").list()}
+    assert states[ended] is RunState.FAILED
+    assert of_session(first["pid"]) == [] and not Path(first["ray_dir"]).exists()
+    assert of_session(second["pid"]) == living and Path(second["ray_dir"]).exists()
+    place = cluster(tmp_path / other_home)
+    assert place.stop(other, now=True).state is RunState.STOPPED
+    assert of_session(second["pid"]) == [] and not Path(second["ray_dir"]).exists()
+
+
+@pytest.mark.parametrize(
+    "recorded", [{"started": 1, "ray_dir": "/tmp/tw-0/other"}, {"boot": "an earlier one"}]
+)
+def test_a_number_that_is_another_process_s_now_is_left_alone(tmp_path, recorded):
+    known = started(tmp_path, "job-abcdefgh")
+    file = tmp_path / "runs/job-abcdefgh/launches/1/process.json"
+    file.write_text(json.dumps({**known, **recorded}))
+    living = of_session(known["pid"])
+    place = cluster(tmp_path)
+    assert place.stop("job-abcdefgh", now=True).reason is EndReason.DRIVER_LOST
+    assert living == of_session(known["pid"]) and known["pid"] in of_session(known["pid"])
+    file.write_text(json.dumps(known))
+    DriverProcess(store_at(str(tmp_path / "runs/job-abcdefgh")), "launches/1").kill()
+    assert len(living) == 2 and of_session(known["pid"]) == []
+
+
+def test_a_folder_that_another_user_made_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr("orchestrator.clusters.local.request._LONGEST_RAY_DIR", 1000)
+    mine = folder / f"tw-{os.getuid()}"
+    for make, said in (
+        (lambda: mine.symlink_to(tmp_path), "made by somebody else"),
+        (lambda: mine.write_text(""), "made by somebody else"),
+        (lambda: folder.chmod(0o777), "can be changed by other users"),
+    ):
+        make()
+        with pytest.raises(InfrastructureError, match=said):
+            cluster(tmp_path).submit(request(tmp_path, WAITS))
+        mine.unlink(missing_ok=True)
+    if os.getuid() == 0:
+        folder.chmod(0o1777)
+        mine.mkdir()
+        os.chown(mine, 12345, 12345)
+        with pytest.raises(InfrastructureError, match="made by somebody else"):
+            cluster(tmp_path).submit(request(tmp_path, WAITS))
+        mine.rmdir()
+    folder.chmod(0o700)
+    mine.mkdir(mode=0o755)
+    place, made = cluster(tmp_path), request(tmp_path, WAITS)
+    place.resume(made.run_id)
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o700
+    place.stop(made.run_id, now=True)
+
+
+def test_another_job_of_the_same_id_is_refused(tmp_path):
+    place, made = cluster(tmp_path), request(tmp_path, WAITS)
+    place.submit(made)
+    before = (tmp_path / "runs" / made.run_id / "plan.json").read_bytes()
+    with pytest.raises(SpecError, match="job-abcdefgh is another job"):
+        place.submit(request(tmp_path, WAITS, training={"max_steps": 11}))
+    elsewhere = made.plan.model_copy(update={"base_dir": "/elsewhere"})
+    with pytest.raises(SpecError, match="from another folder"):
+        place.submit(made.model_copy(update={"plan": elsewhere}))
+    assert (tmp_path / "runs" / made.run_id / "plan.json").read_bytes() == before
+    place.stop(made.run_id, now=True)
+
+
+def test_a_plan_for_another_place_is_refused(tmp_path):
+    other = tmp_path / "other"
+    with pytest.raises(SpecError, match="make the plan for this cluster"):
+        cluster(other).submit(request(tmp_path, WAITS))
+    assert not other.exists()
+
+
+def test_a_run_goes_on_where_it_is_found(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    made = request(old, ENDS)
+    plan = made.plan.model_copy(
+        update={
+            "base_dir": str(tmp_path),
+            "cache": f"{old}/cache",
+            "tracking_uri": f"sqlite:///{old}/mlflow.db",
+        }
+    )
+    body = {**made.body, "command": [sys.executable, "-c", "raise SystemExit(4)"]}
+    cluster(old).submit(made.model_copy(update={"plan": plan, "body": body}))
+    wait_for_end(cluster(old), made.run_id)
+    old.rename(new)
+    place = LocalCluster(
+        ClusterProfile(name="local", kind="local", storage=str(new)),
+        driver=("-c", "import sys; print(sys.argv)"),
+    )
+    place.resume(made.run_id)
+    wait_for_end(place, made.run_id)
+    assert not old.exists()
+    [told] = place.logs(made.run_id)
+    assert f"'{new}/runs/{made.run_id}/launches/2/plan.json'" in told
+    moved = json.loads((new / "runs" / made.run_id / "launches/2/plan.json").read_text())
+    assert moved["storage"] == f"{new}/runs/{made.run_id}"
+    assert (moved["cache"], moved["tracking_uri"]) == (f"{new}/cache", f"sqlite:///{new}/mlflow.db")
+    assert moved["base_dir"] == str(tmp_path)  # the job's own files are no part of the home
+
+
 def test_unknown_runs_and_missing_gpus(tmp_path):
     for run in ("nothing", "../nothing", ""):
         with pytest.raises(NotFoundError):
@@ -166,8 +322,9 @@ def test_a_damaged_run_is_one_line_of_warning_and_the_others_are_listed(tmp_path
     (runs / "not-ours/plan.json").write_text("\x00")
     (runs / "folder/plan.json").mkdir(parents=True)
     assert [status.run_id for status in here.list()] == ["good-abcdefgh"]
-    (said,) = caplog.messages
-    assert said.startswith(f"left out: {runs}/hurt-abcdefgh/launches/1/final.json is damaged")
+    hurt, not_ours = sorted(caplog.messages)
+    assert hurt.startswith(f"left out: {runs}/hurt-abcdefgh/launches/1/final.json is damaged")
+    assert not_ours.startswith(f"left out: {runs}/not-ours/plan.json is damaged")
     with pytest.raises(RecordError):
         here.status("hurt-abcdefgh")
 

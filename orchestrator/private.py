@@ -1,0 +1,51 @@
+"""Folders that nobody but their user may enter or swap, in places that all users of a machine share."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from orchestrator.errors import InfrastructureError
+
+
+def own_folder(folder: Path) -> None:
+    """Make a folder for this user alone, or take the one that is there where it is that.
+
+    Raises:
+        InfrastructureError: it can't be made, belongs to somebody else, or others could put another in its place.
+
+    """
+    mend = "set TMPDIR to a folder of your own"
+    try:
+        _refuse_swapping(folder.parent, mend)
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise InfrastructureError(
+                    f"{folder} was made by somebody else, who could take runs over; remove it, or {mend}"
+                ) from None
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                folder.chmod(0o700)
+    except OSError as error:
+        raise InfrastructureError(f"{folder} can't be made: {error.strerror}; {mend}") from None
+
+
+def new_folder(folder: Path) -> None:
+    """Make a folder that was not there before, in one as ``own_folder`` makes. Raises InfrastructureError."""
+    own_folder(folder.parent)
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise InfrastructureError(f"{folder} can't be made: {error.strerror}") from None
+
+
+def _refuse_swapping(parent: Path, mend: str) -> None:
+    """Whoever may write to a folder may rename what is in it, unless its sticky bit is set."""
+    found = parent.stat()
+    is_ours = found.st_uid in (0, os.getuid())
+    others_write = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+    if others_write or not is_ours:
+        raise InfrastructureError(f"{parent} can be changed by other users, who could take runs over; {mend}")
