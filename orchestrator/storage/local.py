@@ -20,7 +20,7 @@ _DRAFT = ".tmp"
 class SystemCalls:
     """The calls that change a disk, in one place so that tests can make any of them fail."""
 
-    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
         """As os.open."""
         return os.open(path, flags, mode)
 
@@ -46,11 +46,11 @@ class SystemCalls:
 
     def mkdir(self, path: Path) -> None:
         """As Path.mkdir."""
-        path.mkdir()
+        path.mkdir(mode=0o700)
 
 
 class LocalStore(Store):
-    """Files on a disk. What is written has a hidden name until it is whole and synced; then it is renamed, and the
+    """Files on a disk, for their user alone. What is written has a hidden name until it is whole and synced; then it is renamed, and the
     folder synced.
     """
 
@@ -83,6 +83,7 @@ class LocalStore(Store):
         target = self._at(path)
         with self._beside(target) as draft:
             yield draft
+            draft.chmod(0o600)  # whoever filled it may have opened it to others
             self._sync(draft)
             self._calls.rename(draft, target)
         self._sync(target.parent)

@@ -36,7 +36,7 @@ def kept_log(storage: str, attempt: int, rank: int) -> Iterator[None]:
             stack.enter_context(contextlib.closing(_Uploads(path, storage, name)))
         else:
             path = Path(storage) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            store_at(storage).create(name, b"")  # for its user alone
         file = stack.enter_context(path.open("a", encoding="utf-8"))
         stack.enter_context(_copied_to(file))
         try:
