@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from orchestrator.errors import SpecError
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.base import Modules, Objective, parameter_names
 from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, RecurrentConfig
@@ -53,9 +54,23 @@ def _without_onednn() -> Iterator[None]:
         torch.backends.mkldnn.enabled = before
 
 
+@contextmanager
+def _explained_overflow() -> Iterator[None]:
+    """Sizes that are each possible can make a tensor that is not."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise SpecError(
+            f"model: its sizes make a tensor larger than any computer can address ({str(error).splitlines()[0]});"
+            " make them smaller"
+        ) from None
+
+
 def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Counts:
     """See ``sizes.count``."""
-    with FakeTensorMode(), _without_onednn():
+    with FakeTensorMode(), _without_onednn(), _explained_overflow():
         modules = build_modules(config, objective_config)
         objective = build_objective(config, objective_config)
         specs, lengths = objective.inputs(), _lengths(config, objective.inputs())

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any
+from functools import lru_cache
+from typing import Annotated, Any, LiteralString, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class Section(BaseModel):
@@ -19,6 +30,47 @@ class Section(BaseModel):
         ser_json_inf_nan="constants",
         allow_inf_nan=False,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, given: Any) -> Any:
+        """YAML's ``true`` is no 1, and no field counts further than a computer does."""
+        if isinstance(given, dict):
+            problems = {name: _problem(cls, name, value) for name, value in given.items()}
+            found = [
+                InitErrorDetails(
+                    type=PydanticCustomError("value_error", problem), loc=(name,), input=given[name]
+                )
+                for name, problem in problems.items()
+                if problem
+            ]
+            if found:
+                raise ValidationError.from_exception_data(cls.__name__, found)
+        return given
+
+
+_LARGEST = 2**63 - 1
+
+
+def _problem(section: type[BaseModel], field: str, value: Any) -> LiteralString:
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, bool) and field in section.model_fields and not _takes_bool(section, field):
+            return "true and false are no numbers and no text"
+        if isinstance(one, int) and not -_LARGEST <= one <= _LARGEST:
+            return "the number is larger than anything here can count"
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _takes_bool(section: type[BaseModel], field: str) -> bool:
+    return _mentions_bool(section.model_fields[field].annotation)
+
+
+def _mentions_bool(annotation: Any) -> bool:
+    inside = get_args(annotation)
+    if annotation in (bool, Any) or any(isinstance(value, bool) for value in inside):
+        return True
+    return any(_mentions_bool(part) for part in inside)
 
 
 def json_number(value: float) -> float | str:

@@ -10,7 +10,9 @@ from orchestrator.models.tensors import TensorSpec
 from orchestrator.section import Section
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Layers = Annotated[int, Field(ge=1, le=2000)]
+"""Blocks that stand one behind the other: each is built alone, so their number is time."""
 Positive = Annotated[float, Field(gt=0)]
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from orchestrator.models.configs.base import (
     Count,
     FamilyConfig,
+    Layers,
     ObjectiveConfig,
     Probability,
     label_fields,
@@ -42,7 +43,7 @@ class MlpConfig(FamilyConfig):
     """Classes, or numbers to predict. Default: as many as the data has."""
     width: Count = 128
     """Units of each hidden layer."""
-    depth: Count = 3
+    depth: Layers = 3
     """Hidden layers."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """Non-linearity."""
@@ -108,7 +109,7 @@ class CnnConfig(FamilyConfig):
     """Classes, or numbers to predict. Default: as many as the data has."""
     width: Count = 32
     """Channels of the first stage; each further stage has twice as many."""
-    stage_blocks: tuple[Count, ...] = (2, 2, 2)
+    stage_blocks: tuple[Layers, ...] = (2, 2, 2)
     """Residual blocks of each stage."""
     block: Literal["basic", "bottleneck"] = "basic"
     """Two 3x3 convolutions, or 1x1-3x3-1x1 with four times the channels out."""
@@ -208,7 +209,7 @@ class AutoencoderConfig(FamilyConfig):
     """Numbers that a sample is squeezed into."""
     width: Count = 32
     """Channels of the layer nearest to the image, doubled at each halving (mlp: units, times 8)."""
-    depth: Count = 2
+    depth: Layers = 2
     """Hidden layers of the encoder and of the decoder (mlp)."""
     variational: bool = False
     """Encode to a distribution (Kingma and Welling 2013, arXiv:1312.6114; the objective's ``beta`` weighs it)."""

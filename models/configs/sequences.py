@@ -9,6 +9,7 @@ from pydantic import model_validator
 from orchestrator.models.configs.base import (
     Count,
     FamilyConfig,
+    Layers,
     ObjectiveConfig,
     Positive,
     Probability,
@@ -63,7 +64,7 @@ class RecurrentConfig(FamilyConfig):
     """Steps to forecast. Default: as the data's windows."""
     width: Count = 128
     """Units of each layer, in each direction."""
-    layers: Count = 1
+    layers: Layers = 1
     """Layers, one on the other."""
     embedding_width: Count = 128
     """Numbers that stand for one token."""
@@ -198,7 +199,7 @@ class GptConfig(FamilyConfig):
     """Different tokens. Default: as many as the data has."""
     context: Count = 256
     """Longest sequence, in tokens."""
-    layers: Count = 6
+    layers: Layers = 6
     """Blocks of attention and feed-forward."""
     heads: Count = 6
     """Attention heads; must divide ``width``."""
@@ -279,7 +280,7 @@ class BertConfig(FamilyConfig):
     """Classes, or numbers to predict. Default: as many as the data has."""
     context: Count = 128
     """Longest sequence, in tokens."""
-    layers: Count = 4
+    layers: Layers = 4
     """Blocks of attention and feed-forward."""
     heads: Count = 4
     """Attention heads; must divide ``width``."""
