@@ -13,11 +13,16 @@ NEVER = (".git/", ".hg/", ".svn/", ".venv/", "venv/", "__pycache__/", "*.pyc", "
          ".ruff_cache/", ".ipynb_checkpoints/", "node_modules/", "mlruns/", "mlflow.db", ".DS_Store")  # fmt: skip
 """What is of no use elsewhere."""
 
-SECRETS = (".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keytab", "id_rsa*", "id_dsa*",
-           "id_ecdsa*", "id_ed25519*", ".netrc", ".pypirc", ".npmrc", ".git-credentials", ".aws/", ".ssh/", ".kube/",
-           ".gnupg/", ".docker/", "kubeconfig", "kubeconfig.*", "auth_token", "credentials", "credentials.json",
-           "service-account*.json", "*secret*.yaml", "*secret*.yml", "*secret*.json")  # fmt: skip
-"""What holds credentials by its name. No ignore file can bring these back."""
+SECRETS = (".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.ppk", "*.keytab", "*.kdbx",
+           "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials",
+           ".aws/", ".ssh/", ".kube/", ".gnupg/", ".docker/", ".azure/", ".gcloud/", ".huggingface/", ".kaggle/",
+           ".config/", ".boto", ".s3cfg", ".passwd-s3fs", ".pgpass", ".my.cnf", ".databrickscfg", ".dockercfg", ".vault-token",
+           "rclone.conf", "terraform.tfstate*", "*.tfvars", "*.tfvars.json", ".terraformrc", "terraform.rc",
+           "kubeconfig", "kubeconfig.*", "*.kubeconfig", "auth_token", "kaggle.json", "client_secret*.json",
+           "credentials", "credentials.json", "credentials.y*ml", "credentials.toml", "credentials.ini", "credentials.csv", "application_default_credentials.json", "service-account*.json",
+           "service_account*.json", "*secret*.yaml", "*secret*.yml", "*secret*.json", "*secret*.toml", ".htpasswd",
+           "accesskeys.csv", "*_accesskeys.csv", ".streamlit/secrets.toml")  # fmt: skip
+"""What holds credentials by its name, in any case of letters. No ignore file can bring these back."""
 
 DATA = ("*.parquet", "*.arrow", "*.feather", "*.npy", "*.npz", "*.h5", "*.hdf5", "*.tfrecord", "*.tfrecords",
         "*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.onnx", "*.gguf", "*.tar", "*.tar.gz", "*.tgz", "*.zip",
@@ -26,16 +31,22 @@ DATA = ("*.parquet", "*.arrow", "*.feather", "*.npy", "*.npz", "*.h5", "*.hdf5",
 
 
 class IgnoreRules:
-    """An ordered list of patterns; the last that matches decides. Pure."""
+    """An ordered list of patterns; the last that matches decides. Pure.
 
-    def __init__(self, patterns: Iterable[str]) -> None:
-        self._rules = [rule for rule in map(_parse, patterns) if rule is not None]
+    Args:
+        patterns: As lines of a ``.gitignore``.
+        any_case: Whether capital and small letters are the same.
+    """
+
+    def __init__(self, patterns: Iterable[str], *, any_case: bool = False) -> None:
+        self._fold = str.lower if any_case else str
+        self._rules = [rule for rule in map(_parse, map(self._fold, patterns)) if rule is not None]
 
     def ignores(self, path: str, *, is_folder: bool) -> bool:
         """Whether a path (relative, with ``/``) is left out. A caller that walks does not look into a folder that
         is, so a pattern can't bring back what lies in one, as with git.
         """
-        verdict = False
+        verdict, path = False, self._fold(path)
         for expression, is_negated, folders_only in self._rules:
             if (is_folder or not folders_only) and expression.fullmatch(path):
                 verdict = not is_negated

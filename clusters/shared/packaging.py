@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import errors
+from orchestrator.clusters.shared.credentials import credentials_in
 from orchestrator.clusters.shared.ignore_rules import DATA, IGNORE_FILES, NEVER, SECRETS, IgnoreRules
 from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.planning.plan import Plan
@@ -19,8 +20,7 @@ PLAN_NAME = "trainwright-plan.json"
 LARGEST_PACKAGE_BYTES = 100 * 10**6
 """Ray keeps packages in the head's memory and sends each to every node."""
 _LARGEST_FILES_SHOWN = 3
-_PRIVATE_KEY = b"PRIVATE KEY-----"
-_SECRETS, _NEVER, _DATA = IgnoreRules(SECRETS), IgnoreRules(NEVER), IgnoreRules(DATA)
+_SECRETS, _NEVER, _DATA = IgnoreRules(SECRETS, any_case=True), IgnoreRules(NEVER), IgnoreRules(DATA)
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 """Time stamp of every entry, so that the same files make the same package."""
 
@@ -68,7 +68,7 @@ def list_working_dir(folder: Path) -> Listing:
 
     Raises:
         NotFoundError: no such folder.
-        SpecError: it holds a private key, or a top-level ``orchestrator`` that would hide ours.
+        SpecError: it holds credentials, or a top-level ``orchestrator`` that would hide ours.
     """
     if not folder.is_dir():
         raise NotFoundError(f"environment.working_dir: {folder} is not a folder")
@@ -87,10 +87,10 @@ def list_working_dir(folder: Path) -> Listing:
                 f"environment.working_dir: {folder / name.split('/')[0]} would hide the package of the same name"
                 " that runs the job; rename it"
             )
-        if path.suffix not in (".py", ".ipynb") and _holds_private_key(path):
+        if kind := credentials_in(path):
             raise SpecError(
-                f"environment.working_dir: {path} holds a private key; move it out of the folder, or add"
-                f" /{name} to .trainwrightignore"
+                f"environment.working_dir: {path} holds {kind}; move it out of the folder, or add /{name} to"
+                " .trainwrightignore"
             )
         files.append(PackedFile(name, path, path.stat().st_size))
     return Listing(tuple(files), tuple(sorted(left_out)))
@@ -159,22 +159,40 @@ def _walk(top: Path, folder: Path, rules: IgnoreRules, left_out: list[tuple[str,
         is_folder = path.is_dir() and not path.is_symlink()
         if _NEVER.ignores(name, is_folder=is_folder):
             continue
-        if _SECRETS.ignores(name, is_folder=is_folder):
-            left_out.append((name, "secret"))
-        elif rules.ignores(name, is_folder=is_folder):
-            left_out.append((name, "data" if _DATA.ignores(name, is_folder=is_folder) else "ignored"))
+        why = _stays(name, rules, is_folder=is_folder)
+        if not why and path.is_symlink():
+            why = _link_stays(top, path, rules)
+        if why:
+            left_out.append((name, why))
         elif is_folder:
             found += _walk(top, path, rules, left_out)
-        elif path.is_symlink() and (not path.is_file() or not path.resolve().is_relative_to(top.resolve())):
-            left_out.append((name, "link"))
         elif path.is_file():
             found.append(path)
     return found
 
 
-def _holds_private_key(path: Path) -> bool:
-    with path.open("rb") as file:
-        return _PRIVATE_KEY in file.read(64 * 1024)
+def _stays(name: str, rules: IgnoreRules, *, is_folder: bool) -> str:
+    """Why a path stays behind; empty where it travels."""
+    if _SECRETS.ignores(name, is_folder=is_folder):
+        return "secret"
+    if rules.ignores(name, is_folder=is_folder):
+        return "data" if _DATA.ignores(name, is_folder=is_folder) else "ignored"
+    return ""
+
+
+def _link_stays(top: Path, link: Path, rules: IgnoreRules) -> str:
+    """Why a link stays behind: what it leads to is no file of the folder, or is one that stays behind."""
+    target, root = link.resolve(), top.resolve()
+    if not target.is_file() or not target.is_relative_to(root):
+        return "link"
+    inside = target.relative_to(root)
+    for part in (*reversed(inside.parents), inside):
+        name, is_folder = part.as_posix(), part != inside
+        if name != "." and (
+            _NEVER.ignores(name, is_folder=is_folder) or _stays(name, rules, is_folder=is_folder)
+        ):
+            return "link"
+    return ""
 
 
 def _entry(name: str, mode: int) -> zipfile.ZipInfo:

@@ -103,6 +103,113 @@ def test_links_out_of_the_folder_and_to_nothing_stay(tmp_path):
     }
 
 
+def test_a_link_to_what_stays_behind_stays_behind(tmp_path):
+    write(
+        tmp_path,
+        **{
+            ".trainwrightignore": "private/\n*.log",
+            ".env": "A=1",
+            "private/notes.txt": "",
+            "run.log": "",
+            "a.py": "",
+        },
+    )
+    write(tmp_path, **{".git/config": "", "keys/server.pem": ""})
+    links = {
+        "settings.txt": ".env",
+        "notes.txt": "private/notes.txt",
+        "log.txt": "run.log",
+        "config.txt": ".git/config",
+        "server.txt": "keys/server.pem",
+        "again.txt": "settings.txt",
+    }
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "b.py").symlink_to("a.py")
+    listing = list_working_dir(tmp_path)
+    assert names(listing) == [".trainwrightignore", "a.py", "b.py"]
+    assert {name for name, why in listing.left_out if why == "link"} == links.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".envrc",
+        "prod.env",
+        ".ENV",
+        "Prod.Env",
+        ".boto",
+        ".s3cfg",
+        ".pgpass",
+        "terraform.tfstate",
+        "terraform.tfstate.backup",
+        "prod.tfvars",
+        "kaggle.json",
+        "Kaggle.JSON",
+        ".netrc",
+        "_netrc",
+        ".aws/credentials",
+        ".AWS/credentials",
+        ".azure/token.json",
+        ".huggingface/token",
+        "ID_RSA",
+        "server.PEM",
+        "service_account.json",
+        "application_default_credentials.json",
+        ".vault-token",
+        "rclone.conf",
+        ".databrickscfg",
+        ".my.cnf",
+        ".config/gcloud/x.db",
+        "client_secret_12.json",
+        "prod.kubeconfig",
+        "My-Secret.YAML",
+        ".streamlit/secrets.toml",
+    ],
+)
+def test_what_holds_credentials_by_its_name_stays(tmp_path, name):
+    write(
+        tmp_path, **{name: "x", "train.py": "", "credentials.py": "", "environment.yaml": "", "tokens.py": ""}
+    )
+    listing = list_working_dir(tmp_path)
+    assert names(listing) == ["credentials.py", "environment.yaml", "tokens.py", "train.py"]
+    assert [why for _, why in listing.left_out] == ["secret"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [  # in parts, so that this file holds none
+        (("AKIA", "ABCDEFGHIJKLMNOP"), "an AWS access key"),
+        (("ghp_", "a" * 36), "a GitHub token"),
+        (("glpat-", "a" * 20), "a GitLab token"),
+        (("hf_", "A" * 34), "a Hugging Face token"),
+        (("AIza", "b" * 35), "a Google API key"),
+        (("sk-ant-", "c" * 40), "an OpenAI or Anthropic key"),
+        (("xoxb-", "1234567890-abc"), "a Slack token"),
+        (("npm_", "d" * 36), "an npm or PyPI token"),
+        (("dapi", "0" * 32), "a Databricks token"),
+        (("AccountKey=", "A" * 86, "=="), "an Azure storage key"),
+        (('"private_key": "-----', "BEGIN PRIVATE KEY-----\\nMIIE"), "a private key"),
+        (("client-key-data: ", "A" * 40), "a Kubernetes login"),
+    ],
+)
+def test_credentials_in_any_file_are_refused_and_named(tmp_path, parts, kind):
+    write(tmp_path, **{"deep/settings.py": f"x = 1\nvalue = '{''.join(parts)}'\n"})
+    with pytest.raises(SpecError, match=rf"settings\.py holds {kind}; move it out"):
+        list_working_dir(tmp_path)
+
+
+def test_code_that_only_looks_secret_travels(tmp_path):
+    code = (
+        "password = os.environ['PASSWORD']\n"
+        f"sha = '{'0123456789abcdef' * 4}'\n"
+        "mark = b'-----BEGIN PRIVATE KEY-----'\n"
+        "hf_hub_download('x')\nsk-learn\nAKIA\n"
+    )
+    write(tmp_path, **{"train.py": code})
+    assert names(list_working_dir(tmp_path)) == ["train.py"]
+
+
 def test_a_folder_that_would_hide_ours_is_refused(tmp_path):
     write(tmp_path, **{"orchestrator/__init__.py": ""})
     with pytest.raises(SpecError, match="would hide the package of the same name"):
