@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -20,6 +23,8 @@ from orchestrator.ray_session import RaySession
 from orchestrator.records import RunRecord
 from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
+
+_STOP_POLL_SECONDS = 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +63,8 @@ class Driver:
             submitted_at=started_at,
         )
         self._stops_asked = 0
+        self._why_at_once = "stopped before it could save"
+        self._over = threading.Event()
         self._has_workers = False
 
     def run(self) -> int:
@@ -67,11 +74,13 @@ class Driver:
         if self._status.state.is_final:
             return _tell_end(self._status)
         self._listen_to_signals()
+        threading.Thread(target=self._end_after_grace, name="stop-grace", daemon=True).start()
         try:
             self._say_starting()
             end = self._train()
         except BaseException as error:
             end = self._end_of(error)
+        self._over.set()
         end = self._record.end(end)
         if end.state is RunState.FAILED:
             self._close_tracking()
@@ -109,7 +118,7 @@ class Driver:
             sys.stderr.write(incident.traceback.rstrip() + "\n")
         reason, message = incident.reason, incident.message
         if self._stop_asked():
-            reason, message = EndReason.STOPPED_BY_USER, "stopped before it could save"
+            reason, message = EndReason.STOPPED_BY_USER, self._why_at_once
         state = RunState.STOPPED if reason is EndReason.STOPPED_BY_USER else RunState.FAILED
         return self._status.ended(state, reason, message, ended_at=time.time())
 
@@ -129,12 +138,25 @@ class Driver:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
+    def _end_after_grace(self) -> None:
+        """On a thread: end the launch where a graceful stop takes longer than the job allows."""
+        grace, asked_at = self._plan.job.recovery.stop_grace, None
+        while not self._over.wait(_STOP_POLL_SECONDS):
+            with contextlib.suppress(OSError):  # storage that fails for a moment is asked again
+                if asked_at is None and self._stop_asked():
+                    asked_at = time.monotonic()
+            if asked_at is not None and time.monotonic() - asked_at > grace:
+                self._stops_asked = max(1, self._stops_asked)
+                self._why_at_once = f"did not stop within recovery.stop_grace, {grace:g} s, and was ended"
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
     def _on_signal(self, number: int, frame: Any) -> None:
         """First: ask the workers to finish the step and save. Second, or before there are workers: end now."""
         self._stops_asked += 1
         self._record.ask_to_stop(self._launch)
         if self._stops_asked > 1 or not self._has_workers:
-            raise StoppedError("stopped at once")
+            raise StoppedError(self._why_at_once)
 
 
 def _tell_end(end: RunStatus) -> int:

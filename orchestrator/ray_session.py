@@ -16,11 +16,13 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator import events
-from orchestrator.errors import ResourcesError, StoppedError
+from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
 from orchestrator.planning.plan import Plan
 from orchestrator.private import new_folder
+from orchestrator.runs import EndReason
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
+from orchestrator.storage.faults import first_line
 
 DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
@@ -47,18 +49,42 @@ class RaySession:
         self._plan, self._private_dir = plan, private_dir
 
     def __enter__(self) -> RaySession:
+        """Raises InfrastructureError where Ray does not start, after as many tries as the job allows failures."""
         os.environ.update(environment_of(self._plan))
-        try:
-            if self._private_dir:
-                self._start(self._private_dir)
-            else:
-                import ray
+        most = self._plan.job.recovery.max_failures
+        for failure in range(1, most + 2):
+            try:
+                self._connect()
+                return self
+            except (Exception, SystemExit) as error:  # Ray exits where its processes don't start
+                self._leave()
+                if isinstance(error, TrainwrightError):
+                    raise
+                message = f"Ray did not start: {first_line(error)}"
+                retry = failure <= most
+                events.emit(
+                    "incident",
+                    reason=EndReason.INFRASTRUCTURE,
+                    message=message,
+                    rank=None,
+                    failure=failure,
+                    max_failures=most,
+                    retry=retry,
+                )
+                if not retry:
+                    raise InfrastructureError(message) from None
+            except BaseException:
+                self._leave()
+                raise
+        raise AssertionError
 
-                ray.init(address="auto", logging_level="WARNING", log_to_driver=True)
-        except BaseException:
-            self._leave()
-            raise
-        return self
+    def _connect(self) -> None:
+        if self._private_dir:
+            self._start(self._private_dir)
+        else:
+            import ray
+
+            ray.init(address="auto", logging_level="WARNING", log_to_driver=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

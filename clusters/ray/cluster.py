@@ -137,7 +137,10 @@ class RayJobsCluster:
             metadata=body["metadata"],
         )
         job = self._client.info(body["submission_id"])
-        if not is_new and (not is_ours(job) or job["metadata"]["digest"] != plan.digest):
+        asked = body["metadata"]
+        if not is_new and (
+            not is_ours(job) or any(job["metadata"][key] != asked[key] for key in ("run", "launch", "digest"))
+        ):
             raise SpecError(
                 f"cluster {self.profile.name} has another job with the id {body['submission_id']}; submit again for"
                 " a fresh id"
@@ -156,15 +159,19 @@ class RayJobsCluster:
             job = self._client.info(submission_id(run_id, 1))
         except NotFoundError:
             raise NotFoundError(f"cluster {self.profile.name} knows no run {run_id}") from None
-        if not is_ours(job):
+        if not is_ours(job) or run_of(job) != run_id:
             raise NotFoundError(f"job {run_id} of cluster {self.profile.name} is not a run of trainwright")
         launch = 1
         while True:
             try:
-                job = self._client.info(submission_id(run_id, launch + 1))
+                later = self._client.info(submission_id(run_id, launch + 1))
             except NotFoundError:
                 return job
-            launch += 1
+            if (
+                not is_ours(later) or run_of(later) != run_id
+            ):  # another run has the id that this launch would have
+                return job
+            job, launch = later, launch + 1
 
     def _status_of(self, job: dict[str, Any]) -> RunStatus:
         status = self._without_output(job)

@@ -259,3 +259,19 @@ def test_a_run_goes_on_with_another_plan_and_keeps_it(place):
 
 def test_ping_is_one_line(place):
     assert "\n" not in place.cluster().ping()
+
+
+def test_a_run_called_as_another_s_second_launch_is_not_taken_for_it(place):
+    """Ids of launches are made from ids of runs: ``digits-abcdefgh-2`` may be either."""
+    cluster, _ = submit(place)
+    _, other = submit(place, run_id=f"{RUN}-2")
+    place.runs()
+    place.fails()
+    assert (other.run_id, other.launch) == (f"{RUN}-2", 1)
+    assert (cluster.status(RUN).launch, cluster.status(RUN).state) == (1, RunState.FAILED)
+    assert cluster.status(f"{RUN}-2").state is RunState.PENDING
+    try:
+        assert cluster.resume(RUN).launch == 2
+    except SpecError as refused:
+        assert f"{RUN}-2" in str(refused)
+    assert (cluster.status(f"{RUN}-2").launch, cluster.status(f"{RUN}-2").run_id) == (1, f"{RUN}-2")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 
 import pytest
 from data_jobs import job_of, plan_of
@@ -49,7 +50,9 @@ def own_signals():
 @pytest.fixture
 def launch(tmp_path, monkeypatch, capsys):
     """Runs the driver; gives its exit code, the recorded end and the event lines' kinds."""
-    plan = plan_of(job_of({"train": {"kind": "builtin", "name": "iris"}}), tmp_path)
+    recovery = {"stop_grace": 0.05}
+    plan = plan_of(job_of({"train": {"kind": "builtin", "name": "iris"}}, recovery=recovery), tmp_path)
+    monkeypatch.setattr(driver, "_STOP_POLL_SECONDS", 0.01)
     path = tmp_path / "plan.json"
     path.write_text(plan.model_dump_json())
     record = RunRecord(plan.storage)
@@ -152,3 +155,16 @@ def test_the_last_line_is_the_end(launch, capsys):
     last = capsys.readouterr().out.strip().splitlines()[-1]
     told = json.loads(last[last.index("{") :])
     assert (told["event"], told["state"], told["step"]) == ("end", "succeeded", 10)
+
+
+def test_a_graceful_stop_that_takes_longer_than_the_job_allows_is_ended(launch, monkeypatch):
+    def never_ends():
+        launch.record.ask_to_stop(1)
+        threading.Event().wait(60)
+        raise AssertionError("it was not ended")
+
+    monkeypatch.setattr(Session, "trains", staticmethod(never_ends))
+    code, end = launch()
+    assert code == 5 and (end.state, end.reason) == (RunState.STOPPED, EndReason.STOPPED_BY_USER)
+    assert end.message == "did not stop within recovery.stop_grace, 0.05 s, and was ended"
+    assert Session.left == 1

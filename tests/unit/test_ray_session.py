@@ -1,5 +1,6 @@
 """What is decided of a launch's Ray before Ray is asked."""
 
+import json
 import stat
 import sys
 import types
@@ -160,3 +161,41 @@ def test_a_stop_ends_the_wait(plan, cluster):
     cluster[:] = [[(1, True)]]
     with pytest.raises(StoppedError):
         RaySession(plan(2), None).wait_for_resources(lambda: True)
+
+
+class Flaky(RaySession):
+    """Ray that does not start so many times."""
+
+    failures, left = 0, 0
+
+    def _connect(self):
+        if self.left < self.failures:
+            raise RuntimeError("the raylet did not come up\nand more")
+
+    def _leave(self):
+        self.left += 1
+
+
+@pytest.fixture
+def flaky(plan, monkeypatch):
+    monkeypatch.setattr(ray_session.os, "environ", {})
+    return Flaky(plan(recovery={"max_failures": 2}), None)
+
+
+def test_a_ray_that_does_not_start_is_tried_again(flaky, capsys):
+    flaky.failures = 2
+    with flaky:
+        assert flaky.left == 2
+    said = [json.loads(line.partition(" ")[2]) for line in capsys.readouterr().out.splitlines()]
+    assert [(event["failure"], event["max_failures"], event["retry"]) for event in said] == [
+        (1, 2, True),
+        (2, 2, True),
+    ]
+    assert said[0]["message"] == "Ray did not start: the raylet did not come up"
+
+
+def test_a_ray_that_never_starts_is_one_sentence(flaky):
+    flaky.failures = 9
+    with pytest.raises(InfrastructureError, match=r"^Ray did not start: the raylet did not come up$"), flaky:
+        raise AssertionError
+    assert flaky.left == 3

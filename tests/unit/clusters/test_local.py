@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster_cases import plan
 from cluster_places import RUN, Local
 
 from orchestrator import cli, events
 from orchestrator.clusters.local.cluster import LocalCluster
 from orchestrator.clusters.local.processes import DriverProcess
+from orchestrator.clusters.local.status import pending
 from orchestrator.errors import InfrastructureError, NotFoundError, RecordError, ResourcesError, SpecError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
@@ -26,6 +28,7 @@ from orchestrator.runs import EndReason, RunState
 from orchestrator.spec.load import load_profile
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import store_at
+from orchestrator.storage.local import SystemCalls
 
 
 @pytest.fixture
@@ -358,3 +361,21 @@ def test_a_run_whose_metric_is_no_number_is_shown(tmp_path, monkeypatch, capsys)
             assert ["val/loss", "nan"] in [line.split() for line in said.splitlines()]
         else:
             assert OWN in said
+
+
+def test_five_hundred_ended_runs_are_listed_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(SystemCalls, "fsync", lambda self, descriptor: None)
+    for number in range(500):
+        made = plan(f"digits-{number}", "/", tmp_path / "runs" / f"digits-{number}")
+        record = RunRecord(made.storage)
+        record.store.write("plan.json", made.model_dump_json().encode())
+        status = pending(made, 1, float(number))
+        record.set_state(status)
+        record.end(status.ended(RunState.SUCCEEDED, EndReason.COMPLETED, "took all", ended_at=number + 1.0))
+        known = {"pid": 1, "started": 1, "boot": "", "ray_dir": "/nowhere"}
+        record.store.write("launches/1/process.json", json.dumps(known).encode())
+        Path(made.storage, "launches/1/driver.log").write_text("@trainwright {}\n" * 1000)
+    place = cluster(tmp_path)
+    began = time.process_time()
+    assert len(place.list()) == 500
+    assert time.process_time() - began < 0.5
