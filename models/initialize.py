@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.models.base import Modules, parameter_names
 from orchestrator.models.configs import FamilyConfig
+from orchestrator.models.deferred import FirstValues
 
 _SHOWN = 5
 
@@ -71,6 +73,15 @@ class WeightFiles(Mapping[str, Tensor]):
             tensor: Tensor = opened.get_tensor(name)
         return tensor
 
+    def shapes(self) -> dict[str, Tensor]:
+        """Tensors without memory by the same names."""
+        found = {}
+        for file in set(self._file_of.values()):
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 (no mapping)
+                    found[name] = torch.empty(opened.get_slice(name).get_shape(), device="meta")
+        return {name: found[name] for name in self}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)
 
@@ -92,32 +103,45 @@ def load_weights(
     into: str = "",
     strict: bool = True,
     config: FamilyConfig | None = None,
+    values: FirstValues | None = None,
 ) -> LoadReport:
     """Put the weights of a safetensors file or folder in place; see ``place_weights``.
 
     With the family's config, files of the same architecture with Hugging Face's names are understood too.
     """
-    weights: Mapping[str, Tensor] = WeightFiles(path)
+    files = WeightFiles(path)
+    weights: Mapping[str, Tensor] = files
+    shapes: Mapping[str, Tensor] = files.shapes()
     if config is not None:
         from orchestrator.models import huggingface
 
         if huggingface.recognizes(config, weights):
-            weights = huggingface.from_huggingface(config, weights)
-    return place_weights(modules, weights, prefix=prefix, into=into, strict=strict)
+            weights, shapes = (huggingface.from_huggingface(config, named) for named in (weights, shapes))
+    return place_weights(
+        modules, weights, shapes=shapes, prefix=prefix, into=into, strict=strict, values=values
+    )
 
 
-@torch.no_grad()
 def place_weights(
-    modules: Modules, weights: Mapping[str, Tensor], *, prefix: str = "", into: str = "", strict: bool = True
+    modules: Modules,
+    weights: Mapping[str, Tensor],
+    *,
+    shapes: Mapping[str, Tensor] | None = None,
+    prefix: str = "",
+    into: str = "",
+    strict: bool = True,
+    values: FirstValues | None = None,
 ) -> LoadReport:
     """Put weights in place by name, and give averages that got none their source's.
 
     Args:
         modules: whose parameters are named as ``parameter_names`` does, with or without ``model/`` in front.
         weights: tensors by name.
+        shapes: the same names, with tensors that need not be read to know their shapes. Default: ``weights``.
         prefix: only names that begin with it are taken, and it is cut off.
         into: put before each name after that.
         strict: refuse where a parameter finds no weight of its shape.
+        values: of modules that were built without memory: they will read each weight when its parameter takes memory.
 
     Raises:
         SpecError: nothing matched, or not everything did and ``strict`` holds.
@@ -130,13 +154,13 @@ def place_weights(
         if name not in given:
             missing.append(name)
             continue
-        weight = weights[given[name]]
+        weight = (shapes or weights)[given[name]]
         if weight.shape != parameter.shape:
             mismatched.append(f"{name} ({_shape(weight)} -> {_shape(parameter)})")
             continue
-        parameter.copy_(weight)
+        _place(parameter, partial(weights.__getitem__, given[name]), values)
         matched.append(name)
-    for name in _follow_sources(modules, missing):
+    for name in _follow_sources(modules, missing, values):
         missing.remove(name)
         matched.append(name)
     used = {*matched, *(entry.partition(" (")[0] for entry in mismatched)}
@@ -152,6 +176,15 @@ def place_weights(
             f"initialize.weights: {report}; set initialize.strict: false to keep those parameters' initial values"
         )
     return report
+
+
+@torch.no_grad()
+def _place(parameter: nn.Parameter, read: Callable[[], Tensor], values: FirstValues | None) -> None:
+    """Give a parameter a value: now, or once it has memory."""
+    if values is None:
+        parameter.copy_(read())
+    else:
+        values.give(parameter, read)
 
 
 @torch.no_grad()
@@ -200,7 +233,7 @@ def freeze(modules: Modules, patterns: tuple[str, ...]) -> list[str]:
     return [name for name, _ in frozen]
 
 
-def _follow_sources(modules: Modules, missing: list[str]) -> list[str]:
+def _follow_sources(modules: Modules, missing: list[str], values: FirstValues | None) -> list[str]:
     """Names of parameters of averages that found no weight, set to their source's."""
     sources: dict[str, nn.Module] = {
         name: modules[of]
@@ -212,7 +245,8 @@ def _follow_sources(modules: Modules, missing: list[str]) -> list[str]:
         theirs = dict(source.named_parameters())
         for path, parameter in modules[module_name].named_parameters():
             if f"{module_name}/{path}" in missing:
-                parameter.copy_(theirs[path])
+                of = values.of if values is not None else Tensor.detach
+                _place(parameter, partial(of, theirs[path]), values)
                 followed.append(f"{module_name}/{path}")
     return followed
 

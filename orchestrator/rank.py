@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from orchestrator.checkpoint.weights import weights_at
 from orchestrator.data import EvalStream, Prepared, StepBatch, TrainStream
 from orchestrator.models import initialize
 from orchestrator.models.base import Batch, Modules, Objective, check_batch
+from orchestrator.models.deferred import FirstValues, build_deferred
 from orchestrator.planning.plan import Plan
 from orchestrator.storage import absolute
 from orchestrator.strategies.base import Engine
@@ -37,11 +39,12 @@ def assemble(plan: Plan) -> Rank:
     job = plan.job
     on_gpu = bool(job.scaling.gpus_per_worker)
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    torch.manual_seed(job.training.seed)
-    modules = models.build_modules(job.model, job.objective)
+    modules, values = build_deferred(
+        partial(models.build_modules, job.model, job.objective), job.training.seed
+    )
     objective = models.build_objective(job.model, job.objective)
-    _start_weights(plan, modules)
-    return Rank(plan, objective, strategies.prepare(plan, modules, objective, device))
+    _start_weights(plan, modules, values)
+    return Rank(plan, objective, strategies.prepare(plan, modules, objective, device, values))
 
 
 class Rank:
@@ -109,8 +112,8 @@ class Rank:
         self.engine.close()
 
 
-def _start_weights(plan: Plan, modules: Modules) -> None:
-    """Put the weights to start from in place, and freeze what is not to be trained."""
+def _start_weights(plan: Plan, modules: Modules, values: FirstValues) -> None:
+    """Let parameters take the weights to start from, and freeze what is not to be trained."""
     start = plan.job.initialize
     if start.weights:
         path = absolute(start.weights, plan.base_dir)
@@ -122,10 +125,18 @@ def _start_weights(plan: Plan, modules: Modules) -> None:
                 into=start.into,
                 strict=start.strict,
                 config=plan.job.model,
+                values=values,
             )
         else:
+            weights = weights_at(path)
             report = initialize.place_weights(
-                modules, weights_at(path), prefix=start.prefix, into=start.into, strict=start.strict
+                modules,
+                weights,
+                shapes=weights.shapes(),
+                prefix=start.prefix,
+                into=start.into,
+                strict=start.strict,
+                values=values,
             )
         if rank_and_world_size()[0] == 0:
             logger.info("%s", report)

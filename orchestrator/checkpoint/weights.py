@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from orchestrator.checkpoint.find import checkpoint_at, newest_good
@@ -25,6 +26,10 @@ class CheckpointWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         shape = self._shapes[name]
         return self._reader.read("parameter", name, 0, math.prod(shape)).reshape(shape)
+
+    def shapes(self) -> dict[str, Tensor]:
+        """Tensors without memory by the same names."""
+        return {name: torch.empty(shape, device="meta") for name, shape in self._shapes.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)

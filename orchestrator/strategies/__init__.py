@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from orchestrator.models.base import Modules, Objective
+    from orchestrator.models.deferred import FirstValues
     from orchestrator.planning.plan import Plan
     from orchestrator.strategies.base import Engine
 
@@ -21,12 +22,22 @@ STRATEGIES: dict[str, str] = {
 """Kind of strategy -> the class of its engine, imported on use."""
 
 
-def prepare(plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> Engine:
+def prepare(
+    plan: Plan,
+    modules: Modules,
+    objective: Objective,
+    device: torch.device,
+    values: FirstValues | None = None,
+) -> Engine:
     """Distribute the modules as the plan says. Collective: every rank calls it with equally built modules.
+
+    Modules from ``build_deferred`` come with their ``values``: strategies that shard parameters then hold no more than
+    a share and one block of them at any time.
 
     Works without torch.distributed too: then there is one worker. The modules are changed in place (moved to
     ``device``, sharded) and belong to the engine from here on. Raises SpecError where the strategy can't do
     what the job asks.
     """
-    engine: Engine = load(STRATEGIES, plan.job.strategy.kind, "strategy")(plan, modules, objective, device)
+    kind = load(STRATEGIES, plan.job.strategy.kind, "strategy")
+    engine: Engine = kind(plan, modules, objective, device, values)
     return engine

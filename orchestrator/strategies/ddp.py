@@ -10,25 +10,35 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.models.base import Modules, Objective
+from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import DdpStrategy
+from orchestrator.strategies.materialize import Materializer
 from orchestrator.strategies.torch_engine import TorchEngine
 
 
 class DdpEngine(TorchEngine):
     """An Engine over DistributedDataParallel; with one worker over the plain modules."""
 
-    def __init__(self, plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        modules: Modules,
+        objective: Objective,
+        device: torch.device,
+        values: FirstValues | None = None,
+    ) -> None:
         assert isinstance(plan.job.strategy, DdpStrategy)
         self._bucket_megabytes = plan.job.strategy.bucket_megabytes
-        super().__init__(plan, modules, objective, device)
+        super().__init__(plan, modules, objective, device, values)
         self._wrapped = {
             name: self._wrap(self._bare[name])
             for name in self._module_of.values()
             if self._world_size > 1 and self._trainable[name]
         }
 
-    def _distribute(self, module: nn.Module) -> nn.Module:
+    def _distribute(self, module: nn.Module, materializer: Materializer) -> nn.Module:
+        materializer.fill(module)
         return module
 
     def _wrap(self, module: nn.Module) -> DistributedDataParallel:

@@ -19,10 +19,12 @@ from torch.distributed.fsdp import (
 
 from orchestrator.errors import SpecError
 from orchestrator.models.base import Modules, Objective
+from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import FsdpStrategy
-from orchestrator.strategies import precision, replicated
+from orchestrator.strategies import precision
 from orchestrator.strategies.blocks import blocks_of
+from orchestrator.strategies.materialize import Materializer
 from orchestrator.strategies.optimizers import ELEMENTWISE
 from orchestrator.strategies.precision import COMPUTE_DTYPES
 from orchestrator.strategies.single_process import SingleProcessGroup
@@ -38,7 +40,14 @@ class FsdpEngine(TorchEngine):
 
     _gradients_are_sharded = True
 
-    def __init__(self, plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        modules: Modules,
+        objective: Objective,
+        device: torch.device,
+        values: FirstValues | None = None,
+    ) -> None:
         assert isinstance(plan.job.strategy, FsdpStrategy)
         self._strategy = plan.job.strategy
         training = plan.job.training
@@ -61,22 +70,20 @@ class FsdpEngine(TorchEngine):
         self._stays_gathered = len(objective.phases) > 1
         self._own_group = SingleProcessGroup()
         self._mesh: DeviceMesh = init_device_mesh(device.type, (dist.get_world_size(),))
-        super().__init__(plan, modules, objective, device)
+        super().__init__(plan, modules, objective, device, values)
 
-    def _distribute(self, module: nn.Module) -> nn.Module:
+    def _distribute(self, module: nn.Module, materializer: Materializer) -> nn.Module:
         for name, parameter in module.named_parameters():
             if parameter.dim() == 0:
                 raise SpecError(
                     f"strategy fsdp: {name} is a single number and can't be sharded; use ddp or zero"
                 )
-            parameter.data = parameter.data.contiguous()
-        if dist.get_world_size() > 1:
-            replicated.broadcast_from_rank_zero([*module.parameters(), *module.buffers()])
         precision.cast_norm_inputs(module, self._precision, self.device)
         offload: OffloadPolicy = OffloadPolicy()
-        if self._strategy.offload and next(module.parameters()).device.type != "cpu":
+        if self._strategy.offload and self.device.type != "cpu":
             offload = CPUOffloadPolicy()
         for part in (*blocks_of(module), module):
+            _fill(part, materializer)
             fully_shard(
                 part,
                 mesh=self._mesh,
@@ -116,6 +123,14 @@ class FsdpEngine(TorchEngine):
     def close(self) -> None:
         """Leave the process group that a single process made for itself."""
         self._own_group.close()
+
+
+def _fill(part: nn.Module, materializer: Materializer) -> None:
+    """Whole on this rank until it is sharded, and to the last bit rank 0's, whose processor may round otherwise."""
+    for tensor in materializer.fill(part):
+        tensor.data = tensor.data.contiguous()
+        if dist.get_world_size() > 1:
+            dist.broadcast(tensor.data, src=0)
 
 
 def _sharded_parts(module: nn.Module) -> Iterator[FSDPModule]:

@@ -14,10 +14,12 @@ from torch.distributed.tensor import DTensor
 
 from orchestrator.errors import SpecError
 from orchestrator.models.base import Modules, Objective
+from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
 from orchestrator.state import StateRange, StateReader
 from orchestrator.strategies import precision, replicated, saved
 from orchestrator.strategies.blocks import compile_blocks, recompute_blocks
+from orchestrator.strategies.materialize import Materializer
 from orchestrator.strategies.optimizers import (
     MOMENTS,
     build_optimizer,
@@ -31,7 +33,14 @@ from orchestrator.strategies.optimizers import (
 class TorchEngine(ABC):
     """The part of an Engine that does not depend on where parameters lie."""
 
-    def __init__(self, plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        modules: Modules,
+        objective: Objective,
+        device: torch.device,
+        values: FirstValues | None = None,
+    ) -> None:
         training = plan.job.training
         precision.check_precision(training.precision, device)
         self.device = device
@@ -44,7 +53,10 @@ class TorchEngine(ABC):
                 recompute_blocks(module)
             if training.compile:
                 compile_blocks(module)
-        self._bare: Modules = {name: self._distribute(module.to(device)) for name, module in modules.items()}
+        materializer = Materializer(values, device)
+        self._bare: Modules = {
+            name: self._distribute(module, materializer) for name, module in modules.items()
+        }
         self._trainable = {
             name: [p for p in module.parameters() if p.requires_grad] for name, module in self._bare.items()
         }
@@ -64,8 +76,8 @@ class TorchEngine(ABC):
         self.modules: Modules = dict(self._bare)
 
     @abstractmethod
-    def _distribute(self, module: nn.Module) -> nn.Module:
-        """Lay a module out over the ranks, before its optimizer is made."""
+    def _distribute(self, module: nn.Module, materializer: Materializer) -> nn.Module:
+        """Give a module memory and lay it out over the ranks, before its optimizer is made."""
 
     @property
     @abstractmethod

@@ -12,6 +12,7 @@ from family_cases import CASES, IDS, random_batch
 from orchestrator import loop, strategies
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.base import Batch, Objective
+from orchestrator.models.deferred import build_deferred
 from orchestrator.planning.plan import Plan
 from orchestrator.strategies.base import Engine
 from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
@@ -57,12 +58,9 @@ def train_family(plan: Plan, name: str, steps: int) -> Run:
     """Train a case on this rank."""
     case = CASES[IDS.index(name)]
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    modules, objective = (
-        build_modules(case.config, case.objective),
-        build_objective(case.config, case.objective),
-    )
-    engine = strategies.prepare(plan, modules, objective, torch.device("cpu"))
+    modules, values = build_deferred(lambda: build_modules(case.config, case.objective), 0)
+    objective = build_objective(case.config, case.objective)
+    engine = strategies.prepare(plan, modules, objective, torch.device("cpu"), values)
     specs = dict(objective.inputs())
     batches = (random_batch(case, specs, BATCH, seed=step) for step in range(steps))
     around = Drawing(steps, random_batch(case, specs, MICRO, seed=steps), engine, objective)
