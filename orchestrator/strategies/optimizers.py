@@ -67,7 +67,9 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], spec: OptimizerS
     ]
     for name, parameter in named:
         if parameter.requires_grad:
-            plain = parameter.dim() < 2 or any(fnmatchcase(name, pattern) for pattern in spec.no_decay)
+            # DeepSpeed hides the shape of what it has partitioned
+            dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
+            plain = dimensions < 2 or any(fnmatchcase(name, pattern) for pattern in spec.no_decay)
             groups[plain]["params"].append(parameter)
             groups[plain]["names"].append(name)
     return [group for group in groups if group["params"]]

@@ -22,14 +22,16 @@ from torch import Tensor
 
 from orchestrator.errors import InfrastructureError, SpecError
 from orchestrator.models.base import Modules, Objective
+from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.deepspeed_config import deepspeed_config
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import ZeroStrategy
 from orchestrator.state import StateRange, StateReader
-from orchestrator.strategies import precision, replicated, saved
+from orchestrator.strategies import precision, replicated, saved, zero_parameters
 from orchestrator.strategies.async_io import load_async_io
 from orchestrator.strategies.blocks import recompute_blocks
 from orchestrator.strategies.gradient_order import GradientOrder
+from orchestrator.strategies.materialize import Materializer
 from orchestrator.strategies.optimizers import (
     ELEMENTWISE,
     MOMENTS,
@@ -40,6 +42,7 @@ from orchestrator.strategies.optimizers import (
     set_learning_rate,
 )
 from orchestrator.strategies.single_process import SingleProcessGroup
+from orchestrator.strategies.zero_parameters import FrozenShare
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,14 @@ class Fragment:
 class ZeroEngine:
     """An Engine over one DeepSpeed engine for each phase."""
 
-    def __init__(self, plan: Plan, modules: Modules, objective: Objective, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        modules: Modules,
+        objective: Objective,
+        device: torch.device,
+        values: FirstValues | None = None,
+    ) -> None:
         strategy, training = plan.job.strategy, plan.job.training
         assert isinstance(strategy, ZeroStrategy)
         precision.check_precision(training.precision, device)
@@ -96,7 +106,16 @@ class ZeroEngine:
             config["zero_optimization"]["stage3_param_persistence_threshold"] = max(plan.parameters, 1)
         elif self._stage == 3:
             config["zero_optimization"].setdefault("stage3_param_persistence_threshold", 0)
-        self.modules: Modules = {name: module.to(device) for name, module in modules.items()}
+        self.modules: Modules = dict(modules)
+        materializer = Materializer(values, device)
+        rounded = {
+            f"{name}/{path}": parameter.detach()
+            for name, module in modules.items()
+            for path, parameter in module.named_parameters()
+            if self._precision != "fp32"
+        }
+        self._frozen_shares: list[FrozenShare] = []
+        self._place(deepspeed, config, materializer)
         self._trainable = {
             name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()
         }
@@ -104,6 +123,7 @@ class ZeroEngine:
         self._engines: dict[str, Any] = {}
         for phase in objective.phases:
             self._start_engine(deepspeed, phase, config, plan)
+            self._correct_masters(phase, materializer, rounded)
         self._updates = dict.fromkeys(objective.phases, 0)
 
     def _start_engine(self, deepspeed: Any, phase: str, config: Mapping[str, Any], plan: Plan) -> None:
@@ -123,10 +143,6 @@ class ZeroEngine:
             spec,
             torch.device("cpu") if offloads else self.device,
         )
-        rounds = self._precision != "fp32"
-        exact = (
-            {path: p.detach().to("cpu", copy=True) for path, p in module.named_parameters()} if rounds else {}
-        )
         engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=dict(config), dist_init_required=False
         )
@@ -137,17 +153,31 @@ class ZeroEngine:
         self._engines[phase] = engine
         if self._stage < 3:
             GradientOrder(engine.optimizer, (p for p in module.parameters() if p.requires_grad))
-        if exact:
-            # DeepSpeed makes its masters from parameters that it has rounded already
-            for part in self._resident_fragments(phase):
-                values = exact[part.path].reshape(-1)[part.start : part.start + part.count]
-                part.of(part.partition).copy_(values)
+
+    def _correct_masters(self, phase: str, materializer: Materializer, rounded: Mapping[str, Tensor]) -> None:
+        """DeepSpeed made its masters from parameters that were rounded: have them begin at the exact first values."""
+        if not rounded:
+            return
+        for part in self._resident_fragments(phase):
+            exact = materializer.value(rounded[f"{self._module_of[phase]}/{part.path}"]).reshape(-1)
+            part.of(part.partition).copy_(exact[part.start : part.start + part.count])
+
+    def _place(self, deepspeed: Any, config: Mapping[str, Any], materializer: Materializer) -> None:
+        """Give the modules memory: whole, or in stage 3 this rank's share of those that are trained."""
+        converter = None
+        for name, module in self.modules.items():
+            if self._stage < 3 or name not in self._module_of.values():
+                materializer.fill(module)
+                continue
+            converter = converter or zero_parameters.converter(deepspeed, config)
+            dtype = precision.COMPUTE_DTYPES[self._precision]
+            self._frozen_shares += zero_parameters.partition(name, module, materializer, converter, dtype)
 
     def _keep_untrained(self) -> dict[str, Tensor]:
         """fp32 values of parameters that are not trained, on the CPU: DeepSpeed keeps no master of those, and
         rounds them to the compute format. Only where that loses something.
         """
-        if self._precision == "fp32" and self._stage < 3:
+        if self._precision == "fp32" or self._stage == 3:
             return {}
         trained = set(self._module_of.values())
         return {
@@ -213,10 +243,9 @@ class ZeroEngine:
             if not parameter.requires_grad:
                 continue
             if self._stage == 3:
-                group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+                group, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
                 whole: Any = parameter
-                start = min(self._rank * size, whole.ds_numel)
-                count = min(size, whole.ds_numel - start)
+                start, count = zero_parameters.share_of(whole)
                 partition, shape = optimizer.fp32_partitioned_groups_flat[group], tuple(whole.ds_shape)
             elif (mapping := parameter._hp_mapping) is not None:  # type: ignore[attr-defined]
                 group = mapping.param_group_index
@@ -253,12 +282,12 @@ class ZeroEngine:
                 optimizer._optimizer_states_and_gradient_swap_out(group)
 
     def _whole_tensors(self) -> Iterator[replicated.Named]:
-        """Everything that all ranks hold whole: buffers, parameters that are not trained, averages."""
+        """Everything that all ranks hold whole: buffers, averages, and before stage 3 what is not trained."""
         trained = set(self._module_of.values())
         for module_name, module in self.modules.items():
             for path, parameter in module.named_parameters():
                 name = f"{module_name}/{path}"
-                if module_name not in trained or not parameter.requires_grad:
+                if module_name not in trained or (self._stage < 3 and not parameter.requires_grad):
                     yield "parameter", name, self._untrained.get(name, parameter)
             for path, buffer in replicated.persistent_buffers(module):
                 yield "buffer", f"{module_name}/{path}", buffer
@@ -275,6 +304,7 @@ class ZeroEngine:
                 yield StateRange("parameter", name, part.shape, part.start, part.of(part.partition), stays)
                 for kind, moment in moments_of(optimizer.optimizer, part.partition).items():
                     yield StateRange(kind, name, part.shape, part.start, part.of(moment), stays)
+        yield from (share.state() for share in self._frozen_shares if len(share.values))
         yield from replicated.share_of(list(self._whole_tensors()), self._rank, self._world_size)
 
     def scalars(self) -> dict[str, float]:
@@ -298,6 +328,10 @@ class ZeroEngine:
                 engine.optimizer.loss_scale = scalars[f"loss_scale/{phase}"]
             if self._stage == 3:
                 engine.optimizer._partition_all_parameters()
+        for share in self._frozen_shares:
+            shape, stop = share.parameter.ds_shape, share.start + len(share.values)
+            share.replace(saved.read_range(reader, "parameter", share.name, shape, share.start, stop))
+        for phase, engine in self._engines.items():
             self._load_partitions(phase, reader)
             self._masters_to_parameters(engine.optimizer)
         self._copy_untrained_into_modules()
@@ -333,14 +367,7 @@ class ZeroEngine:
     def _copy_untrained_into_modules(self) -> None:
         for name, values in self._untrained.items():
             module_name, _, path = name.partition("/")
-            parameter = self.modules[module_name].get_parameter(path)
-            if self._stage == 3:
-                shard = parameter.ds_tensor  # type: ignore[attr-defined]
-                start = min(self._rank * shard.ds_numel, values.numel())
-                count = min(shard.ds_numel, values.numel() - start)
-                shard.narrow(0, 0, count).copy_(values.reshape(-1).narrow(0, start, count))
-            else:
-                parameter.copy_(values)
+            self.modules[module_name].get_parameter(path).copy_(values)
 
     def replicas_differ(self) -> str | None:
         """Collective. The first replicated tensor that is not equal on all ranks, or None."""
