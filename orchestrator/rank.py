@@ -20,6 +20,7 @@ from orchestrator.models.deferred import FirstValues, build_deferred
 from orchestrator.planning.plan import Plan
 from orchestrator.storage import absolute
 from orchestrator.strategies.base import Engine
+from orchestrator.strategies.materialize import release_freed_memory
 from orchestrator.strategies.replicated import rank_and_world_size
 
 logger = logging.getLogger("orchestrator")
@@ -60,6 +61,7 @@ class Rank:
         """Put a checkpoint's state in place, whatever strategy and world size wrote it."""
         with checkpoint.open_reader(saved) as reader:
             self.engine.load(reader, saved.meta["scalars"])
+        release_freed_memory()
 
     def open_train(
         self, prepared: Prepared, *, start_step: int, skipped: Collection[int] = ()

@@ -38,6 +38,9 @@ def prepare(
     ``device``, sharded) and belong to the engine from here on. Raises SpecError where the strategy can't do
     what the job asks.
     """
+    from orchestrator.strategies.materialize import release_freed_memory
+
     kind = load(STRATEGIES, plan.job.strategy.kind, "strategy")
     engine: Engine = kind(plan, modules, objective, device, values)
+    release_freed_memory()
     return engine

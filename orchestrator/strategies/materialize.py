@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +25,7 @@ class Materializer:
 
         """
         self._values, self._device = values, device
-        self._done: set[int] = set()
-        self._made: dict[nn.Parameter, nn.Parameter] = {}
+        self._done: set[nn.Module | nn.Parameter] = set()
 
     def value(self, tensor: Tensor) -> Tensor:
         """The first value of a parameter or buffer, as it was built, in the format that it was built in."""
@@ -35,28 +37,38 @@ class Materializer:
     def fill(self, part: nn.Module) -> list[Tensor]:
         """The parameters and buffers of ``part`` that no earlier part had, now on the device.
 
-        A parameter without memory is replaced by another one; those that were tied still are.
+        A parameter without memory is replaced by another one; those that are tied within the part still are.
         """
+        made: dict[nn.Parameter, nn.Parameter] = {}
         filled: list[Tensor] = []
         for module in part.modules():
-            if id(module) in self._done:
+            if module in self._done:
                 continue
-            self._done.add(id(module))
+            self._done.add(module)
             for name, parameter in module._parameters.items():
                 if parameter is not None:
-                    filled.append(self._filled(parameter))
-                    setattr(module, name, filled[-1])
+                    if parameter not in made:
+                        made[parameter] = self._with_memory(parameter)
+                        filled.append(made[parameter])
+                    setattr(module, name, made[parameter])
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     filled.append(self.value(buffer).to(self._device))
                     setattr(module, name, filled[-1])
-        return list({id(tensor): tensor for tensor in filled}.values())
+        return filled
 
-    def _filled(self, parameter: nn.Parameter) -> nn.Parameter:
-        if not parameter.is_meta:
-            parameter.data = parameter.data.to(self._device)
-            return parameter
-        if parameter not in self._made:
-            value = self.value(parameter).to(self._device)
-            self._made[parameter] = nn.Parameter(value, requires_grad=parameter.requires_grad)
-        return self._made[parameter]
+    def _with_memory(self, parameter: nn.Parameter) -> nn.Parameter:
+        assert parameter not in self._done, "two parts, each to be sharded by itself, share a parameter"
+        self._done.add(parameter)
+        if parameter.is_meta:
+            return nn.Parameter(self.value(parameter).to(self._device), requires_grad=parameter.requires_grad)
+        parameter.data = parameter.data.to(self._device)
+        return parameter
+
+
+def release_freed_memory() -> None:
+    """Give what has been freed back to the system, where the C library would keep it: blocks and shares that came and
+    went leave gaps that are of no use to the large tensors of a step.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call, and keeps less
+        ctypes.CDLL(None).malloc_trim(0)
