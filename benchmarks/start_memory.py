@@ -132,7 +132,7 @@ def main() -> None:
         checkpoints.close()
         print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
         for ranks in (1, 2, 4):
-            for name, precision in [k for k in FORMULAS if not os.environ.get("ONLY") or k[0] in os.environ["ONLY"].split(",")]:
+            for name, precision in FORMULAS:
                 with Ranks(ranks, preload=PRELOADED) as pool:
                     of_ranks = pool.run(measure, plan_for(name, precision, ranks), folder)
                 most = Measured(*(max(column) for column in zip(*map(_columns, of_ranks), strict=True)))

@@ -14,6 +14,8 @@ Config = dict[str, Any]
 
 _BUCKET_ELEMENTS = 50_000_000
 """DeepSpeed's own default of 500 million takes 2 GB in fp32, whatever the model's size."""
+_BUCKET_WORTH_DIVIDING = 1_000_000
+"""Stage 3 allocates its bucket whole and for good: above this it is kept to a twentieth of a worker's state."""
 
 _PASSED_ON = frozenset(
     [
@@ -84,7 +86,7 @@ def deepspeed_config(
     )
     _check_sections(strategy.deepspeed)
     _check_leaves(strategy.deepspeed, decided, "")
-    chosen = _merged(_chosen(job, parameters), strategy.deepspeed)
+    chosen = _merged(_chosen(job, world_size, parameters), strategy.deepspeed)
     return _merged(chosen, decided)
 
 
@@ -129,11 +131,13 @@ def _decided(job: JobSpec, *, world_size: int, micro_batch_size: int, accumulati
     return decided
 
 
-def _chosen(job: JobSpec, parameters: int) -> Config:
+def _chosen(job: JobSpec, world_size: int, parameters: int) -> Config:
     """What the job file leaves open. A person's raw keys win over these."""
     on_gpu = bool(job.scaling.gpus_per_worker)
-    # stage 3 allocates its bucket once for all; even, since DeepSpeed aligns to two elements
-    bucket = max(2, min(parameters + parameters % 2, _BUCKET_ELEMENTS))
+    bucket = min(parameters, _BUCKET_ELEMENTS)
+    if job.strategy.kind == "zero" and job.strategy.stage == 3:
+        bucket = min(bucket, max(parameters // (4 * world_size), _BUCKET_WORTH_DIVIDING))
+    bucket = max(2, bucket + bucket % 2)  # even, since DeepSpeed aligns to two elements
     return {
         "steps_per_print": 1_000_000_000,
         "zero_allow_untested_optimizer": True,

@@ -31,7 +31,7 @@ from orchestrator.strategies import precision, replicated, saved, zero_parameter
 from orchestrator.strategies.async_io import load_async_io
 from orchestrator.strategies.blocks import recompute_blocks
 from orchestrator.strategies.gradient_order import GradientOrder
-from orchestrator.strategies.materialize import Materializer
+from orchestrator.strategies.materialize import Materializer, release_freed_memory
 from orchestrator.strategies.optimizers import (
     ELEMENTWISE,
     MOMENTS,
@@ -116,6 +116,7 @@ class ZeroEngine:
         }
         self._frozen_shares: list[FrozenShare] = []
         self._place(deepspeed, config, materializer)
+        release_freed_memory()
         self._trainable = {
             name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()
         }
