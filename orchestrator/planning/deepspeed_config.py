@@ -15,7 +15,7 @@ Config = dict[str, Any]
 _BUCKET_ELEMENTS = 50_000_000
 """DeepSpeed's own default of 500 million takes 2 GB in fp32, whatever the model's size."""
 _BUCKET_WORTH_DIVIDING = 1_000_000
-"""Stage 3 allocates its bucket whole and for good: above this it is kept to a twentieth of a worker's state."""
+"""Stage 3 allocates its bucket whole and for good: above this it is kept to some hundredths of a worker's state."""
 
 _PASSED_ON = frozenset(
     [
@@ -136,7 +136,7 @@ def _chosen(job: JobSpec, world_size: int, parameters: int) -> Config:
     on_gpu = bool(job.scaling.gpus_per_worker)
     bucket = min(parameters, _BUCKET_ELEMENTS)
     if job.strategy.kind == "zero" and job.strategy.stage == 3:
-        bucket = min(bucket, max(parameters // (4 * world_size), _BUCKET_WORTH_DIVIDING))
+        bucket = min(bucket, max(parameters // (16 * world_size), _BUCKET_WORTH_DIVIDING))
     bucket = max(2, bucket + bucket % 2)  # even, since DeepSpeed aligns to two elements
     return {
         "steps_per_print": 1_000_000_000,

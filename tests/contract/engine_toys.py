@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from orchestrator.checkpoint import Checkpoints, checkpoint_at, open_reader
 from orchestrator.control import Peers
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Batch, Modules, Sums
+from orchestrator.models.deferred import build_deferred
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.planning.plan import Plan
 from orchestrator.strategies.base import Engine
@@ -252,6 +254,36 @@ def assembled(runs: Sequence[Run]) -> dict[tuple[str, str], Tensor]:
 
 def train_steps(plan: Plan, kind: str, steps: int) -> Run:
     return train(plan, kind, steps=steps)
+
+
+def _live_bytes() -> int:
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), Tensor) and not thing.is_meta:
+            local = thing.to_local() if hasattr(thing, "to_local") else thing
+            storages[local.untyped_storage().data_ptr()] = local.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def most_while_placed(plan: Plan) -> tuple[int, int, int]:
+    """Bytes of parameters on this rank at the most while an engine gives them memory; of all, and of the largest part."""
+    modules, values = build_deferred(lambda: {"model": ToyModel(64, depth=12)}, 0)
+    (model,) = modules.values()
+    most, of, before = 0, values.of, _live_bytes()
+
+    def watched(tensor: Tensor) -> Tensor:
+        nonlocal most
+        value = of(tensor)
+        most = max(most, _live_bytes() - before)
+        return value
+
+    values.of = watched  # type: ignore[method-assign]
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    block = sum(parameter.numel() for parameter in model.layers[0].parameters())
+    engine = strategies.prepare(plan, modules, toy_objective("classify"), torch.device("cpu"), values)
+    engine.close()
+    return most, 4 * whole, 4 * max(block, whole - 12 * block)
 
 
 def train_and_save(plan: Plan, kind: str, steps: int, root: str) -> Run:

@@ -74,6 +74,13 @@ def test_two_workers_train_like_one(pools: Pools, alone: Any, strategy: str, kin
     assert_same(pools.run(2, toys.train, plan, kind), expected)
 
 
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+def test_no_rank_holds_the_model_whole_to_begin(pools: Pools, strategy: str) -> None:
+    """While parameters take memory: a share of them, and one block."""
+    for most, whole, block in pools.run(2, toys.most_while_placed, toys.toy_plan(2, STRATEGIES[strategy])):
+        assert block < most < whole / 2 + 2 * block < whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["classify", "gan", "wgan"])
