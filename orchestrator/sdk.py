@@ -23,6 +23,7 @@ from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import Plan, ResolvedJob, RunContext
 from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
+from orchestrator.planning.shard_group import with_shard_group
 from orchestrator.runs import RunStatus, new_run_id, run_id_problem
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
@@ -70,7 +71,7 @@ def make_plan(
 
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
     facts = data.inspect(job, folder, cache)
-    resolved = resolve(job, facts)
+    resolved = with_shard_group(resolve(job, facts), profile)
     run_id = new_run_id(job.name) if run_id is None else run_id
     context = RunContext(
         version=orchestrator.__version__,

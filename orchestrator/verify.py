@@ -21,7 +21,7 @@ from orchestrator.data import Prepared
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import assemble
 from orchestrator.section import AnyFloat, Section
-from orchestrator.spec.job import DdpStrategy, FsdpStrategy
+from orchestrator.spec.job import DdpStrategy, FsdpStrategy, StrategySection
 from orchestrator.strategies.ranks import Ranks
 from orchestrator.testing import RecordingSurroundings
 
@@ -182,7 +182,8 @@ def _small(plan: Plan, world_size: int, folder: str, steps: int, **job_changes: 
         update={"precision": "fp32", "compile": False, "log_every": 1, "check_replicas_every": 1}
     )
     scaling = job.scaling.model_copy(update={"workers": world_size, "gpus_per_worker": 0})
-    changes = {"model": model, "training": training, "scaling": scaling, **job_changes}
+    strategy = _smaller(job.strategy, world_size)
+    changes = {"model": model, "training": training, "scaling": scaling, "strategy": strategy, **job_changes}
     # each rank reads by itself: there is no Ray here
     changes["data"] = job.data.model_copy(update={"reader": "worker"})
     return plan.model_copy(
@@ -198,6 +199,20 @@ def _small(plan: Plan, world_size: int, folder: str, steps: int, **job_changes: 
             "total_steps": max(plan.total_steps, steps + 1),  # the loop's last step would show samples
         }
     )
+
+
+def _smaller(strategy: StrategySection, world_size: int) -> StrategySection:
+    """The strategy for fewer workers on CPUs: still in several groups where that can be, and nothing rounded."""
+    if strategy.kind == "ddp" or strategy.shard_group in (None, "node"):
+        groups: dict[str, Any] = {}
+    else:
+        fits = [
+            n for n in range(1, world_size) if world_size % n == 0 and n <= int(strategy.shard_group or 0)
+        ]
+        wide = [n for n in fits if n > 1 or strategy.kind == "fsdp"]
+        groups = {"shard_group": max(wide, default=None)}
+    exact = {"quantized_weights": False, "quantized_gradients": False} if strategy.kind == "zero" else {}
+    return strategy.model_copy(update={**groups, **exact})
 
 
 # -- on each rank --------------------------------------------------------------------------------------------

@@ -110,6 +110,11 @@ def _decided(job: JobSpec, *, world_size: int, micro_batch_size: int, accumulati
     strategy, training = job.strategy, job.training
     assert isinstance(strategy, ZeroStrategy)
     zero: Config = {"stage": strategy.stage}
+    if strategy.stage == 3:
+        assert strategy.shard_group != "node", "a plan holds the number"
+        zero["zero_hpz_partition_size"] = _second_copy(strategy.shard_group, world_size)
+        zero["zero_quantized_weights"] = strategy.quantized_weights
+        zero["zero_quantized_gradients"] = strategy.quantized_gradients
     for section, place in (
         ("offload_optimizer", strategy.offload.optimizer),
         ("offload_param", strategy.offload.parameters),
@@ -129,6 +134,11 @@ def _decided(job: JobSpec, *, world_size: int, micro_batch_size: int, accumulati
     if training.precision == "bf16":
         decided["bf16"]["check_grad_overflow"] = True
     return decided
+
+
+def _second_copy(group: int | None, world_size: int) -> int:
+    """Workers of a second copy of the parameters; 1: there is none, as the first one serves all."""
+    return 1 if group is None or group == world_size else group
 
 
 def _chosen(job: JobSpec, world_size: int, parameters: int) -> Config:

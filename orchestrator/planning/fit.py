@@ -17,6 +17,11 @@ def check_fit(job: JobSpec) -> None:
         raise SpecError("scaling.accelerator_type is given, but scaling.gpus_per_worker is 0")
     if strategy.kind != "zero":
         return
+    for field in ("quantized_weights", "quantized_gradients"):
+        if getattr(strategy, field) and not scaling.gpus_per_worker:
+            raise SpecError(
+                f"strategy.{field}: DeepSpeed quantizes on GPUs only, and scaling.gpus_per_worker is 0; leave it out"
+            )
     if strategy.offload.parameters == "nvme" and training.precision == "fp32":
         # it keeps them in 16 bits whatever the model has, and so trains another model than the one asked for
         raise SpecError(

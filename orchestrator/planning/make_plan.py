@@ -10,6 +10,7 @@ from orchestrator.planning.deepspeed_config import deepspeed_config, describe_ch
 from orchestrator.planning.fit import check_best, check_fit, memory_warning
 from orchestrator.planning.memory import estimate_memory
 from orchestrator.planning.plan import DataFacts, MemoryEstimate, Plan, ResolvedJob, RunContext
+from orchestrator.planning.shard_group import check_shard_group
 from orchestrator.planning.steps import choose_cadence, count_steps
 from orchestrator.planning.trainable import count_trainable
 
@@ -31,6 +32,7 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
     batch = split_batch(training.global_batch_size, workers, training.micro_batch_size)
     total_steps = count_steps(training, job.data.tail, facts.train_samples)
     check_fit(job)
+    check_shard_group(job)
     check_best(job)
     cadence = choose_cadence(job, total_steps)
     trainable = count_trainable(counts, job.initialize.freeze)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.planning.plan import MemoryEstimate
 from orchestrator.spec.job import FsdpStrategy, JobSpec, OptimizerSpec, ZeroStrategy
@@ -61,13 +62,15 @@ def _moments(optimizer: OptimizerSpec) -> int:
 
 
 def _sharded(strategy: FsdpStrategy, whole: _State, world_size: int) -> _State:
-    """FSDP: everything is divided."""
-    shard = (
-        whole.parameters // world_size,
-        whole.gradients // world_size,
-        whole.optimizer // world_size,
-    )
+    """FSDP: everything is divided among the workers that share one copy."""
+    sharers = _number(strategy.shard_group) or world_size
+    shard = (whole.parameters // sharers, whole.gradients // sharers, whole.optimizer // sharers)
     return _State(*shard, offloaded=sum(shard) if strategy.offload else 0)
+
+
+def _number(shard_group: int | Literal["node"] | None) -> int | None:
+    assert shard_group != "node", "a plan holds the number"
+    return shard_group
 
 
 def _partitioned(strategy: ZeroStrategy, whole: _State, world_size: int, compute_bytes: int) -> _State:
@@ -79,7 +82,9 @@ def _partitioned(strategy: ZeroStrategy, whole: _State, world_size: int, compute
     if strategy.stage >= 2:
         gradients //= world_size
     if strategy.stage == 3:
-        computed //= world_size
+        sharers = _number(strategy.shard_group) or world_size
+        second_copy = 0 if sharers == world_size else computed // sharers
+        computed = computed // world_size + second_copy
     offloaded = 0
     if strategy.offload.optimizer != "none":
         offloaded += optimizer + masters

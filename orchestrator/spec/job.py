@@ -122,6 +122,9 @@ class FsdpStrategy(Section):
     """Free gathered parameters after the forward: less memory, one more gather."""
     offload: bool = False
     """Keep shards in CPU memory."""
+    shard_group: Positive | Literal["node"] | None = None
+    """Workers that share one copy of the model: a number that divides the workers, or ``node`` for as many as a node
+    takes. Blocks are then gathered within a group, and gradients are added up between groups. Default: all workers."""
 
 
 class ZeroOffload(Section):
@@ -144,6 +147,14 @@ class ZeroStrategy(Section):
     """What is partitioned: 1 optimizer state, 2 and gradients, 3 and parameters."""
     offload: ZeroOffload = ZeroOffload()
     """Where partitioned state is kept."""
+    shard_group: Positive | Literal["node"] | None = None
+    """Stage 3: workers that keep a second copy of the parameters among them, from which the backward gathers
+    (hpZ, Wang et al. 2023, arXiv:2306.10209): a number that divides the workers, or ``node`` for as many as a node takes.
+    Default: none keep one."""
+    quantized_weights: bool = False
+    """Stage 3 on GPUs: gather parameters in 8 bits (qwZ, same paper). Changes the numbers."""
+    quantized_gradients: bool = False
+    """Stage 3 on GPUs: exchange gradients in 4 bits (qgZ, same paper). Changes the numbers."""
     deepspeed: dict[str, Any] = {}
     """Raw DeepSpeed keys. One that contradicts the job file is an error."""
 
@@ -151,6 +162,13 @@ class ZeroStrategy(Section):
     def _offload_fits_stage(self) -> ZeroStrategy:
         if self.offload.parameters != "none" and self.stage != 3:
             raise ValueError(f"strategy.offload.parameters needs strategy.stage 3, not {self.stage}")
+        if self.shard_group == 1:
+            raise ValueError(
+                "strategy.shard_group: 1 would be a whole copy on each worker; use strategy.stage 2, or 2 and more"
+            )
+        for field in ("shard_group", "quantized_weights", "quantized_gradients"):
+            if getattr(self, field) and self.stage != 3:
+                raise ValueError(f"strategy.{field} needs strategy.stage 3, not {self.stage}")
         if "nvme" in (self.offload.optimizer, self.offload.parameters) and not self.offload.nvme_path:
             raise ValueError("strategy.offload.nvme_path must be given with nvme")
         if self.offload.optimizer == "nvme" and self.stage != 3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -69,7 +70,9 @@ class FsdpEngine(TorchEngine):
         # parameters once more after a backward has passed; so they stay until the micro-batch is done
         self._stays_gathered = len(objective.phases) > 1
         self._own_group = SingleProcessGroup()
-        self._mesh: DeviceMesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        self._mesh = _mesh(device, dist.get_world_size(), plan.job.strategy.shard_group)
+        if self._mesh.ndim > 1:
+            self._shard_group, self._copy_group = self._mesh.get_group("shard"), self._mesh.get_group("copy")
         super().__init__(plan, modules, objective, device, values)
 
     def _distribute(self, module: nn.Module, materializer: Materializer) -> nn.Module:
@@ -123,6 +126,15 @@ class FsdpEngine(TorchEngine):
     def close(self) -> None:
         """Leave the process group that a single process made for itself."""
         self._own_group.close()
+
+
+def _mesh(device: torch.device, ranks: int, shard_group: int | Literal["node"] | None) -> DeviceMesh:
+    """The ranks in a row; with groups that each share one copy, a row of those (Zhao et al. 2023, arXiv:2304.11277)."""
+    assert shard_group != "node", "a plan holds the number"
+    if shard_group is None or shard_group == ranks:
+        return init_device_mesh(device.type, (ranks,))
+    shape = (ranks // shard_group, shard_group)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("copy", "shard"))
 
 
 def _fill(part: nn.Module, materializer: Materializer) -> None:

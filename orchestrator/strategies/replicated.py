@@ -51,8 +51,10 @@ def broadcast_from_rank_zero(tensors: Sequence[Tensor]) -> None:
                 tensor.copy_(values.reshape(tensor.shape))
 
 
-def first_difference(tensors: Mapping[str, Tensor]) -> str | None:
+def first_difference(tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> str | None:
     """Collective: the first tensor (by the mapping's order) whose bits are not equal on all ranks, or None.
+
+    With a ``group`` they are compared within each group, and all ranks have the same answer.
 
     Compares two 64-bit sums of each tensor's bits, one of them weighted by place, so little is exchanged.
     """
@@ -60,9 +62,12 @@ def first_difference(tensors: Mapping[str, Tensor]) -> str | None:
         return None
     low = torch.stack([_checksum(tensor) for tensor in tensors.values()])
     high = low.clone()
-    dist.all_reduce(low, dist.ReduceOp.MIN)
-    dist.all_reduce(high, dist.ReduceOp.MAX)
-    differing = (low != high).any(dim=1).nonzero()
+    dist.all_reduce(low, dist.ReduceOp.MIN, group=group)
+    dist.all_reduce(high, dist.ReduceOp.MAX, group=group)
+    differs = (low != high).any(dim=1).to(torch.int32)
+    if group is not None:
+        dist.all_reduce(differs, dist.ReduceOp.MAX)
+    differing = differs.nonzero()
     return list(tensors)[int(differing[0])] if len(differing) else None
 
 

@@ -123,10 +123,14 @@ class TorchEngine(ABC):
         squares = torch.stack(list(norms)).square().sum() if norms else torch.zeros((), device=self.device)
         if self._gradients_are_sharded and self._world_size > 1:
             squares = squares.to(self.device)
-            dist.all_reduce(squares)
+            dist.all_reduce(squares, group=self._shard_group)
         return float(squares.sqrt())
 
     _gradients_are_sharded = False
+    _shard_group: dist.ProcessGroup | None = None
+    """The ranks that share one copy of the model, where not all do."""
+    _copy_group: dist.ProcessGroup | None = None
+    """The ranks that hold the same shards as this one, where others do."""
 
     @abstractmethod
     def _zero_gradients(self) -> None:
@@ -157,11 +161,11 @@ class TorchEngine(ABC):
         whole = []
         for kind, name, tensor in self._tensors():
             if isinstance(tensor, DTensor):
-                start, stop = shard_range(tensor)
+                first = shard_range(tensor)[0]
+                start, stop = own_range(tensor)
                 if start < stop:
-                    yield StateRange(
-                        kind, name, tuple(tensor.shape), start, local(tensor.detach()).reshape(-1)
-                    )
+                    values = local(tensor.detach()).reshape(-1)[start - first : stop - first]
+                    yield StateRange(kind, name, tuple(tensor.shape), start, values)
             else:
                 whole.append((kind, name, tensor))
         yield from replicated.share_of(whole, self._rank, self._world_size)
@@ -204,8 +208,13 @@ class TorchEngine(ABC):
     def replicas_differ(self) -> str | None:
         """Collective. The first replicated tensor that is not equal on all ranks, or None."""
         self._before_parameters()
-        whole = {f"{k} {name}": t for k, name, t in self._tensors() if not isinstance(t, DTensor)}
-        return replicated.first_difference(whole)
+        named = {f"{kind} {name}": tensor for kind, name, tensor in self._tensors()}
+        whole = {name: tensor for name, tensor in named.items() if not isinstance(tensor, DTensor)}
+        difference = replicated.first_difference(whole)
+        if difference is None and self._copy_group is not None:
+            shards = {name: local(tensor) for name, tensor in named.items() if name not in whole}
+            difference = replicated.first_difference(shards, self._copy_group)
+        return difference
 
     @abstractmethod
     def close(self) -> None:
@@ -221,11 +230,21 @@ def shard_range(tensor: DTensor) -> tuple[int, int]:
     """Where this rank's shard begins and ends in the flattened tensor. Shards are of whole rows: as many on each
     rank, rounded up, the last ranks fewer or none.
     """
-    rows, ranks, rank = tensor.shape[0], tensor.device_mesh.size(), tensor.device_mesh.get_local_rank()
+    mesh = tensor.device_mesh  # its last dimension shards; one before that copies
+    rows, ranks, rank = tensor.shape[0], mesh.size(-1), mesh.get_local_rank(mesh.ndim - 1)
     rows_per_rank = -(-rows // ranks)
     row_elements = tensor.numel() // max(rows, 1)
     begin = min(rank * rows_per_rank, rows)
     return begin * row_elements, min(begin + rows_per_rank, rows) * row_elements
+
+
+def own_range(tensor: DTensor) -> tuple[int, int]:
+    """The part of this rank's shard that it saves, where other ranks hold the same shard: an equal share of it."""
+    start, stop = shard_range(tensor)
+    mesh = tensor.device_mesh
+    copies, copy = (mesh.size(0), mesh.get_local_rank(0)) if mesh.ndim > 1 else (1, 0)
+    count = stop - start
+    return start + count * copy // copies, start + count * (copy + 1) // copies
 
 
 def _fill(tensor: Tensor, reader: StateReader, kind: str, name: str) -> None:

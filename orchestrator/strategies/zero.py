@@ -329,6 +329,7 @@ class ZeroEngine:
                 engine.optimizer.loss_scale = scalars[f"loss_scale/{phase}"]
             if self._stage == 3:
                 engine.optimizer._partition_all_parameters()
+                zero_parameters.forget_second_copies(self.modules[self._module_of[phase]])
         for share in self._frozen_shares:
             shape, stop = share.parameter.ds_shape, share.start + len(share.values)
             share.replace(saved.read_range(reader, "parameter", share.name, shape, share.start, stop))
@@ -383,6 +384,7 @@ class ZeroEngine:
         """Remove DeepSpeed's hooks, and the process group that a single process made for itself."""
         for engine in self._engines.values():
             engine.destroy()
+        zero_parameters.forget_groups()
         self._own_group.close()
 
 

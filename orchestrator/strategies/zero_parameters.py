@@ -83,6 +83,20 @@ def _share_of_values(parameter: Any, exact: Tensor) -> Tensor:
     return exact.reshape(-1)[start : start + count].to("cpu", copy=True)
 
 
+def forget_second_copies(module: nn.Module) -> None:
+    """Of parameters that have changed by other means than an update; the next forward makes them again."""
+    parameter: Any
+    for parameter in module.parameters():
+        parameter.ds_secondary_tensor = None
+
+
+def forget_groups() -> None:
+    """DeepSpeed keeps the groups of second copies for the process, and takes them for the next engine's too."""
+    from deepspeed.utils import groups
+
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+
+
 def share_of(parameter: Any) -> tuple[int, int]:
     """(first element, how many) of the flattened parameter that this rank has."""
     size, total = parameter.ds_tensor.ds_numel, parameter.ds_numel

@@ -24,6 +24,7 @@ from orchestrator.models.deferred import build_deferred
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.planning.plan import Plan
 from orchestrator.strategies.base import Engine
+from orchestrator.strategies.torch_engine import local
 from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
 
 GLOBAL_BATCH = 12
@@ -98,7 +99,7 @@ class OneBitOnRankOne(Classify):
 
     def after_step(self, phase: str, modules: Mapping[str, nn.Module]) -> None:
         if dist.get_rank() == 1:
-            modules["model"].get_parameter("layers.1.up.bias").data.view(torch.int32)[3] ^= 1
+            local(modules["model"].get_parameter("layers.1.up.bias").data).view(torch.int32)[3] ^= 1
 
 
 class Adversarial(OnePhase):
@@ -144,7 +145,9 @@ def toy_objective(kind: str) -> Any:
     }[kind]()
 
 
-def toy_plan(world_size: int, strategy: Mapping[str, Any], **training: Any) -> Plan:
+def toy_plan(
+    world_size: int, strategy: Mapping[str, Any], *, micro_batch_size: int = 2, **training: Any
+) -> Plan:
     """Long enough that every toy run stops before its end; the learning rate is another in each step."""
     return small_plan(
         world_size,
@@ -157,7 +160,7 @@ def toy_plan(world_size: int, strategy: Mapping[str, Any], **training: Any) -> P
             "schedule": {"kind": "linear", "warmup_steps": 2, "final_ratio": 0.0},
             **training,
         },
-        micro_batch_size=2,
+        micro_batch_size=micro_batch_size,
         parameters=2000,
     )
 
@@ -264,6 +267,18 @@ def _live_bytes() -> int:
             local = thing.to_local() if hasattr(thing, "to_local") else thing
             storages[local.untyped_storage().data_ptr()] = local.untyped_storage().nbytes()
     return sum(storages.values())
+
+
+def second_copies(plan: Plan) -> tuple[int, int]:
+    """Elements of a weight that this rank holds a second time once a forward has passed, and all that it has."""
+    modules = toy_modules("classify")
+    engine = strategies.prepare(plan, modules, toy_objective("classify"), torch.device("cpu"))
+    with torch.no_grad():
+        engine.modules["model"](global_batch(0)["x"])
+    weight: Any = engine.modules["model"].get_parameter("layers.1.up.weight")
+    held = weight.ds_secondary_tensor.numel()
+    engine.close()
+    return held, weight.ds_numel
 
 
 def most_while_placed(plan: Plan) -> tuple[int, int, int]:

@@ -81,6 +81,16 @@ def test_no_rank_holds_the_model_whole_to_begin(pools: Pools, strategy: str) -> 
         assert block < most < whole / 2 + 2 * block < whole
 
 
+@pytest.mark.parametrize("kind", ["classify", "wgan"])
+@pytest.mark.parametrize(("strategy", "group"), [("fsdp", 1), ("fsdp", 2), ("zero3", 2)])
+def test_groups_that_share_a_copy_train_like_one_worker(
+    pools: Pools, alone: Any, strategy: str, kind: str, group: int
+) -> None:
+    """Four workers in groups of one or two."""
+    plan = toys.toy_plan(4, {**STRATEGIES[strategy], "shard_group": group}, micro_batch_size=1)
+    assert_same(pools.run(4, toys.train, plan, kind), alone(kind))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["classify", "gan", "wgan"])
@@ -183,6 +193,18 @@ def test_replicas_that_differ_are_named(pools: Pools, strategy: str) -> None:
     answers = pools.run(2, toys.refusal_of_replicas, toys.toy_plan(2, STRATEGIES[strategy]))
     said = "after step 1 the workers' copies of parameter model/layers.1.up.bias are not equal"
     assert answers == [said] * 2
+
+
+def test_copies_of_a_shard_that_differ_are_named(pools: Pools) -> None:
+    plan = toys.toy_plan(4, {"kind": "fsdp", "shard_group": 2}, micro_batch_size=1)
+    said = "after step 1 the workers' copies of parameter model/layers.1.up.bias are not equal"
+    assert pools.run(4, toys.refusal_of_replicas, plan) == [said] * 4
+
+
+def test_the_backward_gathers_from_the_second_copy(pools: Pools) -> None:
+    plan = toys.toy_plan(4, {"kind": "zero", "stage": 3, "shard_group": 2}, micro_batch_size=1)
+    sizes = pools.run(4, toys.second_copies, plan)
+    assert all(size == whole / 2 for size, whole in sizes)
 
 
 @pytest.mark.parametrize("strategy", MAIN)

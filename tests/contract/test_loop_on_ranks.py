@@ -73,5 +73,5 @@ def test_ranks_share_one_count(
     for rank, (given, logged, evaluated, seeds) in enumerate(answers):
         assert given == pytest.approx([sum(X[2 * rank : 2 * rank + 2]) / count] * 2)
         assert logged == pytest.approx(dict.fromkeys((1, 2), sum(X) / sum(UNITS)))
-        assert evaluated == pytest.approx({"loss": (1 + 2 + 3 + 4 + 1 + 2 + 3) / 7})
+        assert evaluated["val/loss"] == pytest.approx((1 + 2 + 3 + 4 + 1 + 2 + 3) / 7)
         assert seeds == [(3 * 1_000_003 + step) * 65_537 + rank for step in (1, 2)]

@@ -67,6 +67,32 @@ def test_state_is_bit_equal_in_another_strategy(
     check(pools, saved, writer, reader, "classify")
 
 
+GROUPS = {
+    "fsdp": {"kind": "fsdp", "shard_group": 2},
+    "zero3": {"kind": "zero", "stage": 3, "shard_group": 2},
+}
+
+
+@pytest.mark.parametrize("writer", GROUPS)
+@pytest.mark.parametrize("reader", ["fsdp", "zero3", "ddp"])
+def test_groups_that_share_a_copy_save_it_once_and_read_any_other(
+    pools: Pools, writer: str, reader: str, tmp_path: Path
+) -> None:
+    """Four workers in groups of two, read by four in groups of two and by two workers of each other strategy."""
+    plan = toys.toy_plan(4, GROUPS[writer], micro_batch_size=1)
+    expected = toys.assembled(
+        pools.run(4, toys.train_and_save, plan, "classify", STEPS, str(tmp_path))
+    )  # each element once
+    checkpoint = newest_good(str(tmp_path))
+    assert checkpoint is not None
+    world_size = 2 if reader == "ddp" else 4
+    strategy = GROUPS.get(reader, STRATEGIES[reader])
+    back = toys.toy_plan(world_size, strategy, micro_batch_size=1)
+    got = toys.assembled(pools.run(world_size, toys.resume, back, "classify", checkpoint.path, STEPS, 0))
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[key], tensor) for key, tensor in expected.items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", EVERY, ids=str)
 @pytest.mark.parametrize("writer", EVERY, ids=str)

@@ -17,7 +17,7 @@ from orchestrator.checkpoint import Checkpoint, CheckpointReader, Checkpoints, n
 from orchestrator.errors import DataError, NotFoundError
 from orchestrator.planning.plan import Plan
 from orchestrator.sdk import make_plan
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import FsdpStrategy, JobSpec, ZeroStrategy
 from orchestrator.verify import VerifyRow, verify
 
 JOB = {
@@ -124,3 +124,20 @@ def test_differences_are_measured(tmp_path: Path) -> None:
 def test_a_row_passes_within_its_tolerance() -> None:
     row = VerifyRow(check="a", quantity="losses", difference=1e-5, tolerance=1e-5)
     assert row.passed and not row.model_copy(update={"difference": 1.1e-5}).passed
+
+
+@pytest.mark.parametrize(
+    ("strategy", "workers", "group"),
+    [
+        (FsdpStrategy(shard_group=8), 4, 2),
+        (FsdpStrategy(shard_group=8), 1, None),
+        (FsdpStrategy(shard_group=2), 2, 1),
+        (ZeroStrategy(stage=3, shard_group=8), 4, 2),
+        (ZeroStrategy(stage=3, shard_group=8), 2, None),
+        (ZeroStrategy(stage=3, quantized_weights=True), 2, None),
+    ],
+)
+def test_fewer_workers_are_still_in_several_groups_and_round_nothing(strategy, workers, group):
+    smaller = verifying._smaller(strategy, workers)
+    assert smaller.shard_group == group
+    assert not getattr(smaller, "quantized_weights", False)

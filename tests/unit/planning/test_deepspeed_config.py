@@ -59,6 +59,30 @@ def test_the_whole_config_of_a_small_job() -> None:
     }
 
 
+@pytest.mark.parametrize(("group", "size"), [(None, 1), (2, 2), (4, 1)])
+def test_a_group_smaller_than_all_workers_keeps_a_second_copy(group: int | None, size: int) -> None:
+    made = deepspeed_config(
+        job({"stage": 3, "shard_group": group, "quantized_weights": True}),
+        world_size=4,
+        micro_batch_size=4,
+        accumulation_steps=3,
+        parameters=1000,
+    )["zero_optimization"]
+    assert made["zero_hpz_partition_size"] == size
+    assert (made["zero_quantized_weights"], made["zero_quantized_gradients"]) == (True, False)
+
+
+def test_a_raw_key_that_has_a_field_of_its_own_is_refused() -> None:
+    with pytest.raises(SpecError, match="the job file decides 1"):
+        config({"zero_optimization": {"zero_hpz_partition_size": 4}}, stage=3)
+
+
+def test_stage_3_keeps_its_bucket_to_a_share() -> None:
+    made = config(stage=3, parameters=10**9)["zero_optimization"]
+    assert made["reduce_bucket_size"] == 10**9 // 32
+    assert config(stage=3, parameters=3 * 10**6)["zero_optimization"]["reduce_bucket_size"] == 10**6
+
+
 def test_buckets_are_no_larger_than_needed() -> None:
     assert config(parameters=10**9)["zero_optimization"]["reduce_bucket_size"] == 50_000_000
     assert "buckets of 1002 elements (4.01KB in fp32)" in describe_choices(config())

@@ -29,6 +29,11 @@ def job(**sections):
         ({"training": {"precision": "fp16"}}, "training.precision: fp16 needs a GPU"),
         ({"scaling": {"accelerator_type": "H100"}}, "scaling.gpus_per_worker is 0"),
         ({"strategy": ON_NVME}, "keeps parameters on nvme in 16 bits"),
+        ({"strategy": {"kind": "zero", "stage": 3, "quantized_weights": True}}, "quantizes on GPUs only"),
+        (
+            {"strategy": {"kind": "zero", "stage": 3, "quantized_gradients": True}},
+            "strategy.quantized_gradients",
+        ),
         ({"strategy": {"kind": "zero"}, "training": {"compile": True}}, "zero can't be compiled"),
     ],
 )
@@ -47,6 +52,7 @@ def test_what_does_not_go_together_is_refused(sections, says):
         {"strategy": ON_NVME, "training": {"precision": "bf16"}},
         {"strategy": {**ON_NVME, "offload": {"parameters": "cpu"}}},
         {"strategy": {"kind": "zero"}},
+        {"strategy": {"kind": "zero", "stage": 3, "quantized_weights": True}, "scaling": GPU},
         {"strategy": {"kind": "ddp"}, "training": {"compile": True}},
         {"strategy": {"kind": "fsdp"}, "training": {"compile": True}},
     ],
