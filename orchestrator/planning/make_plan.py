@@ -83,6 +83,8 @@ def _notes(
             f"{job.training.epochs:g} epochs of {facts.train_samples} samples are {total_steps} steps"
             f" of {job.training.global_batch_size}"
         )
+    if job.strategy.kind != "ddp" and job.strategy.shard_group is not None:
+        yield f"strategy.shard_group: {job.scaling.workers} workers in groups of {job.strategy.shard_group}"
     if job.strategy.kind == "zero":
         config = deepspeed_config(
             job,
