@@ -25,7 +25,13 @@ class FileFacts:
     """Absolute path or URI."""
     bytes: int
     stamp: str
-    """Time of the last change; only ever compared for equality."""
+    """Differs once the file was written to: when it was changed in nanoseconds, and, on a disk, when its contents were
+    said to be written and its inode. What writes to a file can set the second back, but not the first."""
+
+    @property
+    def changed_ns(self) -> int:
+        """When it was changed, by the clock of its storage."""
+        return int(self.stamp.split("-", 1)[0])
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:

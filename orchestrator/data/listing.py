@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from pathlib import PurePosixPath
+import time
+from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
 from orchestrator.data.files import FileFacts, locate, retrying
 from orchestrator.errors import DataError
+from orchestrator.storage import split_scheme
 
 _PACKED = {
     ".gz": "gunzip",
@@ -58,6 +60,7 @@ def list_files(pattern: str, extensions: tuple[str, ...], *, bookkeeping: bool =
     _refuse_packed(files, extensions)
     if not wanted:
         raise DataError(f"{pattern}: holds no file{_ending(extensions)}{_others(files)}")
+    _outlive_stamps(wanted, prefix)
     return sorted(wanted, key=lambda one: natural(one.path))
 
 
@@ -113,7 +116,19 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _facts(info: fs.FileInfo, prefix: str) -> FileFacts:
+    if split_scheme(prefix)[0] in ("", "file"):
+        status = Path(info.path).stat()
+        stamp = f"{status.st_ctime_ns}-{status.st_mtime_ns}-{status.st_ino}"
+        return FileFacts(prefix + info.path, status.st_size, stamp)
     return FileFacts(prefix + info.path, info.size or 0, str(info.mtime_ns or 0))
+
+
+def _outlive_stamps(files: list[FileFacts], prefix: str) -> None:
+    """Wait until a file that is written from now on gets another stamp than that which it has."""
+    resolution = 0.02 if split_scheme(prefix)[0] in ("", "file") else 1.0
+    age = time.time() - max(one.changed_ns for one in files) / 1e9
+    if 0 <= age < resolution:
+        time.sleep(resolution - age)
 
 
 def _is_hidden(relative: str, bookkeeping: bool) -> bool:

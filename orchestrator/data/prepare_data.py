@@ -18,6 +18,7 @@ from orchestrator.data.preparations.rewrite import rewrite_rows
 from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
 from orchestrator.data.sources.bounds import with_bounds
 from orchestrator.data.sources.builtin import materialize
+from orchestrator.data.sources.contents import identified
 from orchestrator.data.sources.formats import format_of, index_source
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
@@ -116,10 +117,12 @@ def _assembled(
 
 def _index(section: Any, base_dir: str, cache: str) -> SourceIndex:
     if section.kind == "builtin":
-        return index_parquet(materialize(section.name, cache))
-    if section.kind == "pipeline":
-        return index_parquet(materialize_pipeline(section, cache))
-    return index_source(section, base_dir, cache)
+        index = index_parquet(materialize(section.name, cache))
+    elif section.kind == "pipeline":
+        index = index_parquet(materialize_pipeline(section, cache))
+    else:
+        index = index_source(section, base_dir, cache)
+    return identified(index, cache)
 
 
 def _training_sources(

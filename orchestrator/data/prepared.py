@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.order import OrderShape
-from orchestrator.data.sources.index import DataFile, SourceIndex, relative_name
+from orchestrator.data.sources.index import SourceIndex, relative_name
 from orchestrator.data.sources.split import Part
 from orchestrator.section import Section
 
@@ -80,7 +81,7 @@ def identity_of(train: tuple[PreparedSource, ...]) -> dict[str, Any]:
                 "files": len(index.files),
                 "bytes": sum(file.bytes for file in index.files),
                 "columns": {field.name: str(field.type) for field in index.schema},
-                "first_files": {relative_name(f.path, index.root): _brief(f) for f in index.files[:_LISTED]},
+                "first_files": _first_files(index),
                 "part": [source.part.by, source.part.held_out, source.part.seed],
                 "order": None if source.order is None else list(vars(source.order).values()),
                 "fingerprint": index.identity,
@@ -92,13 +93,13 @@ def identity_of(train: tuple[PreparedSource, ...]) -> dict[str, Any]:
     return {"fingerprint": fingerprint, "sources": sources}
 
 
-_LISTED = 1000
-"""Files that an identity names one by one; further ones are in the fingerprint only."""
 _COMPARED = ("fingerprint", "part", "order")
 
 
-def _brief(file: DataFile) -> list[Any]:
-    return [file.bytes, sum(file.rows), file.digest]
+def _first_files(index: SourceIndex) -> dict[str, list[Any]]:
+    """Bytes, rows (where a file is some) and hash of the first files; further ones are in the fingerprint only."""
+    rows = {relative_name(file.path, index.root): sum(file.rows) for file in index.files}
+    return {name: [size, rows.get(name), digest] for name, (size, digest) in index.content_of_files.items()}
 
 
 def describe_change(old: dict[str, Any], new: dict[str, Any]) -> str | None:
@@ -131,8 +132,7 @@ def _source_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
         if name not in now["first_files"]:
             return f"file {name} is gone (rows were {then['rows']}, now {now['rows']})"
         if now["first_files"][name] != list(brief):
-            size, rows, _ = now["first_files"][name]
-            return f"file {name} had {brief[1]} rows and {brief[0]} bytes, now it has {rows} and {size}, or other values"
+            return _file_change(name, brief, now["first_files"][name])
     new_files = [name for name in now["first_files"] if name not in then["first_files"]]
     if new_files:
         return f"file {new_files[0]} is new (rows were {then['rows']}, now {now['rows']})"
@@ -141,3 +141,11 @@ def _source_change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     if then["order"] != now["order"]:
         return "the order of samples changed (training.global_batch_size, data.shuffle or data.tail changed)"
     return "a file has other contents"
+
+
+def _file_change(name: str, then: Sequence[Any], now: Sequence[Any]) -> str:
+    if then[:2] == now[:2]:
+        return f"file {name} has other values"
+    if then[1] is None:
+        return f"file {name} had {then[0]} bytes, now it has {now[0]}"
+    return f"file {name} had {then[1]} rows and {then[0]} bytes, now it has {now[1]} and {now[0]}"

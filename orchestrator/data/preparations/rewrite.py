@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.data.cache import remembered, remembered_table
 from orchestrator.data.preparations import kind_of
+from orchestrator.data.sources.contents import made_from
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.split import Part, Selection, SourceRows
@@ -84,7 +85,7 @@ def rewrite_rows(
 
         key = [_VERSION, fit_key, _rows_key([source])]
         path = remembered_table(cache, "preparation", kind.version, key, write)
-        return SourceRows(index_parquet(path), Part())
+        return SourceRows(made_from(source.index, key, index_parquet(path)), Part())
 
     return RewrittenRows(
         tuple(build(source) for source in train), build(evaluation) if evaluation else None, fitted

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,13 +29,23 @@ class DataFile(Section):
     bytes: int
     """Size."""
     stamp: str = ""
-    """Time of the last change. Not part of the identity: a copy of the same data is the same data."""
+    """Differs once the file was written to (``FileFacts``). Not part of the identity: a copy is the same data."""
     digest: str = ""
-    """Hash of what can be read cheaply: a footer, or the beginning and the end."""
+    """SHA-256 of its bytes, where finding its rows read all of them."""
     rows: tuple[int, ...]
     """Rows of each group."""
     marks: tuple[int, ...] = ()
     """Byte at which each group begins, and the last one's end (text formats)."""
+
+
+class Content(NamedTuple):
+    """A file whose bytes are data."""
+
+    path: str
+    bytes: int
+    stamp: str
+    meaning: str = ""
+    """What its place says of its rows: their class, their column."""
 
 
 class SourceIndex(Section):
@@ -59,6 +70,10 @@ class SourceIndex(Section):
     """Least and greatest of columns of whole numbers, where that is known without reading."""
     classes: tuple[str, ...] = ()
     """Names of the classes, where the format knows them (folders of images)."""
+    content: str = ""
+    """Hash of all that the files hold (``contents.identified``); empty until it is asked for, since that reads them."""
+    content_of_files: dict[str, tuple[int, str]] = {}
+    """Of the first files, by name: bytes, and the beginning of the hash."""
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -103,16 +118,23 @@ class SourceIndex(Section):
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 over files, sizes, rows, schema and digests; the folder they lie in does not matter."""
-        content = [self.kind, self.schema.to_string(show_schema_metadata=False), self.options, self.classes]
-        for file in self.files:
-            content.append([relative_name(file.path, self.root), file.bytes, file.digest, file.rows])
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """SHA-256 over what the files hold, in order, and how it is read: as which columns, in which groups. Neither
+        names of files and folders, which say nothing of the rows, nor times matter.
+        """
+        assert self.content, "identified before it is asked what it is"
+        schema = self.schema.to_string(show_schema_metadata=False)
+        whole = [self.kind, schema, self.options, self.classes, self.group_rows.tolist(), self.content]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def schema_text(schema: pa.Schema) -> str:
     """A schema as an index holds it."""
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def file_contents(index: SourceIndex) -> list[Content]:
+    """The contents of a source whose files are those that it lists."""
+    return [Content(file.path, file.bytes, file.stamp) for file in index.files]
 
 
 def relative_name(path: str, root: str) -> str:

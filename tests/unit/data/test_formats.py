@@ -158,21 +158,6 @@ def test_the_index_is_kept_and_follows_changes(tmp_path, monkeypatch):
     assert index_source(source("csv", path), "/", cache).rows == 3
 
 
-def test_identity_is_of_the_contents_not_of_the_place(tmp_path):
-    first, second = tmp_path / "a", tmp_path / "b"
-    for folder in (first, second):
-        folder.mkdir()
-        write_parquet(folder)
-    cache = str(tmp_path / "cache")
-    one, other = (index_source(source("parquet", folder), "/", cache) for folder in (first, second))
-    assert one.identity == other.identity
-    pq.write_table(
-        pa.table({"id": [1], "value": [0.5], "pair": pa.array([[1, 1]], pa.list_(pa.int64(), 2))}),
-        second / "part-1.parquet",
-    )
-    assert index_source(source("parquet", second), "/", cache).identity != one.identity
-
-
 def test_a_csv_column_may_widen_further_down(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "GROUP_BYTES", 40)
     monkeypatch.setattr("orchestrator.data.sources.formats.delimited.GROUP_BYTES", 40)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.data.sources.contents import identified
 from orchestrator.data.sources.formats import text as text_format
 from orchestrator.data.sources.formats.text import TextFormat
 from orchestrator.errors import DataError
@@ -61,12 +62,16 @@ def test_files_of_a_folder_in_order_and_empty_ones_left_out(tmp_path):
 
 
 def test_the_identity_follows_the_content_and_the_rule(tmp_path):
+    def identity(rows, cache):
+        index = read_all(tmp_path / "a.txt", rows, tmp_path / cache)[1]
+        return identified(index, str(tmp_path / cache)).identity
+
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
-    line = read_all(tmp_path / "a.txt", "line", tmp_path / "cache")[1].identity
-    assert read_all(tmp_path / "a.txt", "line", tmp_path / "other")[1].identity == line
-    assert read_all(tmp_path / "a.txt", "paragraph", tmp_path / "cache")[1].identity != line
+    line = identity("line", "cache")
+    assert identity("line", "other") == line
+    assert identity("paragraph", "cache") != line
     (tmp_path / "a.txt").write_text("one\n\ntwO\n")
-    assert read_all(tmp_path / "a.txt", "line", tmp_path / "third")[1].identity != line
+    assert identity("line", "cache") != line
 
 
 def test_empty_text_is_a_sentence(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.index import Content, SourceIndex
 from orchestrator.registry import load
 from orchestrator.storage import absolute
 
@@ -48,6 +48,10 @@ class Format(Protocol):
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """The rows of one group, in order, with these columns. Raises DataError with file and row."""
+        ...
+
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The files whose bytes are the rows, in order. Lists at most, reads none of them."""
         ...
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from orchestrator.data.files import FileFacts, read_range
 from orchestrator.data.listing import list_files
-from orchestrator.data.sources.index import DataFile, SourceIndex, relative_name, schema_text
+from orchestrator.data.sources.index import Content, DataFile, SourceIndex, relative_name, schema_text
 from orchestrator.errors import DataError
 from orchestrator.storage.faults import first_line
 
@@ -45,10 +44,6 @@ class NumpyFormat:
         row_bytes = sum(header.row_bytes for header in headers)
         group_rows = max(1, _GROUP_BYTES // max(1, row_bytes))
         groups = tuple(min(group_rows, rows - start) for start in range(0, rows, group_rows))
-        digest = hashlib.sha256()
-        for header in headers:
-            digest.update(read_range(header.facts.path, 0, min(2**16, header.facts.bytes)))
-            digest.update(read_range(header.facts.path, max(0, header.facts.bytes - 2**16)))
         return SourceIndex(
             kind="numpy",
             root=path,
@@ -56,8 +51,6 @@ class NumpyFormat:
                 DataFile(
                     path=folder,
                     bytes=sum(facts.bytes for facts in files),
-                    stamp="".join(facts.stamp for facts in files),
-                    digest=digest.hexdigest()[:16],
                     rows=groups,
                     marks=(0, *np.cumsum(groups).tolist()),
                 ),
@@ -74,6 +67,12 @@ class NumpyFormat:
         return pa.table(
             {name: self._column(f"{file.path}/{index.options[name]}", first, stop) for name in columns}
         )
+
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The arrays; which column an array is, is data."""
+        columns = {f"{index.files[0].path}/{name}": column for column, name in index.options.items()}
+        files = list_files(index.root, self.extensions)
+        return [Content(facts.path, facts.bytes, facts.stamp, columns[facts.path]) for facts in files]
 
     def _column(self, path: str, first: int, stop: int) -> pa.Array:
         header = _Header(FileFacts(path, 0, ""))

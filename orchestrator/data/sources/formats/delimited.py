@@ -14,7 +14,7 @@ from orchestrator.data.listing import list_files
 from orchestrator.data.sources.formats.csv_text import first_schema, header_names, parse
 from orchestrator.data.sources.formats.dialect import Dialect, find_dialect, refuse_utf16
 from orchestrator.data.sources.formats.lines import GROUP_BYTES, JSON_LINES, index_beginning, index_lines
-from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
 from orchestrator.errors import DataError
 from orchestrator.spec.data import CsvSource
 
@@ -42,6 +42,10 @@ class CsvFormat:
         text = read_range(file.path, file.marks[inner], file.marks[inner + 1])
         dialect, first = Dialect.model_validate_json(index.options["dialect"]), sum(file.rows[:inner])
         return _whole(parse(text, index.schema, columns, dialect, file.path, first), file, inner)
+
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The files."""
+        return file_contents(index)
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""
@@ -88,6 +92,10 @@ class JsonLinesFormat:
         file, inner = index.place(group)
         text = read_range(file.path, file.marks[inner], file.marks[inner + 1])
         return _whole(_parsed(text, index.schema, columns, file, inner), file, inner)
+
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The files."""
+        return file_contents(index)
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""

@@ -15,13 +15,13 @@ from orchestrator.data.cache import remembered_table
 from orchestrator.data.files import FileFacts, read_range
 from orchestrator.data.listing import list_files
 from orchestrator.data.sources.formats.parquet import ParquetFormat, index_parquet
-from orchestrator.data.sources.index import SourceIndex, schema_text
+from orchestrator.data.sources.index import Content, SourceIndex, file_contents, schema_text
 from orchestrator.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _GROUP_BYTES = 2**22
 _MOST_ROWS = 256
-_VERSION = 1
+_VERSION = 2
 """Of what is kept; raise it when ``_list`` makes something else."""
 
 
@@ -46,6 +46,7 @@ class ImagesFormat:
         return inner.model_copy(
             update={
                 "kind": "images",
+                "root": path,
                 "classes": tuple(classes),
                 "row_bytes": size / len(files),
                 "arrow_schema": schema_text(pa.schema([("image", pa.large_binary()), ("label", pa.int64())])),
@@ -57,6 +58,15 @@ class ImagesFormat:
         stored = ["path" if name == "image" else name for name in columns]
         table = self._parquet.read(index, group, stored)
         return _with_bytes(table) if "image" in columns else table
+
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The images; the folder that one lies in is data."""
+        if not index.classes:
+            return file_contents(index)
+        listed = pq.read_table(pa.BufferReader(read_range(index.files[0].path)))
+        names = [index.classes[label] for label in listed["label"].to_pylist()]
+        facts = (listed[name].to_pylist() for name in ("path", "bytes", "stamp"))
+        return [Content(*one) for one in zip(*facts, names, strict=True)]
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first files."""
@@ -96,6 +106,7 @@ def _list(files: list[FileFacts], classes: list[str]) -> pa.Table:
         {
             "path": [facts.path for facts in files],
             "bytes": pa.array([facts.bytes for facts in files], type=pa.int64()),
+            "stamp": [facts.stamp for facts in files],
             "label": pa.array([number[_folder(facts.path)] for facts in files], type=pa.int64()),
         }
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 from orchestrator.data.files import FileFacts, locate, retrying
 from orchestrator.data.sources.formats.hugging_face import dataset_files
 from orchestrator.data.sources.formats.parquet import check_same_schema
-from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
 from orchestrator.data.sources.tables import plain_schema, plain_table, select
 from orchestrator.errors import DataError
 from orchestrator.storage import is_uri
@@ -67,6 +66,10 @@ class ArrowFormat:
         table = pa.Table.from_batches([batch])
         return plain_table(table if columns is None else select(table, columns), file.path)
 
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The files."""
+        return file_contents(index)
+
 
 def _opened(path: str) -> Any:
     system, inner = locate(path)
@@ -99,12 +102,10 @@ def _headers(facts: FileFacts) -> tuple[DataFile, pa.Schema, int]:
         raise DataError(
             f"{facts.path}: has dictionary-encoded columns; write it as Parquet, or decode them first"
         )
-    digest = hashlib.sha256(repr((schema.to_string(), rows, marks)).encode())
     file = DataFile(
         path=facts.path,
         bytes=facts.bytes,
         stamp=facts.stamp,
-        digest=digest.hexdigest()[:16],
         rows=tuple(rows),
         marks=tuple(marks),
     )

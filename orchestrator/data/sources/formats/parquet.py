@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.data.files import FileFacts, locate, retrying
 from orchestrator.data.listing import list_files
-from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
 from orchestrator.data.sources.tables import plain_schema, plain_table
 from orchestrator.errors import DataError
 from orchestrator.storage import is_uri
@@ -64,6 +63,10 @@ class ParquetFormat:
                 " began; a file must not change while it is trained on"
             )
         return table
+
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The files."""
+        return file_contents(index)
 
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """Decodes the first rows only."""
@@ -170,18 +173,14 @@ def _footer(facts: FileFacts) -> _Footer:
 
     meta, schema = _understood(read, facts.path, "is not a whole Parquet file")
     groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
-    # The schema's own text and each group's size, rows and statistics: data that changed changes these.
-    digest = hashlib.sha256(schema.to_string().encode())
     bounds: list[dict[str, tuple[int, int]]] = []
     whole_numbers = {field.name for field in schema if pa.types.is_integer(field.type)}
     for group in groups:
-        digest.update(repr((group.num_rows, group.total_byte_size)).encode())
         group_bounds: dict[str, tuple[int, int]] = {}
         for number in range(group.num_columns):
             column = group.column(number)
             known = column.statistics if column.is_stats_set else None
             limits = (known.min_raw, known.max_raw) if known is not None and known.has_min_max else ()
-            digest.update(repr((column.path_in_schema, column.total_compressed_size, limits)).encode())
             name = column.path_in_schema
             if len(limits) == 2 and name in whole_numbers:
                 group_bounds[name] = int(limits[0]), int(limits[1])
@@ -190,7 +189,6 @@ def _footer(facts: FileFacts) -> _Footer:
         path=facts.path,
         bytes=facts.bytes,
         stamp=facts.stamp,
-        digest=digest.hexdigest()[:16],
         rows=tuple(group.num_rows for group in groups),
     )
     memory_bytes = sum(group.total_byte_size for group in groups)

@@ -13,13 +13,13 @@ import pyarrow as pa
 from orchestrator.data.cache import remembered
 from orchestrator.data.files import FileFacts, locate, read_range, retrying
 from orchestrator.data.listing import list_files
-from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
 from orchestrator.errors import DataError
 
 _GROUP_BYTES = 2**20
 _SCAN_BYTES = 2**24
 _NEWLINE = 10
-_VERSION = 1
+_VERSION = 2
 """Of what is kept; raise it when ``_scanned`` finds something else."""
 _EMPTY_LINES = re.compile(rb"\n[ \t\r]*\n(?:[ \t\r]*\n)*")
 """What a paragraph ends with; it belongs to the paragraph."""
@@ -90,6 +90,10 @@ class TextFormat:
             options={"rows": source.rows},
         )
 
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The files."""
+        return file_contents(index)
+
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""
         return self.read(index, 0, ("text",)).slice(0, rows)
@@ -132,7 +136,7 @@ def _scanned(facts: FileFacts, rows: str) -> DataFile:
         path=facts.path,
         bytes=facts.bytes,
         stamp=facts.stamp,
-        digest=digest.hexdigest()[:16],
+        digest=digest.hexdigest(),
         rows=tuple(counts),
         marks=tuple(marks),
     )

@@ -5,7 +5,6 @@ The index is where samples begin; a run of samples is a group, read as one range
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -19,14 +18,14 @@ import pyarrow as pa
 from orchestrator.data.cache import remembered
 from orchestrator.data.files import FileFacts, locate, read_range, retrying
 from orchestrator.data.listing import list_files
-from orchestrator.data.sources.index import DataFile, SourceIndex, schema_text
+from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
 from orchestrator.errors import DataError
 from orchestrator.storage import is_uri
 from orchestrator.storage.faults import first_line
 
 _GROUP_BYTES = 2**23
 _THREADS = 8
-_VERSION = 1
+_VERSION = 2
 """Of what is kept; raise it when ``_scan`` finds something else."""
 _NUMBERS = ("cls", "cls2", "index", "id")
 _TEXTS = ("txt", "text", "transcript")
@@ -72,6 +71,10 @@ class WebDatasetFormat:
                 f"{path}: rows {first} to {first + len(rows)}: .{name} is {column.type}, but {kind} in the first samples"
             ) from error
 
+    def contents(self, index: SourceIndex) -> list[Content]:
+        """The files."""
+        return file_contents(index)
+
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""
         return self.read(index, 0, index.schema.names).slice(0, rows)
@@ -107,10 +110,8 @@ def _scan(facts: FileFacts, most: int | None) -> DataFile:
     marks: list[int] = []
     rows: list[int] = []
     pending, end, key = 0, 0, None
-    digest = hashlib.sha256()
     for member in _members(facts, most):
         name, _ = _split_name(member.name)
-        digest.update(f"{member.name}:{member.size};".encode())
         if name != key:
             key = name
             if not marks:
@@ -128,7 +129,6 @@ def _scan(facts: FileFacts, most: int | None) -> DataFile:
         path=facts.path,
         bytes=facts.bytes,
         stamp=facts.stamp,
-        digest=digest.hexdigest()[:16],
         rows=tuple(rows),
         marks=tuple(marks or (0,)),
     )
