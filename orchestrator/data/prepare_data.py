@@ -55,6 +55,7 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     if job.data.prepare is not None:
         rewritten = rewrite_rows(job.data.prepare, train_rows, eval_rows, base_dir, cache)
         train_rows, eval_rows, preparation = rewritten.train, rewritten.evaluation, rewritten.fitted
+        notes = (*notes, *rewritten.notes)
     tensors = model_tensors(job)
     train = tuple(_training_sources(job, train_rows, tensors, cache))
     evaluation = None if eval_rows is None else _source(job, eval_rows, tensors, first_id=0)
@@ -73,7 +74,8 @@ def _rows_of_sources(
     sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
     indexes = [_index(section, base_dir, cache) for section in sections]
     if isinstance(spec.eval, Split):
-        part = Part(by=spec.eval.by, held_out=held_out_rows(indexes[0].rows, spec.eval.fraction), seed=seed)
+        held_out = held_out_rows(indexes[0].rows, spec.eval.fraction)
+        part = Part(by=spec.held_out_by(spec.eval), held_out=held_out, seed=seed)
         return [SourceRows(indexes[0], part)], SourceRows(indexes[0], replace(part, evaluation=True))
     train = [SourceRows(index, Part()) for index in indexes]
     if spec.eval is None:

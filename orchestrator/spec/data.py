@@ -142,8 +142,9 @@ class Split(Section):
     """Hold samples out."""
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the samples that is held out."""
-    by: Literal["hash", "position"] = "hash"
-    """``hash``: picked at random by the seed, each sample by itself; ``position``: the last ones."""
+    by: Literal["hash", "position"] | None = None
+    """``hash``: picked at random by the seed, each sample by itself; ``position``: the last ones. Default: ``position``
+    where ``prepare`` needs rows that follow one another (windows; pack without separators), else ``hash``."""
 
 
 class DataSpec(Section):
@@ -193,3 +194,21 @@ class DataSpec(Section):
         if isinstance(self.eval, Split) and isinstance(self.train, tuple) and len(self.train) != 1:
             raise ValueError("data.eval: a split needs one training source; name an eval source instead")
         return self
+
+    @model_validator(mode="after")
+    def _neighbors_stay_together(self) -> DataSpec:
+        if isinstance(self.eval, Split) and self.eval.by == "hash" and self._needs_neighbors:
+            assert self.prepare is not None
+            raise ValueError(
+                f"data.eval.by: hash takes rows out of the middle, but prepare: {self.prepare.kind} needs rows that follow"
+                " one another; set it to position, or leave it out"
+            )
+        return self
+
+    @property
+    def _needs_neighbors(self) -> bool:
+        return self.prepare is not None and self.prepare.needs_neighbors
+
+    def held_out_by(self, split: Split) -> Literal["hash", "position"]:
+        """How a split's rows are picked, said or by what ``prepare`` needs."""
+        return split.by or ("position" if self._needs_neighbors else "hash")

@@ -95,6 +95,11 @@ class Pack(Section):
         return self
 
     @property
+    def needs_neighbors(self) -> bool:
+        """Whether what is made of a row needs the rows before it: without separators they are one text."""
+        return not self.separator
+
+    @property
     def sequence_length(self) -> int:
         """Tokens of a sequence."""
         return self.context + self.next_token
@@ -128,11 +133,17 @@ class Tokenize(Section):
     label: str | None = None
     """The column of the class; any values, numbered in their order. Default: no labels."""
 
+    @property
+    def needs_neighbors(self) -> bool:
+        """Each text is by itself."""
+        return False
+
 
 class Windows(Section):
     """Series into windows: so many rows of past and the rows of horizon after them.
 
-    Makes the tensors ``past`` and ``future``. With a held-out share, split by ``position``: rows stand in order of time.
+    Makes the tensors ``past`` and ``future``. Rows stand in order of time; a held-out share is the end of each series, and
+    before it ``horizon`` rows are left out, so that no training window knows of what is forecast there.
     """
 
     kind: Literal["windows"] = "windows"
@@ -151,9 +162,23 @@ class Windows(Section):
     """Rows from one window's start to the next one's."""
     group: str | None = None
     """The column that says which rows belong together (a shop, a sensor); no window runs over two of them.
-    Default: all rows are one table."""
+    Default: all rows of a file are one series."""
+    files: Literal["apart", "joined"] = "apart"
+    """``apart``: no window runs from one file to another; ``joined``: rows go on from one file to the next, in the order
+    of the numbers in their names."""
+    time: str | None = None
+    """The column that says when a row was: dates, times or whole numbers. Rows that go back in it are an error.
+    Default: the only column of dates or times, where there is one."""
+    jumps: Literal["error", "cut", "ignore"] = "error"
+    """What a jump in time is, a step of more than 1.5 usual ones (the training rows' median): an error; ``cut``: no window
+    runs over it; ``ignore``: only the rows' order counts, as of working days."""
     normalize: bool = True
     """Subtract each series' mean and divide by its standard deviation, both fitted on the training rows."""
+
+    @property
+    def needs_neighbors(self) -> bool:
+        """Whether what is made of a row needs the rows before it."""
+        return True
 
 
 class Select(Section):
@@ -173,6 +198,11 @@ class Select(Section):
         if bool(self.only) == bool(self.without):
             raise ValueError("give exactly one of only and without")
         return self
+
+    @property
+    def needs_neighbors(self) -> bool:
+        """Each row is by itself."""
+        return False
 
 
 Preparation = Annotated[Pack | Tokenize | Windows | Select, Field(discriminator="kind")]

@@ -197,7 +197,7 @@ GOLDEN = {
     "webdataset": "7a825a1b94f2fb5b",
     "arrow": "0bad88c026a10ee3",
     "numpy": "cc74bbeec06672c2",
-    "windows": "0311b1f880a68c26",
+    "windows": "32eb6b7875ffa245",
     "mix": "88d6750a51a17e24",
     "builtin": "af079b6ce3a86726",
 }

@@ -7,11 +7,13 @@ split off *before* it, and what is fitted is fitted on the training rows only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.split import SourceRows
 from orchestrator.registry import load
 from orchestrator.spec.preparations import Preparation
 
@@ -34,8 +36,21 @@ class PreparationKind(Protocol):
         """What the outcome depends on beside section and rows: the contents of files that the section names."""
         ...
 
-    def columns(self, section: Any) -> tuple[str, ...] | None:
+    places: bool
+    """Whether the tables say where each row lies (``preparations.places``)."""
+
+    def columns(self, section: Any, schema: pa.Schema) -> tuple[str, ...] | None:
         """The source's columns that are read; None for all."""
+        ...
+
+    def cut(self, section: Any, source: SourceRows) -> Any:
+        """A ``SeriesCut`` of a source that is split, where rows need their neighbors and so each series has an end of its
+        own; None where the rows' numbers alone say of which part they are.
+        """
+        ...
+
+    def notes(self, section: Any, fitted: dict[str, Any], indexes: Sequence[SourceIndex]) -> tuple[str, ...]:
+        """What it takes for granted that the job does not say, in sentences for the plan's notes."""
         ...
 
     def fit(self, section: Any, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +25,8 @@ from orchestrator.data.preparations.tokenizers import (
     END,
     tokenizer_from_json,
 )
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.split import SourceRows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import (
     Pack,
@@ -35,14 +37,24 @@ class PackKind:
     """Text into sequences of one length."""
 
     version = 1
+    places = False
 
     def fingerprint(self, section: Pack, base_dir: str) -> str:
         """A tokenizer file's content."""
         return file_digest(section, base_dir)
 
-    def columns(self, section: Pack) -> tuple[str, ...]:
+    def columns(self, section: Pack, schema: pa.Schema) -> tuple[str, ...]:
         """See PreparationKind."""
         return (section.column,)
+
+    def cut(self, section: Pack, source: SourceRows) -> None:
+        """A row's number says of which part it is."""
+
+    def notes(
+        self, section: Pack, fitted: Mapping[str, Any], indexes: Sequence[SourceIndex]
+    ) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def fit(self, section: Pack, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
         """The tokenizer."""

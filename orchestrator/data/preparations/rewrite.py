@@ -1,9 +1,9 @@
-"""Raw rows in the order of their files, and what ``data.prepare`` makes of them: Parquet in the cache, once."""
+"""What ``data.prepare`` makes of raw rows: Parquet in the cache, once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from orchestrator.data.cache import remembered, remembered_table
 from orchestrator.data.preparations import kind_of
+from orchestrator.data.preparations.raw_rows import RawRows
 from orchestrator.data.sources.contents import made_from
-from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.formats.parquet import index_parquet
-from orchestrator.data.sources.split import Part, Selection, SourceRows
+from orchestrator.data.sources.split import Part, SourceRows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Preparation
 
@@ -22,29 +22,6 @@ _GROUP_BYTES = 2**22
 """Row groups of what is prepared: small enough that many shuffle well, large enough to read fast."""
 _VERSION = 1
 """Of how rows are written; what they hold has the version of its kind."""
-
-
-class RawRows:
-    """The rows of some parts of sources, group by group. Can be iterated again."""
-
-    def __init__(self, sources: Sequence[SourceRows], columns: tuple[str, ...] | None) -> None:
-        self._sources, self._columns = sources, columns
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        for source in self._sources:
-            index, part = source.index, source.part
-            selection, reader = Selection(part, index.group_rows), format_of(index.kind)
-            there = index.schema.names
-            columns = self._columns or tuple(there)
-            for name in self._columns or ():
-                if name not in there:
-                    raise DataError(
-                        f"data.prepare: {index.root} has no column {name!r}; it has {', '.join(there)}"
-                    )
-            for group, count in enumerate(selection.counts.tolist()):
-                if count:
-                    table, rows = reader.read(index, group, columns), selection.rows(group)
-                    yield table if rows is None else table.take(pa.array(rows))
 
 
 @dataclass(frozen=True)
@@ -57,6 +34,8 @@ class RewrittenRows:
     """Likewise."""
     fitted: dict[str, Any]
     """What it learned from the training rows."""
+    notes: tuple[str, ...]
+    """What it took for granted, in sentences for the plan's notes."""
 
 
 def rewrite_rows(
@@ -68,19 +47,27 @@ def rewrite_rows(
 ) -> RewrittenRows:
     """Fit on the training rows, then rewrite training and evaluation rows, each by itself."""
     kind = kind_of(section)
-    columns = kind.columns(section)
+    columns = kind.columns(section, train[0].index.schema)
+    is_split = evaluation is not None and evaluation.part.by != "all"
+    cut = kind.cut(section, train[0]) if is_split else None
+
+    def rows(sources: Sequence[SourceRows]) -> RawRows:
+        held_out = sources[0].part.evaluation
+        mine = None if cut is None else replace(cut, evaluation=held_out)
+        return RawRows(sources, columns, places=kind.places, cut=mine)
+
     fit_key = [section.model_dump(mode="json"), kind.fingerprint(section, base_dir), _rows_key(train)]
     fitted: dict[str, Any] = remembered(
         cache,
         "preparation-fit",
         kind.version,
         fit_key,
-        lambda: kind.fit(section, RawRows(train, columns), base_dir),
+        lambda: kind.fit(section, rows(train), base_dir),
     )
 
     def build(source: SourceRows) -> SourceRows:
         def write(path: str) -> None:
-            tables = kind.build(section, fitted, RawRows([source], columns))
+            tables = kind.build(section, fitted, rows([source]))
             _write_tables(path, tables, source.index.root)
 
         key = [_VERSION, fit_key, _rows_key([source])]
@@ -88,7 +75,10 @@ def rewrite_rows(
         return SourceRows(made_from(source.index, key, index_parquet(path)), Part())
 
     return RewrittenRows(
-        tuple(build(source) for source in train), build(evaluation) if evaluation else None, fitted
+        tuple(build(source) for source in train),
+        build(evaluation) if evaluation else None,
+        fitted,
+        kind.notes(section, fitted, [source.index for source in train]),
     )
 
 

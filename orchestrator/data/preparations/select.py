@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.preparations.text_columns import named_column
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.split import SourceRows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Select
 
@@ -17,13 +19,23 @@ class SelectKind:
     """Rows by the value of a column."""
 
     version = 1
+    places = False
 
     def fingerprint(self, section: Select, base_dir: str) -> str:
         """Nothing beside."""
         return ""
 
-    def columns(self, section: Select) -> None:
+    def columns(self, section: Select, schema: pa.Schema) -> None:
         """All."""
+
+    def cut(self, section: Select, source: SourceRows) -> None:
+        """A row's number says of which part it is."""
+
+    def notes(
+        self, section: Select, fitted: Mapping[str, Any], indexes: Sequence[SourceIndex]
+    ) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def fit(self, section: Select, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
         """Nothing to learn."""

@@ -9,8 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.data.preparations.neighbors import (
+    SeriesCut,
+    SeriesNumbers,
+    Timeline,
+    series_sizes,
+    time_column,
+    usual_step,
+)
+from orchestrator.data.preparations.places import place_of, source_names
+from orchestrator.data.preparations.raw_rows import RawRows
 from orchestrator.data.preparations.text_columns import named_column
 from orchestrator.data.preparations.windows import cut_windows
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.split import Part, SourceRows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Windows
 
@@ -20,25 +32,55 @@ _WINDOWS_AT_ONCE = 1024
 class WindowsKind:
     """Series into windows of past and future."""
 
-    version = 2
+    version = 3
+    places = True
 
     def fingerprint(self, section: Windows, base_dir: str) -> str:
         """Nothing beside."""
         return ""
 
-    def columns(self, section: Windows) -> tuple[str, ...] | None:
+    def columns(self, section: Windows, schema: pa.Schema) -> tuple[str, ...] | None:
         """See PreparationKind."""
         if section.columns == "*":
             return None
-        return section.columns if section.group is None else (*section.columns, section.group)
+        beside = (section.group, time_column(section, schema))
+        return tuple(dict.fromkeys([*section.columns, *(name for name in beside if name is not None)]))
+
+    def cut(self, section: Windows, source: SourceRows) -> SeriesCut:
+        """The end of each series is held out."""
+        index = source.index
+        if section.group is not None:
+            everything = RawRows([SourceRows(index, Part())], (section.group,), places=True)
+            sizes = series_sizes(section, everything)
+        else:
+            sizes = tuple(rows for file in index.files if (rows := sum(file.rows)))
+            sizes = sizes if section.files == "apart" else (sum(sizes),)
+        return SeriesCut(section, sizes, source.part.held_out / index.rows, evaluation=False)
+
+    def notes(
+        self, section: Windows, fitted: Mapping[str, Any], indexes: Sequence[SourceIndex]
+    ) -> tuple[str, ...]:
+        """That files are series of their own, and which column tells the time."""
+        files = sum(bool(sum(file.rows)) for index in indexes for file in index.files)
+        said = []
+        if section.files == "apart" and files > 1:
+            said.append(
+                f"windows: each of {files} files is a series of its own; data.prepare.files: joined goes on from one"
+                " to the next"
+            )
+        if section.time is None and fitted["time"] is not None:
+            said.append(f"windows: column {fitted['time']!r} says the time of a row")
+        return tuple(said)
 
     def fit(self, section: Windows, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
-        """Names of the series, and mean and standard deviation of each."""
+        """Names of the series, mean and standard deviation of each, the time's column and its usual step."""
         names: list[str] = []
+        time: str | None = None
         count, total, squares = 0, np.zeros(0), np.zeros(0)
         for table in tables:
             if not names:
-                names = _series(section, table)
+                time = time_column(section, table.schema)
+                names = _series(section, table, time)
                 total, squares = np.zeros(len(names)), np.zeros(len(names))
             values = series_values(table, names)
             count, total = count + len(values), total + values.sum(axis=0, dtype=np.float64)
@@ -50,6 +92,8 @@ class WindowsKind:
         deviation = np.sqrt(squares / count)
         return {
             "series": names,
+            "time": time,
+            "step": None if time is None else usual_step(section, time, tables),
             "mean": (mean if section.normalize else np.zeros_like(mean)).tolist(),
             "deviation": (
                 np.where(deviation > 0, deviation, 1.0) if section.normalize else np.ones_like(mean)
@@ -99,34 +143,23 @@ def _parts(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each table's normalized values, float32 (rows, series), and the number of each row's group."""
     mean, deviation = np.array(fitted["mean"]), np.array(fitted["deviation"])
-    numbers: dict[Any, int] = {}
+    numbers = SeriesNumbers(section)
+    timeline = None if fitted["time"] is None else Timeline(section, fitted["time"], fitted["step"])
     for table in tables:
-        values = series_values(table, fitted["series"])
-        if section.group is None:
-            groups = np.zeros(len(values), dtype=np.int64)
-        else:
-            groups = _group_numbers(named_column(table, section.group), section.group, numbers)
-        yield ((values - mean) / deviation).astype(np.float32), groups
+        values, series = series_values(table, fitted["series"]), numbers.of(table)
+        if timeline is not None:
+            series = timeline.pieces(table, series)
+        yield ((values - mean) / deviation).astype(np.float32), series
 
 
-def _group_numbers(column: pa.ChunkedArray, name: str, numbers: dict[Any, int]) -> np.ndarray:
-    """The number of each row's group; groups that were not seen before get the next ones."""
-    if missing := pc.sum(pc.is_null(column, nan_is_null=True)).as_py():
-        raise DataError(
-            f"data.prepare: group {name!r} is missing in {missing} rows, so they belong to no series; fill it in first"
-        )
-    encoded = pc.dictionary_encode(column).combine_chunks()
-    here = [numbers.setdefault(value, len(numbers)) for value in encoded.dictionary.to_pylist()]
-    return np.array(here, dtype=np.int64)[encoded.indices.to_numpy()]
-
-
-def _series(section: Windows, table: pa.Table) -> list[str]:
+def _series(section: Windows, table: pa.Table, time: str | None) -> list[str]:
     if section.columns != "*":
         return list(section.columns)
     names = [
         field.name
         for field in table.schema
-        if field.name != section.group
+        if field.name in source_names(table)
+        and field.name not in (section.group, time)
         and (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
     ]
     if not names:
@@ -146,8 +179,7 @@ def series_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
         bad = ~np.isfinite(values)
         if bad.any():
             raise DataError(
-                f"data.prepare: series {name!r} has {int(bad.sum())} missing or infinite values, the first in row"
-                f" {int(bad.argmax())} of its part; fill them in first"
+                f"{place_of(table, int(bad.argmax()))}: series {name!r} is missing or infinite there; fill it in first"
             )
         columns.append(values)
     return np.stack(columns, axis=1)

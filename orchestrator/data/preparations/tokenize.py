@@ -30,6 +30,8 @@ from orchestrator.data.preparations.tokenizers import (
     PAD,
     tokenizer_from_json,
 )
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.data.sources.split import SourceRows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import (
     Tokenize,
@@ -40,14 +42,24 @@ class TokenizeKind:
     """A text a row."""
 
     version = 1
+    places = False
 
     def fingerprint(self, section: Tokenize, base_dir: str) -> str:
         """A tokenizer file's content."""
         return file_digest(section, base_dir)
 
-    def columns(self, section: Tokenize) -> tuple[str, ...]:
+    def columns(self, section: Tokenize, schema: pa.Schema) -> tuple[str, ...]:
         """See PreparationKind."""
         return (section.column,) if section.label is None else (section.column, section.label)
+
+    def cut(self, section: Tokenize, source: SourceRows) -> None:
+        """A row's number says of which part it is."""
+
+    def notes(
+        self, section: Tokenize, fitted: Mapping[str, Any], indexes: Sequence[SourceIndex]
+    ) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def fit(self, section: Tokenize, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
         """The tokenizer and the classes."""

@@ -12,7 +12,7 @@ import pytest
 from data_jobs import job_of
 from PIL import Image
 
-from orchestrator.data.preparations.rewrite import RawRows
+from orchestrator.data.preparations.raw_rows import RawRows
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.sources.formats import FORMATS, format_of, index_source, lines
 from orchestrator.data.sources.index import SourceIndex

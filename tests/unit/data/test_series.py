@@ -100,7 +100,7 @@ def test_memory_does_not_grow_with_the_rows(shops):
     import tracemalloc
 
     section = Windows(past=8, horizon=4, columns=("a",), group="shop" if shops else None)
-    fitted = {"series": ["a"], "mean": [0.0], "deviation": [1.0]}
+    fitted = {"series": ["a"], "mean": [0.0], "deviation": [1.0], "time": None, "step": None}
 
     def tables(many):
         for _ in range(many):
@@ -128,7 +128,7 @@ def test_bad_series_are_sentences():
         run(section, [table(5)])
     with pytest.raises(DataError, match="no column holds numbers"):
         run(section, [pa.table({"date": ["x"]})])
-    with pytest.raises(DataError, match="series 'a' has 1 missing or infinite values, the first in row 1"):
+    with pytest.raises(DataError, match="row 1: series 'a' is missing or infinite there"):
         run(section, [pa.table({"a": [1.0, None, 3.0]})])
     with pytest.raises(DataError, match="group 'shop' is missing in 2 rows"):
         run(Windows(past=1, horizon=1, columns=("b",), group="shop"), [table(4, ["x", None, "x", None])])
