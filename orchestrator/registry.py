@@ -31,3 +31,10 @@ def suggest(wrong: str, right: Collection[str]) -> str:
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; there is {', '.join(sorted(right))}" if 0 < len(right) <= 24 else ""
+
+
+def suggest_of(wrong: str, right: Collection[str]) -> str:
+    """As ``suggest``, and all of the right names in any case, in their own order: for a choice of few."""
+    near = difflib.get_close_matches(wrong, sorted(right), n=1)
+    meant = f"; did you mean {near[0]!r}? There is" if near else "; there is"
+    return f"{meant} {', '.join(right)}"

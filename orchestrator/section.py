@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, LiteralString, get_args
 
@@ -12,12 +13,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainSerializer,
     ValidationError,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 
 class Section(BaseModel):
@@ -71,6 +74,33 @@ def _mentions_bool(annotation: Any) -> bool:
     if annotation in (bool, Any) or any(isinstance(value, bool) for value in inside):
         return True
     return any(_mentions_bool(part) for part in inside)
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a text is written: the pattern for programs, the rule for a person, who is told it where the text breaks it."""
+
+    pattern: str
+    """A regular expression of the whole text."""
+    rule: str
+    """What the text is, after "must be"."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "pattern": self.pattern}
+
+    def _check(self, text: str) -> str:
+        if not re.search(self.pattern, text):
+            raise ValueError(f"{text[:40]!r} must be {self.rule}")
+        return text
+
+
+PathText = Annotated[str, WithJsonSchema({"type": "string", "format": "path"})]
+"""A path or URI. In a file of a person's, ``${NAME}`` stands for a variable of ``spec.variables.ALLOWED``."""
 
 
 def json_number(value: float) -> float | str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from orchestrator.models.tensors import TensorSpec
 from orchestrator.section import Section
@@ -42,6 +42,16 @@ def label_outputs(objective: ObjectiveConfig, outputs: int | None) -> int:
     return outputs
 
 
+def _with_sizes(schema: dict[str, Any], config: type[FamilyConfig]) -> None:
+    """The named sizes, for editors that complete them and for ``explain``."""
+    size = schema["properties"]["size"]
+    size["anyOf"][0]["enum"] = list(config.SIZES)
+    size["sizes"] = {
+        name: {field: list(value) if isinstance(value, tuple) else value for field, value in fields.items()}
+        for name, fields in config.SIZES.items()
+    }
+
+
 class FamilyConfig(Section):
     """What every family's section has. A named size fills in what is not written beside it."""
 
@@ -55,6 +65,8 @@ class FamilyConfig(Section):
     """The architecture family."""
     size: str | None = None
     """A named size of the family; fields written beside it win. Default: the fields' own defaults."""
+
+    model_config = ConfigDict(json_schema_extra=_with_sizes)
 
     @model_validator(mode="before")
     @classmethod

@@ -41,5 +41,21 @@ def explain(
             )
         )
         say(f"  meaning  {entry['meaning']}")
-        if entry["fields"]:
+        if entry["kinds"]:
+            _say_each("kinds", {kind: ", ".join(fields) for kind, fields in entry["kinds"].items()})
+        elif entry["fields"]:
             say(f"  fields   {', '.join(entry['fields'])}")
+        _say_each(
+            "sizes",
+            {
+                size: ", ".join(f"{name} {value}" for name, value in values.items())
+                for size, values in entry["sizes"].items()
+            },
+        )
+
+
+def _say_each(title: str, rows: dict[str, str]) -> None:
+    """A line for each name, the title before the first."""
+    widest = max(map(len, rows), default=0)
+    for index, (name, text) in enumerate(rows.items()):
+        say(f"  {title if index == 0 else '':<8} {name:<{widest}}  {text}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from orchestrator.section import Section
+from orchestrator.section import PathText, Section, Written
 from orchestrator.spec.preparations import Preparation
 from orchestrator.spec.transforms import Transform
 
@@ -47,7 +47,7 @@ class FileSource(Section):
     """``parquet``, ``jsonl`` (an object a line) and ``arrow`` (IPC files, Hugging Face datasets on disk): a row a sample; ``images``: a folder with one folder of images for each class, or Parquet with
     their bytes; ``webdataset``: tars, in which files of one name but their extension are a sample; ``numpy``: a folder
     of ``.npy`` files of one length, each a column."""
-    path: str
+    path: PathText
     """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share in a mix of several sources, relative to the others'."""
@@ -60,11 +60,15 @@ class CsvSource(Section):
 
     kind: Literal["csv"] = "csv"
     """CSV."""
-    path: str
+    path: PathText
     """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
-    separator: Annotated[str, Field(pattern=r"^(auto|[^\w\r\n\"])$")] = "auto"
+    separator: Annotated[
+        str, Written(r"^(auto|[^\w\r\n\"])$", "auto, or one character that is no letter, digit or quote")
+    ] = "auto"
     """The character between two columns; ``"\\t"`` is a tab."""
-    quote: Annotated[str, Field(pattern=r"^[^\w\r\n]?$")] = '"'
+    quote: Annotated[str, Written(r"^[^\w\r\n]?$", "one character that is no letter or digit, or empty")] = (
+        '"'
+    )
     """The character around fields that hold separators or line breaks; empty where there is none, so that quotes are
     letters like any other."""
     encoding: str = "auto"
@@ -102,7 +106,7 @@ class TextSource(Section):
 
     kind: Literal["text"] = "text"
     """Plain text."""
-    path: str
+    path: PathText
     """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
     rows: Literal["line", "paragraph", "file"] = "line"
     """What one row is: a line with its line end, the lines up to an empty one, or a whole file. Lines and
@@ -118,7 +122,7 @@ class PipelineSource(Section):
 
     kind: Literal["pipeline"] = "pipeline"
     """A pipeline."""
-    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    function: Annotated[str, Written(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", "module:function, e.g. my_data:read")]
     """``module:function`` in the job's working directory; returns a ``ray.data.Dataset``."""
     arguments: dict[str, Any] = {}
     """What the function is called with."""

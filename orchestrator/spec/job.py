@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.models.configs import ModelConfig, ObjectiveSection
-from orchestrator.section import Bytes, Seconds, Section
+from orchestrator.section import Bytes, PathText, Seconds, Section, Written
 from orchestrator.spec.data import DataSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class InitializeSpec(Section):
     """Weights to start from, and what to keep as it is."""
 
-    weights: str | None = None
+    weights: PathText | None = None
     """A ``.safetensors`` file, or a checkpoint folder of a run. Default: the family's own initialization."""
     prefix: str = ""
     """Only weights whose names begin with this are taken, and it is cut off."""
@@ -134,7 +134,7 @@ class ZeroOffload(Section):
     """Optimizer state and fp32 master weights; ``nvme`` with stage 3 only."""
     parameters: Literal["none", "cpu", "nvme"] = "none"
     """Parameters (stage 3 only); ``nvme`` with 16-bit precision only."""
-    nvme_path: str | None = None
+    nvme_path: PathText | None = None
     """Folder on a local NVMe disk, with ``nvme``."""
 
 
@@ -259,7 +259,7 @@ class TrackingSpec(Section):
 class EnvironmentSpec(Section):
     """What a job's processes find around them."""
 
-    working_dir: str | None = None
+    working_dir: PathText | None = None
     """Folder that travels with the job and stands first on the import path. Default: none."""
     pip: tuple[str, ...] = ()
     """Packages to install on the workers before the start."""
@@ -287,7 +287,13 @@ class EnvironmentSpec(Section):
 class JobSpec(Section):
     """One training job."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+    name: Annotated[
+        str,
+        Written(
+            r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
+            "small letters, digits and hyphens, at most 40, with no hyphen first or last",
+        ),
+    ]
     """Name of the job: small letters, digits and hyphens, at most 40."""
     description: str = ""
     """What a reader of the tracker should know; Markdown."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import NotFoundError, SpecError
-from orchestrator.registry import suggest
+from orchestrator.registry import suggest, suggest_of
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
-from orchestrator.spec.schema import fields_at
+from orchestrator.spec.schema import described, fields_at, is_path_at, json_schema, kinds_at
+from orchestrator.spec.variables import expand
 from orchestrator.spec.yaml_text import Path, YamlText, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -43,7 +45,7 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Ite
 
     """
     if isinstance(source, Mapping):
-        text, origin = YamlText(data=dict(source)), "job"
+        text, origin = YamlText(data=deepcopy(dict(source))), "job"
     else:
         text, origin = _read_file(FilePath(source)), str(source)
     for override in overrides:
@@ -136,10 +138,28 @@ def _apply_override(text: YamlText, override: str) -> None:
 def _validate(model: type[Model], text: YamlText, origin: str) -> Model:
     if not isinstance(text.data, dict):
         raise SpecError(f"{origin}:1:1: a mapping of fields is expected, not {type(text.data).__name__}")
+    _expand_paths(model, text, origin)
     try:
         return model.model_validate(text.data)
     except ValidationError as error:
         raise SpecError("\n".join(_error_lines(model, error, text, origin))) from None
+
+
+def _expand_paths(model: type[BaseModel], text: YamlText, origin: str) -> None:
+    """Put the values of ``${NAME}`` into the fields that are paths; elsewhere it is text like any other."""
+
+    def walk(node: Any, path: Path) -> None:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            place = (*path, key)
+            if isinstance(value, dict | list):
+                walk(value, place)
+            elif isinstance(value, str) and "${" in value and is_path_at(model, place, text.data):
+                try:
+                    node[key] = expand(value, os.environ)
+                except SpecError as error:
+                    raise SpecError(f"{_where(place, text, origin)}{error}") from None
+
+    walk(text.data, ())
 
 
 def _error_lines(model: type[BaseModel], error: ValidationError, text: YamlText, origin: str) -> list[str]:
@@ -191,21 +211,29 @@ def _sentence(model: type[BaseModel], path: Path, detail: Any, data: Any) -> str
         names = [name for name in fields_at(model, path[:-1], data) if name != path[-1]]
         return f"unknown field{suggest(str(path[-1]), names)}"
     if kind == "missing":
-        return "required, but not given"
+        return f"required, but not given{_meaning(model, path, data)}"
     if kind == "union_tag_not_found":
-        return f"the field {context['discriminator']} must say which kind it is"
+        tag = context["discriminator"].strip("'")
+        kinds = ", ".join(kinds_at(model, path, data))
+        return f"the field {tag!r} must say which {tag} it is: {kinds}"
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return f"{context['discriminator'].strip(chr(39))} {context['tag']!r} is not known{suggest(context['tag'], tags)}"
+        return f"{context['discriminator'].strip(chr(39))} {context['tag']!r} is not known{suggest_of(context['tag'], tags)}"
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ", ").split(",")]
         return f"{_shown(given)} is not one of {', '.join(choices)}{suggest(str(given), choices) if len(choices) > 1 else ''}"
-    if kind == "string_pattern_mismatch":
-        return f"{_shown(given)} does not fit; it must match {context['pattern']}"
     message: str = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return message
     return f"{message[0].lower()}{message[1:]}, not {_shown(given)}"
+
+
+def _meaning(model: type[BaseModel], path: Path, data: Any) -> str:
+    """A field's first sentence, after a colon; empty where the place has no such field."""
+    field = fields_at(model, path[:-1], data).get(str(path[-1]))
+    said = described(field, json_schema(model)) if field else ""
+    first = " ".join(said.split()).split(". ")[0].rstrip(".")
+    return f": {first[:1].lower()}{first[1:]}" if first else ""
 
 
 def _shown(value: Any) -> str:

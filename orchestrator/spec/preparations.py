@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.section import Section
+from orchestrator.section import PathText, Section
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -52,7 +52,7 @@ class FileTokenizer(Section):
 
     kind: Literal["file"] = "file"
     """The tokenizer."""
-    path: str
+    path: PathText
     """``tokenizer.json``, relative to the job file's folder."""
 
 

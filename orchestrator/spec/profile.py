@@ -6,10 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.section import Bytes, Seconds, Section
+from orchestrator.section import Bytes, PathText, Seconds, Section, Written
 from orchestrator.storage import is_uri
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Name = Annotated[
+    str,
+    Written(
+        r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        "small letters, digits and hyphens, at most 63, with no hyphen first or last",
+    ),
+]
 
 
 class Toleration(Section):
@@ -74,7 +80,7 @@ class HeadNode(Section):
 class SecretRefs(Section):
     """Where secrets are, never what they are."""
 
-    ray_token_file: str | None = None
+    ray_token_file: PathText | None = None
     """Client side: file (mode 0600) that holds Ray's bearer token. Default: Ray's own lookup."""
     ray_token_secret: str | None = None
     """Kubernetes Secret with key ``auth_token``. Default: the operator makes one for each cluster."""
@@ -142,7 +148,7 @@ class ClusterProfile(Section):
     """Container image with this version of trainwright (kind kubernetes); a tag or digest, never latest."""
     ray_version: str | None = None
     """Ray's version on the cluster. Default: that of this installation."""
-    storage: str | None = None
+    storage: PathText | None = None
     """Where checkpoints and run records go: a path that all nodes share, or ``s3://`` or ``gs://``.
     Kind local takes a path only; its default is the trainwright home."""
     mlflow: str | None = None

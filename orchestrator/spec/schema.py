@@ -59,6 +59,40 @@ def fields_at(model: type[BaseModel], path: tuple[str | int, ...], data: Any) ->
     return {name: field for node in nodes for name, field in node.get("properties", {}).items()}
 
 
+def is_path_at(model: type[BaseModel], path: tuple[str | int, ...], data: Any) -> bool:
+    """Whether the field at ``path`` is a path or URI."""
+    field = fields_at(model, path[:-1], data).get(str(path[-1]), {})
+    return any(part.get("format") == "path" for part in (field, *field.get("anyOf", ())))
+
+
+def kinds_at(model: type[BaseModel], path: tuple[str | int, ...], data: Any) -> dict[str, list[str]]:
+    """The kinds of which the section at ``path`` may be one, each with its fields; none where there is no choice."""
+    *parents, name = path
+    while isinstance(name, int):
+        *parents, name = parents
+    field = fields_at(model, tuple(parents), data).get(str(name))
+    return kinds(field, json_schema(model)) if field else {}
+
+
+def kinds(field: dict[str, Any], root: dict[str, Any]) -> dict[str, list[str]]:
+    """Of a field that may be one of several kinds: the name of each -> its own fields."""
+    field = _resolve(field, root)
+    if discriminator := field.get("discriminator"):
+        return {
+            name: [
+                key
+                for key in _resolve({"$ref": ref}, root)["properties"]
+                if key != discriminator["propertyName"]
+            ]
+            for name, ref in discriminator["mapping"].items()
+        }
+    for key in ("anyOf", "oneOf"):
+        for part in field.get(key, ()):
+            if found := kinds(part, root):
+                return found
+    return kinds(field["items"], root) if isinstance(field.get("items"), dict) else {}
+
+
 def described(field: dict[str, Any], root: dict[str, Any]) -> str:
     """A field's description; that of its section where the two are the same and pydantic wrote it once."""
     return str(field.get("description") or _resolve(field, root).get("description", ""))
@@ -123,6 +157,10 @@ def explain(model: type[BaseModel], dotted: str) -> list[dict[str, Any]]:
                 "default": field.get("default"),
                 "meaning": " ".join(described(field, root).split()),
                 "fields": sorted({key for part in inner for key in part["properties"]}),
+                "kinds": kinds(field, root),
+                "sizes": {size: field["sizes"][size] for size in field["anyOf"][0]["enum"]}
+                if "sizes" in field
+                else {},
             }
         )
     unique: list[dict[str, Any]] = []

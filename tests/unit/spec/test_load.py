@@ -70,7 +70,21 @@ def test_overrides_reach_lists_and_new_sections(tmp_path):
         (("epochs: 2", "epoch: 2"), "unknown field; did you mean 'epochs'?"),
         (("epochs: 2", "epochs: 2\n  max_steps: 3"), "exactly one of training.max_steps and training.epochs"),
         (("fraction: 0.2", "fraction: 1.5"), ":5:23: data.eval.fraction"),
-        (("name: digits\n", "name: Digits!\n"), ":1:1: name: 'Digits!' does not fit"),
+        (("name: digits\n", "name: Digits!\n"), ":1:1: name: 'Digits!' must be small letters, digits and"),
+        (
+            ("family: cnn", "family: transformer"),
+            "'transformer' is not known; there is mlp, cnn, rnn, lstm, gru, gpt,",
+        ),
+        (
+            ("family: cnn, size: debug", "size: debug"),
+            "model: the field 'family' must say which family it is: ",
+        ),
+        (("kind: builtin, ", ""), ":4:3: data.train: the field 'kind' must say which kind it is: "),
+        (("family: cnn", "family: cnnn"), "did you mean 'cnn'? There is mlp, cnn, rnn"),
+        (
+            ("model: {family: cnn, size: debug}\n", ""),
+            "model: required, but not given: architecture family and its",
+        ),
         (("training:\n  epochs: 2\n", ""), "training: required, but not given"),
     ],
 )
@@ -126,6 +140,67 @@ def test_explain_finds_a_field_in_every_family():
     assert {entry["section"] for entry in entries} >= {"MlpConfig", "CnnConfig"}
     with pytest.raises(NotFoundError, match="did you mean 'width'"):
         explain(JobSpec, "model.widht")
+
+
+def test_explain_lists_the_kinds_of_a_choice_with_their_fields():
+    (train,) = explain(JobSpec, "data.train")
+    assert train["kinds"]["builtin"] == ["name", "weight"]
+    assert "separator" in train["kinds"]["csv"]
+    (model,) = explain(JobSpec, "model")
+    assert set(model["kinds"]) == {"mlp", "cnn", "rnn", "lstm", "gru", "gpt", "bert", "gan", "autoencoder"}
+    (training,) = explain(JobSpec, "training")
+    assert training["kinds"] == {}
+
+
+def test_explain_lists_the_sizes_of_a_family():
+    (gpt,) = (entry for entry in explain(JobSpec, "model.size") if entry["section"] == "GptConfig")
+    assert list(gpt["sizes"]) == ["debug", "nano", "124m", "350m", "774m", "1.5b", "7b"]
+    assert gpt["sizes"]["124m"]["layers"] == 12
+
+
+WITH_PATH = GOOD.replace("{kind: builtin, name: digits}", '{kind: csv, path: "${DATA}/${USER}/*.csv"}')
+
+
+def test_a_path_takes_variables_of_the_allowed_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA", "/data")
+    monkeypatch.setenv("USER", "ada")
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    given = "initialize.weights=${SCRATCH}/start.safetensors"
+    job = load_spec(write(tmp_path, WITH_PATH + "description: costs ${DATA}\n"), [given])
+    assert job.data.train.path == "/data/ada/*.csv"
+    assert job.initialize.weights == "/scratch/start.safetensors"
+    assert job.description == "costs ${DATA}", "no path"
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        (
+            "AWS_SECRET_ACCESS_KEY",
+            ":4:22: data.train.path: ${AWS_SECRET_ACCESS_KEY} is not read here; a path may name",
+        ),
+        ("DATASETS", ":4:22: data.train.path: ${DATASETS} has no value here; export DATASETS=... first"),
+    ],
+)
+def test_a_path_takes_no_other_variable_and_none_without_a_value(tmp_path, monkeypatch, variable, says):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("DATASETS", raising=False)
+    monkeypatch.setenv("USER", "ada")
+    (line,) = errors_of(tmp_path, WITH_PATH.replace("${DATA}", f"${{{variable}}}"))
+    assert line.startswith(says)
+    assert "secret" not in line
+
+
+def test_reading_a_mapping_leaves_it_as_it_was(monkeypatch):
+    monkeypatch.setenv("DATA", "/data")
+    given = {
+        "name": "x",
+        "model": {"family": "mlp"},
+        "data": {"train": {"kind": "csv", "path": "${DATA}/x.csv"}},
+        "training": {"max_steps": 1},
+    }
+    assert load_spec(given).data.train.path == "/data/x.csv"
+    assert given["data"]["train"]["path"] == "${DATA}/x.csv"
 
 
 def test_profiles_by_name_own_before_shipped(tmp_path, monkeypatch):
