@@ -25,6 +25,8 @@ from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
 
 _STOP_POLL_SECONDS = 1.0
+_SENDER_SECONDS = 10.0
+"""How long a worker that is ending may still send to the tracker."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,8 +84,7 @@ class Driver:
             end = self._end_of(error)
         self._over.set()
         end = self._record.end(end)
-        if end.state is RunState.FAILED:
-            self._close_tracking()
+        self._close_tracking(end)
         return _tell_end(end)
 
     def _say_starting(self) -> None:
@@ -98,10 +99,12 @@ class Driver:
             ray.wait_for_resources(self._stop_asked)
 
             from orchestrator import data
+            from orchestrator.telemetry.closing import describe_run
 
-            prepared = data.prepare(self._plan).model_dump_json()
+            prepared = data.prepare(self._plan)
+            describe_run(self._plan, data=prepared.lineage, started_at=self._started_at)
             self._has_workers = True
-            outcome = ray.train(prepared, launch=self._launch, started_at=self._started_at)
+            outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)
         reached = self._status.reached(outcome["step"], outcome["attempt"], outcome["metrics"])
         state, reason, message = (
             (RunState.STOPPED, EndReason.STOPPED_BY_USER, f"stopped after step {outcome['step']}")
@@ -122,12 +125,14 @@ class Driver:
         state = RunState.STOPPED if reason is EndReason.STOPPED_BY_USER else RunState.FAILED
         return self._status.ended(state, reason, message, ended_at=time.time())
 
-    def _close_tracking(self) -> None:
+    def _close_tracking(self, end: RunStatus) -> None:
         """Rank 0 closes the tracker's run when the loop ends; when it could not, the driver does."""
         if self._plan.tracking_uri:
-            from orchestrator.telemetry.tracking import open_tracker
+            from orchestrator.telemetry.closing import close_quietly, describe_run
 
-            open_tracker(self._plan, dataset={}, on_url=lambda url: None).finish("FAILED")
+            with contextlib.suppress(OSError):
+                describe_run(self._plan, data={}, started_at=self._started_at)
+            close_quietly(self._plan.storage, end, wait_seconds=_SENDER_SECONDS)
 
     # -- stopping --------------------------------------------------------------------------------------------
 

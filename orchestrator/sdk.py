@@ -25,6 +25,7 @@ from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
 from orchestrator.planning.shard_group import with_shard_group
 from orchestrator.runs import RunStatus, new_run_id, run_id_problem
+from orchestrator.spec.addresses import without_password
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
 from orchestrator.spec.profile import ClusterProfile
@@ -125,7 +126,9 @@ def attach(run_id: str, cluster: str | ClusterProfile | None = None) -> Run:
 
 def list_runs(cluster: str | ClusterProfile = "local") -> list[RunStatus]:
     """All runs that the cluster still knows, newest first."""
-    return open_cluster(cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)).list()
+    found = open_cluster(cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)).list()
+    _tell_trackers(found)
+    return found
 
 
 class Run:
@@ -139,8 +142,8 @@ class Run:
         return f"Run({self.id!r}, cluster={self.cluster.profile.name!r})"
 
     def status(self) -> RunStatus:
-        """How it stands now."""
-        return self.cluster.status(self.id)
+        """How it stands now. Where it has ended and its tracker was not told, as by a driver that was lost, it is."""
+        return _tracked(self.cluster.status(self.id))
 
     def wait(self, timeout_seconds: float | None = None, *, check: bool = True) -> RunStatus:
         """Block until it has ended.
@@ -178,7 +181,20 @@ class Run:
 
     def stop(self, *, now: bool = False) -> RunStatus:
         """Ask for a graceful stop, or end it ``now``. Returns at once."""
-        return self.cluster.stop(self.id, now=now)
+        return _tracked(self.cluster.stop(self.id, now=now))
+
+    def sync(self) -> int | None:
+        """Send what the tracker lacks of the run, and its end where it has ended; where the run was deleted there, it is
+        made again. Returns the number of metric values, None while the run sends by itself.
+
+        Raises:
+            NotFoundError: the run keeps nothing for a tracker, or its storage can't be read from here.
+            InfrastructureError: the tracker did not take all.
+        """
+        from orchestrator.telemetry.closing import sync
+
+        status = self.cluster.status(self.id)
+        return sync(_storage_of(status), status if status.state.is_final else None, anew=True)
 
     def resume(self, overrides: Iterable[str] = (), *, from_checkpoint: str = "newest") -> RunStatus:
         """Launch it again from one of its checkpoints: the ``newest`` good one, the ``best``, or that of a step.
@@ -202,6 +218,35 @@ class Run:
         from orchestrator import checkpoint
 
         return checkpoint.chosen(self.status().urls["checkpoints"], which)
+
+
+def _storage_of(status: RunStatus) -> str:
+    return status.urls.get("checkpoints", "").removesuffix("/checkpoints")
+
+
+def _tracked(status: RunStatus) -> RunStatus:
+    """The status; the tracker has been told where it is an end."""
+    from orchestrator.telemetry.closing import close_quietly
+
+    if status.state.is_final and _storage_of(status):
+        close_quietly(_storage_of(status), status)
+    return status
+
+
+def _tell_trackers(found: Iterable[RunStatus]) -> None:
+    """As ``_tracked`` for many. One look at each run's record: so only where records lie on a disk of this machine; and
+    no more of them once a tracker did not answer.
+    """
+    from orchestrator.telemetry.closing import close_quietly
+
+    for status in found:
+        storage = _storage_of(status)
+        if (
+            status.state.is_final
+            and Path(storage or ".", "tracking").is_dir()
+            and not close_quietly(storage, status)
+        ):
+            return
 
 
 def _revised(plan: Plan, overrides: tuple[str, ...], from_checkpoint: str) -> Plan:
@@ -240,7 +285,12 @@ def _error_for(status: RunStatus) -> TrainwrightError:
 def _tracking_uri(job: JobSpec, profile: ClusterProfile) -> str:
     if job.tracking.kind == "none":
         return ""
-    chosen = job.tracking.uri or profile.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
+    return without_password(job.tracking.uri or tracking_uri_of(profile))
+
+
+def tracking_uri_of(profile: ClusterProfile) -> str:
+    """Where runs of a cluster are tracked unless the job says otherwise; of MLFLOW_TRACKING_URI also the password."""
+    chosen = profile.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
     return chosen or f"sqlite:///{home() / 'mlflow.db'}"
 
 

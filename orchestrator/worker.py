@@ -188,6 +188,7 @@ class Worker:
             "objective": job.objective.model_dump(mode="json"),
         }
         state = self._rank.engine.state()
+        self._reporter.saving()
         stall = self._checkpoints.save(step, state, meta, asynchronous=job.checkpoint.asynchronous)
         self._ranking.add(metrics)
         self._prune()

@@ -21,15 +21,14 @@ def ui(
     import sys
 
     from orchestrator.errors import InfrastructureError
+    from orchestrator.sdk import tracking_uri_of
+    from orchestrator.spec.addresses import without_password
     from orchestrator.spec.load import home, load_profile
+    from orchestrator.telemetry.mlflow_run import connect
 
-    uri = (
-        load_profile(cluster).mlflow
-        or os.environ.get("MLFLOW_TRACKING_URI")
-        or f"sqlite:///{home() / 'mlflow.db'}"
-    )
+    uri = tracking_uri_of(load_profile(cluster))
     if uri.startswith("http"):
-        say(f"{uri.rstrip('/')}/#/experiments?workflowType=machine_learning")
+        say(f"{without_password(uri).rstrip('/')}/#/experiments?workflowType=machine_learning")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -41,6 +40,7 @@ def ui(
             ) from None
         port = probe.getsockname()[1]
     home().mkdir(parents=True, exist_ok=True)
+    connect(without_password(uri))  # makes its tables, alone
     say(
         f"MLflow dashboard: http://{host}:{port}/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)"
     )
@@ -50,8 +50,6 @@ def ui(
         "-m",
         "mlflow",
         "server",
-        "--backend-store-uri",
-        uri,
         "--host",
         host,
         "--port",
@@ -60,6 +58,7 @@ def ui(
     command += ["--workers", "1", "--default-artifact-root", (home() / "mlartifacts").as_uri()]
     environment = {
         **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # a command line can be read by everybody on the machine
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }

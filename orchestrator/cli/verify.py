@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -17,12 +18,14 @@ def verify(
     """Prove that distribution changes no result for this job: one worker, several, stopped and resumed, resharded."""
     from orchestrator import sdk
     from orchestrator.errors import SpecError
+    from orchestrator.telemetry.closing import describe_run
     from orchestrator.telemetry.tracking import open_tracker
     from orchestrator.verify import VerifyRow
     from orchestrator.verify import verify as compare
 
     if steps % 2:
         raise SpecError(f"--steps {steps}: must be even, since the run is stopped halfway")
+    began = time.time()
     plan = sdk.make_plan(job, overrides=set_ or ())
 
     def show(row: VerifyRow) -> None:
@@ -35,7 +38,8 @@ def verify(
     if json:
         print_json([{**row.model_dump(mode="json"), "passed": row.passed} for row in rows])
     all_passed = all(row.passed for row in rows)
-    tracker = open_tracker(plan, dataset={}, on_url=lambda url: None)
+    describe_run(plan, data={}, started_at=began)
+    tracker = open_tracker(plan, attempt=1, launch=1, start_step=0, on_url=lambda url: None)
     tracker.log(1, {f"verify/{row.check} {row.quantity}": row.difference for row in rows})
     tracker.finish("FINISHED" if all_passed else "FAILED")
     if not all_passed:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.models.configs import ModelConfig, ObjectiveSection
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
+from orchestrator.spec.addresses import OpenAddress
 from orchestrator.spec.data import DataSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -246,8 +247,9 @@ class TrackingSpec(Section):
 
     kind: Literal["mlflow", "none"] = "mlflow"
     """The tracker."""
-    uri: str | None = None
-    """MLflow tracking URI. Default: the cluster's, else ``MLFLOW_TRACKING_URI``, else SQLite in the home."""
+    uri: OpenAddress = None
+    """MLflow tracking URI, without a password. Default: the cluster's, else ``MLFLOW_TRACKING_URI``, else SQLite in the
+    home."""
     experiment: str = "trainwright"
     """MLflow experiment."""
     tags: dict[str, str] = {}

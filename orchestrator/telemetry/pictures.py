@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 _SMALLEST_SIDE = 128
+_GAP, _SHEET_WIDTH = 8, 1600
 _CHART_HEIGHT, _CHART_WIDTH, _MARGIN = 240, 480, 12
 _COLORS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75))
 
@@ -52,4 +55,17 @@ def of_series(series_LT: np.ndarray[Any, Any]) -> Pixels:
             if drawable[i] and drawable[i - 1]:
                 top, bottom = sorted((rows[i - 1], rows[i]))
                 canvas[top : bottom + 2, columns[i]] = color
+    return canvas
+
+
+def sheet(shown: Sequence[Pixels]) -> Pixels:
+    """Pictures beside and below each other, row by row, on white; each has room for the largest."""
+    height = max(picture.shape[0] for picture in shown) + _GAP
+    width = max(picture.shape[1] for picture in shown) + _GAP
+    columns = max(1, min(len(shown), _SHEET_WIDTH // width, math.ceil(math.sqrt(len(shown)))))
+    rows = -(-len(shown) // columns)
+    canvas = np.full((rows * height + _GAP, columns * width + _GAP, 3), 255, np.uint8)
+    for index, picture in enumerate(shown):
+        top, left = _GAP + index // columns * height, _GAP + index % columns * width
+        canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return canvas

@@ -14,9 +14,9 @@ from orchestrator.control import Mailbox
 from orchestrator.data import Prepared
 from orchestrator.models.base import Sample
 from orchestrator.planning.plan import Plan
-from orchestrator.telemetry import pictures
 from orchestrator.telemetry.gauges import Gauges
 from orchestrator.telemetry.model_folder import write_model_folder
+from orchestrator.telemetry.samples import files_of
 from orchestrator.telemetry.tracking import open_tracker
 
 
@@ -25,6 +25,10 @@ class Reporter(Protocol):
 
     def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         """Metrics of a step, and of a training log the seconds by part since the last one."""
+        ...
+
+    def saving(self) -> None:
+        """A checkpoint is about to be written: what was logged until now must be durable before it is."""
         ...
 
     def saved(self, step: int, stall_seconds: float) -> None:
@@ -54,6 +58,9 @@ class NullReporter:
     def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         """Nothing."""
 
+    def saving(self) -> None:
+        """Nothing."""
+
     def saved(self, step: int, stall_seconds: float) -> None:
         """Nothing."""
 
@@ -75,7 +82,14 @@ class RunReporter:
     """Rank 0's."""
 
     def __init__(
-        self, plan: Plan, prepared: Prepared, *, attempt: int, launch: int, start_seconds: float
+        self,
+        plan: Plan,
+        prepared: Prepared,
+        *,
+        attempt: int,
+        launch: int,
+        start_step: int,
+        start_seconds: float,
     ) -> None:
         """
         Args:
@@ -83,13 +97,16 @@ class RunReporter:
             prepared: its data: what text samples are decoded with, and the tracker's record of data sets.
             attempt: the worker group's start that reports.
             launch: whose record is written.
+            start_step: the step that the attempt goes on from.
             start_seconds: from the driver's start until now.
 
         """
         self._plan, self._prepared, self._attempt = plan, prepared, attempt
         self._mailbox = Mailbox(plan.storage, launch)
         self._gauges = Gauges(plan, attempt=attempt, start_seconds=start_seconds)
-        self._tracker = open_tracker(plan, dataset=prepared.lineage, on_url=self._is_tracked_at)
+        self._tracker = open_tracker(
+            plan, attempt=attempt, launch=launch, start_step=start_step, on_url=self._is_tracked_at
+        )
 
     def _is_tracked_at(self, url: str) -> None:
         if not url:  # a file: nothing serves it yet
@@ -100,11 +117,15 @@ class RunReporter:
     def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         """See Reporter."""
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        events.emit("metrics", step=step, attempt=self._attempt, values=rounded)
         self._tracker.log(step, values)
+        events.emit("metrics", step=step, attempt=self._attempt, values=rounded)
         if seconds:
             self._gauges.logged(step, values, seconds, again=step <= self._mailbox.reached_before)
         self._mailbox.reached(step, self._attempt, rounded)
+
+    def saving(self) -> None:
+        """See Reporter."""
+        self._tracker.flush()
 
     def saved(self, step: int, stall_seconds: float) -> None:
         """See Reporter."""
@@ -118,12 +139,12 @@ class RunReporter:
 
     def generated(self, step: int, samples: Iterable[Sample]) -> None:
         """See Reporter."""
-        for sample in samples:
-            if sample.kind == "text":
-                text = data.decode_text(self._prepared, sample.data.tolist())
-                self._tracker.text(step, sample.name, text)
-            else:
-                self._tracker.image(step, sample.name, pictures.of_sample(sample))
+        shown = [(sample, self._text_of(sample)) for sample in samples]
+        for name, content in files_of(step, shown):
+            self._tracker.file(step, name, content)
+
+    def _text_of(self, sample: Sample) -> str:
+        return data.decode_text(self._prepared, sample.data.tolist()) if sample.kind == "text" else ""
 
     def stop_asked(self) -> bool:
         """See Reporter."""
@@ -174,7 +195,12 @@ def open_reporter(
         "attempt", attempt=attempt, launch=launch, start_step=start_step, total_steps=plan.total_steps
     )
     reporter = RunReporter(
-        plan, prepared, attempt=attempt, launch=launch, start_seconds=time.time() - started_at
+        plan,
+        prepared,
+        attempt=attempt,
+        launch=launch,
+        start_step=start_step,
+        start_seconds=time.time() - started_at,
     )
     with contextlib.closing(reporter):
         try:

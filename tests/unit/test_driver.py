@@ -58,6 +58,8 @@ def launch(tmp_path, monkeypatch, capsys):
     record = RunRecord(plan.storage)
 
     class Prepared:
+        lineage = {}
+
         def model_dump_json(self):
             return "{}"
 

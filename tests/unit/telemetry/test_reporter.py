@@ -23,11 +23,11 @@ class Tracker:
     def log(self, step, metrics):
         self.points.append((step, dict(metrics)))
 
-    def text(self, step, name, text):
-        self.samples.append((step, name, text))
+    def file(self, step, name, content):
+        self.samples.append((step, name, content))
 
-    def image(self, step, name, pixels):
-        self.samples.append((step, name, pixels.shape))
+    def flush(self):
+        self.points.append("durable")
 
     def finish(self, status, model_dir=None):
         files = model_dir and sorted(file.name for file in model_dir.iterdir())
@@ -41,7 +41,8 @@ def run(tmp_path, monkeypatch):
     prepared = data.prepare(plan)
     tracker, urls = Tracker(), ["http://mlflow/1"]
 
-    def opened(plan, *, dataset, on_url):
+    def opened(plan, *, attempt, launch, start_step, on_url):
+        assert (attempt, launch, start_step) == (3, 1, 4)
         on_url(urls[0])
         return tracker
 
@@ -110,11 +111,21 @@ def test_samples_are_shown_as_text_or_pictures(run):
                 Sample("lines", "series", np.zeros((2, 9)), ("a", "b")),
             ],
         )
-    assert run.tracker.samples == [
-        (6, "words", "3 1 2"),
-        (6, "picture", (128, 128, 3)),
-        (6, "lines", (240, 480, 3)),
+    (page, sheet, plots) = run.tracker.samples
+    assert page[:2] == (6, "samples/step-00000006.html") and b"<pre>3 1 2</pre>" in page[2]
+    assert [name for _, name, _ in (sheet, plots)] == [
+        "samples/step-00000006.png",
+        "samples/step-00000006-series.png",
     ]
+    assert sheet[2].startswith(b"\x89PNG")
+
+
+def test_what_was_logged_is_durable_before_a_checkpoint_is_written(run):
+    with run() as reporter:
+        reporter.logged(5, VALUES, {})
+        reporter.saving()
+        reporter.saved(5, 0.1)
+    assert run.tracker.points == [(5, VALUES), "durable"]
 
 
 def test_a_stopped_run_is_closed_as_killed(run):
