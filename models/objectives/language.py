@@ -25,7 +25,10 @@ PROMPT_TOKENS = 16
 
 
 class CausalLm(OnePhase):
-    """Cross-entropy of each token after the first, from those before it. Unit: predicted token."""
+    """Cross-entropy of each real token after the first, from those before it. Unit: predicted token.
+
+    What fills a sequence up after its ``length`` is no target.
+    """
 
     def __init__(self, config: GptConfig | RecurrentConfig, objective: CausalLmConfig) -> None:
         if isinstance(config, RecurrentConfig) and config.bidirectional:
@@ -40,9 +43,11 @@ class CausalLm(OnePhase):
         document = self._tensors.pop("document", None)
         if objective.packed and document is not None:
             self._tensors["document"] = TensorSpec(document.shape, document.kind)
+        # the model reads no length: what comes after a token does not change what is predicted at it
+        self._tensors["length"] = TensorSpec((), "int", below=config.context + 2, optional=True)
 
     def inputs(self) -> Mapping[str, TensorSpec]:
-        """Tokens, and their documents where these are kept apart."""
+        """Tokens, how many of them are real, and their documents where these are kept apart."""
         return self._tensors
 
     @property
@@ -51,16 +56,23 @@ class CausalLm(OnePhase):
         return None
 
     def units(self, phase: str, batch: Batch) -> Tensor:
-        """Tokens with one before them, in their own document."""
-        if self._packed or "weight" in batch:
+        """Real tokens with one before them, in their own document."""
+        if self._differ(batch):
             return self._unit_weights(batch).sum()
         batch_size, length = batch["tokens"].shape
         return torch.tensor(float(batch_size * (length - 1)), device=batch["tokens"].device)
+
+    def _differ(self, batch: Batch) -> bool:
+        """Whether some predictions may not count."""
+        return self._packed or "weight" in batch or "length" in batch
 
     def _unit_weights(self, batch: Batch) -> Tensor:
         """(B, T) weight of each prediction."""
         tokens_BT = batch["tokens"]
         weight_BT = weights_of(batch, tokens_BT)[:, None].expand(-1, tokens_BT.shape[1] - 1)
+        if "length" in batch:
+            target_T = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device)
+            weight_BT = weight_BT * (target_T < batch["length"][:, None])
         if self._packed:
             document_BT = batch["document"]
             weight_BT = weight_BT * (document_BT[:, 1:] == document_BT[:, :-1])
@@ -74,7 +86,7 @@ class CausalLm(OnePhase):
 
     def _loss(self, logits_BTV: Tensor, batch: Batch) -> Tensor:
         logits_NV, target_N = logits_BTV.flatten(0, 1), batch["tokens"][:, 1:].flatten().long()
-        if self._packed or "weight" in batch:
+        if self._differ(batch):
             loss_N = F.cross_entropy(logits_NV, target_N, reduction="none")
             return (loss_N * self._unit_weights(batch).flatten()).sum()
         return F.cross_entropy(logits_NV, target_N, reduction="sum")
@@ -93,8 +105,9 @@ class CausalLm(OnePhase):
 
     @torch.no_grad()
     def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
-        """Text that goes on from the first tokens of evaluation samples."""
-        prompt_BT = batch["tokens"][:count, :PROMPT_TOKENS]
+        """Text that goes on from the first tokens of evaluation samples, as many as all of them really have."""
+        shortest = int(batch["length"][:count].min()) if "length" in batch else PROMPT_TOKENS
+        prompt_BT = batch["tokens"][:count, : max(1, min(PROMPT_TOKENS, shortest))]
         chance_BN = uniform_from(batch["sample_seed"][:count], (SAMPLE_TOKENS,), salt=3)
         text_BT = continued(
             modules["model"], prompt_BT, chance_BN, context=self._context, packed=self._packed

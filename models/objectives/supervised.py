@@ -134,7 +134,7 @@ class YesNo(Supervised):
 
 
 class TokenClassification(Supervised):
-    """Cross-entropy over classes of each token that has a label."""
+    """Cross-entropy over classes of each real token that has a label."""
 
     def label(self) -> TensorSpec:
         """A class for each token, or none."""
@@ -147,12 +147,12 @@ class TokenClassification(Supervised):
 
     def units(self, phase: str, batch: Batch) -> Tensor:
         """Tokens that have a label."""
-        label_BT = batch["label"]
+        label_BT = _real_labels(batch)
         return ((label_BT != NO_LABEL).sum(1) * weights_of(batch, label_BT)).sum()
 
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
         """Unit: labeled token."""
-        logits_BTO, label_BT = self.predict(modules, batch), batch["label"].long()
+        logits_BTO, label_BT = self.predict(modules, batch), _real_labels(batch)
         weight_B = weights_of(batch, label_BT)
         loss_BT = F.cross_entropy(
             logits_BTO.transpose(1, 2), label_BT, reduction="none", ignore_index=NO_LABEL
@@ -160,3 +160,12 @@ class TokenClassification(Supervised):
         count = self.units(phase, batch)
         right = ((logits_BTO.argmax(-1) == label_BT).sum(1) * weight_B).sum()
         return Sums((loss_BT.sum(1) * weight_B).sum(), count, {"accuracy": (right, count)})
+
+
+def _real_labels(batch: Batch) -> Tensor:
+    """Labels (B, T): none of what fills a sequence up, whatever stands there."""
+    label_BT = batch["label"].long()
+    if "length" not in batch:
+        return label_BT
+    position_T = torch.arange(label_BT.shape[1], device=label_BT.device)
+    return label_BT.masked_fill(position_T >= batch["length"][:, None], NO_LABEL)

@@ -73,7 +73,7 @@ CASES = [
     ),
     Case("rnn-lm", RnnConfig(**_TEXT, **_LSTM, tied_embeddings=True), CausalLmConfig()),
     Case("lstm-lm", LstmConfig(**_TEXT, **_LSTM, layers=2, projection=4), CausalLmConfig()),
-    Case("gru-lm", GruConfig(**_TEXT, **_LSTM), CausalLmConfig()),
+    Case("gru-lm", GruConfig(**_TEXT, **_LSTM), CausalLmConfig(), optional=("length",)),
     Case(
         "lstm-classification",
         LstmConfig(**_TEXT, **_LSTM, bidirectional=True, outputs=3),
@@ -83,8 +83,8 @@ CASES = [
     Case("gru-signals", GruConfig(inputs="signal", channels=3, outputs=2, width=8), MultilabelConfig()),
     Case("lstm-forecasting", LstmConfig(series=3, past=6, horizon=4, width=8), ForecastingConfig()),
     Case("rnn-forecasting", RnnConfig(series=3, past=6, horizon=4, width=8, last_value=False), ForecastingConfig(loss="mae")),
-    Case("gpt", GptConfig(size="debug", **_TEXT), CausalLmConfig()),
-    Case("gpt-packed", GptConfig(size="debug", **_TEXT), CausalLmConfig(packed=True)),
+    Case("gpt", GptConfig(size="debug", **_TEXT), CausalLmConfig(), optional=("length",)),
+    Case("gpt-packed", GptConfig(size="debug", **_TEXT), CausalLmConfig(packed=True), optional=("length",)),
     Case(
         "gpt-llama",
         GptConfig(
@@ -101,7 +101,12 @@ CASES = [
         ClassificationConfig(),
         optional=("length", "segment"),
     ),
-    Case("bert-tokens", BertConfig(size="debug", **_TEXT, outputs=3), TokenClassificationConfig()),
+    Case(
+        "bert-tokens",
+        BertConfig(size="debug", **_TEXT, outputs=3),
+        TokenClassificationConfig(),
+        optional=("length",),
+    ),
     Case("gan", GanConfig(size="debug", **_IMAGE), AdversarialConfig()),
     Case("gan-wasserstein", GanConfig(size="debug", **_IMAGE), AdversarialConfig(loss="wasserstein", gradient_penalty=10)),
     Case("gan-hinge", GanConfig(size="debug", layers="mlp", spectral_norm=True, **_IMAGE), AdversarialConfig(loss="hinge")),

@@ -25,6 +25,7 @@ TARGETS: dict[str, dict[str, str]] = {
     "multilabel": {"label": "int"},
     "token_classification": {"label": "int"},
     "forecasting": {"future": "float"},
+    "causal_lm": {"length": "int"},
     "masked_lm": {"word": "int"},
 }
 """Kind of objective -> the tensors that it takes beside the family's inputs, and their kind."""

@@ -11,6 +11,7 @@ from orchestrator.errors import DataError, SpecError
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.base import check_batch
 from orchestrator.models.configs import AdversarialConfig, CausalLmConfig, GanConfig, LstmConfig, MlpConfig
+from orchestrator.models.objectives.language import SAMPLE_TOKENS
 
 every_case = pytest.mark.parametrize("case", CASES, ids=IDS)
 
@@ -78,6 +79,51 @@ def test_padding_samples_change_nothing(case: Case):
         padded_total, padded_count = objective.evaluate(modules, padded)[name]
         torch.testing.assert_close(padded_total, total, rtol=1e-5, atol=1e-5)
         assert padded_count == count
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if "tokens" in c.config.input_tensors(c.objective)], ids=lambda c: c.name
+)
+def test_what_fills_a_sequence_up_changes_nothing(case: Case):
+    modules, objective = _made(case)
+    assert "length" in objective.inputs()
+    filled = {**random_batch(case, objective.inputs(), 3), "length": torch.tensor([2, 5, 11])}
+    cut = [
+        {
+            name: tensor[row : row + 1, :length]
+            if tensor.dim() == 2 and name != "label"
+            else tensor[row : row + 1]
+            for name, tensor in filled.items()
+            if name != "length"
+        }
+        for row, length in enumerate(filled["length"].tolist())
+    ]
+    if case.objective.kind == "token_classification":
+        cut = [{**one, "label": one["label"][:, : one["tokens"].shape[1]]} for one in cut]
+    (phase,) = objective.phases
+    sums = objective.loss(phase, modules, filled)
+    alone = [objective.loss(phase, modules, one) for one in cut]
+    torch.testing.assert_close(sums.loss, sum(one.loss for one in alone), rtol=1e-5, atol=1e-5)
+    assert sums.count == sum(one.count for one in alone) == objective.units(phase, filled)
+    assert sums.count > 0
+    evaluated = [objective.evaluate(modules, one) for one in cut]
+    for name, (total, count) in objective.evaluate(modules, filled).items():
+        torch.testing.assert_close(
+            torch.as_tensor(total).float(),
+            sum(torch.as_tensor(one[name][0]).float() for one in evaluated),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+        assert count == sum(one[name][1] for one in evaluated)
+
+
+def test_text_goes_on_from_what_is_really_there():
+    case = next(case for case in CASES if case.name == "gpt")
+    modules, objective = _made(case)
+    batch = {**random_batch(case, objective.inputs(), 3), "length": torch.tensor([9, 4, 7])}
+    for sample, tokens in zip(objective.samples(modules, batch, 2), batch["tokens"], strict=False):
+        assert sample.data[:4].tolist() == tokens[:4].tolist()
+        assert len(sample.data) == 4 + SAMPLE_TOKENS
 
 
 @every_case
