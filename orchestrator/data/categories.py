@@ -21,7 +21,8 @@ def fit_categories(column: pa.ChunkedArray | pa.Array, name: str) -> list[Any]:
     values = pc.unique(column)
     if values.null_count:
         raise DataError(
-            f"column {name!r} has missing values: fill them in, or leave the column out of data.columns"
+            f"column {name!r} has missing values; {{kind: impute, by: category}} before encode makes them a category,"
+            " {{kind: drop}} leaves such rows out"
         )
     if not len(values):
         raise DataError(f"column {name!r} has no rows to learn its values from")

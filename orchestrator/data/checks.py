@@ -20,6 +20,11 @@ def check_numbers(head: Batch) -> None:
     """Refuse a tensor that is still text once all transforms were applied."""
     for name, values in head.items():
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+            if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+                raise DataError(
+                    f"data.columns.{name}: its column holds dates; {{kind: date, tensor: {name}}} under data.transforms"
+                    " makes them numbers"
+                )
             raise DataError(
                 f"data.columns.{name}: its column holds text, and no transform turns it into numbers;"
                 " encode it under data.transforms, or leave it out"

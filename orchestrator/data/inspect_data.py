@@ -21,7 +21,7 @@ from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import Part, held_out_rows
-from orchestrator.data.transforms import Batch
+from orchestrator.data.transforms import Batch, kind_of
 from orchestrator.planning.plan import DataFacts
 from orchestrator.spec.data import BuiltinSource, PipelineSource, Split
 from orchestrator.spec.job import JobSpec
@@ -91,7 +91,8 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
     layouts = choose_layouts(spec, wanted, indexes[0], head)
     source = PreparedSource(index=indexes[0], part=Part(), layouts=layouts, first_id=0, samples=1)
     # Nothing was fitted, so what a transform would have learned is not known.
-    dims, lists = facts.sizes(job, [source], None, _shapes(layouts), {})
+    dims, lists = facts.sizes(job, [source], None, _transformed(job, _shapes(layouts)), {})
+    counted = counted and all(section.kind != "drop" for section in spec.transforms)
     rows = sum(index.rows for index in indexes) if counted else None
     train, held = rows, 0 if spec.eval is None else None
     if isinstance(spec.eval, Split) and rows is not None:
@@ -119,6 +120,18 @@ def _index(section: Any, base_dir: str, cache: str) -> tuple[SourceIndex, bool]:
 def _shapes(layouts: tuple[TensorLayout, ...]) -> Batch:
     """A batch of one sample of nothing but shapes."""
     return {one.name: np.zeros((1, *one.shape), dtype=one.dtype) for one in layouts}
+
+
+def _transformed(job: JobSpec, batch: Batch) -> Batch:
+    """The shapes after the transforms; without tensors whose width is learned."""
+    for section in job.data.transforms:
+        if not all(name in batch for name in section.reads):
+            batch = {name: values for name, values in batch.items() if name not in section.reads}
+        elif section.kind in ("date", "join"):
+            batch = kind_of(section).apply(section, {}, batch)
+        elif section.kind == "impute" and section.indicator:
+            batch = {name: values for name, values in batch.items() if name != section.tensor}
+    return batch
 
 
 def _bundled(job: JobSpec) -> DataFacts | None:

@@ -14,6 +14,7 @@ from orchestrator.data.columns.choose import choose_layouts, model_tensors
 from orchestrator.data.columns.layout import finished
 from orchestrator.data.fit import first_samples, fit_transforms
 from orchestrator.data.order import OrderShape, shape_order
+from orchestrator.data.preparations.dropping import without_missing
 from orchestrator.data.preparations.rewrite import rewrite_rows
 from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
 from orchestrator.data.sources.bounds import with_bounds
@@ -57,6 +58,11 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
         train_rows, eval_rows, preparation = rewritten.train, rewritten.evaluation, rewritten.fitted
         notes = (*notes, *rewritten.notes)
     tensors = model_tensors(job)
+    if any(section.kind == "drop" for section in job.data.transforms):
+        train_rows, train_notes = _dropped(job, train_rows, tensors, cache)
+        held_out, eval_notes = _dropped(job, [eval_rows] if eval_rows else [], tensors, cache)
+        eval_rows = held_out[0] if held_out else None
+        notes = (*notes, *train_notes, *eval_notes)
     train = tuple(_training_sources(job, train_rows, tensors, cache))
     evaluation = None if eval_rows is None else _source(job, eval_rows, tensors, first_id=0)
     check_alike([*train, *([evaluation] if evaluation else [])])
@@ -81,6 +87,23 @@ def _rows_of_sources(
     if spec.eval is None:
         return train, None
     return train, SourceRows(_index(spec.eval, base_dir, cache), Part())
+
+
+def _dropped(
+    job: JobSpec, sources: Sequence[SourceRows], tensors: dict[str, str], cache: str
+) -> tuple[list[SourceRows], list[str]]:
+    """The sources' rows without those that ``drop`` leaves out, and what to say of it."""
+    names = {section.tensor for section in job.data.transforms if section.kind == "drop"}
+    kept, notes = [], []
+    for rows in sources:
+        layouts = choose_layouts(
+            job.data, tensors, rows.index, format_of(rows.index.kind).head(rows.index, 8)
+        )
+        columns = [column for layout in layouts if layout.name in names for column in layout.columns]
+        whole, note = without_missing(rows, columns, cache)
+        kept.append(whole)
+        notes.append(note)
+    return kept, notes
 
 
 def _assembled(

@@ -120,6 +120,9 @@ class Inputs(Section):
 def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
     """What of a run's prepared data its model needs from then on."""
     names = set(job.model.input_tensors(job.objective))
+    for section in reversed(job.data.transforms):
+        if section.tensor in names:
+            names.update(section.reads)
     of_inputs = [
         (section, learned)
         for section, learned in zip(job.data.transforms, prepared.fitted, strict=True)
@@ -160,7 +163,7 @@ def _layout_values(rows: pa.Table, layout: TensorLayout) -> np.ndarray:
         return f"row {row}"
 
     values = group_values(rows, layout, where)
-    if layout.kind == "text":
+    if layout.kind in ("text", "dates"):
         return np.asarray(values)
     if layout.kind == "numbers":
         return np.asarray(values).astype(layout.carried)

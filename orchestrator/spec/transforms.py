@@ -4,38 +4,46 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.section import Section
 
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Normalize(Section):
+class TensorTransform(Section):
+    """What all transforms have."""
+
+    tensor: str
+    """The named tensor."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The tensors that it needs."""
+        return (self.tensor,)
+
+
+class Normalize(TensorTransform):
     """Subtract the mean and divide by the standard deviation, both fitted on the training split."""
 
     kind: Literal["normalize"] = "normalize"
     """The transform."""
-    tensor: str
-    """The named tensor."""
     per: Literal["element", "channel", "tensor"] = "channel"
     """One mean for each element, for each index of the first dimension, or one for all."""
 
 
-class Scale(Section):
+class Scale(TensorTransform):
     """Multiply by a factor, then add an offset."""
 
     kind: Literal["scale"] = "scale"
     """The transform."""
-    tensor: str
-    """The named tensor."""
     factor: float = 1.0
     """Multiplied with."""
     offset: float = 0.0
     """Added."""
 
 
-class Encode(Section):
+class Encode(TensorTransform):
     """Values such as words into whole numbers from 0, by the sorted values of the training split."""
 
     kind: Literal["encode"] = "encode"
@@ -46,7 +54,114 @@ class Encode(Section):
     """A value that no training sample has: an error, or a number of its own, the last one."""
 
 
-class Resize(Section):
+class Impute(TensorTransform):
+    """Fill missing values in, column by column, with what the training split says."""
+
+    kind: Literal["impute"] = "impute"
+    """The transform."""
+    by: Literal["median", "mean", "constant", "category"] = "median"
+    """``median`` or ``mean`` of the column's training values, a ``constant``, or, for words, a ``category`` of its own
+    (``<missing>``), which ``encode`` then numbers like any other."""
+    value: float | str = 0.0
+    """The constant: a number, or a word in a column of words."""
+    indicator: bool = False
+    """Append a column for each that lacks values in the training split: 1 where the value was missing, else 0."""
+
+    @model_validator(mode="after")
+    def _no_answers(self) -> Impute:
+        if self.tensor == "label":
+            raise ValueError(
+                "an imputed label would be an invented answer; leave such rows out: {kind: drop, tensor: label}"
+            )
+        if self.by == "category" and self.indicator:
+            raise ValueError("by: category is an indicator itself; leave indicator out")
+        return self
+
+
+class Drop(TensorTransform):
+    """Leave rows out in which the tensor lacks a value: before training, once, so that the order of samples knows
+    nothing of them. ``plan`` says how many. A trained model refuses such rows.
+    """
+
+    kind: Literal["drop"] = "drop"
+    """The transform. It looks at the data as it is, before all others."""
+
+
+class Date(TensorTransform):
+    """Dates and times into numbers: the named parts, one after the other for each column. Missing dates become missing
+    numbers, for ``impute``.
+    """
+
+    kind: Literal["date"] = "date"
+    """The transform."""
+    parts: Annotated[
+        tuple[Literal["year", "month", "day", "weekday", "hour", "minute", "days"], ...], Field(min_length=1)
+    ] = ("year", "month", "weekday")
+    """Which, in this order. ``weekday``: 0 is Monday; ``days``: days since 1970, with fractions."""
+    cyclic: bool = True
+    """Month, day, weekday, hour and minute as sine and cosine, so that December is beside January: two numbers each."""
+    format: str | None = None
+    """Of dates that are text, as ``strptime`` reads it, e.g. ``"%d.%m.%Y"``. Default: ISO 8601."""
+
+
+class Clip(TensorTransform):
+    """Set values below a bound or above one to it."""
+
+    kind: Literal["clip"] = "clip"
+    """The transform."""
+    low: float | None = None
+    """Least value. Default: none."""
+    high: float | None = None
+    """Greatest value. Default: none."""
+    quantile: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Where above 0, each column's own bounds: below and above them lies this share of its training values."""
+
+    @model_validator(mode="after")
+    def _has_bounds(self) -> Clip:
+        if (self.low is None and self.high is None) == (self.quantile == 0):
+            raise ValueError("give low, high or both, or else quantile")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low} is more than high {self.high}")
+        return self
+
+
+class Log(TensorTransform):
+    """The logarithm of 1 + \\|x\\|, with the sign of x: for amounts that spread over orders of magnitude."""
+
+    kind: Literal["log"] = "log"
+    """The transform."""
+
+
+class Quantile(TensorTransform):
+    """Each column's values by their place among its training values: uniform in 0..1, or as a normal distribution has
+    them, whatever their own distribution is.
+    """
+
+    kind: Literal["quantile"] = "quantile"
+    """The transform."""
+    quantiles: Annotated[int, Field(ge=2, le=10_000)] = 100
+    """Landmarks of each column; values in between are interpolated."""
+    output: Literal["uniform", "normal"] = "uniform"
+    """The distribution that comes out."""
+
+
+class Join(TensorTransform):
+    """Put the columns of other tensors behind those of this one, so that each kind of column can have transforms of its
+    own; the others are then gone.
+    """
+
+    kind: Literal["join"] = "join"
+    """The transform."""
+    append: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The other tensors, in this order. If there is no tensor of the name yet, they make it."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The tensor and those that are put behind it."""
+        return (self.tensor, *self.append)
+
+
+class Resize(TensorTransform):
     """Images to one size, bilinear."""
 
     kind: Literal["resize"] = "resize"
@@ -59,7 +174,7 @@ class Resize(Section):
     """New width in pixels."""
 
 
-class RandomCrop(Section):
+class RandomCrop(TensorTransform):
     """Pad training images with zeros and cut out a random place of the old size (He et al. 2015, section 4.2).
     Evaluation images stay whole.
     """
@@ -72,7 +187,7 @@ class RandomCrop(Section):
     """Pixels added on each side."""
 
 
-class RandomFlip(Section):
+class RandomFlip(TensorTransform):
     """Mirror training images left and right at random. Evaluation images stay as they are."""
 
     kind: Literal["random_flip"] = "random_flip"
@@ -84,5 +199,18 @@ class RandomFlip(Section):
 
 
 Transform = Annotated[
-    Normalize | Scale | Encode | Resize | RandomCrop | RandomFlip, Field(discriminator="kind")
+    Drop
+    | Impute
+    | Date
+    | Encode
+    | Clip
+    | Log
+    | Quantile
+    | Normalize
+    | Scale
+    | Join
+    | Resize
+    | RandomCrop
+    | RandomFlip,
+    Field(discriminator="kind"),
 ]

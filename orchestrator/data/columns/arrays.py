@@ -27,6 +27,9 @@ def group_values(table: pa.Table, layout: TensorLayout, where: Any) -> Values:
     if layout.kind == "text":
         texts = [column.to_numpy(zero_copy_only=False).astype(object) for column in columns]
         return texts[0] if not layout.flat else np.stack(texts, axis=1)
+    if layout.kind == "dates":
+        dates = [_dates(column) for column in columns]
+        return dates[0] if not layout.flat else np.stack(dates, axis=1)
     missing = layout.dtype == "float32"
     parts = [
         numbers(column, name, where, missing=missing)
@@ -68,6 +71,12 @@ def column_array(table: pa.Table, name: str) -> pa.Array:
     if pa.types.is_dictionary(whole.type):
         whole = whole.dictionary_decode()
     return whole
+
+
+def _dates(column: pa.Array) -> np.ndarray:
+    """Dates and times as they are in UTC, datetime64[us] (rows,); NaT where there is none."""
+    values: np.ndarray = pc.cast(column, pa.timestamp("us"), safe=False).to_numpy(zero_copy_only=False)
+    return values
 
 
 def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndarray:
@@ -114,6 +123,12 @@ def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndar
         return array.to_numpy(zero_copy_only=False)
     if pa.types.is_decimal(kind):
         return array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    if pa.types.is_temporal(kind):
+        raise DataError(
+            f"column {name!r} is {kind}, not numbers: give dates a tensor of their own in data.columns, e.g. dates:"
+            f" [{name}], and under data.transforms {{kind: date, tensor: dates}} and {{kind: join, tensor: features,"
+            " append: [dates]}"
+        )
     raise DataError(
         f"column {name!r} is {kind}, which is not numbers; leave it out of data.columns, or transform it"
     )

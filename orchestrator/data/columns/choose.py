@@ -61,7 +61,7 @@ def choose_layouts(
             starred.add(tensor)
         chosen[tensor] = names
     named = {name for names in chosen.values() for name in names}
-    transformed = {transform.tensor for transform in spec.transforms}
+    transformed = {name for transform in spec.transforms for name in transform.reads}
     for name in head.column_names:
         if name in chosen or name in named:
             continue
@@ -135,6 +135,17 @@ def _layout(
             carried="object",
             flat=flat,
         )
+    if all(pa.types.is_date(a.type) or pa.types.is_timestamp(a.type) for a in arrays):
+        return TensorLayout(
+            name=tensor,
+            columns=columns,
+            read_columns=read,
+            kind="dates",
+            shape=(len(columns),) if flat else (),
+            dtype="datetime64[us]",
+            carried="datetime64[us]",
+            flat=flat,
+        )
     encoded = any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms)
     parts = [numbers(array, name, where, missing=True) for array, name in zip(arrays, columns, strict=True)]
     whole = all(part.dtype.kind in "iu" for part in parts)
@@ -174,7 +185,7 @@ _TYPED = ("parquet", "arrow", "numpy")
 
 def _computed_with(spec: DataSpec, tensor: str) -> bool:
     """Whether a transform computes with the tensor's values, so that it must have them in their final type."""
-    return any(t.tensor == tensor and not kind_of(t).keeps_type for t in spec.transforms)
+    return any(tensor in t.reads and not kind_of(t).keeps_type for t in spec.transforms)
 
 
 def _smaller(values: np.ndarray, dtype: str) -> str:

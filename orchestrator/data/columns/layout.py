@@ -19,12 +19,12 @@ class TensorLayout(Section):
     """In this order; a column in a struct is ``outer.inner``."""
     read_columns: tuple[str, ...]
     """The same as it is asked of the source: of a column in a struct, the struct."""
-    kind: Literal["numbers", "image", "text"]
+    kind: Literal["numbers", "image", "text", "dates"]
     """``numbers``: numbers, lists of numbers, tensors; ``image``: encoded images, decoded to 0..1;
-    ``text``: strings, which a transform must turn into numbers."""
+    ``text``: strings, and ``dates``: dates and times, which a transform must turn into numbers."""
     shape: tuple[int, ...] = ()
     """Of one sample; empty for one number or text."""
-    dtype: Literal["float32", "int64", "object"] = "float32"
+    dtype: Literal["float32", "int64", "object", "datetime64[us]"] = "float32"
     """As the loop gets it, and a transform that computes with it."""
     carried: str = "float32"
     """As it is carried from where it is read to the loop's process: ``dtype``, or the smaller type of the source where

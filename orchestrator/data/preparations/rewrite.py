@@ -56,7 +56,7 @@ def rewrite_rows(
         mine = None if cut is None else replace(cut, evaluation=held_out)
         return RawRows(sources, columns, places=kind.places, cut=mine)
 
-    fit_key = [section.model_dump(mode="json"), kind.fingerprint(section, base_dir), _rows_key(train)]
+    fit_key = [section.model_dump(mode="json"), kind.fingerprint(section, base_dir), rows_key(train)]
     fitted: dict[str, Any] = remembered(
         cache,
         "preparation-fit",
@@ -68,9 +68,9 @@ def rewrite_rows(
     def build(source: SourceRows) -> SourceRows:
         def write(path: str) -> None:
             tables = kind.build(section, fitted, rows([source]))
-            _write_tables(path, tables, source.index.root)
+            write_tables(path, tables, source.index.root)
 
-        key = [_VERSION, fit_key, _rows_key([source])]
+        key = [_VERSION, fit_key, rows_key([source])]
         path = remembered_table(cache, "preparation", kind.version, key, write)
         return SourceRows(made_from(source.index, key, index_parquet(path)), Part())
 
@@ -82,12 +82,12 @@ def rewrite_rows(
     )
 
 
-def _rows_key(sources: Sequence[SourceRows]) -> list[Any]:
+def rows_key(sources: Sequence[SourceRows]) -> list[Any]:
     """What rows those are."""
     return [[source.index.identity, vars(source.part)] for source in sources]
 
 
-def _write_tables(path: str, tables: Iterable[pa.Table], root: str) -> None:
+def write_tables(path: str, tables: Iterable[pa.Table], root: str) -> None:
     """Tables into row groups of about one size."""
     writer: pq.ParquetWriter | None = None
     waiting: list[pa.Table] = []

@@ -34,7 +34,9 @@ def _next_fitters(
     fitters: dict[int, Fitter] = {}
     waiting: set[str] = set()
     for index, section in enumerate(sections):
-        if fitted[index] is None and section.tensor not in waiting:
+        if not waiting.isdisjoint(section.reads):
+            waiting.add(section.tensor)
+        elif fitted[index] is None:
             fitter = kind_of(section).fitter(section)
             assert fitter is not None, "fitted from the beginning otherwise"
             fitters[index] = fitter
@@ -52,7 +54,8 @@ def _observe(
     waiting: set[str] = set()
     for index, section in enumerate(sections):
         learned = fitted[index]
-        if section.tensor in waiting:
+        if not waiting.isdisjoint(section.reads):
+            waiting.add(section.tensor)
             continue
         if learned is not None:
             batch = kind_of(section).apply(section, learned, batch)

@@ -1,14 +1,16 @@
-"""Transforms that move and stretch numbers: ``normalize`` and ``scale``."""
+"""Transforms that move and stretch numbers, and put them side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from orchestrator.data.transforms import Batch, Fitted, tensor_of
+from orchestrator.data.transforms.samples import ColumnSamples
 from orchestrator.errors import DataError
-from orchestrator.spec.transforms import Normalize, Scale
+from orchestrator.spec.transforms import Clip, Join, Log, Normalize, Quantile, Scale
 
 
 class Moments:
@@ -27,7 +29,8 @@ class Moments:
             bad = int(batch["sample_id"][~np.isfinite(values).reshape(len(values), -1).all(axis=1)][0])
             raise DataError(
                 f"data.transforms: normalize can't use {self._section.tensor!r}: sample {bad} has a missing or"
-                " infinite value; mend or drop that row"
+                " infinite value; put {kind: impute} before it to fill in what is missing, {kind: drop} to leave such rows"
+                " out, or mend the row"
             )
         axes = _reduced_axes(self._section, values.ndim)
         count = int(np.prod([values.shape[axis] for axis in axes]))
@@ -108,3 +111,137 @@ def _spread(statistic: np.ndarray, section: Normalize, values: np.ndarray) -> np
     reduced = _reduced_axes(section, values.ndim)
     shape = tuple(1 if axis in reduced else size for axis, size in enumerate(values.shape))
     return statistic.reshape(shape)
+
+
+class _Quantiles:
+    """Quantiles of each column."""
+
+    def __init__(self, section: Clip | Quantile, shares: Sequence[float]) -> None:
+        self._section, self._shares = section, shares
+        self._samples = ColumnSamples()
+
+    def update(self, batch: Batch) -> None:
+        """See one batch."""
+        values = _table(batch, self._section.tensor, self._section.kind)
+        self._samples.update(batch["sample_id"], values.reshape(len(values), -1))
+
+    def result(self) -> dict[str, Any]:
+        """(shares, columns)."""
+        quantiles = self._samples.quantiles(self._shares)
+        if np.isnan(quantiles).any():
+            raise DataError(
+                f"data.transforms: {self._section.kind} finds a column of {self._section.tensor!r} without any value;"
+                " leave it out of data.columns"
+            )
+        return {"quantiles": quantiles.tolist()}
+
+
+class ClipKind:
+    """Values brought between bounds."""
+
+    training_only = False
+    keeps_type = False
+
+    def fitter(self, section: Clip) -> _Quantiles | None:
+        """The columns' own bounds, where they are asked for."""
+        return _Quantiles(section, (section.quantile, 1 - section.quantile)) if section.quantile else None
+
+    def sizes(self, section: Clip, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
+
+    def apply(self, section: Clip, fitted: Fitted, batch: Batch) -> Batch:
+        """Float32; a missing value stays missing."""
+        values = _table(batch, section.tensor, "clip").astype(np.float32)
+        if section.quantile:
+            low, high = (np.float32(bound).reshape(values.shape[1:]) for bound in fitted["quantiles"])
+            return {**batch, section.tensor: np.clip(values, low, high)}
+        return {**batch, section.tensor: np.clip(values, section.low, section.high)}
+
+
+class LogKind:
+    """The logarithm of 1 + |x|, signed."""
+
+    training_only = False
+    keeps_type = False
+
+    def fitter(self, section: Log) -> None:
+        """Nothing to learn."""
+
+    def sizes(self, section: Log, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
+
+    def apply(self, section: Log, fitted: Fitted, batch: Batch) -> Batch:
+        """Float32; a missing value stays missing."""
+        values = _table(batch, section.tensor, "log")
+        return {**batch, section.tensor: (np.sign(values) * np.log1p(np.abs(values))).astype(np.float32)}
+
+
+class QuantileKind:
+    """Values to their place among the training values."""
+
+    training_only = False
+    keeps_type = False
+
+    def fitter(self, section: Quantile) -> _Quantiles:
+        """The landmarks."""
+        return _Quantiles(section, np.linspace(0, 1, section.quantiles).tolist())
+
+    def sizes(self, section: Quantile, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
+
+    def apply(self, section: Quantile, fitted: Fitted, batch: Batch) -> Batch:
+        """Float32; a missing value stays missing."""
+        values = _table(batch, section.tensor, "quantile")
+        columns, marks = values.reshape(len(values), -1).astype(np.float64), np.asarray(fitted["quantiles"])
+        shares = np.linspace(0, 1, len(marks))
+        out = np.empty_like(columns)
+        for place in range(columns.shape[1]):
+            column, known = columns[:, place], marks[:, place]
+            # From both sides, so that of a value that many samples have the middle of its places comes out.
+            out[:, place] = 0.5 * (
+                np.interp(column, known, shares) - np.interp(-column, -known[::-1], -shares[::-1])
+            )
+        if section.output == "normal":
+            from scipy.special import ndtri
+
+            out = ndtri(np.clip(out, _LEAST_SHARE, 1 - _LEAST_SHARE))
+        return {**batch, section.tensor: out.astype(np.float32).reshape(values.shape)}
+
+
+_LEAST_SHARE = 1e-7
+"""Keeps the normal distribution's ends finite: 5.2 deviations."""
+
+
+class JoinKind:
+    """Columns of several tensors in one."""
+
+    training_only = False
+    keeps_type = False
+
+    def fitter(self, section: Join) -> None:
+        """Nothing to learn."""
+
+    def sizes(self, section: Join, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
+        """None."""
+        return {}
+
+    def apply(self, section: Join, fitted: Fitted, batch: Batch) -> Batch:
+        """Float32 (B, columns); the appended tensors are gone."""
+        names = section.reads if section.tensor in batch else section.append
+        parts = [_table(batch, name, "join") for name in names]
+        joined = np.concatenate([part.reshape(len(part), -1).astype(np.float32) for part in parts], axis=1)
+        rest = {name: values for name, values in batch.items() if name not in section.append}
+        return {**rest, section.tensor: joined}
+
+
+def _table(batch: Batch, name: str, kind: str) -> np.ndarray:
+    """The named tensor, of numbers. Raises DataError where it isn't."""
+    values = tensor_of(batch, name, kind)
+    if values.dtype.kind not in "fiub":
+        raise DataError(
+            f"data.transforms: {kind} needs numbers, but {name!r} holds words or dates; put date or encode before it"
+        )
+    return values
