@@ -126,7 +126,9 @@ class Clip(TensorTransform):
 
 
 class Log(TensorTransform):
-    """The logarithm of 1 + \\|x\\|, with the sign of x: for amounts that spread over orders of magnitude."""
+    """The logarithm of one plus the absolute value, with the value's sign: for amounts that
+    spread over orders of magnitude.
+    """
 
     kind: Literal["log"] = "log"
     """The transform."""

@@ -66,7 +66,7 @@ def test_parts_of_dates_are_those_of_pandas():
         values, {"kind": "date", "tensor": "dates", "parts": parts, "cyclic": False}, tensor="dates"
     )
     days = (dates - pd.Timestamp(0)) / pd.Timedelta(days=1)
-    expected = [dates.year, dates.month, dates.day, dates.weekday, dates.hour, dates.minute, days]
+    expected = [dates.year, dates.month, dates.day, dates.day_of_week, dates.hour, dates.minute, days]
     np.testing.assert_allclose(out["dates"], np.stack(expected, axis=1), rtol=1e-6)
 
 
