@@ -9,7 +9,9 @@ import pyarrow.compute as pc
 
 from orchestrator.data.cache import remembered_table
 from orchestrator.data.columns.arrays import column_array
-from orchestrator.data.preparations.rewrite import RawRows, rows_key, write_tables
+from orchestrator.data.preparations.raw_rows import RawRows
+from orchestrator.data.preparations.rewrite import rows_key, write_tables
+from orchestrator.data.sources.contents import made_from
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.split import Part, Selection, SourceRows
 from orchestrator.errors import DataError
@@ -36,14 +38,11 @@ def without_missing(rows: SourceRows, columns: Sequence[str], cache: str) -> tup
         if not kept:
             raise DataError(f"{root}: every row lacks a value in {listed}, so drop leaves none")
 
+    key = [rows_key([rows]), list(columns)]
     path = remembered_table(
-        cache,
-        "whole-rows",
-        _VERSION,
-        [rows_key([rows]), list(columns)],
-        lambda path: write_tables(path, whole_rows(), root),
+        cache, "whole-rows", _VERSION, key, lambda path: write_tables(path, whole_rows(), root)
     )
-    index = index_parquet(path)
+    index = made_from(rows.index, [_VERSION, key], index_parquet(path))
     part = "evaluation" if rows.part.evaluation else "training"
     note = f"{root}: {before - index.rows:,} of {before:,} {part} rows are dropped for missing values in {listed}"
     return SourceRows(index, Part()), note
