@@ -153,14 +153,14 @@ class Gpt(nn.Module):
         """Token numbers (B, T), and the document that each belongs to -> logits (B, T, V)."""
         length = tokens_BT.shape[1]
         x_BTW = self.token_embedding(tokens_BT)
+        mask_B1TT = None if document_BT is None else document_mask(document_BT)
         rotation = None
         if self.rotary:
             rotation = self.get_buffer("rotary_cos")[:length], self.get_buffer("rotary_sin")[:length]
-        elif document_BT is None:
+        elif mask_B1TT is None:
             x_BTW = x_BTW + self.position_embedding.weight[:length]
         else:
-            x_BTW = x_BTW + self.position_embedding(positions_in_document(document_BT))
-        mask_B1TT = None if document_BT is None else document_mask(document_BT)
+            x_BTW = x_BTW + self.position_embedding(positions_in_document(mask_B1TT))
         x_BTW = self.dropout(x_BTW)
         for block in self.layers:
             x_BTW = block(x_BTW, rotation, mask_B1TT)
@@ -175,11 +175,9 @@ def document_mask(document_BT: Tensor) -> Tensor:
     return ((document_BT[:, :, None] == document_BT[:, None, :]) & causal_TT)[:, None]
 
 
-def positions_in_document(document_BT: Tensor) -> Tensor:
-    """Each token's place (B, T) in its document, or in the part of it that the block holds."""
-    position_T = torch.arange(document_BT.shape[1], device=document_BT.device)
-    begins_BT = F.pad(document_BT[:, 1:] != document_BT[:, :-1], (1, 0), value=True)
-    return position_T - (position_T * begins_BT).cummax(dim=1).values
+def positions_in_document(mask_B1TT: Tensor) -> Tensor:
+    """Each token's place (B, T) in its document, or in the part of it that the block holds: how many before it are seen."""
+    return mask_B1TT.sum(-1)[:, 0] - 1
 
 
 def _initialize(module: nn.Module, deviation: float) -> None:

@@ -46,14 +46,59 @@ def output_width(config: RecurrentConfig) -> int:
 def last_state(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor | None) -> Tensor:
     """The last layer's state (B, W) after each sequence's own last step, of both directions side by side.
 
-    With lengths the sequences are packed, so that neither direction reads what fills them up.
+    With lengths the sequences are packed, so that neither direction reads what fills them up. Graphs of a model have no
+    packed sequences: there ``last_state_unpacked`` computes the same.
     """
+    if length_B is not None and torch.compiler.is_exporting():
+        return last_state_unpacked(layers, x_BTE, length_B)
     packed: Any = x_BTE
     if length_B is not None:
         packed = pack_padded_sequence(x_BTE, length_B.cpu().long(), batch_first=True, enforce_sorted=False)
     _, state = layers(packed)
     hidden: Tensor = state[0] if isinstance(state, tuple) else state
     return torch.cat([hidden[-2], hidden[-1]], dim=1) if layers.bidirectional else hidden[-1]
+
+
+def last_state_unpacked(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor) -> Tensor:
+    """``last_state`` layer by layer: backwards, each sequence is turned around within its own length."""
+    position_T = torch.arange(x_BTE.shape[1], device=x_BTE.device)
+    turned_BT = torch.where(position_T < length_B[:, None], length_B[:, None] - 1 - position_T, position_T)
+    last_B1 = (length_B - 1)[:, None]
+    for layer in range(layers.num_layers):
+        outputs = [one_direction(layers, x_BTE, f"_l{layer}")]
+        states = [at_steps(outputs[0], last_B1)]
+        if layers.bidirectional:
+            backwards_BTW = one_direction(layers, at_steps(x_BTE, turned_BT), f"_l{layer}_reverse")
+            outputs.append(at_steps(backwards_BTW, turned_BT))
+            states.append(at_steps(backwards_BTW, last_B1))
+        x_BTE = torch.cat(outputs, dim=2)
+    return torch.cat(states, dim=2)[:, 0]
+
+
+def at_steps(x_BTE: Tensor, step_BN: Tensor) -> Tensor:
+    """Those of each sequence's steps -> (B, N, E)."""
+    # not take_along_dim: tracing that fixes all sizes
+    return x_BTE.gather(1, step_BN[:, :, None].expand(-1, -1, x_BTE.shape[2]))
+
+
+def one_direction(layers: nn.RNNBase, x_BTE: Tensor, suffix: str) -> Tensor:
+    """Outputs (B, T, W) of one layer in one direction, named as torch names its parameters."""
+    names = [
+        name
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        if hasattr(layers, name + suffix)
+    ]
+    weights = [getattr(layers, name + suffix) for name in names]
+    start_1BW = x_BTE.new_zeros(1, x_BTE.shape[0], layers.proj_size or layers.hidden_size)
+    if layers.mode == "LSTM":
+        cell_1BW = x_BTE.new_zeros(1, x_BTE.shape[0], layers.hidden_size)
+        output, *_ = torch.lstm(
+            x_BTE, (start_1BW, cell_1BW), weights, layers.bias, 1, 0.0, False, False, True
+        )
+    else:
+        operation = {"GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}[layers.mode]
+        output, _ = operation(x_BTE, start_1BW, weights, layers.bias, 1, 0.0, False, False, True)
+    return output
 
 
 class LanguageModel(nn.Module):

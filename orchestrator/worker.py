@@ -184,6 +184,7 @@ class Worker:
             "scalars": self._rank.engine.scalars(),
             "metrics": metrics,
             "best_by": job.checkpoint.keep.model_dump(include={"metric", "mode"}),
+            "inputs": [layout.name for layout in self._prepared.train[0].layouts],
             "model": job.model.model_dump(mode="json"),
             "objective": job.objective.model_dump(mode="json"),
         }

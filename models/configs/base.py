@@ -28,6 +28,11 @@ class ObjectiveConfig(Section):
     kind: str
     """What is minimized."""
 
+    @property
+    def keeps_documents(self) -> bool:
+        """Whether the model is told which document each token is of, and keeps these apart."""
+        return False
+
 
 def label_fields(objective: ObjectiveConfig) -> tuple[str, ...]:
     """One yes-or-no label takes one output, whatever the data counts."""
@@ -90,6 +95,10 @@ class FamilyConfig(Section):
     def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
         """The named tensors that the model's forward takes, in the order of its arguments."""
         raise NotImplementedError
+
+    def export_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
+        """Those that an exported model takes; others only where it is another module than is trained on data."""
+        return self.input_tensors(objective)
 
     def outputs_for(self, objective: ObjectiveConfig) -> int:
         """Outputs of the last layer, in a family that can be trained with labels."""

@@ -175,6 +175,10 @@ class GanConfig(FamilyConfig):
             _image_halves(self.image_size)
         return self
 
+    def export_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
+        """What the generator makes samples from."""
+        return {"noise": TensorSpec((self.noise,), "float")}
+
     def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
         """Real images."""
         return {"image": TensorSpec((self.channels, self.image_size, self.image_size), "float")}

@@ -64,6 +64,11 @@ class CausalLmConfig(ObjectiveConfig):
     """The data has ``document``, the number of each token's document in its sequence: no token attends to another
     document's, and none is predicted from it."""
 
+    @property
+    def keeps_documents(self) -> bool:
+        """As ``packed`` says."""
+        return self.packed
+
 
 class MaskedLmConfig(ObjectiveConfig):
     """Cross-entropy of hidden tokens (Devlin et al. 2018, arXiv:1810.04805); metrics: accuracy."""

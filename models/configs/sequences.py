@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -251,6 +252,16 @@ class GptConfig(FamilyConfig):
             "tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context + 1),
             "document": TensorSpec((None,), "int", optional=True),
         }
+
+    def export_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
+        """Tokens, and their documents where the model was trained to keep these apart."""
+        tensors = self.input_tensors(objective)
+        document = tensors.pop("document")
+        return (
+            {**tensors, "document": replace(document, optional=False)}
+            if objective.keeps_documents
+            else tensors
+        )
 
 
 class BertConfig(FamilyConfig):

@@ -40,7 +40,7 @@ def export(
     found = sdk.attach(run, cluster).checkpoint(which)
     config = TypeAdapter(ModelConfig).validate_python(found.meta["model"])
     objective = TypeAdapter(ObjectiveSection).validate_python(found.meta["objective"])
-    files = write(found, Path(output or run), config, objective, format_)
+    files = write(found, Path(output or run), config, objective, format_, found.meta["inputs"])
     if json:
         print_json({"run": run, "step": found.step, "which": which, "files": [str(file) for file in files]})
     else:

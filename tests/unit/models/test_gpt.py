@@ -50,7 +50,7 @@ def test_one_document_is_the_plain_case(model):
 
 def test_positions_begin_anew_in_each_document():
     document = torch.tensor([[4, 4, 4, 5, 5, 7], [0, 1, 2, 2, 2, 2]])
-    assert positions_in_document(document).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 2, 3]]
+    assert positions_in_document(document_mask(document)).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 2, 3]]
     assert document_mask(document)[0, 0, 4].tolist() == [False, False, False, True, True, False]
 
 
