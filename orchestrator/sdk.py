@@ -25,7 +25,7 @@ from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
 from orchestrator.planning.shard_group import with_shard_group
 from orchestrator.runs import RunStatus, new_run_id, run_id_problem
-from orchestrator.spec.addresses import without_password
+from orchestrator.spec.addresses import store_problem, without_password
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
 from orchestrator.spec.profile import ClusterProfile
@@ -290,8 +290,10 @@ def _tracking_uri(job: JobSpec, profile: ClusterProfile) -> str:
 
 def tracking_uri_of(profile: ClusterProfile) -> str:
     """Where runs of a cluster are tracked unless the job says otherwise; of MLFLOW_TRACKING_URI also the password."""
-    chosen = profile.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
-    return chosen or f"sqlite:///{home() / 'mlflow.db'}"
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given and not profile.mlflow and (problem := store_problem(given)):
+        raise SpecError(f"MLFLOW_TRACKING_URI: {problem}")
+    return profile.mlflow or given or f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def _git_commit(folder: str) -> str:

@@ -55,6 +55,24 @@ def nodes_for(plan: Plan, profile: ClusterProfile) -> dict[str, int]:
     return chosen
 
 
+def warnings_here(plan: Plan, profile: ClusterProfile, *, cores: int, gpus: int) -> list[str]:
+    """What a run on this machine will suffer from; nothing where the profile is of another place. Pure."""
+    scaling, found = plan.job.scaling, []
+    if profile.kind != "local":
+        return []
+    asked = plan.world_size * scaling.cpus_per_worker
+    if asked > cores + _SLACK:
+        found.append(
+            f"warning: {plan.world_size} workers × {scaling.cpus_per_worker:g} CPUs are more than this machine's {cores}"
+            " cores: they take turns, and no step is faster than with fewer"
+        )
+    if plan.world_size * scaling.gpus_per_worker > gpus:
+        found.append(
+            f"warning: the job asks for {plan.world_size} GPUs, and this machine has {gpus}: a run here will refuse"
+        )
+    return found
+
+
 def workers_per_node(scaling: ScalingSpec, group: NodeGroup) -> int:
     """Workers that one node of the group holds at once."""
     room = math.floor(group.cpus / scaling.cpus_per_worker + _SLACK)

@@ -25,6 +25,9 @@ class ObjectiveConfig(Section):
     METRICS: ClassVar[tuple[str, ...]] = ()
     """What its evaluation measures beside the loss; some only by an option."""
 
+    PHASES: ClassVar[tuple[str, ...]] = ("model",)
+    """Parts of each step that have an optimizer of their own, in order."""
+
     kind: str
     """What is minimized."""
 

@@ -126,6 +126,7 @@ class AdversarialConfig(ObjectiveConfig):
     """Generator against discriminator, in two phases of each step."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("loss_generator", "score_real", "score_made")
+    PHASES: ClassVar[tuple[str, ...]] = ("discriminator", "generator")
 
     kind: Literal["adversarial"] = "adversarial"
     """Make samples that a discriminator can't tell from real ones."""

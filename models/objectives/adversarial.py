@@ -26,7 +26,7 @@ _SAMPLE_SALT = 12
 class Adversarial:
     """First the discriminator learns to tell real images from made ones, then the generator to pass. Unit: sample."""
 
-    phases = ("discriminator", "generator")
+    phases = AdversarialConfig.PHASES
 
     def __init__(self, config: GanConfig, objective: AdversarialConfig) -> None:
         if objective.loss == "wasserstein" and not (objective.gradient_penalty or config.spectral_norm):

@@ -6,6 +6,7 @@ from orchestrator.cli.options import AsJson, ClusterName, JobFile, Overrides, pr
 
 if TYPE_CHECKING:
     from orchestrator.planning.plan import Plan
+    from orchestrator.spec.profile import ClusterProfile
 
 
 def plan(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None, json: AsJson = False) -> None:
@@ -24,15 +25,26 @@ def plan(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None, j
             {
                 "plan": made.model_dump(mode="json"),
                 "digest": made.digest,
+                "warnings": warnings(made, profile),
                 "request": request.model_dump(mode="json", exclude={"plan"}),
             }
         )
         return
-    for line in describe(made):
+    for line in [*describe(made), *warnings(made, profile)]:
         say(line)
     say()
     say(f"request to {profile.name} ({request.kind}):")
     say(yaml.safe_dump(request.body, sort_keys=False, width=120).rstrip())
+
+
+def warnings(made: Plan, profile: ClusterProfile) -> list[str]:
+    """What the run will suffer from on this machine, where that is where it runs."""
+    import os
+
+    from orchestrator.clusters.local.request import gpus_of_this_machine
+    from orchestrator.clusters.shared.capacity import warnings_here
+
+    return warnings_here(made, profile, cores=os.cpu_count() or 1, gpus=gpus_of_this_machine())
 
 
 def describe(made: Plan) -> list[str]:

@@ -9,12 +9,12 @@ def run(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None) ->
     """Submit a job and follow it: one live view, then a summary. Ctrl-C stops it gracefully, twice at once."""
     from orchestrator import sdk
     from orchestrator.cli.follow import follow
-    from orchestrator.cli.plan import describe
+    from orchestrator.cli.plan import describe, warnings
     from orchestrator.spec.load import load_profile
 
     profile = load_profile(cluster)
     made = sdk.make_plan(job, profile, overrides=set_ or ())
-    for line in describe(made):
+    for line in [*describe(made), *warnings(made, profile)]:
         say(line)
     say()
     sys.exit(follow(sdk.submit(made, cluster)))

@@ -25,13 +25,13 @@ def submit(
 ) -> None:
     """Start a run on a cluster and return at once."""
     from orchestrator import sdk
-    from orchestrator.cli.plan import describe
+    from orchestrator.cli.plan import describe, warnings
     from orchestrator.spec.load import load_profile
 
     profile = load_profile(cluster)
     made = sdk.make_plan(job, profile, overrides=set_ or (), run_id=id_)
     if not json:
-        for line in describe(made):
+        for line in [*describe(made), *warnings(made, profile)]:
             say(line)
     run = sdk.submit(made, cluster)
     if json:

@@ -27,7 +27,7 @@ def check_numbers(head: Batch) -> None:
                 )
             raise DataError(
                 f"data.columns.{name}: its column holds text, and no transform turns it into numbers;"
-                " encode it under data.transforms, or leave it out"
+                f" add {{kind: encode, tensor: {name}}} under data.transforms, or leave it out"
             )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data import facts, preparations
-from orchestrator.data.columns.choose import choose_layouts, model_tensors
+from orchestrator.data.columns.choose import choose_layouts
 from orchestrator.data.columns.layout import TensorLayout
+from orchestrator.data.columns.missing import missing_tensors, model_tensors, refuse_missing
 from orchestrator.data.listing import list_files
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
@@ -89,6 +90,7 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
         counted = counted and whole
     head = format_of(indexes[0].kind).head(indexes[0], 8)
     layouts = choose_layouts(spec, wanted, indexes[0], head)
+    refuse_missing(job, [one.name for one in layouts], indexes[0].root, head.column_names)
     source = PreparedSource(index=indexes[0], part=Part(), layouts=layouts, first_id=0, samples=1)
     # Nothing was fitted, so what a transform would have learned is not known.
     dims, lists = facts.sizes(job, [source], None, _transformed(job, _shapes(layouts)), {})
@@ -146,6 +148,9 @@ def _bundled(job: JobSpec) -> DataFacts | None:
     if spec.columns not in ({}, {"features": "image"}):
         return None
     rows, known = FACTS[spec.train.name]
+    values = "image" if "image_size" in known and not spec.columns else "features"
+    if missing_tensors(job, (values, "label")):
+        return None
     dims = {name: size for name, size in known.items() if name != "classes"}
     dims["outputs"] = known.get("classes", 1)
     if spec.eval is None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from orchestrator.data import facts
 from orchestrator.data.checks import check_alike, check_categories_seen, check_numbers
-from orchestrator.data.columns.choose import choose_layouts, model_tensors
+from orchestrator.data.columns.choose import choose_layouts
 from orchestrator.data.columns.layout import finished
+from orchestrator.data.columns.missing import model_tensors, refuse_missing
 from orchestrator.data.fit import first_samples, fit_transforms
 from orchestrator.data.order import OrderShape, shape_order
 from orchestrator.data.preparations.dropping import without_missing
@@ -203,6 +204,7 @@ def _source(job: JobSpec, rows: SourceRows, tensors: dict[str, str], *, first_id
         raise DataError(f"{index.root}: has no rows{' to hold out' if part.evaluation else ''}")
     head = format_of(index.kind).head(index, 8)
     layouts = choose_layouts(job.data, tensors, index, head)
+    refuse_missing(job, [one.name for one in layouts], index.root, head.column_names)
     return PreparedSource(
         index=index,
         part=part,

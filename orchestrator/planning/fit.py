@@ -34,16 +34,34 @@ def check_fit(job: JobSpec) -> None:
         )
 
 
+_BEST_IS = {"accuracy": "max", "loss": "min", "mse": "min", "mae": "min"}
+"""Of metrics that have a good end: which."""
+
+
 def check_best(job: ResolvedJob) -> None:
-    """Raises SpecError where the metric that the best checkpoints are kept by is none that is measured."""
-    metric, measured = (
-        job.checkpoint.keep.metric,
-        [f"val/{name}" for name in ("loss", *job.objective.METRICS)],
-    )
-    if metric not in measured:
+    """Raises SpecError where the metric that the best checkpoints are kept by is none that is measured, or its worst
+    would be kept.
+    """
+    keep, measured = job.checkpoint.keep, [f"val/{name}" for name in ("loss", *job.objective.METRICS)]
+    if keep.metric not in measured:
         raise SpecError(
-            f"checkpoint.keep.metric: {metric!r} is not measured; {job.objective.kind} measures {', '.join(measured)}"
+            f"checkpoint.keep.metric: {keep.metric!r} is not measured; {job.objective.kind} measures {', '.join(measured)}"
         )
+    mode = _BEST_IS.get(keep.metric.removeprefix("val/"), keep.mode)
+    if keep.best and mode != keep.mode:
+        raise SpecError(
+            f"checkpoint.keep.mode: {keep.mode} would keep the worst checkpoints by {keep.metric}; write mode: {mode}"
+        )
+
+
+def check_phases(job: ResolvedJob) -> None:
+    """Raises SpecError where an optimizer is given for a phase that the objective has not."""
+    phases = job.objective.PHASES
+    for name in job.training.phase_optimizers:
+        if name not in phases:
+            raise SpecError(
+                f"training.phase_optimizers.{name[:40]}: {job.objective.kind} has no such phase; it has {', '.join(phases)}"
+            )
 
 
 def memory_warning(scaling: ScalingSpec, memory: MemoryEstimate) -> str | None:

@@ -32,13 +32,12 @@ def count_steps(training: TrainingSpec, tail: Literal["pad", "drop"], train_samp
         train_samples: of one epoch; None: not known yet.
 
     Raises:
-        SpecError: epochs of an unknown length, an epoch without a whole batch, or a warm-up longer than the run.
+        SpecError: epochs of an unknown length, a batch larger than the data, or a warm-up longer than the run.
     """
     batch = training.global_batch_size
-    if train_samples is not None and tail == "drop" and train_samples < batch:
+    if train_samples is not None and train_samples < batch:
         raise SpecError(
-            f"data.tail: drop leaves nothing of {train_samples} training samples in batches of"
-            f" {batch}; use pad, or a smaller training.global_batch_size"
+            f"training.global_batch_size: {batch} is more than the {train_samples} training samples; use at most those"
         )
     steps = training.max_steps or _steps_of_epochs(training, tail, train_samples)
     if training.schedule.warmup_steps > steps:

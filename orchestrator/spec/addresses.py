@@ -42,6 +42,37 @@ def refuse_password(address: str | None) -> str | None:
     return address
 
 
+_SERVERS = ("http", "https")
+_DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
+_OTHER_STORES = ("", "file", "databricks", "databricks-uc", "uc")
+"""A path has no scheme."""
+
+
+def store_problem(address: str) -> str:
+    """Why MLflow can't keep runs at an address, with what to write; empty where it may. Shows no password."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "is no address; write http://HOST:PORT, or sqlite:////PATH/mlflow.db"
+    kind = parts.scheme.partition("+")[0]
+    if kind not in (*_SERVERS, *_DATABASES, *_OTHER_STORES):
+        return (
+            f"{kind}:// is no kind of MLflow store; write http://HOST:PORT, https://HOST, sqlite:////PATH/mlflow.db or"
+            " postgresql://HOST/NAME"
+        )
+    if kind in _SERVERS and not parts.hostname:
+        return f"names no host; write {kind}://HOST:PORT"
+    if kind == "sqlite" and parts.netloc:
+        return "takes three slashes before a path, sqlite:///, four where the path begins with one"
+    return ""
+
+
+def _refuse_unknown_store(address: str | None) -> str | None:
+    if address and (problem := store_problem(address)):
+        raise ValueError(problem)
+    return address
+
+
 def with_password(address: str) -> str:
     """The address with the password that this process's MLFLOW_TRACKING_URI has for it."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -60,3 +91,6 @@ def hidden(text: str, address: str) -> str:
 
 OpenAddress = Annotated[str | None, AfterValidator(refuse_password)]
 """An address without a password."""
+
+StoreAddress = Annotated[OpenAddress, AfterValidator(_refuse_unknown_store)]
+"""Of an MLflow store, of a kind that MLflow knows."""

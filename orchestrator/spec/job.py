@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.models.configs import ModelConfig, ObjectiveSection
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
-from orchestrator.spec.addresses import OpenAddress
+from orchestrator.spec.addresses import StoreAddress
 from orchestrator.spec.data import DataSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -247,7 +247,7 @@ class TrackingSpec(Section):
 
     kind: Literal["mlflow", "none"] = "mlflow"
     """The tracker."""
-    uri: OpenAddress = None
+    uri: StoreAddress = None
     """MLflow tracking URI, without a password. Default: the cluster's, else ``MLFLOW_TRACKING_URI``, else SQLite in the
     home."""
     experiment: str = "trainwright"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
-from orchestrator.spec.addresses import OpenAddress
+from orchestrator.spec.addresses import StoreAddress
 from orchestrator.storage import is_uri
 
 Name = Annotated[
@@ -152,7 +152,7 @@ class ClusterProfile(Section):
     storage: PathText | None = None
     """Where checkpoints and run records go: a path that all nodes share, or ``s3://`` or ``gs://``.
     Kind local takes a path only; its default is the trainwright home."""
-    mlflow: OpenAddress = None
+    mlflow: StoreAddress = None
     """MLflow tracking URI, without a password. Default: ``MLFLOW_TRACKING_URI``, else (kind local) an SQLite file in the home."""
     secrets: SecretRefs = SecretRefs()
     """References to secrets."""

@@ -14,28 +14,7 @@ from orchestrator.data.columns.layout import TensorLayout, source_column
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.transforms import kind_of
 from orchestrator.errors import DataError
-from orchestrator.models.configs import default_objective
 from orchestrator.spec.data import DataSpec
-from orchestrator.spec.job import JobSpec
-
-TARGETS: dict[str, dict[str, str]] = {
-    "classification": {"label": "int"},
-    "regression": {"label": "float"},
-    "binary": {"label": "int"},
-    "multilabel": {"label": "int"},
-    "token_classification": {"label": "int"},
-    "forecasting": {"future": "float"},
-    "causal_lm": {"length": "int"},
-    "masked_lm": {"word": "int"},
-}
-"""Kind of objective -> the tensors that it takes beside the family's inputs, and their kind."""
-
-
-def model_tensors(job: JobSpec) -> dict[str, str]:
-    """The tensors that the job's model and objective take: name -> ``float`` or ``int``."""
-    objective = job.objective or default_objective(job.model)
-    inputs = {name: spec.kind for name, spec in job.model.input_tensors(objective).items()}
-    return {**inputs, **TARGETS.get(objective.kind, {})}
 
 
 def choose_layouts(
@@ -72,11 +51,6 @@ def choose_layouts(
     for tensor, names in chosen.items():
         columns = tuple(c for name in names for c in (_numeric(head, named) if name == "*" else (name,)))
         layouts.append(_layout(tensor, columns, spec, taken.get(tensor), index, head, tensor in starred))
-    if not layouts:
-        raise DataError(
-            f"{index.root}: no column is named like a tensor of the model ({', '.join(taken)}); say in data.columns"
-            f" which make them; there are {_listed(head)}"
-        )
     return tuple(layouts)
 
 
@@ -153,6 +127,7 @@ def _layout(
         raise DataError(
             f"data.columns.{tensor}: column {columns[0]!r} of {index.root} has fractions, but"
             f" {tensor!r} takes whole numbers"
+            + ("; to predict numbers give objective: {kind: regression}" if tensor == "label" else "")
         )
     dtype: Literal["int64", "float32"] = (
         "int64" if taken_as == "int" or (taken_as is None and whole) else "float32"

@@ -8,9 +8,7 @@ from orchestrator.errors import ResourcesError, SpecError
 
 
 def _plan(**scaling):
-    return plan(
-        scaling=scaling, training={"max_steps": 10, "global_batch_size": 64 * scaling.get("workers", 1)}
-    )
+    return plan(scaling=scaling, training={"max_steps": 10, "global_batch_size": scaling.get("workers", 1)})
 
 
 def _groups(*groups):

@@ -352,7 +352,10 @@ def test_what_ready_raises_reaches_the_loop(table, tmp_path):
         ({"features": "c"}, "has no column 'c'; it has a, b, label"),
         ({"features": "*", "label": "a"}, None),
         ({"features": ["a", "b"], "label": "b"}, None),
-        ({"nothing": "a"}, None),
+        (
+            {"nothing": "a"},
+            "nothing makes features, which mlp with classification takes; say which columns do",
+        ),
     ],
 )
 def test_columns_that_are_not_there_are_named(table, tmp_path, columns, message):

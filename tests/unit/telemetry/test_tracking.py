@@ -62,7 +62,7 @@ def plan(tmp_path):
             cache="/c",
             tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}" if uri is None else uri,
         )
-        made = make_plan(job, DataFacts(train_samples=10), Counts(10, 60, 5, ()), context)
+        made = make_plan(job, DataFacts(train_samples=100), Counts(10, 60, 5, ()), context)
         describe_run(made, data=LINEAGE, started_at=1_000.0)
         return made
 
