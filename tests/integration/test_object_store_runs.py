@@ -74,7 +74,7 @@ def test_a_run_goes_on_from_what_lies_in_an_object_store(bucket, tmp_path, short
     driver = subprocess.Popen(
         [
             *(sys.executable, "-m", "orchestrator.driver", "--plan", str(tmp_path / "plan.json")),
-            *("--launch", "1", "--start-ray", short_folder),
+            *("--launch", "1", "--start-ray", f"{short_folder}/ray"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

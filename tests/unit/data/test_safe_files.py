@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,18 @@ class Pickled(pa.ExtensionType):
 @pytest.fixture(params=["registered", "unknown"])
 def registered(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Whether the process that reads has the type registered, as one that imported Ray Data has."""
+    rays_own = "ray.data" in sys.modules  # a test before this one may have imported it
+    if rays_own:
+        pa.unregister_extension_type(HOSTILE)
     if request.param == "registered":
         pa.register_extension_type(Pickled())
     yield request.param == "registered"
     if request.param == "registered":
         pa.unregister_extension_type(HOSTILE)
+    if rays_own:
+        from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+        pa.register_extension_type(ArrowPythonObjectType())
 
 
 def hostile() -> pa.Array:
