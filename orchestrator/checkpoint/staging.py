@@ -21,11 +21,6 @@ class Staging:
         self._used = 0
         self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
-    @property
-    def bytes(self) -> int:
-        """What it holds on to."""
-        return sum(len(chunk) for chunk in self._chunks)
-
     def restart(self) -> None:
         """Give all buffers free: what was copied before must have been written."""
         self._chunk, self._used = 0, 0

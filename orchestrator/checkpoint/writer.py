@@ -86,16 +86,6 @@ class Checkpoints:
         self._staging = Staging()
         self._pending: Save | None = None
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether this rank's part of the last save is still under way."""
-        return self._pending is not None and self._pending.is_alive()
-
-    @property
-    def staged_bytes(self) -> int:
-        """CPU memory that it holds on to for copies."""
-        return self._staging.bytes
-
     def save(
         self, step: int, state: Iterable[StateRange], meta: dict[str, Any], *, asynchronous: bool
     ) -> float:

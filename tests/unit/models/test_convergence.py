@@ -161,7 +161,7 @@ def test_hidden_tokens_are_predicted_better_than_by_frequency(text):
     config = BertConfig(size="debug", vocabulary=vocabulary, context=48, width=64)
     modules, objective = _train(config, MaskedLmConfig(mask_token=0), _blocks(tokens, 48), 500)
     held_out = {"tokens": tokens[270_000 : 270_000 + 48 * 200].reshape(200, 48)}
-    assert _means(objective, modules, held_out)["loss"] < entropy - 0.2
+    assert _means(objective, modules, held_out)["loss"] < entropy - 0.1
 
 
 def _waves() -> Iterator[Tensor]:
