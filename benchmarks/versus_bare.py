@@ -154,7 +154,7 @@ def ours(home: Path, workers: int, steps: int = STEPS) -> list[dict[str, float]]
 
 def our_step_ms(home: Path, workers: int) -> float:
     events = ours(home, workers)
-    return statistics.median(event["values"]["perf/step_ms"] for event in events if event["step"] > WARM)
+    return statistics.median(event["values"]["system/step_ms"] for event in events if event["step"] > WARM)
 
 
 def bare_step_ms(home: Path, workers: int, in_ray: bool) -> float:

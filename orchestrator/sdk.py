@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import os
@@ -82,6 +83,8 @@ def make_plan(
         cache=cache,
         tracking_uri=_tracking_uri(job, profile),
         git_commit=_git_commit(folder),
+        user=_user(),
+        cluster=profile.name,
     )
     return decide(resolved, facts, _counts(resolved), context)
 
@@ -294,6 +297,13 @@ def tracking_uri_of(profile: ClusterProfile) -> str:
     if given and not profile.mlflow and (problem := store_problem(given)):
         raise SpecError(f"MLFLOW_TRACKING_URI: {problem}")
     return profile.mlflow or given or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user of a container that has no name
+        return ""
 
 
 def _git_commit(folder: str) -> str:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 5.0
 _FORMS = {
-    "perf/samples_per_second": "{:,.0f}",
-    "perf/tokens_per_second": "{:,.0f}",
+    "system/samples_per_second": "{:,.0f}",
+    "system/tokens_per_second": "{:,.0f}",
     "train/learning_rate": "{:.2e}",
-    "data/wait_share": "{:.1%}",
+    "system/data_wait_share": "{:.1%}",
 }
 """Other metrics that a person follows, and how each is written."""
 

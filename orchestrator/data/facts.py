@@ -1,8 +1,7 @@
-"""What the data says about the model's sizes, about its classes, and where it came from."""
+"""What the data says about the model's sizes and about its classes."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,30 +92,3 @@ def class_names(
 def notes(indexes: Sequence[SourceIndex]) -> tuple[str, ...]:
     """What was found of how the sources are written, each sentence once."""
     return tuple(dict.fromkeys(note for index in indexes for note in index.found))
-
-
-def lineage(train: Sequence[PreparedSource], evaluation: PreparedSource | None) -> dict[str, Any]:
-    """What a tracker keeps of the data's origin."""
-    record = {"train": _record(train)}
-    if evaluation is not None:
-        record["eval"] = _record([evaluation])
-    return record
-
-
-_MOST_COLUMNS = 200
-"""Columns of a schema that a tracker is given."""
-
-
-def _record(sources: Sequence[PreparedSource]) -> dict[str, str]:
-    first = sources[0].index
-    schema = first.schema
-    fields = [schema.field(position) for position in range(min(_MOST_COLUMNS, len(schema)))]
-    columns = [{"name": field.name, "type": str(field.type)} for field in fields]
-    return {
-        "name": first.root.rstrip("/").rsplit("/", 1)[-1][:200],
-        "digest": first.identity[:32],
-        "source_type": first.kind,
-        "source": json.dumps({"uri": [source.index.root for source in sources]}),
-        "schema": json.dumps({"columns": columns}),
-        "profile": json.dumps({"samples": sum(source.samples for source in sources)}),
-    }

@@ -15,6 +15,7 @@ from orchestrator.data.columns.layout import finished
 from orchestrator.data.columns.missing import model_tensors, refuse_missing
 from orchestrator.data.fit import first_samples, fit_transforms
 from orchestrator.data.order import OrderShape, shape_order
+from orchestrator.data.origin import lineage
 from orchestrator.data.preparations.dropping import without_missing
 from orchestrator.data.preparations.rewrite import rewrite_rows
 from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
@@ -51,7 +52,7 @@ def prepare(plan: Plan) -> Prepared:
 
 def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     """The same from a job, before there is a plan."""
-    train_rows, eval_rows = _rows_of_sources(job, base_dir, cache)
+    train_rows, eval_rows = written_train, written_eval = _rows_of_sources(job, base_dir, cache)
     notes = facts.notes([rows.index for rows in (*train_rows, *([eval_rows] if eval_rows else []))])
     preparation: dict[str, Any] = {}
     if job.data.prepare is not None:
@@ -70,7 +71,14 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     fitted = fit_transforms(job, train, cache)
     if evaluation is not None:
         check_categories_seen(job, evaluation, fitted)
-    return _assembled(job, train, evaluation, fitted, preparation, notes)
+    origin = lineage(
+        job,
+        written_train,
+        written_eval,
+        train_samples=sum(source.samples for source in train),
+        eval_samples=evaluation.samples if evaluation else 0,
+    )
+    return _assembled(job, train, evaluation, fitted, preparation, notes, origin)
 
 
 def _rows_of_sources(
@@ -114,6 +122,7 @@ def _assembled(
     fitted: Sequence[dict[str, Any]],
     preparation: dict[str, Any],
     notes: tuple[str, ...],
+    origin: dict[str, Any],
 ) -> Prepared:
     """What is known of it all, with sizes that the first samples show."""
     carried = first_samples(job, train[0], fitted)
@@ -137,7 +146,7 @@ def _assembled(
         classes=facts.class_names(job, train, fitted),
         preparation=preparation,
         notes=notes,
-        lineage=facts.lineage(train, evaluation),
+        lineage=origin,
     )
 
 

@@ -89,6 +89,10 @@ class RunContext(Section):
     """MLflow tracking URI; empty with tracking.kind none."""
     git_commit: str = ""
     """Commit of the folder that the job's code or file comes from; empty where it is in no repository."""
+    user: str = ""
+    """Who planned it, by the name on their machine."""
+    cluster: str = ""
+    """Name of the profile of the cluster that it was planned for."""
     resume_from: str = "newest"
     """The checkpoint that the launch goes on from: ``newest``, ``best`` or the number of a step."""
 

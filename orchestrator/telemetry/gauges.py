@@ -62,8 +62,8 @@ class Gauges:
         ``again``: these steps were taken before and lost with a worker, so their time is ``replay``.
         """
         for gauge, name in (
-            (self._rate, "perf/samples_per_second"),
-            (self._wait, "data/wait_share"),
+            (self._rate, "system/samples_per_second"),
+            (self._wait, "system/data_wait_share"),
         ):
             gauge.set(values[name], self._tags)
         losses = [value for name, value in values.items() if name.startswith("train/loss")]

@@ -301,17 +301,16 @@ def _tags(plan: Plan) -> dict[str, str]:
         "trainwright.run_id": plan.run_id,
         "trainwright.plan_digest": plan.digest,
         "trainwright.version": plan.version,
-        "trainwright.family": job.model.family,
-        "trainwright.strategy": job.strategy.kind,
+        "family": job.model.family,
+        "strategy": job.strategy.kind,
+        "cluster": plan.cluster,
+        "mlflow.user": plan.user,
         "mlflow.source.name": f"{job.name} (trainwright job)",
         "mlflow.source.type": "JOB",
         **job.tracking.tags,
     }
-    if job.description:
-        tags["mlflow.note.content"] = job.description
-    if plan.git_commit:
-        tags["mlflow.source.git.commit"] = plan.git_commit
-    return tags
+    more = {"mlflow.note.content": job.description, "mlflow.source.git.commit": plan.git_commit}
+    return {name: value for name, value in {**tags, **more}.items() if value}
 
 
 def _describe(client: Any, run_id: str, plan: Plan, spool: Spool) -> None:

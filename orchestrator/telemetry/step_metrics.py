@@ -90,9 +90,9 @@ class StepMetrics(MetricSums):
             **{f"train/grad_norm{self._suffixes[phase]}": norm for phase, norm in self._norms.items()},
             "train/learning_rate": factor * self._plan.job.training.optimizer.learning_rate,
             "train/epoch": epoch,
-            **{f"perf/{part}_ms": 1e3 * seconds[part] / self._steps for part in seconds},
+            **{f"system/{part}_ms": 1e3 * seconds[part] / self._steps for part in seconds},
             **throughput(self._plan, self._samples / wall, self._tokens / wall, self._device),
-            "perf/step_ms": 1e3 * training / self._steps,
+            "system/step_ms": 1e3 * training / self._steps,
             **data_waits(seconds["data_wait"] / wall, self._device),
         }
 
@@ -104,17 +104,17 @@ def throughput(
 
     MFU is there only for 16-bit training on a device whose peak is known.
     """
-    values = {"perf/samples_per_second": samples_per_second}
+    values = {"system/samples_per_second": samples_per_second}
     if tokens_per_second:
-        values["perf/tokens_per_second"] = tokens_per_second
+        values["system/tokens_per_second"] = tokens_per_second
     if plan.flops_per_sample:
         tflops = plan.flops_per_sample * samples_per_second / 1e12
-        values["perf/model_tflops_per_second"] = tflops
+        values["system/model_tflops_per_second"] = tflops
         if device.type == "cuda" and plan.job.training.precision != "fp32":
             name = torch.cuda.get_device_name(device)
             peak = peak_tflops(name)
             if peak is not None:
-                values["perf/mfu"] = tflops / (peak * plan.world_size)
+                values["system/mfu"] = tflops / (peak * plan.world_size)
     return values
 
 
@@ -124,13 +124,13 @@ def data_waits(share: float, device: torch.device) -> dict[str, float]:
     One rank's slow source holds all others up, but in their collectives, where their own waits don't show it.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return {"data/wait_share": share}
+        return {"system/data_wait_share": share}
     own = torch.tensor([share], dtype=torch.float64, device=device)
     every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(every, own)
     shares = torch.cat(every).tolist()
     most = sorted(range(len(shares)), key=lambda rank: -shares[rank])[:_RANKS_SHOWN]
     return {
-        "data/wait_share": shares[most[0]],
-        **{f"data/wait_share_rank_{rank}": shares[rank] for rank in sorted(most)},
+        "system/data_wait_share": shares[most[0]],
+        **{f"system/data_wait_share_rank_{rank}": shares[rank] for rank in sorted(most)},
     }

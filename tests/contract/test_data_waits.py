@@ -63,12 +63,12 @@ def test_the_wait_is_that_of_the_slowest_rank_and_shown_by_rank(
     pools: Pools, shown: int, ranks: dict[str, float]
 ) -> None:
     expected = {
-        "data/wait_share": 0.5,
-        **{f"data/wait_share_{rank}": share for rank, share in ranks.items()},
+        "system/data_wait_share": 0.5,
+        **{f"system/data_wait_share_{rank}": share for rank, share in ranks.items()},
     }
     assert pools.run(3, waits, [0.01, 0.5, 0.02], shown) == [pytest.approx(expected)] * 3
 
 
 def test_one_worker_has_one_figure() -> None:
     assert not dist.is_initialized()
-    assert waits([0.25], 8) == {"data/wait_share": pytest.approx(0.25)}
+    assert waits([0.25], 8) == {"system/data_wait_share": pytest.approx(0.25)}

@@ -59,7 +59,7 @@ def metric_steps(home, run):
 def test_a_run_shows_its_progress_and_ends_with_a_summary(home, uninterrupted):
     run, output = uninterrupted
     assert "global 32 = 2 workers × 16 micro × 1 accumulation" in output
-    assert "step 2000/2000" in output and "data/wait_share" in output
+    assert "step 2000/2000" in output and "system/data_wait_share" in output
     assert "succeeded: took all 2000 steps" in output
     status = home.status(run)
     assert (status["state"], status["reason"], status["step"], status["attempt"]) == (
@@ -132,7 +132,7 @@ def test_mlflow_holds_the_run(home, uninterrupted):
     assert len(found) == 1 and found[0].info.status == "FINISHED"
     record = found[0]
     assert record.data.params["model.family"] == "mlp" and record.data.params["plan.world_size"] == "2"
-    assert record.data.tags["trainwright.strategy"] == "ddp"
+    assert record.data.tags["strategy"] == "ddp"
     assert {artifact.path for artifact in client.list_artifacts(record.info.run_id)} >= {
         "job.yaml",
         "plan.json",

@@ -506,10 +506,10 @@ def test_every_second_is_charged_to_its_part(monkeypatch):
     assert second == {**step, "checkpoint": 256 + 16, "evaluate": 64 + 128, "other": 0}
     values = around.logged[0].values
     wall = sum(first.values())
-    assert {f"perf/{part}_ms": 1e3 * seconds for part, seconds in first.items()}.items() <= values.items()
-    assert values["perf/step_ms"] == 1e3 * (wall - 16)
-    assert values["perf/samples_per_second"] == BATCH / wall
-    assert values["data/wait_share"] == 1 / wall
+    assert {f"system/{part}_ms": 1e3 * seconds for part, seconds in first.items()}.items() <= values.items()
+    assert values["system/step_ms"] == 1e3 * (wall - 16)
+    assert values["system/samples_per_second"] == BATCH / wall
+    assert values["system/data_wait_share"] == 1 / wall
     assert values["train/epoch"] == 0.0
 
 

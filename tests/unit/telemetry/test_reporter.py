@@ -11,7 +11,7 @@ from orchestrator.runs import RunState, RunStatus
 from orchestrator.telemetry import reporter as reporting
 from orchestrator.telemetry.reporter import open_reporter
 
-VALUES = {"train/loss": 1.23456789, "perf/samples_per_second": 10.0, "data/wait_share": 0.1}
+VALUES = {"train/loss": 1.23456789, "system/samples_per_second": 10.0, "system/data_wait_share": 0.1}
 
 
 class Tracker:

@@ -39,17 +39,17 @@ def test_everything_that_is_logged_of_two_steps():
         "train/grad_norm": 9.0,
         "train/learning_rate": 0.25,
         "train/epoch": 1.5,
-        "perf/data_wait_ms": 500.0,
-        "perf/forward_backward_ms": 2000.0,
-        "perf/optimizer_ms": 0.0,
-        "perf/checkpoint_ms": 1000.0,
-        "perf/evaluate_ms": 500.0,
-        "perf/other_ms": 0.0,
-        "perf/samples_per_second": 2.0,
-        "perf/tokens_per_second": 10.0,
-        "perf/model_tflops_per_second": 2.0,
-        "perf/step_ms": 2500.0,
-        "data/wait_share": 0.125,
+        "system/data_wait_ms": 500.0,
+        "system/forward_backward_ms": 2000.0,
+        "system/optimizer_ms": 0.0,
+        "system/checkpoint_ms": 1000.0,
+        "system/evaluate_ms": 500.0,
+        "system/other_ms": 0.0,
+        "system/samples_per_second": 2.0,
+        "system/tokens_per_second": 10.0,
+        "system/model_tflops_per_second": 2.0,
+        "system/step_ms": 2500.0,
+        "system/data_wait_share": 0.125,
     }
 
 
@@ -68,14 +68,14 @@ def test_the_share_of_the_peak_is_that_of_all_workers_devices(monkeypatch, name,
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: name)
     plan = small_plan(2, training={"max_steps": 1, "precision": "bf16"}, flops_per_sample=10**12)
     values = throughput(plan, 20.0, 0.0, CUDA)
-    assert values.get("perf/mfu") == (None if share is None else pytest.approx(share))
-    assert "perf/tokens_per_second" not in values
+    assert values.get("system/mfu") == (None if share is None else pytest.approx(share))
+    assert "system/tokens_per_second" not in values
 
 
 @pytest.mark.parametrize(("precision", "device"), [("fp32", CUDA), ("bf16", CPU)])
 def test_there_is_no_share_where_no_peak_is_known(precision, device):
     plan = small_plan(training={"max_steps": 1, "precision": precision}, flops_per_sample=10**12)
     assert throughput(plan, 1.0, 0.0, device) == {
-        "perf/samples_per_second": 1.0,
-        "perf/model_tflops_per_second": 1.0,
+        "system/samples_per_second": 1.0,
+        "system/model_tflops_per_second": 1.0,
     }
