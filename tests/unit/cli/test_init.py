@@ -8,9 +8,15 @@ from orchestrator import cli, data, sdk, worker
 from orchestrator.models import FAMILIES
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One for all, so that bundled data is written once."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRAINWRIGHT_HOME", str(tmp_path / "home"))
+def folder(tmp_path, monkeypatch, home):
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
