@@ -94,6 +94,8 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
     source = PreparedSource(index=indexes[0], part=Part(), layouts=layouts, first_id=0, samples=1)
     # Nothing was fitted, so what a transform would have learned is not known.
     dims, lists = facts.sizes(job, [source], None, _transformed(job, _shapes(layouts)), {})
+    if not counted and spec.images.channels == "auto" and dims.get("channels") == 1:
+        del dims["channels"]  # the run looks further than a beginning, and may find colors
     counted = counted and all(section.kind != "drop" for section in spec.transforms)
     rows = sum(index.rows for index in indexes) if counted else None
     train, held = rows, 0 if spec.eval is None else None

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.data import facts
 from orchestrator.data.checks import check_alike, check_categories_seen, check_numbers
 from orchestrator.data.columns.choose import choose_layouts
+from orchestrator.data.columns.image_sets import image_notes, with_one_look
 from orchestrator.data.columns.layout import finished
 from orchestrator.data.columns.missing import model_tensors, refuse_missing
 from orchestrator.data.fit import first_samples, fit_transforms
@@ -67,10 +68,12 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
         notes = (*notes, *train_notes, *eval_notes)
     train = tuple(_training_sources(job, train_rows, tensors, cache))
     evaluation = None if eval_rows is None else _source(job, eval_rows, tensors, first_id=0)
+    train, evaluation = with_one_look(train, evaluation)
     check_alike([*train, *([evaluation] if evaluation else [])])
     fitted = fit_transforms(job, train, cache)
     if evaluation is not None:
         check_categories_seen(job, evaluation, fitted)
+    notes = (*notes, *image_notes(train, job.data))
     origin = lineage(
         job,
         written_train,

@@ -151,6 +151,33 @@ class Split(Section):
     where ``prepare`` needs rows that follow one another (windows; pack without separators), else ``hash``."""
 
 
+_Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class Images(Section):
+    """How encoded images become pixels in 0..1, wherever they come from: folders, tars, columns of tables, rows that a logged
+    model is given.
+    """
+
+    channels: Literal["auto", 1, 3] = "auto"
+    """``3``: red, green and blue; gray images get three equal ones. ``1``: all are made gray. ``auto``: 3 where any
+    of the training images looked at is in color (all of a small data set, else some hundreds from all over it); a color
+    image that turns up among gray ones later is an error."""
+    background: tuple[_Byte, _Byte, _Byte] = (255, 255, 255)
+    """Red, green and blue that transparent pixels are laid on. Default: white."""
+    range: tuple[float, float] | None = None
+    """The values that become 0 and 1 in images of 32-bit integers or fractions, which do not say it themselves. Default: as
+    they stand where all looked at lie in 0..1; else from 0, or the least below it, to the greatest looked at. Nothing
+    is cut off. (Images of 8 and 16 bits have ranges of their own.)"""
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is not None and not ends[0] < ends[1]:
+            raise ValueError(f"black must be less than white, not {ends[0]:g} and {ends[1]:g}")
+        return ends
+
+
 class DataSpec(Section):
     """Where samples come from and what is done to them."""
 
@@ -170,6 +197,8 @@ class DataSpec(Section):
     prepare: Preparation | None = None
     """What turns the source's rows into other samples, once, before training: text into sequences of tokens, series
     into windows. ``columns`` then names what it makes. Default: a row is a sample."""
+    images: Images = Images()
+    """How encoded images become pixels."""
     transforms: tuple[Transform, ...] = ()
     """What is done to the named tensors, in order, on the nodes that read."""
     shuffle: bool = True

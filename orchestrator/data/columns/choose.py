@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.columns.arrays import column_array, encoded_bytes, numbers
-from orchestrator.data.columns.images import image_shape
+from orchestrator.data.columns.image_sets import image_layout
 from orchestrator.data.columns.layout import TensorLayout, source_column
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.transforms import kind_of
@@ -85,19 +85,7 @@ def _layout(
         return index.where(0, row)
 
     if pa.types.is_binary(first.type) or pa.types.is_large_binary(first.type):
-        channels, height, width = image_shape(first[0].as_py(), lambda: where(0))
-        resize = next((t for t in spec.transforms if t.kind == "resize" and t.tensor == tensor), None)
-        if resize is not None:
-            height, width = resize.height, resize.width
-        return TensorLayout(
-            name=tensor,
-            columns=columns,
-            read_columns=read,
-            kind="image",
-            shape=(channels, height, width),
-            resizes=resize is not None,
-            carried="float32" if _computed_with(spec, tensor) else "uint8",
-        )
+        return image_layout(tensor, columns[0], read, spec, index, computed_with=_computed_with(spec, tensor))
     if any(pa.types.is_string(a.type) or pa.types.is_large_string(a.type) for a in arrays):
         return TensorLayout(
             name=tensor,

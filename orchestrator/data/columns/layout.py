@@ -33,6 +33,12 @@ class TensorLayout(Section):
     """Several columns, ``features`` or ``categories``: laid end to end."""
     resizes: bool = False
     """Images are brought to ``shape`` as they are decoded; otherwise they must have it."""
+    to_gray: bool = False
+    """Images in color are made gray, as the job says; otherwise one among gray ones is refused."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """Red, green and blue that transparent pixels are laid on."""
+    black_and_white: tuple[float, float] | None = None
+    """The values that become 0 and 1 in images of 32 bits, which do not say it themselves; None where there are none."""
 
 
 def source_column(name: str, there: Container[str]) -> str:

@@ -1,0 +1,152 @@
+"""What the images of a data set have in common: channels, size, what is black and white. From many of them, never from one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator.data.columns.arrays import column_array, encoded_bytes
+from orchestrator.data.columns.images import ImageFacts, image_facts
+from orchestrator.data.columns.layout import TensorLayout
+from orchestrator.data.prepared import PreparedSource
+from orchestrator.data.sources.formats import format_of
+from orchestrator.data.sources.index import SourceIndex
+from orchestrator.errors import DataError
+from orchestrator.spec.data import DataSpec
+
+_LOOK_BYTES = 2**26
+_LOOK_GROUPS = 16
+_LOOK_ROWS = 256
+"""At most so many bytes, groups, spread over the source, and rows in each are looked at."""
+
+
+def image_layout(
+    tensor: str,
+    column: str,
+    read: tuple[str, ...],
+    spec: DataSpec,
+    index: SourceIndex,
+    *,
+    computed_with: bool,
+) -> TensorLayout:
+    """The layout of a column of encoded images: three channels where the job or any image says so, the size of the first
+    image or of ``resize``.
+
+    Raises:
+        DataError: the first image can't be decoded, or is missing.
+    """
+    looked = _looked_at(index, column, read)
+    first = looked[0]
+    resize = next((t for t in spec.transforms if t.kind == "resize" and t.tensor == tensor), None)
+    height, width = (first.height, first.width) if resize is None else (resize.height, resize.width)
+    channels = spec.images.channels
+    if channels == "auto":
+        channels = 3 if any(facts.color for facts in looked) else 1
+    deep = any(facts.deep for facts in looked)
+    return TensorLayout(
+        name=tensor,
+        columns=(column,),
+        read_columns=read,
+        kind="image",
+        shape=(channels, height, width),
+        resizes=resize is not None,
+        to_gray=spec.images.channels == 1,
+        background=spec.images.background,
+        black_and_white=spec.images.range or _black_and_white([facts.values for facts in looked]),
+        carried="float32" if computed_with or deep else "uint8",
+    )
+
+
+def with_one_look(
+    train: Sequence[PreparedSource], evaluation: PreparedSource | None
+) -> tuple[tuple[PreparedSource, ...], PreparedSource | None]:
+    """The sources with what all training images have in common; evaluation sees its images as training does.
+
+    Raises:
+        DataError: evaluation has colors where training is gray.
+    """
+    common: dict[str, TensorLayout] = {}
+    for source in train:
+        for layout in source.layouts:
+            if layout.kind == "image":
+                common[layout.name] = _joined(common.get(layout.name, layout), layout)
+    if evaluation is not None:
+        for layout in evaluation.layouts:
+            ours = common.get(layout.name)
+            if layout.kind == "image" and ours is not None and layout.shape[0] > ours.shape[0]:
+                raise DataError(
+                    f"{evaluation.index.root}: has images in color, but all looked at in {train[0].index.root} are gray;"
+                    " give data.images: {channels: 3}, or {channels: 1} to make all gray"
+                )
+    with_it = [_with_common(source, common) for source in (*train, *([evaluation] if evaluation else []))]
+    return tuple(with_it[: len(train)]), with_it[-1] if evaluation else None
+
+
+def image_notes(train: Sequence[PreparedSource], spec: DataSpec) -> Iterator[str]:
+    """Sentences for the plan on what was found of images that do not say it themselves."""
+    for layout in train[0].layouts if spec.images.range is None else ():
+        if layout.black_and_white is not None:
+            black, white = layout.black_and_white
+            yield (
+                f"images of 32 bits: {black:g} is black and {white:g} white, as those looked at have it; data.images.range"
+                " can say otherwise"
+            )
+
+
+def _joined(one: TensorLayout, other: TensorLayout) -> TensorLayout:
+    channels = max(one.shape[0], other.shape[0])
+    ranges = [layout.black_and_white for layout in (one, other)]
+    return one.model_copy(
+        update={
+            "shape": (channels, *one.shape[1:]),
+            "carried": "float32" if "float32" in (one.carried, other.carried) else "uint8",
+            "black_and_white": ranges[0] if ranges[0] == ranges[1] else _black_and_white(ranges),
+        }
+    )
+
+
+def _with_common(source: PreparedSource, common: dict[str, TensorLayout]) -> PreparedSource:
+    layouts = []
+    for layout in source.layouts:
+        if layout.kind == "image" and (ours := common.get(layout.name)) is not None:
+            seen = {name: getattr(ours, name) for name in ("carried", "black_and_white")}
+            layout = layout.model_copy(update={"shape": (ours.shape[0], *layout.shape[1:]), **seen})
+        layouts.append(layout)
+    return source.model_copy(update={"layouts": tuple(layouts)})
+
+
+def _black_and_white(ranges: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """0 is black unless there is less, the greatest is white; fractions within 0..1 stand as they are."""
+    known = [one for one in ranges if one is not None]
+    if not known:
+        return None
+    black, white = min(0.0, *(low for low, _ in known)), max(high for _, high in known)
+    return (black, white) if black < 0 or white > 1 else (0.0, 1.0)
+
+
+def _looked_at(index: SourceIndex, column: str, read: tuple[str, ...]) -> list[ImageFacts]:
+    """Facts of the first image, and of those of others that can be decoded: a bad one is said when it is read."""
+    facts: list[ImageFacts] = []
+    for group, images in _spread(index, column, read):
+        for row in range(min(_LOOK_ROWS, len(images))):
+            try:
+                facts.append(image_facts(images[row].as_py(), partial(index.where, group, row)))
+            except DataError:
+                if not facts:
+                    raise
+    return facts
+
+
+def _spread(index: SourceIndex, column: str, read: tuple[str, ...]) -> Iterator[tuple[int, pa.Array]]:
+    """Images of groups from all over the source; of the first one's beginning where groups are very large."""
+    reader, filled = format_of(index.kind), np.flatnonzero(index.group_rows)
+    fitting = int(_LOOK_BYTES / max(1.0, index.row_bytes * float(index.group_rows[filled].mean())))
+    if fitting == 0:
+        yield int(filled[0]), encoded_bytes(column_array(reader.head(index, _LOOK_ROWS), column))
+        return
+    places = np.linspace(0, len(filled) - 1, min(len(filled), _LOOK_GROUPS, fitting)).astype(int)
+    for group in filled[np.unique(places)].tolist():
+        yield group, encoded_bytes(column_array(reader.read(index, group, read), column))
