@@ -11,10 +11,10 @@ from typing import Any
 from orchestrator.data import facts
 from orchestrator.data.checks import check_alike, check_categories_seen, check_numbers
 from orchestrator.data.columns.choose import choose_layouts
-from orchestrator.data.columns.image_sets import image_notes, with_one_look
 from orchestrator.data.columns.layout import finished
 from orchestrator.data.columns.missing import model_tensors, refuse_missing
 from orchestrator.data.fit import first_samples, fit_transforms
+from orchestrator.data.image_sources import image_notes, with_one_look
 from orchestrator.data.order import OrderShape, shape_order
 from orchestrator.data.origin import lineage
 from orchestrator.data.preparations.dropping import without_missing
