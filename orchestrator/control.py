@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from orchestrator.errors import CheckpointError, TrainwrightError
 from orchestrator.records import RunRecord
+from orchestrator.runs import Best
 from orchestrator.storage import is_uri
 
 Answer = TypeVar("Answer")
@@ -160,6 +161,11 @@ class Mailbox:
         self._reached = max(step, self.reached_before)
         if self._status is not None:
             self._status = self._status.reached(step, attempt, metrics)
+
+    def saved(self, best: Best | None) -> None:
+        """Note the best checkpoint so far."""
+        if self._status is not None:
+            self._status = self._status.with_best(best)
 
     def stop_asked(self) -> bool:
         """Whether a stop was asked for."""

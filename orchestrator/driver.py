@@ -94,6 +94,7 @@ class Driver:
         events.emit("state", state=self._status.state, run_id=self._plan.run_id, launch=self._launch)
 
     def _train(self) -> RunStatus:
+        _doing("starting Ray" if self._ray_dir else "joining the cluster's Ray")
         with RaySession(self._plan, self._ray_dir) as ray:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
             ray.wait_for_resources(self._stop_asked)
@@ -101,8 +102,10 @@ class Driver:
             from orchestrator import data
             from orchestrator.telemetry.closing import describe_run
 
+            _doing("preparing the data")
             prepared = data.prepare(self._plan)
             describe_run(self._plan, data=prepared.lineage, started_at=self._started_at)
+            _doing("starting the workers")
             self._has_workers = True
             outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)
         reached = self._status.reached(outcome["step"], outcome["attempt"], outcome["metrics"])
@@ -162,6 +165,10 @@ class Driver:
         self._record.ask_to_stop(self._launch)
         if self._stops_asked > 1 or not self._has_workers:
             raise StoppedError(self._why_at_once)
+
+
+def _doing(text: str) -> None:
+    events.emit("stage", doing=text)
 
 
 def _tell_end(end: RunStatus) -> int:

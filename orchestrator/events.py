@@ -9,16 +9,29 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol
 
 _MARK = "@trainwright "
 
 
-def emit(event: str, **fields: Any) -> None:
-    """Write one event to standard output."""
+class Output(Protocol):
+    """What lines are written to."""
+
+    def write(self, text: str, /) -> object:
+        """Take text."""
+        ...
+
+    def flush(self) -> object:
+        """Let readers see it."""
+        ...
+
+
+def emit(event: str, *, to: Output | None = None, **fields: Any) -> None:
+    """Write one event, to standard output unless something else is given."""
     line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, separators=(",", ":"))
-    sys.stdout.write(f"{_MARK}{line}\n")
-    sys.stdout.flush()
+    output = sys.stdout if to is None else to
+    output.write(f"{_MARK}{line}\n")
+    output.flush()
 
 
 def parse(line: str) -> dict[str, Any] | None:

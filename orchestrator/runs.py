@@ -81,6 +81,17 @@ _REASONS_OF_EXIT_CODES: dict[int | None, EndReason] = {
 }
 
 
+class Best(Section):
+    """The best of a run's checkpoints."""
+
+    step: int
+    """Its step."""
+    metric: str
+    """What it is the best by: ``checkpoint.keep.metric``."""
+    value: AnyFloat
+    """The metric's value."""
+
+
 class RunStatus(Section):
     """How a run stands at one moment, as every cluster reports it. Each method returns another status."""
 
@@ -110,6 +121,8 @@ class RunStatus(Section):
     """Steps that the plan has."""
     metrics: dict[str, AnyFloat] = {}
     """Last logged values by name; in JSON those that are no finite numbers are text: ``"NaN"``, ``"Infinity"``."""
+    best: Best | None = None
+    """The best checkpoint, as far as the job ranks them."""
     urls: dict[str, str] = {}
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
 
@@ -129,6 +142,10 @@ class RunStatus(Section):
     def with_urls(self, urls: Mapping[str, str]) -> RunStatus:
         """With these addresses beside, or in place of, those it has."""
         return self._with(urls={**self.urls, **urls})
+
+    def with_best(self, best: Best | None) -> RunStatus:
+        """With another best checkpoint; None leaves the one that it has."""
+        return self._with(best=best or self.best)
 
     def in_attempt(self, attempt: int, total_steps: int) -> RunStatus:
         """After another start of the workers."""
@@ -172,12 +189,13 @@ class RunStatus(Section):
         )
 
     def after(self, earlier: RunStatus) -> RunStatus:
-        """With what was told of the launch before and is not told again: addresses, attempt, last step, metrics."""
+        """With what was told of the launch before and is not told again: addresses, attempt, last step, metrics, the best."""
         return self._with(
             urls={**earlier.urls, **self.urls},
             attempt=max(earlier.attempt, self.attempt),
             step=self.step or earlier.step,
             metrics={**earlier.metrics, **self.metrics},
+            best=self.best or earlier.best,
         )
 
     def with_record(self, record: RunStatus) -> RunStatus:
@@ -191,6 +209,7 @@ class RunStatus(Section):
             attempt=record.attempt,
             step=record.step,
             metrics=dict(record.metrics),
+            best=record.best,
             urls={**self.urls, **record.urls},
         )
         if record.state.is_final:

@@ -20,6 +20,7 @@ from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.submitted import recall, remember
 from orchestrator.errors import CheckpointError, NotFoundError, SpecError, StoppedError, TrainwrightError
 from orchestrator.models.sizes import Counts
+from orchestrator.narration import narrated
 from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import Plan, ResolvedJob, RunContext
 from orchestrator.planning.resolve import resolve
@@ -165,11 +166,13 @@ class Run:
             raise _error_for(status)
         return status
 
-    def logs(self, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
-        """Lines of the driver or of one rank, without the event lines."""
-        for line in self.cluster.logs(self.id, follow=follow, rank=rank):
-            if events.parse(line) is None:
-                yield line
+    def logs(self, *, follow: bool = False, rank: int | None = None, raw: bool = False) -> Iterator[str]:
+        """What happened, a line each: stages, epochs, evaluations, saves, faults, and what the driver or one rank printed.
+
+        Of a traceback there is the line that says what it was; ``raw`` gives every line as it was written.
+        """
+        lines = self.cluster.logs(self.id, follow=follow, rank=rank)
+        return lines if raw else narrated(lines)
 
     def metrics(self) -> list[dict[str, float]]:
         """Every logged point, in order of steps: ``{"step": 10, "train/loss": 1.3, ...}``. A step that was taken again

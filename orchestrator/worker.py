@@ -18,8 +18,9 @@ from orchestrator.errors import DataError
 from orchestrator.models.base import Batch
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
+from orchestrator.runs import Best
 from orchestrator.telemetry.rank_log import kept_log
-from orchestrator.telemetry.reporter import Reporter, open_reporter
+from orchestrator.telemetry.reporter import Reporter, Teller, open_reporter
 
 logger = logging.getLogger("orchestrator")
 
@@ -44,7 +45,9 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     peers, root = Peers(plan.job.recovery.hang_timeout), f"{plan.storage}/checkpoints"
     attempt = peers.agree(lambda: checkpoint.next_attempt(root))
     with contextlib.ExitStack() as held:
-        held.enter_context(kept_log(plan.storage, attempt, peers.rank))
+        own_log = held.enter_context(kept_log(plan.storage, attempt, peers.rank))
+        teller = Teller(attempt, own_log if peers.rank else None)
+        teller.doing("building the model")
         newest = peers.agree(partial(_where_to_go_on, plan, root, int(config["launch"])))
         there = peers.agree(lambda: checkpoint.committed(root))
         rank = held.enter_context(contextlib.closing(assemble(plan)))
@@ -58,6 +61,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             open_reporter(
                 plan,
                 prepared,
+                teller=teller,
                 rank=peers.rank,
                 attempt=attempt,
                 launch=int(config["launch"]),
@@ -65,6 +69,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
                 started_at=float(config["started_at"]),
             )
         )
+        teller.doing("reading the first batches")
         with contextlib.closing(rank.open_train(prepared, start_step=start_step, skipped=skipped)) as stream:
             ranking = _ranking(plan, there)
             worker = Worker(
@@ -191,9 +196,14 @@ class Worker:
         state = self._rank.engine.state()
         self._reporter.saving()
         stall = self._checkpoints.save(step, state, meta, asynchronous=job.checkpoint.asynchronous)
-        self._ranking.add(metrics)
+        self._ranking.add(step, metrics)
         self._prune()
-        self._reporter.saved(step, stall)
+        self._reporter.saved(step, stall, self._best())
+
+    def _best(self) -> Best | None:
+        first = self._ranking.first()
+        metric = self._plan.job.checkpoint.keep.metric
+        return Best(step=first[0], metric=metric, value=first[1]) if first else None
 
     def before_update(self) -> None:
         """Wait for the copy that the last save makes."""

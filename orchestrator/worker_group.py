@@ -20,6 +20,8 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from orchestrator import events
+
 _opened: list[TCPStore] = []
 """Rank 0's store between the two calls that Ray makes in its process."""
 
@@ -37,6 +39,7 @@ class GroupConfig(TorchConfig):
 class _Backend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Rank 0 opens the store, then all join."""
+        events.emit("stage", doing="importing torch and the job's modules")
         world_size, timeout = len(worker_group), timedelta(seconds=backend_config.timeout_s)
         address, port = worker_group.execute_single(0, open_store, timeout)
         worker_group.execute(_set_torch_distributed_env_vars)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator import events
-from orchestrator.runs import EndReason, RunState, RunStatus
+from orchestrator.runs import Best, EndReason, RunState, RunStatus
 
 
 def with_progress(status: RunStatus, lines: Iterable[str]) -> RunStatus:
@@ -20,6 +20,8 @@ def with_progress(status: RunStatus, lines: Iterable[str]) -> RunStatus:
                 status = status.reached(max(step, status.step), status.attempt, values)
             case {"event": "attempt", "attempt": int(attempt), "total_steps": int(total_steps)}:
                 status = status.in_attempt(attempt, total_steps)
+            case {"event": "checkpoint", "best": dict(best)}:
+                status = status.with_best(Best.model_validate(best))
             case {"event": "tracking", "url": str(url)}:
                 status = status.with_urls({"mlflow": url})
             case {"event": "waiting", "message": str(message)} if not status.state.is_final:

@@ -27,22 +27,30 @@ class Ranking:
 
         """
         self._best, self._metric, self._mode = best, metric, mode
-        self._costs: list[float] = []
+        self._ranked: list[tuple[float, int]] = []
         for checkpoint in checkpoints:
-            self.add(metrics_of(checkpoint))
+            self.add(checkpoint.step, metrics_of(checkpoint))
 
     def admits(self, metrics: Mapping[str, Any]) -> bool:
         """Whether these are better than one of the best so far, or those are fewer than they may be."""
         cost = cost_of(metrics, self._metric, self._mode)
         if self._best == 0 or cost == math.inf:
             return False
-        return len(self._costs) < self._best or cost < self._costs[-1]
+        return len(self._ranked) < self._best or cost < self._ranked[-1][0]
 
-    def add(self, metrics: Mapping[str, Any]) -> None:
-        """There is a checkpoint with these metrics."""
+    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """There is a checkpoint of this step with these metrics."""
         cost = cost_of(metrics, self._metric, self._mode)
         if cost < math.inf:
-            self._costs = sorted([*self._costs, cost])[: self._best]
+            ranked = {(cost, step), *self._ranked}
+            self._ranked = sorted(ranked, key=lambda entry: (entry[0], -entry[1]))[: self._best]
+
+    def first(self) -> tuple[int, float] | None:
+        """Step and value of the best so far, of equals the newer; None where none has the metric."""
+        if not self._ranked:
+            return None
+        cost, step = self._ranked[0]
+        return step, cost if self._mode == "min" else -cost
 
 
 def cost_of(metrics: Mapping[str, Any], metric: str, mode: str) -> float:

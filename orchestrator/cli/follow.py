@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import events
 from orchestrator.cli.options import say
+from orchestrator.narration import Narrator
 
 if TYPE_CHECKING:
     from orchestrator.runs import RunStatus
@@ -74,6 +75,9 @@ class _View:
         self.url = ""
         self.restarts = 0
         self.logged_at: list[tuple[float, int]] = []
+        self.began_at = time.time()
+        self.doing = ""
+        self._narrator = Narrator()
 
     def __enter__(self) -> _View:
         return self
@@ -84,33 +88,37 @@ class _View:
         """Take one line of output."""
         event = events.parse(line)
         if event is None:
-            self.text(line)
+            for text in self._narrator.text(line):
+                self.text(text)
             return
+        sentences = self._narrator.sentences(event)
         match event["event"]:
             case "metrics":
-                self.step, self.state = event["step"], "running"
+                self.step, self.state, self.doing = event["step"], "running", ""
                 self.values |= event["values"]
                 self.logged_at = [*self.logged_at[-20:], (event["time"], self.step)]
                 self.refresh(event)
             case "attempt":
                 self.total = event["total_steps"]
-                if event["start_step"]:
-                    self.note(f"goes on from step {event['start_step']} (attempt {event['attempt']})")
+                self.notes(sentences)
             case "incident":
                 self.restarts += event["retry"]
-                then = (
-                    f"restarting ({event['failure']} of {event['max_failures']})"
-                    if event["retry"]
-                    else "not retried"
-                )
-                self.note(f"{event['message']}; {then}")
+                self.notes(sentences)
             case "waiting":
-                self.note(f"waiting for nodes: {event['message']}")
+                self.notes(sentences)
+            case "stage":
+                self.doing = event["doing"]
+                self.refresh(event)
             case "tracking":
                 self.url = event["url"]
             case "state":
                 self.state = event["state"]
                 self.refresh(event)
+
+    def notes(self, sentences: list[str]) -> None:
+        """Show sentences about the run."""
+        for sentence in sentences:
+            self.note(sentence)
 
     def seconds_left(self) -> float | None:
         """From the pace of the last logged steps."""
@@ -155,13 +163,14 @@ class _PlainView(_View):
     def refresh(self, event: dict[str, Any]) -> None:
         if event["event"] == "state":
             say(f"{self.run_id}: {self.state}")
+        elif event["event"] == "stage":
+            say(f"{self.doing} ({time.time() - self.began_at:.0f} s)")
         elif time.monotonic() - self._shown >= _PLAIN_SECONDS or self.step == self.total:
             self._shown = time.monotonic()
             say("  ".join(f"{name} {text}" for name, text in self.cells()))
 
     def text(self, line: str) -> None:
-        if line.strip():
-            say(line)
+        say(line)
 
     def note(self, text: str) -> None:
         say(text)
@@ -175,24 +184,22 @@ class _LiveView(_View):
         from rich.live import Live
 
         self._console = Console()
-        self._live = Live(self._panel(), console=self._console, refresh_per_second=8, transient=True)
+        self._live = Live(
+            get_renderable=self._panel, console=self._console, refresh_per_second=8, transient=True
+        )
         self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
 
-    def refresh(self, event: dict[str, Any]) -> None:
-        self._live.update(self._panel())
-
     def text(self, line: str) -> None:
         from rich.text import Text
 
-        if line.strip():
-            self._console.print(Text(line, style="dim"))
+        self._console.print(Text(line, style="dim"))
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def _panel(self) -> Any:
         from rich.console import Group
@@ -203,8 +210,10 @@ class _LiveView(_View):
         grid = Table.grid(padding=(0, 2))
         for name, text in self.cells():
             grid.add_row(f"[dim]{name}[/]", text)
+        if self.doing:
+            grid.add_row("[dim]now[/]", f"{self.doing} ({_duration(time.time() - self.began_at)})")
         bar = ProgressBar(total=max(1, self.total), completed=self.step)
-        return Panel(Group(bar, grid), title=f"{self.run_id} · {self.state}", title_align="left", width=72)
+        return Panel(Group(bar, grid), title=f"{self.run_id} · {self.state}", title_align="left")
 
 
 def summary(run: Run, status: RunStatus, view: _View) -> None:

@@ -16,10 +16,13 @@ def logs(
     rank: Annotated[
         int | None, typer.Option("--rank", help="One worker's own output, over all attempts.", min=0)
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Every line as it was written: events, whole tracebacks.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Print a run's output: the driver's, or one worker's. With --json its events too: a list, or with --follow one a
-    line as they come.
+    """Print what happened in a run: stages, epochs, evaluations, saves, warnings, and what its code printed. With --json its
+    events: a list, or with --follow one a line as they come.
     """
     from orchestrator import events, sdk
 
@@ -34,5 +37,6 @@ def logs(
             say(dumps(event))
             sys.stdout.flush()
         return
-    for line in handle.logs(follow=follow, rank=rank):
+    for line in handle.logs(follow=follow, rank=rank, raw=raw):
         say(line)
+        sys.stdout.flush()

@@ -23,8 +23,9 @@ _LAST_UPLOAD_SECONDS = 30.0
 
 
 @contextlib.contextmanager
-def kept_log(storage: str, attempt: int, rank: int) -> Iterator[None]:
-    """Keep this process's output and logs, and the traceback of what ends it.
+def kept_log(storage: str, attempt: int, rank: int) -> Iterator[KeptFile]:
+    """Keep this process's output and logs, and the traceback of what ends it. Gives what is kept alone: text that is
+    written there is in the rank's log and not in the run's output.
 
     In an object store they appear some seconds later, and a killed process's last ones are lost.
     """
@@ -38,16 +39,34 @@ def kept_log(storage: str, attempt: int, rank: int) -> Iterator[None]:
             path = Path(storage) / name
             store_at(storage).create(name, b"")  # for its user alone
         file = stack.enter_context(path.open("a", encoding="utf-8"))
-        stack.enter_context(_copied_to(file))
+        kept = KeptFile(file)
+        stack.enter_context(_copied_to(kept))
         try:
-            yield
+            yield kept
         except BaseException:
             traceback.print_exc(file=file)
             raise
 
 
+class KeptFile:
+    """A rank's log. A full disk must not end the run, so what can't be written is let go."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        """Take text."""
+        with contextlib.suppress(ValueError, OSError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        """Let readers see it."""
+        with contextlib.suppress(ValueError, OSError):
+            self._file.flush()
+
+
 @contextlib.contextmanager
-def _copied_to(file: TextIO) -> Iterator[None]:
+def _copied_to(file: KeptFile) -> Iterator[None]:
     logger = logging.getLogger("orchestrator")
     out, err = sys.stdout, sys.stderr
     handlers, level, propagates = logger.handlers, logger.level, logger.propagate
@@ -69,14 +88,13 @@ def _copied_to(file: TextIO) -> Iterator[None]:
 class _Tee:
     """Writes to a stream and to the rank's own log file."""
 
-    def __init__(self, stream: TextIO, file: TextIO) -> None:
+    def __init__(self, stream: TextIO, file: KeptFile) -> None:
         self._stream, self._file = stream, file
 
     def write(self, text: str) -> int:
         """To both."""
-        with contextlib.suppress(ValueError, OSError):  # a full disk must not end the run
-            self._file.write(text)
-            self._file.flush()
+        self._file.write(text)
+        self._file.flush()
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,6 @@
-"""What an attempt tells the world: events, the tracker, Prometheus and the run's record, all by rank 0 alone."""
+"""What an attempt tells the world: events, the tracker, Prometheus and the run's record, all by rank 0 alone. Other ranks
+keep the same events in their own logs.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from orchestrator.control import Mailbox
 from orchestrator.data import Prepared
 from orchestrator.models.base import Sample
 from orchestrator.planning.plan import Plan
+from orchestrator.runs import Best
 from orchestrator.telemetry.gauges import Gauges
 from orchestrator.telemetry.model_folder import write_model_folder
 from orchestrator.telemetry.samples import files_of
@@ -31,8 +34,8 @@ class Reporter(Protocol):
         """A checkpoint is about to be written: what was logged until now must be durable before it is."""
         ...
 
-    def saved(self, step: int, stall_seconds: float) -> None:
-        """A checkpoint was begun, and held training up for so long."""
+    def saved(self, step: int, stall_seconds: float, best: Best | None) -> None:
+        """A checkpoint was begun, and held training up for so long; the best there is now."""
         ...
 
     def stalled(self, seconds: float) -> None:
@@ -52,17 +55,59 @@ class Reporter(Protocol):
         ...
 
 
-class NullReporter:
-    """Tells nothing: every rank but the first."""
+class Teller:
+    """A rank's events."""
+
+    def __init__(self, attempt: int, output: events.Output | None) -> None:
+        """
+        Args:
+            attempt: the worker group's start that reports.
+            output: where events go. None: the run's output.
+
+        """
+        self._attempt, self._output = attempt, output
+
+    def doing(self, text: str) -> None:
+        """What it begins to do: ``building the model``."""
+        events.emit("stage", to=self._output, doing=text)
+
+    def begins(self, *, launch: int, start_step: int, total_steps: int) -> None:
+        """The attempt goes on from a step."""
+        events.emit(
+            "attempt",
+            to=self._output,
+            attempt=self._attempt,
+            launch=launch,
+            start_step=start_step,
+            total_steps=total_steps,
+        )
+
+    def logged(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics of a step."""
+        events.emit("metrics", to=self._output, step=step, attempt=self._attempt, values=dict(values))
+
+    def saved(self, step: int, stall_seconds: float, best: Best | None) -> None:
+        """A checkpoint was begun."""
+        said = {"best": best.model_dump(mode="json")} if best else {}
+        events.emit("checkpoint", to=self._output, step=step, stall_seconds=round(stall_seconds, 4), **said)
+
+
+class OwnLogReporter:
+    """Every rank's but the first: what happened is in its own log, and nobody else is told."""
+
+    def __init__(self, teller: Teller) -> None:
+        self._teller = teller
 
     def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
-        """Nothing."""
+        """See Reporter."""
+        self._teller.logged(step, _rounded(values))
 
     def saving(self) -> None:
         """Nothing."""
 
-    def saved(self, step: int, stall_seconds: float) -> None:
-        """Nothing."""
+    def saved(self, step: int, stall_seconds: float, best: Best | None) -> None:
+        """See Reporter."""
+        self._teller.saved(step, stall_seconds, best)
 
     def stalled(self, seconds: float) -> None:
         """Nothing."""
@@ -86,6 +131,7 @@ class RunReporter:
         plan: Plan,
         prepared: Prepared,
         *,
+        teller: Teller,
         attempt: int,
         launch: int,
         start_step: int,
@@ -95,13 +141,14 @@ class RunReporter:
         Args:
             plan: of the run.
             prepared: its data: what text samples are decoded with, and the tracker's record of data sets.
+            teller: its events.
             attempt: the worker group's start that reports.
             launch: whose record is written.
             start_step: the step that the attempt goes on from.
             start_seconds: from the driver's start until now.
 
         """
-        self._plan, self._prepared, self._attempt = plan, prepared, attempt
+        self._plan, self._prepared, self._attempt, self._teller = plan, prepared, attempt, teller
         self._mailbox = Mailbox(plan.storage, launch)
         self._gauges = Gauges(plan, attempt=attempt, start_seconds=start_seconds)
         self._tracker = open_tracker(
@@ -116,9 +163,9 @@ class RunReporter:
 
     def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         """See Reporter."""
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        rounded = _rounded(values)
         self._tracker.log(step, values)
-        events.emit("metrics", step=step, attempt=self._attempt, values=rounded)
+        self._teller.logged(step, rounded)
         if seconds:
             self._gauges.logged(step, values, seconds, again=step <= self._mailbox.reached_before)
         self._mailbox.reached(step, self._attempt, rounded)
@@ -127,11 +174,12 @@ class RunReporter:
         """See Reporter."""
         self._tracker.flush()
 
-    def saved(self, step: int, stall_seconds: float) -> None:
+    def saved(self, step: int, stall_seconds: float, best: Best | None) -> None:
         """See Reporter."""
         self._gauges.saved()
         self._gauges.stalled(stall_seconds)
-        events.emit("checkpoint", step=step, stall_seconds=round(stall_seconds, 4))
+        self._teller.saved(step, stall_seconds, best)
+        self._mailbox.saved(best)
 
     def stalled(self, seconds: float) -> None:
         """See Reporter."""
@@ -170,11 +218,16 @@ class RunReporter:
         self._mailbox.close()
 
 
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.6g}") for name, value in values.items()}
+
+
 @contextlib.contextmanager
 def open_reporter(
     plan: Plan,
     prepared: Prepared,
     *,
+    teller: Teller,
     rank: int,
     attempt: int,
     launch: int,
@@ -184,19 +237,19 @@ def open_reporter(
     """The rank's reporter, for as long as it trains.
 
     Args:
+        teller: the rank's events.
         start_step: the step that the attempt goes on from.
         started_at: of the driver, in seconds since the epoch.
 
     """
+    teller.begins(launch=launch, start_step=start_step, total_steps=plan.total_steps)
     if rank != 0:
-        yield NullReporter()
+        yield OwnLogReporter(teller)
         return
-    events.emit(
-        "attempt", attempt=attempt, launch=launch, start_step=start_step, total_steps=plan.total_steps
-    )
     reporter = RunReporter(
         plan,
         prepared,
+        teller=teller,
         attempt=attempt,
         launch=launch,
         start_step=start_step,

@@ -89,7 +89,7 @@ class RecordingSurroundings:
         """Write a checkpoint in the background, where there are checkpoints."""
         self.calls.append(("save", step, metrics))
         if self._ranking is not None:
-            self._ranking.add(metrics)
+            self._ranking.add(step, metrics)
         if self._checkpoints is not None and self._engine is not None:
             meta = {"scalars": self._engine.scalars(), "metrics": metrics}
             self._checkpoints.save(step, self._engine.state(), meta, asynchronous=True)

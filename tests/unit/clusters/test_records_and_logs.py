@@ -13,7 +13,7 @@ from orchestrator.clusters.shared.run_records import remote_record, storage_reco
 from orchestrator.clusters.shared.stores import ANSWER_MARK, ExplainedStore
 from orchestrator.errors import InfrastructureError
 from orchestrator.records import RunRecord
-from orchestrator.runs import EndReason, RunState, RunStatus
+from orchestrator.runs import Best, EndReason, RunState, RunStatus
 
 RUN = RunStatus(run_id="r", state=RunState.STARTING)
 
@@ -135,8 +135,11 @@ def test_progress_from_events():
         '@trainwright {"event":"a later version\'s"}',
         '@trainwright {"event":"metrics","step":"twenty"}',
         '@trainwright {"event":"waiting","message":"for nodes"}',
+        '@trainwright {"event":"checkpoint","step":20,"best":{"step":10,"metric":"val/loss","value":0.5}}',
+        '@trainwright {"event":"checkpoint","step":30}',
     ]
     status = with_progress(RUN, lines)
+    assert status.best == Best(step=10, metric="val/loss", value=0.5)
     assert (status.state, status.step, status.attempt, status.total_steps) == (RunState.RUNNING, 20, 2, 50)
     assert status.metrics == {"loss": 1.0, "accuracy": 0.5}
     assert status.message == "for nodes"

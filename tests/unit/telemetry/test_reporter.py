@@ -1,4 +1,6 @@
-"""What rank 0 tells of an attempt, and that other ranks tell nothing."""
+"""What rank 0 tells of an attempt, and that other ranks tell only their own logs."""
+
+import io
 
 import numpy as np
 import pytest
@@ -7,10 +9,11 @@ from data_jobs import job_of, plan_of
 from orchestrator import data, events
 from orchestrator.models.base import Sample
 from orchestrator.records import RunRecord
-from orchestrator.runs import RunState, RunStatus
+from orchestrator.runs import Best, RunState, RunStatus
 from orchestrator.telemetry import reporter as reporting
-from orchestrator.telemetry.reporter import open_reporter
+from orchestrator.telemetry.reporter import Teller, open_reporter
 
+BEST = Best(step=5, metric="val/loss", value=0.5)
 VALUES = {"train/loss": 1.23456789, "system/samples_per_second": 10.0, "system/data_wait_share": 0.1}
 
 
@@ -51,8 +54,12 @@ def run(tmp_path, monkeypatch):
     record.set_state(RunStatus(run_id=plan.run_id, state=RunState.STARTING))
 
     def start(rank=0, plan=plan):
-        return open_reporter(plan, prepared, rank=rank, attempt=3, launch=1, start_step=4, started_at=0.0)
+        teller = Teller(3, start.own_log if rank else None)
+        return open_reporter(
+            plan, prepared, teller=teller, rank=rank, attempt=3, launch=1, start_step=4, started_at=0.0
+        )
 
+    start.own_log = io.StringIO()
     start.tracker, start.record, start.plan, start.urls = tracker, record, plan, urls
     return start
 
@@ -65,19 +72,19 @@ def told(capsys):
 def test_a_log_goes_to_the_output_the_tracker_and_the_record(run, capsys):
     with run() as reporter:
         reporter.logged(5, VALUES, {"data_wait": 0.1})
-        reporter.saved(5, 0.25)
+        reporter.saved(5, 0.25, BEST)
         reporter.finished(stopped=False)
     assert told(capsys) == [
         {"event": "attempt", "attempt": 3, "launch": 1, "start_step": 4, "total_steps": 10},
         {"event": "tracking", "url": "http://mlflow/1"},
         {"event": "metrics", "step": 5, "attempt": 3, "values": {**VALUES, "train/loss": 1.23457}},
-        {"event": "checkpoint", "step": 5, "stall_seconds": 0.25},
+        {"event": "checkpoint", "step": 5, "stall_seconds": 0.25, "best": BEST.model_dump()},
     ]
     assert run.tracker.points == [(5, VALUES)]
     assert run.tracker.ends == [("FINISHED", None)]
     status = run.record.status(1)
     assert (status.state, status.step, status.attempt) == (RunState.RUNNING, 5, 3)
-    assert status.urls == {"mlflow": "http://mlflow/1"}
+    assert status.urls == {"mlflow": "http://mlflow/1"} and status.best == BEST
 
 
 def test_an_address_that_nobody_can_open_is_not_told(run, capsys):
@@ -88,10 +95,10 @@ def test_an_address_that_nobody_can_open_is_not_told(run, capsys):
     assert run.record.status(1).urls == {}
 
 
-def test_other_ranks_tell_nothing(run, capsys):
+def test_other_ranks_tell_their_own_log_and_nobody_else(run, capsys):
     with run(rank=1) as reporter:
         reporter.logged(5, VALUES, {"data_wait": 0.1})
-        reporter.saved(5, 0.25)
+        reporter.saved(5, 0.25, BEST)
         reporter.stalled(1.0)
         reporter.generated(5, [Sample("s", "image", np.zeros((8, 8, 1)))])
         reporter.finished(stopped=True)
@@ -99,6 +106,8 @@ def test_other_ranks_tell_nothing(run, capsys):
     assert capsys.readouterr().out == ""
     assert run.tracker.points == run.tracker.samples == run.tracker.ends == []
     assert run.record.status(1).step == 0
+    kept = [events.parse(line)["event"] for line in run.own_log.getvalue().splitlines()]
+    assert kept == ["attempt", "metrics", "checkpoint"]
 
 
 def test_samples_are_shown_as_text_or_pictures(run):
@@ -124,7 +133,7 @@ def test_what_was_logged_is_durable_before_a_checkpoint_is_written(run):
     with run() as reporter:
         reporter.logged(5, VALUES, {})
         reporter.saving()
-        reporter.saved(5, 0.1)
+        reporter.saved(5, 0.1, None)
     assert run.tracker.points == [(5, VALUES), "durable"]
 
 
