@@ -6,7 +6,7 @@
     python docker/check.py --replay cpu
 
 Hadolint is installed from PyPI into .tools, where pip can reach a registry. What is not checked: that the base
-images exist, what apt installs, the CUDA target's compilation, and that the image starts.
+images exist, what apt installs, and that the image starts.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ REPLAYS = {
             "python -c 'import orchestrator.driver, ray, torch, deepspeed, mlflow; print(ray.__version__)'",
             "python -c 'import flask_wtf, psycopg, boto3, prometheus_flask_exporter'",
             "ray --version",
+            "python -c 'import torch; print(torch.compile(lambda x: (x.sin() + 1).sum())(torch.ones(8)))'",
         ),
     ),
 }
@@ -92,6 +93,8 @@ def own_rules(path: str) -> list[str]:
         found.append("no USER 10001:10001, the user that the chart runs it as")
     if not [rest for word, rest in everything if word == "LABEL" and "trainwright.sbom=" in rest]:
         found.append("no SBOM label")
+    if "/build/constraints.txt torch" in text:
+        found += rules_of_torch(parsed)
     ignored = (REPO / f"{path}.dockerignore").read_text(encoding="utf-8").split()
     for word, rest in everything:
         if word == "ADD":
@@ -110,6 +113,26 @@ def own_rules(path: str) -> list[str]:
                 if not pinned:
                     found.append(f"RUN {command.strip()}: versions are not held by constraints.txt")
     return [f"{path}: {line}" for line in found]
+
+
+def rules_of_torch(parsed: dict[str, list[tuple[str, str]]]) -> list[str]:
+    """What an image that trains must have, and need not."""
+    found = []
+    installed = " ".join(
+        rest for word, rest in parsed["runtime"] if word == "RUN" and "apt-get install" in rest
+    )
+    found += [
+        f"runtime: no {package}, so training.compile can't work"
+        for package in ("gcc", "g++", "libc6-dev")
+        if package not in installed.split()
+    ]
+    found += [
+        f"{name}: {operation} compiles an operation that no job uses"
+        for name, body in parsed.items()
+        for _, rest in body
+        for operation in re.findall(r"DS_BUILD_\w+(?==1)", rest)
+    ]
+    return found
 
 
 def hadolint() -> list[str]:

@@ -5,6 +5,7 @@ Ray itself is imported on use, since it reads its settings from the environment 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import secrets
@@ -17,6 +18,7 @@ from typing import Any
 
 from orchestrator import events
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
+from orchestrator.gpus import held_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import new_folder
 from orchestrator.runs import EndReason
@@ -47,6 +49,7 @@ class RaySession:
 
         """
         self._plan, self._private_dir = plan, private_dir
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> RaySession:
         """Raises InfrastructureError where Ray does not start, after as many tries as the job allows failures."""
@@ -101,10 +104,12 @@ class RaySession:
         import ray
 
         plan = self._plan
+        gpus = plan.world_size * plan.job.scaling.gpus_per_worker
+        self._held.enter_context(held_gpus(gpus, plan.run_id))
         ray.init(
             address="local",
             num_cpus=private_cpus(plan),
-            num_gpus=plan.world_size * plan.job.scaling.gpus_per_worker or None,
+            num_gpus=gpus or None,
             include_dashboard=False,
             object_store_memory=_object_store_bytes_here(),
             logging_level="WARNING",
@@ -118,6 +123,7 @@ class RaySession:
         import ray
 
         ray.shutdown()
+        self._held.close()
         if self._private_dir:
             shutil.rmtree(self._private_dir, ignore_errors=True)
 

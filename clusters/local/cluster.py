@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.local.lock import locked, locked_if_free
 from orchestrator.clusters.local.processes import DriverProcess
-from orchestrator.clusters.local.request import gpus_of_this_machine, plan_name, plan_to_process
+from orchestrator.clusters.local.request import plan_name, plan_to_process
 from orchestrator.clusters.local.status import has_workers, lost, never_started, newest_lines, pending
 from orchestrator.clusters.shared.driver_command import DRIVER
 from orchestrator.clusters.shared.launches import next_launch, refuse_another_job
@@ -24,6 +24,7 @@ from orchestrator.clusters.shared.log_lines import GrowingFile, some_lines
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
 from orchestrator.errors import NotFoundError, SpecError
+from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import own_folder
 from orchestrator.records import RunRecord
@@ -120,7 +121,7 @@ class LocalCluster:
 
     def ping(self) -> str:
         """This machine's cores and GPUs."""
-        return f"this machine: {os.cpu_count()} cores, {gpus_of_this_machine()} GPUs"
+        return f"this machine: {os.cpu_count()} cores, {len(visible_gpus())} GPUs"
 
     # -- one run -----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.clusters.shared.driver_command import driver_command
 from orchestrator.errors import InfrastructureError, ResourcesError
+from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
 
 _IDENTITY_CHARACTERS = 12
@@ -21,7 +22,7 @@ _LONGEST_RAY_DIR = 107 - len("/r/session_2026-11-29_03-02-29_157280_1234567/sock
 def plan_to_process(plan: Plan, launch: int, driver: Sequence[str]) -> dict[str, Any]:
     """Command and folders of a launch's driver. Raises ResourcesError where this machine has no such GPUs."""
     gpus = plan.world_size * plan.job.scaling.gpus_per_worker
-    if gpus and (have := gpus_of_this_machine()) < gpus:
+    if gpus and (have := len(visible_gpus())) < gpus:
         raise ResourcesError(f"{gpus} GPUs are asked for, but this machine has {have}")
     plan_file = str(Path(plan.storage) / plan_name(launch))
     command = driver_command(plan_file, launch, python=sys.executable, driver=driver)
@@ -45,9 +46,3 @@ def ray_dir(plan: Plan, launch: int) -> str:
             f"TMPDIR {tempfile.gettempdir()} is too long for the sockets that Ray puts there; set it to a shorter folder"
         )
     return str(folder)
-
-
-def gpus_of_this_machine() -> int:
-    """NVIDIA GPUs of this machine."""
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.glob("*"))) if folder.is_dir() else 0

@@ -103,9 +103,9 @@ class Checkpoints:
             self._staging.restart()
             self._staging.follow()
             parts = [
-                Part(describe(part), part.values)
+                Part(describe(part), part.values.nbytes, values=part.values)
                 if part.until_update
-                else Part(describe(part), self._staging.copy(part.values), is_copied=True)
+                else Part(describe(part), part.values.nbytes, copied=self._staging.copy(part.values))
                 for part in state
             ]
             self._staging.finish()
@@ -200,9 +200,12 @@ class Part:
     """A range on its way into a file."""
 
     entry: IndexedRange
-    values: Tensor
-    """As the engine holds them, then as bytes on the CPU."""
-    is_copied: bool = False
+    size: int
+    """Bytes."""
+    values: Tensor | None = None
+    """As the engine holds them, until they are copied."""
+    copied: Sequence[Tensor] = ()
+    """Then as bytes on the CPU, in pieces."""
 
 
 class Save:
@@ -222,7 +225,7 @@ class Save:
         self._store, self._step, self._attempt = store, step, attempt
         self._rank, self._world_size, self._meta = rank, world_size, meta
         self._parts, self._staging = parts, staging
-        self._size = sum(part.values.nbytes for part in parts)
+        self._size = sum(part.size for part in parts)
         self._folder = folder_name(step, attempt)
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"checkpoint-{step}", daemon=True)
@@ -236,10 +239,6 @@ class Save:
     def start(self) -> None:
         """Begin to write."""
         self._thread.start()
-
-    def is_alive(self) -> bool:
-        """Whether it still writes, or waits for other ranks."""
-        return self._thread.is_alive()
 
     def abandon(self) -> None:
         """Rank 0 no longer waits for the other ranks' marks."""
@@ -281,14 +280,16 @@ class Save:
         return None
 
     def _copy(self) -> None:
+        self._staging.enter_thread()
         for part in self._parts:
-            if not part.is_copied:
-                part.values, part.is_copied = self._staging.copy(part.values), True
+            if part.values is not None:
+                part.copied = self._staging.copy(part.values)
+                part.values = None
         self._staging.finish()
 
     def _write_own(self) -> None:
         self._refuse_if_replaced()
-        sized = [(part.entry, part.values.nbytes) for part in self._parts]
+        sized = [(part.entry, part.size) for part in self._parts]
         header = safetensors_header(
             [
                 (f"{e.kind}:{e.name}[{e.start}:{e.stop}]", e.dtype, [e.stop - e.start], size)
@@ -300,7 +301,7 @@ class Save:
             ranges.append(entry.model_copy(update={"offset": offset}))
             offset += size
         block_sha256: list[str] = []
-        chunks: list[Any] = [header, *(part.values.numpy().data for part in self._parts)]
+        chunks: list[Any] = [header, *(piece.numpy().data for part in self._parts for piece in part.copied)]
         self._store.write_chunks(
             f"{self._folder}/{data_name(self._rank)}", hashed_blocks(chunks, block_sha256)
         )

@@ -41,10 +41,10 @@ def warnings(made: Plan, profile: ClusterProfile) -> list[str]:
     """What the run will suffer from on this machine, where that is where it runs."""
     import os
 
-    from orchestrator.clusters.local.request import gpus_of_this_machine
     from orchestrator.clusters.shared.capacity import warnings_here
+    from orchestrator.gpus import visible_gpus
 
-    return warnings_here(made, profile, cores=os.cpu_count() or 1, gpus=gpus_of_this_machine())
+    return warnings_here(made, profile, cores=os.cpu_count() or 1, gpus=len(visible_gpus()))
 
 
 def describe(made: Plan) -> list[str]:

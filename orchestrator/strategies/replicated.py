@@ -38,6 +38,10 @@ def share_of(tensors: Sequence[Named], rank: int, world_size: int) -> Iterator[S
         position += tensor.numel()
 
 
+_PIECE = 2**19
+"""Numbers that are compared at once: 64-bit copies of them take 4 MB."""
+
+
 def broadcast_from_rank_zero(tensors: Sequence[Tensor]) -> None:
     """Give every rank rank 0's values. Collective; tensors of one dtype travel together."""
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
@@ -72,11 +76,15 @@ def first_difference(tensors: Mapping[str, Tensor], group: dist.ProcessGroup | N
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Two int64 that change when a bit or the order of elements changes (products wrap)."""
+    """Two int64 that change when a bit or the order of elements changes (products wrap), in some MB beside the tensor."""
     flat = tensor.detach().reshape(-1)
     if flat.dtype == torch.bool:
         flat = flat.to(torch.uint8)
     integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
-    bits = flat.view(integer).to(torch.int64)
-    place = torch.arange(1, len(bits) + 1, device=bits.device)
-    return torch.stack([bits.sum(), (bits * (place * -7046029254386353131 + 1)).sum()])
+    sums, place = torch.zeros(2, dtype=torch.int64, device=flat.device), 1
+    for piece in flat.view(integer).split(_PIECE):
+        bits = piece.to(torch.int64)
+        places = torch.arange(place, place + len(bits), device=bits.device)
+        sums += torch.stack([bits.sum(), (bits * places.mul_(-7046029254386353131).add_(1)).sum()])
+        place += len(bits)
+    return sums

@@ -23,6 +23,7 @@ from orchestrator.checkpoint import (
     newest_good,
     next_attempt,
     open_reader,
+    staging,
 )
 from orchestrator.checkpoint.retention import kept
 from orchestrator.checkpoint.staging import Staging
@@ -130,7 +131,7 @@ class SlowCopy(Staging):
         super().__init__()
         self._gate = gate
 
-    def copy(self, values: Tensor) -> Tensor:
+    def copy(self, values: Tensor) -> list[Tensor]:
         if threading.current_thread() is not threading.main_thread():
             assert self._gate.wait(60)
         return super().copy(values)
@@ -165,7 +166,7 @@ def test_an_update_waits_for_the_copy_and_a_forward_pass_may_change_buffers(tmp_
 
 def test_a_copy_that_fails_holds_no_update_up(tmp_path: Path) -> None:
     class NoMemory(Staging):
-        def copy(self, values: Tensor) -> Tensor:
+        def copy(self, values: Tensor) -> list[Tensor]:
             raise MemoryError("no memory left")
 
     checkpoints = store(tmp_path)
@@ -189,6 +190,23 @@ def test_the_next_save_waits_for_the_last_and_reuses_its_buffers(tmp_path: Path)
     assert [c.step for c in committed(str(tmp_path))] == [5, 4, 3, 2, 1]
     for checkpoint in committed(str(tmp_path)):
         assert open_reader(checkpoint).read("buffer", "model/count", 0, 1).item() == checkpoint.step
+
+
+def test_what_is_larger_than_a_buffer_is_copied_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "_CHUNK_BYTES", 4096)
+    buffers = Staging()
+    values = [
+        torch.arange(n, dtype=dtype)
+        for n, dtype in ((7, torch.int8), (3000, torch.float64), (0, torch.int32))
+    ]
+    for _ in range(2):
+        buffers.restart()
+        copies = [buffers.copy(tensor) for tensor in values]
+        for tensor, pieces in zip(values, copies, strict=True):
+            assert torch.equal(
+                torch.cat([torch.empty(0, dtype=torch.uint8), *pieces]).view(tensor.dtype), tensor
+            )
+    assert sum(len(chunk) for chunk in buffers._chunks) <= sum(tensor.nbytes for tensor in values) + 4096
 
 
 def test_attempts_are_given_once(tmp_path: Path) -> None:

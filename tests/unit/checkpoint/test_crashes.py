@@ -24,7 +24,10 @@ def save_all_ranks(root: Path, step: int, attempt: int, calls: SystemCalls | Non
     store = LocalStore(str(root), calls or UnsyncedCalls())
     saves = []
     for rank in range(RANKS):
-        parts = [Part(describe(part), part.values) for part in ranges(tensors(step), rank, RANKS)]
+        parts = [
+            Part(describe(part), part.values.nbytes, values=part.values)
+            for part in ranges(tensors(step), rank, RANKS)
+        ]
         saves.append(Save(store, step, attempt, rank, RANKS, {"step": step}, parts, Staging()))
     # one after the other, so that the k-th call is always the same one; rank 0 commits last
     for save in reversed(saves):

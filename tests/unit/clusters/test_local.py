@@ -20,6 +20,7 @@ from orchestrator.clusters.local.cluster import LocalCluster
 from orchestrator.clusters.local.processes import DriverProcess
 from orchestrator.clusters.local.status import pending
 from orchestrator.errors import InfrastructureError, NotFoundError, RecordError, ResourcesError, SpecError
+from orchestrator.gpus import visible_gpus
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
@@ -308,7 +309,7 @@ def test_unknown_runs_and_missing_gpus(tmp_path):
     for run in ("nothing", "../nothing", ""):
         with pytest.raises(NotFoundError):
             cluster(tmp_path).status(run)
-    if not Path("/proc/driver/nvidia/gpus").is_dir():
+    if not visible_gpus():
         with pytest.raises(ResourcesError, match="2 GPUs are asked for, but this machine has 0"):
             request(tmp_path, ENDS, scaling={"workers": 2, "gpus_per_worker": 1})
 

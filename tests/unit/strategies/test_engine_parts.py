@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from orchestrator.spec.job import OptimizerSpec
+from orchestrator.strategies import replicated
 from orchestrator.strategies.blocks import blocks_of, recompute_blocks
 from orchestrator.strategies.optimizers import Lion, build_optimizer, parameter_groups
 from orchestrator.strategies.precision import LossScale
@@ -118,6 +119,13 @@ def test_a_checksum_sees_a_changed_value_and_a_changed_order(dtype: torch.dtype)
     assert torch.equal(_checksum(tensor), _checksum(tensor.clone()))
     assert not torch.equal(_checksum(tensor), _checksum(changed))
     assert not torch.equal(_checksum(tensor), _checksum(swapped))
+
+
+def test_a_checksum_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.arange(100, dtype=torch.float32).sin()
+    whole = _checksum(tensor)
+    monkeypatch.setattr(replicated, "_PIECE", 7)
+    assert torch.equal(_checksum(tensor), whole)
 
 
 def test_a_checksum_tells_nan_from_nan_and_zero_from_minus_zero() -> None:
