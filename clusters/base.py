@@ -9,6 +9,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.runs import RunStatus
 from orchestrator.section import Section
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import Store
 
 Revise = Callable[[Plan], Plan]
 """From the plan that a run was launched with to the one of its next launch."""
@@ -64,6 +65,20 @@ class Cluster(Protocol):
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """Ask for a graceful stop (finish the step, save), or end it ``now``. Returns at once; idempotent; an ended
         run stays as it is. Raises NotFoundError.
+        """
+        ...
+
+    def delete(self, run_id: str) -> None:
+        """Remove an ended run: its files, then what the cluster itself keeps of it. Ends what was begun and killed.
+
+        Raises NotFoundError; SpecError where it has not ended; InfrastructureError also where only the cluster reaches
+        its storage and can't be asked to.
+        """
+        ...
+
+    def storage(self, below: str = "") -> Store:
+        """Where the cluster's ``runs`` and ``cache`` lie, or a folder below that. Raises InfrastructureError where this
+        process can't reach it.
         """
         ...
 

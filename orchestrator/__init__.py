@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orchestrator.planning.plan import Plan
     from orchestrator.runs import EndReason, RunState, RunStatus
-    from orchestrator.sdk import Run, attach, list_runs, make_plan, submit
+    from orchestrator.sdk import Run, attach, delete, list_runs, make_plan, prune, submit, usage
     from orchestrator.spec.job import JobSpec
     from orchestrator.spec.load import load_profile, load_spec
     from orchestrator.spec.profile import ClusterProfile
@@ -32,11 +32,14 @@ _PUBLIC = {
     "RunState": "orchestrator.runs",
     "RunStatus": "orchestrator.runs",
     "attach": "orchestrator.sdk",
+    "delete": "orchestrator.sdk",
     "list_runs": "orchestrator.sdk",
     "load_profile": "orchestrator.spec.load",
     "load_spec": "orchestrator.spec.load",
     "make_plan": "orchestrator.sdk",
+    "prune": "orchestrator.sdk",
     "submit": "orchestrator.sdk",
+    "usage": "orchestrator.sdk",
 }
 
 __all__ = [
@@ -48,11 +51,14 @@ __all__ = [
     "RunState",
     "RunStatus",
     "attach",
+    "delete",
     "list_runs",
     "load_profile",
     "load_spec",
     "make_plan",
+    "prune",
     "submit",
+    "usage",
 ]
 
 

@@ -7,6 +7,7 @@
     <storage>/launches/1/final.json      the end; created once, never overwritten: the first writer wins
     <storage>/launches/1/driver.log      output of the driver
     <storage>/control/stop-1             its existence asks launch 1 for a graceful stop
+    <storage>/control/deleted            the run is being deleted: what else is there is a part of it
     <storage>/control/reached            the last step that any attempt logged
     <storage>/logs/attempt-1/rank-0.log  output of each worker
     <storage>/checkpoints/
@@ -29,6 +30,8 @@ LONGEST_READ_BYTES = 4 * 2**20
 """One ``read_log`` returns at most this much, so that an answer fits whatever carries it."""
 
 _REACHED = "control/reached"
+_DELETED = "control/deleted"
+
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +109,19 @@ class RunRecord:
     def set_reached(self, step: int) -> None:
         """Write the last step that was logged."""
         self.store.write(_REACHED, str(step).encode())
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether its deletion was begun."""
+        return self.store.exists(_DELETED)
+
+    def delete(self) -> None:
+        """Remove all of the run. If this process ends meanwhile, what is left says so, and doing it again ends it."""
+        self.store.write(_DELETED, b"deleted\n")
+        # behind all others what says that there is a run, then what keeps other commands away, then the word above
+        names = sorted(self.store.list(""), key=lambda name: (name == "plan.json", name == "lock"))
+        for name in (*(name for name in names if name != "control"), ""):
+            self.store.remove(name)
 
     def rank_logs(self, rank: int) -> list[str]:
         """Names of a rank's logs, oldest attempt first."""

@@ -36,6 +36,7 @@ from orchestrator.storage import store_at
 if TYPE_CHECKING:
     from orchestrator.checkpoint import Checkpoint
     from orchestrator.clusters.base import Cluster
+    from orchestrator.housekeeping import Pruning, Usage
 
 _WAIT_SECONDS = 0.5
 
@@ -67,7 +68,7 @@ def make_plan(
     if not isinstance(job, JobSpec):
         base_dir = base_dir or Path(job).resolve().parent
         job = load_spec(job, overrides)
-    profile = cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)
+    profile = _profile(cluster)
     folder = str(Path(base_dir or ".").resolve())
 
     from orchestrator import data
@@ -99,7 +100,7 @@ def submit(
     overrides: Iterable[str] = (),
 ) -> Run:
     """Start a run and return at once. Arguments as for ``make_plan``; a plan is submitted as it is."""
-    profile = cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)
+    profile = _profile(cluster)
     plan = (
         job
         if isinstance(job, Plan)
@@ -123,15 +124,89 @@ def attach(run_id: str, cluster: str | ClusterProfile | None = None) -> Run:
     if problem := run_id_problem(run_id):
         raise NotFoundError(f"no run can be called so: {problem}")
     cluster = cluster or recall(run_id)
-    backend = open_cluster(cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster))
+    backend = open_cluster(_profile(cluster))
     backend.status(run_id)
     return Run(run_id, backend)
 
 
 def list_runs(cluster: str | ClusterProfile = "local") -> list[RunStatus]:
     """All runs that the cluster still knows, newest first."""
-    found = open_cluster(cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)).list()
+    found = open_cluster(_profile(cluster)).list()
     _tell_trackers(found)
+    return found
+
+
+def delete(
+    run_ids: Iterable[str],
+    cluster: str | ClusterProfile | None = None,
+    *,
+    keep_tracked: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Delete ended runs: what MLflow has of them, their checkpoints and records, and what their cluster keeps. All are
+    looked at before one is touched; what a killed deletion has left is deleted by another.
+
+    Args:
+        run_ids: the runs.
+        cluster: as for ``attach``.
+        keep_tracked: leave them in MLflow.
+        dry_run: only look whether they can be deleted.
+
+    Raises:
+        SpecError: one has not ended.
+        NotFoundError: there is no such run.
+        InfrastructureError: MLflow or the storage does not answer, or only the cluster's pods reach that.
+    """
+    from orchestrator import housekeeping
+
+    by_cluster: dict[str, list[str]] = {}
+    for run_id in dict.fromkeys(run_ids):
+        where = recall(run_id) if cluster is None else ""
+        by_cluster.setdefault(where, []).append(run_id)
+    found = [
+        (open_cluster(load_profile(where) if cluster is None else _profile(cluster)), ids)
+        for where, ids in by_cluster.items()
+    ]
+    for backend, ids in found:
+        housekeeping.refuse_undeletable(backend, ids)
+    for backend, ids in () if dry_run else found:
+        housekeeping.delete(backend, ids, keep_tracked=keep_tracked)
+
+
+def usage(cluster: str | ClusterProfile = "local") -> Usage:
+    """Bytes in a cluster's storage: of each run, of what runs share, of MLflow where its files are there as well.
+    Raises InfrastructureError where this process can't reach the storage.
+    """
+    from orchestrator import housekeeping
+
+    return housekeeping.usage(open_cluster(_profile(cluster)))
+
+
+def prune(
+    cluster: str | ClusterProfile = "local",
+    *,
+    older_than_seconds: float,
+    keep_best: bool = False,
+    dry_run: bool = False,
+) -> Pruning:
+    """Delete what is old: runs that ended so long ago, with all that ``delete`` deletes; and, while no run lives, what was
+    prepared of data so long ago, which is prepared again where it is needed.
+
+    Args:
+        cluster: as for ``make_plan``.
+        older_than_seconds: how long ago.
+        keep_best: of these runs remove all checkpoints but the best, and nothing else.
+        dry_run: only say what would be removed.
+
+    Raises:
+        InfrastructureError: as ``delete``.
+    """
+    from orchestrator import housekeeping
+
+    backend = open_cluster(_profile(cluster))
+    found = housekeeping.pruning(backend, before=time.time() - older_than_seconds, keep_best=keep_best)
+    if not dry_run:
+        housekeeping.prune(backend, found)
     return found
 
 
@@ -219,11 +294,19 @@ class Run:
             self.id, partial(_revised, overrides=tuple(overrides), from_checkpoint=from_checkpoint)
         )
 
+    def delete(self, *, keep_tracked: bool = False) -> None:
+        """Delete it, as ``delete`` does."""
+        delete([self.id], self.cluster.profile, keep_tracked=keep_tracked)
+
     def checkpoint(self, which: str = "newest") -> Checkpoint:
         """Its ``newest`` good checkpoint, its ``best``, or that of a step: see ``checkpoint.chosen``."""
         from orchestrator import checkpoint
 
         return checkpoint.chosen(self.status().urls["checkpoints"], which)
+
+
+def _profile(cluster: str | ClusterProfile) -> ClusterProfile:
+    return cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)
 
 
 def _storage_of(status: RunStatus) -> str:

@@ -31,7 +31,14 @@ from orchestrator.clusters.kubernetes.request import (
 )
 from orchestrator.clusters.kubernetes.run_log import parse_rank_line
 from orchestrator.clusters.kubernetes.status import rayjob_to_status
-from orchestrator.clusters.shared.launches import newest_launches, next_launch
+from orchestrator.clusters.shared.launches import (
+    folder_of,
+    newest_launches,
+    next_launch,
+    refuse_deleted,
+    refuse_forgotten,
+    refuse_living,
+)
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack
 from orchestrator.clusters.shared.progress import with_progress
@@ -40,11 +47,11 @@ from orchestrator.clusters.shared.safe_names import label_value, rayjob_name
 from orchestrator.clusters.shared.stores import ExplainedStore
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
 from orchestrator.planning.plan import Plan
-from orchestrator.records import driver_log_name
+from orchestrator.records import RunRecord, driver_log_name
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.section import format_bytes
 from orchestrator.spec.profile import ClusterProfile
-from orchestrator.storage import is_uri
+from orchestrator.storage import Store, is_uri
 
 _OVERLAP_SECONDS = 30
 """A log that is taken up again is read from so long before: its clock is not ours."""
@@ -82,6 +89,8 @@ class KubernetesCluster:
         rayjob = self._newest(run_id)
         launch = next_launch(self._status_of(rayjob))
         plan = self._plan_of(rayjob)
+        if self._is_object_store:
+            refuse_deleted(storage_record(plan.storage), run_id)
         return self._send(plan if revise is None else revise(plan), launch)
 
     def status(self, run_id: str) -> RunStatus:
@@ -119,6 +128,29 @@ class KubernetesCluster:
         else:
             self._api.patch_config_map(metadata["name"], {"data": {f"stop-{status.launch}": ""}})
         return status.at(RunState.STOPPING)
+
+    def delete(self, run_id: str) -> None:
+        """Remove an ended run's files, also of one whose RayJobs are gone, then its RayJobs with what they own."""
+        store = self.storage(folder_of(run_id))
+        record = RunRecord(store.root, store)
+        rayjobs = self._api.rayjobs(f"{RUN_LABEL}={label_value(run_id)}")
+        if rayjobs:
+            refuse_living(self._status_of(max(rayjobs, key=_launch_of)))
+        elif not record.is_deleted:
+            refuse_forgotten(record.status(), run_id, self.profile.name)
+        record.delete()
+        for rayjob in sorted(rayjobs, key=_launch_of, reverse=True):
+            self._api.delete_rayjob(rayjob["metadata"]["name"])
+
+    def storage(self, below: str = "") -> Store:
+        """The bucket. Raises InfrastructureError where it is a claim, which only pods reach."""
+        if not self._is_object_store:
+            raise InfrastructureError(
+                f"cluster {self.profile.name}: its runs lie in the storage claim {self.profile.kubernetes.storage_claim},"
+                f" which only pods reach; remove {self.profile.storage}/runs/RUN in one, and the run's RayJobs with"
+                f" kubectl --namespace {self._api.namespace} delete rayjob -l {RUN_LABEL}=RUN"
+            )
+        return ExplainedStore(f"{self.profile.storage}/{below}".rstrip("/"))
 
     def run_on_head(self, plan: Plan, command: Sequence[str], *, mark: str, seconds: float) -> str:
         """The line of a command's output that begins with ``mark``, behind the mark. The command takes the driver's

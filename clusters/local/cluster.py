@@ -14,15 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clusters.base import Request, Revise
+from orchestrator.clusters.local.lock import NAME as LOCK
 from orchestrator.clusters.local.lock import locked, locked_if_free
 from orchestrator.clusters.local.processes import DriverProcess
 from orchestrator.clusters.local.request import plan_name, plan_to_process
-from orchestrator.clusters.local.status import has_workers, lost, never_started, newest_lines, pending
+from orchestrator.clusters.local.status import (
+    half_deleted,
+    has_workers,
+    lost,
+    never_started,
+    newest_lines,
+    pending,
+)
 from orchestrator.clusters.shared.driver_command import DRIVER
-from orchestrator.clusters.shared.launches import next_launch, refuse_another_job
+from orchestrator.clusters.shared.launches import (
+    next_launch,
+    refuse_another_job,
+    refuse_deleted,
+    refuse_living,
+)
 from orchestrator.clusters.shared.log_lines import GrowingFile, some_lines
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
+from orchestrator.clusters.shared.stores import ExplainedStore
 from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
@@ -31,7 +45,7 @@ from orchestrator.records import RunRecord
 from orchestrator.runs import RunState, RunStatus, run_id_problem
 from orchestrator.spec.load import home
 from orchestrator.spec.profile import ClusterProfile
-from orchestrator.storage import store_at
+from orchestrator.storage import Store, store_at
 
 _FOLLOW_SECONDS = 0.1
 
@@ -68,6 +82,7 @@ class LocalCluster:
                 f" {self._runs}; make the plan for this cluster"
             )
         with locked(self._runs / plan.run_id):
+            refuse_deleted(storage_record(plan.storage), plan.run_id)
             store = storage_record(plan.storage).store
             if not store.create(plan_name(1), plan.model_dump_json(indent=2).encode()):
                 refuse_another_job(plan, self._plan(plan.run_id, 1))
@@ -79,6 +94,7 @@ class LocalCluster:
         """Launch an ended run again, where it is found now."""
         self._state(run_id)  # a lost driver has its end before the lock is held
         with locked(self._runs / run_id):
+            refuse_deleted(self._record(run_id), run_id)
             launch = next_launch(self.status(run_id))
             plan = self._plan(run_id, launch - 1)
             if revise is not None:
@@ -119,6 +135,24 @@ class LocalCluster:
             process.terminate()
         return self.status(run_id)
 
+    def delete(self, run_id: str) -> None:
+        """Remove an ended run's folder."""
+        folder = self._runs / run_id
+        if run_id_problem(run_id) or not folder.is_dir():
+            raise self._not_found(run_id)
+        record = storage_record(str(folder))
+        is_going = record.is_deleted or set(record.store.list("")) <= {LOCK, "control"}
+        if not is_going:
+            self._state(run_id)  # a lost driver has its end, and its Ray is gone, before the lock is held
+        with locked(folder):
+            if not is_going:
+                refuse_living(self._state(run_id))
+            record.delete()
+
+    def storage(self, below: str = "") -> Store:
+        """The home, or the profile's storage."""
+        return ExplainedStore(str(self._runs.parent / below))
+
     def ping(self) -> str:
         """This machine's cores and GPUs."""
         return f"this machine: {os.cpu_count()} cores, {len(visible_gpus())} GPUs"
@@ -143,6 +177,8 @@ class LocalCluster:
         """How its newest launch stands; what a killed driver or command left is brought to its end first."""
         record = self._record(run_id)
         status = record.status()
+        if record.is_deleted:
+            return half_deleted(status or pending(self._plan(run_id, 1), 1, time.time()))
         process = self._process(run_id, status.launch if status else 1)
         has_ended = status is not None and status.state.is_final
         if status is None or (process.has_left_something if has_ended else process.pid is None):
@@ -201,10 +237,13 @@ class LocalCluster:
 
     def _record(self, run_id: str) -> RunRecord:
         if run_id_problem(run_id) or not (self._runs / run_id / plan_name(1)).is_file():
-            raise NotFoundError(
-                f"no run {run_id!r} on cluster {self.profile.name}; trainwright list shows those there are"
-            )
+            raise self._not_found(run_id)
         return storage_record(str(self._runs / run_id))
+
+    def _not_found(self, run_id: str) -> NotFoundError:
+        return NotFoundError(
+            f"no run {run_id!r} on cluster {self.profile.name}; trainwright list shows those there are"
+        )
 
     def _plan(self, run_id: str, launch: int) -> Plan:
         """The launch's plan, or the one before it where a launch died before it wrote its own; placed where the run is

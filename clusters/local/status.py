@@ -35,6 +35,14 @@ def never_started(status: RunStatus) -> RunStatus:
     return status.ended(RunState.FAILED, EndReason.DRIVER_LOST, message, ended_at=time.time())
 
 
+def half_deleted(status: RunStatus) -> RunStatus:
+    """The end of a run of which a killed deletion has left something."""
+    message = f"it is being deleted; trainwright delete {status.run_id} --yes ends that"
+    if status.state.is_final:
+        return status.saying(message)
+    return status.ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, message, ended_at=time.time())
+
+
 def lost(status: RunStatus, log: Path, *, stop_was_asked: bool) -> RunStatus:
     """The end of a launch whose driver is gone without having written one."""
     if stop_was_asked:

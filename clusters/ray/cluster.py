@@ -14,7 +14,14 @@ from orchestrator.clusters.ray.api import RayClient
 from orchestrator.clusters.ray.request import is_ours, job_to_plan, launch_of, plan_to_ray_job, run_of
 from orchestrator.clusters.ray.status import job_to_status
 from orchestrator.clusters.shared.capacity import fits
-from orchestrator.clusters.shared.launches import newest_launches, next_launch
+from orchestrator.clusters.shared.launches import (
+    folder_of,
+    newest_launches,
+    next_launch,
+    refuse_deleted,
+    refuse_forgotten,
+    refuse_living,
+)
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack, pack_own_code
 from orchestrator.clusters.shared.progress import with_progress
@@ -25,11 +32,13 @@ from orchestrator.clusters.shared.run_records import (
     unreadable_left_out,
 )
 from orchestrator.clusters.shared.safe_names import submission_id
+from orchestrator.clusters.shared.stores import ExplainedStore, RemoteStore
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import Store
 
 _READERS = 16
 """Records read at once for a list."""
@@ -60,6 +69,7 @@ class RayJobsCluster:
         job = self._newest(run_id)
         launch = next_launch(self._status_of(job))
         plan = job_to_plan(job)
+        refuse_deleted(self._record(plan), run_id)
         if revise is not None:
             plan = self.render(revise(plan)).plan
         package = pack(plan, with_own_code=True)
@@ -97,6 +107,26 @@ class RayJobsCluster:
         else:
             self._record(job_to_plan(job)).ask_to_stop(status.launch)
         return status.at(RunState.STOPPING)
+
+    def delete(self, run_id: str) -> None:
+        """Remove an ended run's files, also of one that Ray has forgotten, then its jobs, the newest first."""
+        store = self.storage(folder_of(run_id))
+        record = RunRecord(store.root, store)
+        jobs = self._jobs_of(run_id)
+        if jobs:
+            refuse_living(self._status_of(jobs[-1]))
+        elif not record.is_deleted:
+            refuse_forgotten(record.status(), run_id, self.profile.name)
+        record.delete()
+        for job in reversed(jobs):
+            self._client.delete(job["submission_id"])
+
+    def storage(self, below: str = "") -> Store:
+        """The profile's storage: read from here, or through jobs on the head."""
+        place = f"{self.profile.storage}/{below}".rstrip("/")
+        if is_reachable_from_here(str(self.profile.storage)):
+            return ExplainedStore(place)
+        return RemoteStore(place, self.run_on_head)
 
     def ping(self) -> str:
         """Ray's and Python's version on the cluster. Says also where they don't go with this client's."""
@@ -172,6 +202,11 @@ class RayJobsCluster:
             ):  # another run has the id that this launch would have
                 return job
             job, launch = later, launch + 1
+
+    def _jobs_of(self, run_id: str) -> Sequence[dict[str, Any]]:
+        """The jobs of all of the run's launches that Ray knows, oldest first."""
+        ours = (job for job in self._client.list() if is_ours(job) and run_of(job) == run_id)
+        return sorted(ours, key=launch_of)
 
     def _status_of(self, job: dict[str, Any]) -> RunStatus:
         status = self._without_output(job)

@@ -1,26 +1,58 @@
-"""The launches of a run: which may follow, which is the newest, and what an id stands for. Pure."""
+"""The launches of a run: which may follow, which is the newest, and what an id stands for, and what may be deleted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.planning.plan import Plan
-from orchestrator.runs import RunState, RunStatus
+from orchestrator.records import RunRecord
+from orchestrator.runs import RunState, RunStatus, run_id_problem
 
 Launched = TypeVar("Launched")
 
 
 def next_launch(status: RunStatus) -> int:
     """Number of the launch that resumes a run. Raises SpecError where it has not ended or has nothing left to do."""
-    if not status.state.is_final:
-        raise SpecError(f"run {status.run_id} has not ended: it is {status.state}; stop it first, or wait")
+    refuse_living(status)
     if status.state is RunState.SUCCEEDED:
         raise SpecError(
             f"run {status.run_id} has taken all its {status.total_steps} steps; nothing is left to resume"
         )
     return status.launch + 1
+
+
+def folder_of(run_id: str) -> str:
+    """Where a run's files lie in a cluster's storage. Raises NotFoundError where no run can be called so."""
+    if problem := run_id_problem(run_id):
+        raise NotFoundError(f"no run can be called so: {problem}")
+    return f"runs/{run_id}"
+
+
+def refuse_living(status: RunStatus) -> None:
+    """Raises SpecError where a run has not ended."""
+    if not status.state.is_final:
+        raise SpecError(f"run {status.run_id} has not ended: it is {status.state}; stop it first, or wait")
+
+
+def refuse_forgotten(status: RunStatus | None, run_id: str, cluster: str) -> None:
+    """What a run that its cluster has forgotten says of itself must be an end: raises SpecError, or NotFoundError where
+    there is nothing of it.
+    """
+    if status is None:
+        raise NotFoundError(f"cluster {cluster} knows no run {run_id}, and its storage has none")
+    if not status.state.is_final:
+        raise SpecError(
+            f"cluster {cluster} knows no run {run_id}, and its own record says that it is {status.state}: where no other"
+            " cluster runs it, remove its folder in the storage"
+        )
+
+
+def refuse_deleted(record: RunRecord, run_id: str) -> None:
+    """Raises SpecError where a run's deletion was begun: it can't go on, and its id is not free yet."""
+    if record.is_deleted:
+        raise SpecError(f"run {run_id} is being deleted; trainwright delete {run_id} --yes ends that")
 
 
 def refuse_another_job(plan: Plan, earlier: Plan) -> None:

@@ -1,8 +1,8 @@
 """Uses a run's store where it is: ``python -m orchestrator.clusters.shared.record_tool``.
 
 Runs on the cluster for a client that does not reach the storage. Arguments: ``read ROOT PATH OFFSET BYTES``,
-``write ROOT PATH BASE64``, ``create ROOT PATH BASE64``, or ``size``, ``list`` and ``remove`` with ``ROOT PATH``. Prints
-one marked line of JSON.
+``write ROOT PATH BASE64``, ``create ROOT PATH BASE64``, or ``size``, ``list``, ``files`` and ``remove`` with ``ROOT
+PATH``. Prints one marked line of JSON.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def answer(arguments: list[str]) -> Any:
             return store.size(path)
         case "list":
             return store.list(path)
+        case "files":
+            return store.files(path)
         case "remove":
             return store.remove(path)
     raise SystemExit(f"record_tool: unknown action {action!r}")

@@ -7,13 +7,13 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.errors import InfrastructureError
 from orchestrator.records import LONGEST_READ_BYTES
-from orchestrator.storage import Store, store_at
+from orchestrator.storage import Store, StoredFile, store_at
 
 ANSWER_MARK = "@record "
 """What stands before the answer of ``record_tool``, among whatever else a cluster prints."""
@@ -58,6 +58,11 @@ class ExplainedStore(Store):
         """See Store."""
         with self._explained(f"list {path}"):
             return self._store.list(path)
+
+    def files(self, path: str) -> Sequence[StoredFile]:
+        """See Store."""
+        with self._explained(f"list {path}"):
+            return self._store.files(path)
 
     def remove(self, path: str) -> None:
         """See Store."""
@@ -117,6 +122,10 @@ class RemoteStore(Store):
     def list(self, path: str) -> list[str]:
         """See Store."""
         return list(self._ask("list", path))
+
+    def files(self, path: str) -> Sequence[StoredFile]:
+        """See Store."""
+        return [StoredFile(*one) for one in self._ask("files", path)]
 
     def remove(self, path: str) -> None:
         """See Store."""

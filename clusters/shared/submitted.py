@@ -31,5 +31,11 @@ def recall(run_id: str) -> str:
     return HERE
 
 
+def forget(run_id: str) -> None:
+    """Remember nothing of a run any more."""
+    with suppress(OSError):
+        store_at(str(_folder())).remove(run_id)
+
+
 def _folder() -> Path:
     return home() / "submitted"

@@ -95,15 +95,31 @@ def prune(store: Store, attempt: int, *, last: int, best: int, metric: str, mode
     stays. The newest committed one always stays.
     """
     checkpoints = committed(store)
-    stay = {
-        (c.step, c.attempt) for c in kept(checkpoints, last=max(last, 1), best=best, metric=metric, mode=mode)
-    }
-    surplus = [(c.step, c.attempt) for c in checkpoints if (c.step, c.attempt) not in stay]
+    stay = kept(checkpoints, last=max(last, 1), best=best, metric=metric, mode=mode)
+    surplus = [(c.step, c.attempt) for c in checkpoints if c not in stay]
     unfinished = [f for f in folders(store) if f[1] < attempt and not is_committed(store, *f)]
     for step, of_attempt in (*surplus, *unfinished):
         folder = folder_name(step, of_attempt)
         try:
-            store.remove(f"{folder}/{COMMITTED}")
-            store.remove(folder)
+            remove(store, folder)
         except OSError as error:
             log.warning("checkpoint %s could not be removed: %s", folder, error)
+
+
+def all_but_the_best(store: Store) -> list[str]:
+    """Folders of an ended run's checkpoints but the best, by what the newest says that they are kept by; the newest is
+    kept where none has a finite value of that.
+    """
+    checkpoints = committed(store)
+    if not checkpoints:
+        return []
+    by = checkpoints[0].meta["best_by"]
+    best = (*by_cost(checkpoints, by["metric"], by["mode"]), checkpoints[0])[0]
+    stays = folder_name(best.step, best.attempt)
+    return [name for name in (folder_name(*found) for found in folders(store)) if name != stays]
+
+
+def remove(store: Store, folder: str) -> None:
+    """Remove a checkpoint. Raises OSError where that fails."""
+    store.remove(f"{folder}/{COMMITTED}")
+    store.remove(folder)

@@ -6,6 +6,7 @@ import typer
 
 from orchestrator.cli import (
     clusters,
+    delete,
     doctor,
     explain,
     export,
@@ -13,6 +14,7 @@ from orchestrator.cli import (
     list_runs,
     logs,
     plan,
+    prune,
     resume,
     run,
     schema,
@@ -21,6 +23,7 @@ from orchestrator.cli import (
     submit,
     sync,
     ui,
+    usage,
     validate,
     verify,
     version,
@@ -51,6 +54,9 @@ for name, verb in (
     ("clusters", clusters.clusters),
     ("doctor", doctor.doctor),
     ("sync", sync.sync),
+    ("usage", usage.usage),
+    ("prune", prune.prune),
+    ("delete", delete.delete),
     ("ui", ui.ui),
     ("schema", schema.schema),
     ("explain", explain.explain),

@@ -11,7 +11,8 @@ import typer
 from orchestrator.section import with_json_numbers
 
 
-def _complete_run(incomplete: str) -> list[str]:
+def complete_run(incomplete: str) -> list[str]:
+    """Ids of this home's runs that begin so."""
     from orchestrator.spec.load import home
 
     return sorted(
@@ -27,7 +28,7 @@ def _complete_cluster(incomplete: str) -> list[str]:
 
 JobFile = Annotated[str, typer.Argument(help="The job file.", metavar="JOB.yaml")]
 RunId = Annotated[
-    str, typer.Argument(help="The run's id, as list shows it.", metavar="RUN", autocompletion=_complete_run)
+    str, typer.Argument(help="The run's id, as list shows it.", metavar="RUN", autocompletion=complete_run)
 ]
 ClusterName = Annotated[
     str,
@@ -58,6 +59,7 @@ Overrides = Annotated[
         metavar="FIELD=VALUE",
     ),
 ]
+Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Delete. Without it nothing is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

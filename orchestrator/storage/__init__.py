@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.objects import ObjectStore
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Store, StoredFile
 from orchestrator.storage.uris import absolute, is_uri, split_name, split_scheme
 
 __all__ = [
     "LocalStore",
     "ObjectStore",
     "Store",
+    "StoredFile",
     "absolute",
     "is_uri",
     "split_name",

@@ -94,6 +94,14 @@ def names_in(store: fs.FileSystem, folder: str) -> list[str]:
     return sorted({info.path[len(folder) :].strip("/").partition("/")[0] for info in found})
 
 
+def files_below(store: fs.FileSystem, folder: str) -> list[tuple[str, int, float]]:
+    """Path, bytes and time of writing (seconds since the epoch) of every file below a folder."""
+    from pyarrow import fs
+
+    found = store.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=True))
+    return [(info.path, info.size, (info.mtime_ns or 0) / 1e9) for info in found if info.is_file]
+
+
 def remove_all(store: fs.FileSystem, path: str) -> None:
     """Remove a file, or a folder with all that is in it; no matter if there is neither."""
     from pyarrow import fs

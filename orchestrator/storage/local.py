@@ -6,12 +6,12 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.storage.faults import retrying
-from orchestrator.storage.store import Chunk, Store
+from orchestrator.storage.store import Chunk, Store, StoredFile
 
 _DRAFT = ".tmp"
 """End of the hidden names that files have until they are whole."""
@@ -120,6 +120,18 @@ class LocalStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in names if not (name.startswith(".") and name.endswith(_DRAFT)))
+
+    def files(self, path: str) -> Sequence[StoredFile]:
+        """See Store. Links are not followed; what is removed meanwhile is left out."""
+        found = []
+        for folder, _, names in os.walk(self._at(path)):
+            for name in names:
+                file = Path(folder, name)
+                with suppress(FileNotFoundError):
+                    status = file.lstat()
+                    inside = file.relative_to(self.root).as_posix()
+                    found.append(StoredFile(inside, status.st_size, status.st_mtime))
+        return sorted(found)
 
     def remove(self, path: str) -> None:
         """See Store. Never follows a link."""

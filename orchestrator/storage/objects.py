@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.storage.arrow import names_in, open_filesystem, read_file, remove_all
+from orchestrator.storage.arrow import files_below, names_in, open_filesystem, read_file, remove_all
 from orchestrator.storage.faults import retrying
-from orchestrator.storage.store import Chunk, Store
+from orchestrator.storage.store import Chunk, Store, StoredFile
 
 T = TypeVar("T")
 
@@ -106,6 +106,12 @@ class ObjectStore(Store):
         """See Store."""
         names = self._retrying(lambda: names_in(self._filesystem, self._at(path)), path)
         return [name for name in names if not name.endswith(_TICKETS)]
+
+    def files(self, path: str) -> Sequence[StoredFile]:
+        """See Store."""
+        found = self._retrying(lambda: files_below(self._filesystem, self._at(path)), path)
+        inside = len(self._prefix.rstrip("/")) + 1
+        return sorted(StoredFile(name[inside:], size, changed) for name, size, changed in found)
 
     def remove(self, path: str) -> None:
         """See Store."""

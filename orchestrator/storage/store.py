@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 Chunk = bytes | memoryview
+
+
+class StoredFile(NamedTuple):
+    """A file as the storage lists it."""
+
+    path: str
+    """Relative to the store's root."""
+    size_bytes: int
+    changed: float
+    """When it was last written, in seconds since the epoch."""
 
 
 class Store(ABC):
@@ -41,6 +52,10 @@ class Store(ABC):
     @abstractmethod
     def list(self, path: str) -> list[str]:
         """Names of what lies directly in a folder, sorted; empty where there is no such folder."""
+
+    @abstractmethod
+    def files(self, path: str) -> Sequence[StoredFile]:
+        """All files below a folder, however deep, sorted by path; empty where there is no such folder."""
 
     @abstractmethod
     def remove(self, path: str) -> None:

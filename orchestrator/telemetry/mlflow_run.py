@@ -24,7 +24,8 @@ _FOUND = "mlflow.json"
 """The note of which MLflow run it is, once that is described."""
 _SENT_TAG = "mlflow.trainwright.sent"
 """How far each part of the spool was sent. The prefix hides it from MLflow's pages."""
-_RUN_TAG = "trainwright.run_id"
+RUN_TAG = "trainwright.run_id"
+"""By which a run is found there."""
 _REQUEST_SECONDS = "30"
 _ADVICE = ("Add type hints to the `predict`", "An input example was not provided")
 
@@ -285,7 +286,7 @@ def _alive(client: Any, run_id: str) -> Any:
 
 
 def _tagged(client: Any, experiment_id: str, plan: Plan) -> Any:
-    found = client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{plan.run_id}'", max_results=1)
+    found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{plan.run_id}'", max_results=1)
     return found[0] if found else None
 
 

@@ -7,7 +7,7 @@ import pytest
 from cluster_places import PLACES, RUN
 
 from orchestrator import events
-from orchestrator.errors import NotFoundError, ResourcesError, SpecError
+from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.runs import EndReason, RunState
 
 
@@ -60,6 +60,35 @@ def test_many_submits_at_once_start_one_driver(place):
         statuses = list(people.map(lambda _: submit(place)[1], range(8)))
     assert {status.launch for status in statuses} == {1}
     assert place.launches() == 1
+
+
+# -- deleting --------------------------------------------------------------------------------------------------
+
+
+def test_of_a_deleted_run_nothing_is_left_and_its_id_is_free(place):
+    cluster, _ = submit(place)
+    place.runs()
+    with pytest.raises((SpecError, InfrastructureError), match=r"has not ended|only pods reach"):
+        cluster.delete(RUN)
+    place.fails()
+    cluster.resume(RUN)
+    place.runs(2)
+    place.fails(2)
+    if place.profile.kind == "kubernetes":  # a claim that only pods mount
+        with pytest.raises(InfrastructureError, match="only pods reach"):
+            cluster.delete(RUN)
+        return
+    cluster.delete(RUN)
+    assert cluster.list() == [] and cluster.storage().list("runs") == [] and place.launches() == 0
+    for verb in (cluster.status, cluster.delete):
+        with pytest.raises(NotFoundError):
+            verb(RUN)
+
+
+def test_nothing_outside_of_the_runs_is_ever_deleted(place):
+    for name in ("..", "../x", "", ".", "/etc", "a/b", "Bad"):
+        with pytest.raises((NotFoundError, InfrastructureError)):
+            place.cluster().delete(name)
 
 
 # -- how it stands ---------------------------------------------------------------------------------------------

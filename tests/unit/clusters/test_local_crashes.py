@@ -13,7 +13,7 @@ from killed_commands import is_killed, points
 
 from orchestrator.clusters.local.cluster import LocalCluster
 from orchestrator.clusters.local.processes import TOKEN
-from orchestrator.errors import NotFoundError
+from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.runs import EndReason, RunState
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage.local import SystemCalls
@@ -154,6 +154,28 @@ def test_a_killed_resume_is_mended_by_another(tmp_path):
             assert "trainwright resume" in status.message
             status = home.cluster.resume(RUN)
         home.assert_one_driver_lives(status.launch)
+        if not killed:
+            assert point > 15, point
+            return
+
+
+def test_a_killed_deletion_is_said_and_ended_by_another(tmp_path):
+    for point in points():
+        home = Home(tmp_path / f"{point}").lost()
+        home.cluster.status(RUN)
+        killed = is_killed(lambda home=home: home.cluster.delete(RUN), point)
+        with contextlib.suppress(NotFoundError):
+            status = home.cluster.status(RUN)
+            assert [one.run_id for one in home.cluster.list()] == [RUN] and status.state.is_final
+            if (home.folder / "runs" / RUN / "control/deleted").exists():
+                assert f"trainwright delete {RUN}" in status.message
+                for verb in (home.submit, lambda home=home: home.cluster.resume(RUN)):
+                    with pytest.raises(SpecError, match=f"trainwright delete {RUN}"):
+                        verb()
+        if (home.folder / "runs" / RUN).exists():
+            home.cluster.delete(RUN)
+        assert list((home.folder / "runs").iterdir()) == []
+        home.assert_nothing_is_left()
         if not killed:
             assert point > 15, point
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_of_what_fails_half_way_nothing_is_seen(store: Store) -> None:
         draft.write_bytes(b"half")
         raise RuntimeError("the other half")
     assert store.list("") == ["draft"] and store.read("draft") == b"before"
+
+
+def test_all_files_below_a_folder_are_told_with_size_and_time(store: Store) -> None:
+    store.write("a/b", b"xyz")
+    store.write("a/c/d", b"")
+    store.write("e", b"x")
+    assert [(file.path, file.size_bytes) for file in store.files("a")] == [("a/b", 3), ("a/c/d", 0)]
+    assert [file.path for file in store.files("")] == ["a/b", "a/c/d", "e"]
+    assert all(abs(file.changed - time.time()) < 100 for file in store.files(""))
+    assert store.files("none") == []
 
 
 def test_folders_are_listed_and_removed_whole(store: Store) -> None:
