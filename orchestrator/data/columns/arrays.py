@@ -112,8 +112,9 @@ def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndar
         flat = numbers(array.flatten(), name, lambda row: where(row // max(1, size)), missing=missing)
         return _nested(flat, rows, size)
     if pa.types.is_boolean(kind):
-        _refuse_missing(array, name, where)
-        return array.to_numpy(zero_copy_only=False).astype(np.uint8)
+        if not missing:
+            _refuse_missing(array, name, where)
+        return array.cast(pa.uint8()).to_numpy(zero_copy_only=False)
     if pa.types.is_floating(kind):
         # A missing number is NaN, for a transform to fill.
         return array.to_numpy(zero_copy_only=False)
