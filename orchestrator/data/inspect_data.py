@@ -14,6 +14,7 @@ from orchestrator.data import facts, preparations
 from orchestrator.data.columns.choose import choose_layouts
 from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.columns.missing import missing_tensors, model_tensors, refuse_missing
+from orchestrator.data.columns.star import star_notes
 from orchestrator.data.listing import list_files
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
@@ -106,9 +107,8 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
         index, whole = _index(spec.eval, base_dir, cache)
         indexes.append(index)
         held = index.rows if whole else None
-    return DataFacts(
-        train_samples=train, eval_samples=held, dims=dims, lists=lists, notes=facts.notes(indexes)
-    )
+    notes = (*facts.notes(indexes), *star_notes(spec.columns, layouts, indexes[0].schema))
+    return DataFacts(train_samples=train, eval_samples=held, dims=dims, lists=lists, notes=notes)
 
 
 def _index(section: Any, base_dir: str, cache: str) -> tuple[SourceIndex, bool]:
