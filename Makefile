@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos elastic mutants bench reference clean
+.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos elastic corpus mutants bench reference clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ chaos: install  ## crashes at every write, flipped bits, killed workers
 
 elastic: install  ## each sample exactly once, whatever dies and however many workers there are
 	$(PYTEST) tests/integration/data tests/unit/data
+
+corpus: install  ## thousands of damaged small files of every format: each is read right or refused in a sentence
+	nice $(BIN)/python -m pytest tests/corpus -m slow
 
 mutants: install  ## put small faults into the core, one at a time, and count those that the unit tests notice
 	nice $(BIN)/python scripts/mutants.py

@@ -99,7 +99,7 @@ def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndar
         _refuse_missing(array, name, where)
         inner = array.flatten()
         flat = numbers(inner, name, lambda row: where(row // max(1, kind.list_size)), missing=missing)
-        return _nested(flat, rows, kind.list_size)
+        return _nested(flat, rows, kind.list_size, name)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         _refuse_missing(array, name, where)
         lengths = np.diff(array.offsets.to_numpy())
@@ -110,7 +110,7 @@ def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndar
                 f"{where(row)}: column {name!r} has {lengths[row]} values there, but {size} in the row before"
             )
         flat = numbers(array.flatten(), name, lambda row: where(row // max(1, size)), missing=missing)
-        return _nested(flat, rows, size)
+        return _nested(flat, rows, size, name)
     if pa.types.is_boolean(kind):
         if not missing:
             _refuse_missing(array, name, where)
@@ -135,7 +135,9 @@ def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndar
     )
 
 
-def _nested(flat: np.ndarray, rows: int, size: int) -> np.ndarray:
+def _nested(flat: np.ndarray, rows: int, size: int, name: str) -> np.ndarray:
+    if size == 0 and rows:
+        raise DataError(f"column {name!r} holds lists of nothing; leave it out of data.columns")
     return flat.reshape(rows, size, *flat.shape[1:])
 
 
@@ -147,6 +149,15 @@ def _refuse_missing(array: pa.Array, name: str, where: Any) -> None:
 
 def encoded_bytes(array: pa.Array) -> pa.Array:
     """Encoded images: binary, or the ``bytes`` of a struct as Hugging Face datasets write it."""
-    if pa.types.is_struct(array.type):
+    kind = array.type
+    if (
+        pa.types.is_struct(kind)
+        and kind.get_field_index("bytes") >= 0
+        and _is_bytes(kind.field("bytes").type)
+    ):
         return pc.struct_field(array, "bytes")
     return array
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

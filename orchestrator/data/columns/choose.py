@@ -172,6 +172,9 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
+_LONG_NAME = 60
+
+
 def _listed(head: pa.Table) -> str:
-    names = head.column_names
+    names = [name[:_LONG_NAME] for name in head.column_names]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

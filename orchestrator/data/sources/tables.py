@@ -26,6 +26,10 @@ def plain_schema(schema: pa.Schema, path: str) -> pa.Schema:
     Raises:
         DataError: a column has another one, whether or not it is asked for.
     """
+    try:
+        _ = schema.names
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: a column's name is not UTF-8 ({error.object[:40]!r}); rename it") from error
     return pa.schema([pa.field(field.name, _plain_type(field, path), field.nullable) for field in schema])
 
 

@@ -30,7 +30,7 @@ class NumpyFormat:
         """Reads the headers."""
         files = list_files(path, self.extensions)
         headers = [_Header(facts) for facts in files]
-        folder = files[0].path.rsplit("/", 1)[0]
+        folder = _shared_folder(files)
         _refuse_same_names(headers)
         rows = headers[0].shape[0]
         for header in headers[1:]:
@@ -92,6 +92,14 @@ class NumpyFormat:
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first group's."""
         return self.read(index, 0, index.schema.names).slice(0, rows)
+
+
+def _shared_folder(files: Sequence[FileFacts]) -> str:
+    """The innermost folder that all lie below."""
+    folder = files[0].path.rpartition("/")[0]
+    while not all(facts.path.startswith(f"{folder}/") for facts in files):
+        folder = folder.rpartition("/")[0]
+    return folder
 
 
 def _refuse_same_names(headers: list[_Header]) -> None:

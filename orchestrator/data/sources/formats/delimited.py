@@ -164,14 +164,20 @@ def _widened(field: pa.Field) -> pa.Field:
 
 
 def _parse_json(text: bytes, schema: pa.Schema | None = None) -> pa.Table:
-    """Rows of JSON, of all fields or of a schema's."""
-    return json.read_json(
+    """Rows of JSON, of all fields or of a schema's. Raises pa.ArrowInvalid, also for what is not UTF-8."""
+    table = json.read_json(
         pa.BufferReader(text),
         read_options=json.ReadOptions(block_size=len(text) + 1, use_threads=False),
         parse_options=json.ParseOptions(
             explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
         ),
     )
+    try:
+        _ = table.schema.names
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(f"a field's name is not UTF-8 ({error.object[:40]!r})") from error
+    table.validate(full=True)
+    return table
 
 
 def _no_json_lines(file: DataFile, first_row: int, text: bytes, otherwise: str) -> DataError:
