@@ -43,6 +43,18 @@ def output_width(config: RecurrentConfig) -> int:
     return (config.projection or config.width) * (2 if config.bidirectional else 1)
 
 
+def run_layers(layers: nn.RNNBase, x: Any) -> Any:
+    """``layers(x)``: (outputs, state), for steps (B, T, E) or packed ones.
+
+    On a GPU autocast computes cuDNN's recurrence in fp16 whatever format it is told (ATen's autocast_mode, ``_cudnn_rnn``),
+    whose range needs a loss scale. Where that is bf16, the layers compute in the format that their weights have.
+    """
+    if x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
+        with torch.autocast("cuda", enabled=False):
+            return layers(x.to(layers.weight_ih_l0.dtype))
+    return layers(x)
+
+
 def last_state(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor | None) -> Tensor:
     """The last layer's state (B, W) after each sequence's own last step, of both directions side by side.
 
@@ -54,7 +66,7 @@ def last_state(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor | None) -> Te
     packed: Any = x_BTE
     if length_B is not None:
         packed = pack_padded_sequence(x_BTE, length_B.cpu().long(), batch_first=True, enforce_sorted=False)
-    _, state = layers(packed)
+    _, state = run_layers(layers, packed)
     hidden: Tensor = state[0] if isinstance(state, tuple) else state
     return torch.cat([hidden[-2], hidden[-1]], dim=1) if layers.bidirectional else hidden[-1]
 
@@ -120,7 +132,7 @@ class LanguageModel(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """(B, T) -> logits (B, T, V)."""
         x_BTE = self.dropout(self.embedding(tokens_BT))
-        x_BTW, _ = self.layers(x_BTE)
+        x_BTW, _ = run_layers(self.layers, x_BTE)
         logits_BTV: Tensor = self.head(self.dropout(x_BTW))
         return logits_BTV
 

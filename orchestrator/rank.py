@@ -20,10 +20,14 @@ from orchestrator.models.deferred import FirstValues, build_deferred
 from orchestrator.planning.plan import Plan
 from orchestrator.storage import absolute
 from orchestrator.strategies.base import Engine
+from orchestrator.strategies.device import set_up
 from orchestrator.strategies.materialize import release_freed_memory
 from orchestrator.strategies.replicated import rank_and_world_size
 
 logger = logging.getLogger("orchestrator")
+
+_PICTURES = 4
+"""Dimensions of a batch of them."""
 
 
 def assemble(plan: Plan) -> Rank:
@@ -40,6 +44,7 @@ def assemble(plan: Plan) -> Rank:
     job = plan.job
     on_gpu = bool(job.scaling.gpus_per_worker)
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    set_up(job.training, device)
     modules, values = build_deferred(
         partial(models.build_modules, job.model, job.objective), job.training.seed
     )
@@ -101,7 +106,14 @@ class Rank:
         """The batch where the engine computes; the copy need not have ended."""
         if not self._on_gpu:
             return batch
-        return {name: tensor.to(self.engine.device, non_blocking=True) for name, tensor in batch.items()}
+        there = {name: tensor.to(self.engine.device, non_blocking=True) for name, tensor in batch.items()}
+        # pictures as cuDNN's fast kernels read them; other tensors have no such order
+        return {
+            name: tensor.contiguous(memory_format=torch.channels_last)
+            if tensor.dim() == _PICTURES
+            else tensor
+            for name, tensor in there.items()
+        }
 
     def on_device(self, stream: Iterator[StepBatch]) -> Iterator[StepBatch]:
         """The same steps with their tensors where the engine computes; the stream itself where they are there already."""

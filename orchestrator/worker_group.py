@@ -43,6 +43,7 @@ class _Backend(_TorchBackend):
         world_size, timeout = len(worker_group), timedelta(seconds=backend_config.timeout_s)
         address, port = worker_group.execute_single(0, open_store, timeout)
         worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(talk_over_ray_s_interface)
         ray.get(
             [
                 worker_group.execute_single_async(
@@ -72,6 +73,21 @@ def open_store(timeout: timedelta) -> tuple[str, int]:
         )
     ]
     return address, port
+
+
+def talk_over_ray_s_interface() -> None:
+    """In each worker's process: gloo and NCCL meet over the interface that has the address Ray knows the node by.
+
+    By themselves gloo takes what the host's name resolves to (127.0.1.1 on Debian) and NCCL the first interface it finds.
+    What the job's or the profile's environment says stays.
+    """
+    import psutil
+
+    address = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address.partition("%")[0] == address for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
 def join(address: str, port: int, rank: int, world_size: int, backend: str, timeout: timedelta) -> None:

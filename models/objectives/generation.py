@@ -34,6 +34,7 @@ def continued(
         window_BT = F.pad(window_BT, (0, context - window_BT.shape[1]))
         documents = (torch.zeros_like(window_BT),) if packed else ()
         likely_BV = model(window_BT, *documents)[:, end - begin - 1].float().softmax(-1)
-        drawn_B = (likely_BV.cumsum(-1) < chance_BN[:, end - prompt, None]).sum(-1)
-        text_BT[:, end] = drawn_B.clamp(max=likely_BV.shape[1] - 1)
+        # on the CPU: a GPU has no sum along a line that gives the same bits each time
+        drawn_B = (likely_BV.cpu().cumsum(-1) < chance_BN[:, end - prompt, None].cpu()).sum(-1)
+        text_BT[:, end] = drawn_B.clamp(max=likely_BV.shape[1] - 1).to(text_BT.device)
     return text_BT

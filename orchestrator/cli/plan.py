@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from orchestrator.cli.options import AsJson, ClusterName, JobFile, Overrides, print_json, say
 
 if TYPE_CHECKING:
-    from orchestrator.planning.plan import Plan
+    from orchestrator.planning.plan import Plan, ResolvedJob
     from orchestrator.spec.profile import ClusterProfile
 
 
@@ -64,7 +64,7 @@ def describe(made: Plan) -> list[str]:
             f"{job.model.family}, {made.parameters:,} parameters ({made.trainable_parameters:,} trained)",
         ),
         ("objective", job.objective.kind),
-        ("strategy", f"{job.strategy.kind}{f' ({strategy})' if strategy else ''}, {job.training.precision}"),
+        ("strategy", f"{job.strategy.kind}{f' ({strategy})' if strategy else ''}, {_numbers(job)}"),
         ("batch", made.batch_equation),
         ("steps", f"{made.total_steps:,} of {job.training.global_batch_size} samples"),
         (
@@ -93,3 +93,10 @@ def describe(made: Plan) -> list[str]:
     if made.flops_per_sample:
         rows.insert(2, ("compute", f"{made.flops_per_sample:.3g} FLOPs a sample, forward and backward"))
     return [f"{name:<10} {value}" for name, value in rows] + [f"{'note':<10} {note}" for note in made.notes]
+
+
+def _numbers(job: ResolvedJob) -> str:
+    """In which formats is computed, and whether each time with the same bits."""
+    training = job.training
+    tf32 = " (products in TF32)" if training.tf32 and job.scaling.gpus_per_worker else ""
+    return training.precision + tf32 + (", deterministic" if training.deterministic else "")

@@ -93,6 +93,11 @@ class TrainingSpec(Section):
     ``evaluate_every``."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    tf32: bool = True
+    """Compute fp32 matrix products and convolutions in TF32 on GPUs: ten bits of mantissa, several times as fast. A CPU has
+    none."""
+    deterministic: bool = False
+    """The same bits each time on a GPU too, by torch's deterministic algorithms; slower. On a CPU they are the same anyway."""
     activation_checkpointing: bool = False
     """Recompute each block's activations in the backward: less memory, about a third more time."""
     check_replicas_every: Positive | None = None
