@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+import orchestrator
 from orchestrator.cli import (
     clusters,
     delete,
@@ -28,15 +31,32 @@ from orchestrator.cli import (
     verify,
     version,
 )
+from orchestrator.cli.options import say
 
 app = typer.Typer(
-    help="Train any deep-learning family from one job file: on this machine, a Ray cluster or Kubernetes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a check failed, 2 bad job file or usage, 3 the job's code or data failed, 4 infrastructure failed,"
     " 5 stopped, 6 not found.",
 )
+
+
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        say(f"trainwright {orchestrator.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Train any deep-learning family from one job file: on this machine, a Ray cluster or Kubernetes."""
+
 
 for name, verb in (
     ("init", init.init),

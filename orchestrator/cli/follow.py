@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import events
-from orchestrator.cli.options import say
+from orchestrator.cli.options import duration, say
 from orchestrator.narration import Narrator
 
 if TYPE_CHECKING:
@@ -26,42 +31,66 @@ _FORMS = {
 """Other metrics that a person follows, and how each is written."""
 
 
-def follow(run: Run) -> int:
-    """Show a run until it has ended; returns its exit code."""
-    view: _View = _LiveView(run.id) if sys.stdout.isatty() else _PlainView(run.id)
-    lines: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(run, lines), daemon=True).start()
+class _CtrlC:
+    pass
+
+
+_Coming = queue.SimpleQueue[str | Exception | _CtrlC | None]
+"""Lines of output and what a person presses, in order; None at the end of the output."""
+
+
+def follow(run: Run, *, json: bool = False) -> int:
+    """Show a run until it has ended, or print its events and its last status; returns its exit code."""
+    view = _JsonView(run.id) if json else _view_of(run.id)
+    coming: _Coming = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(run, coming), daemon=True).start()
     asked = 0
-    with view:
-        while True:
-            try:
-                line = lines.get()
-                if line is None:
-                    break
-                if isinstance(line, Exception):
-                    raise line
+    with view, _ctrl_c_put_into(coming):
+        while (line := coming.get()) is not None:
+            if isinstance(line, Exception):
+                raise line
+            if isinstance(line, str):
                 view.line(line)
-            except KeyboardInterrupt:
-                asked += 1
-                run.stop(now=asked > 1)
-                view.note(
-                    "stopping at once"
-                    if asked > 1
-                    else "stopping: finishing the step and saving (Ctrl-C again: at once)"
-                )
+                continue
+            asked += 1
+            run.stop(now=asked > 1)
+            view.note(
+                "stopping at once"
+                if asked > 1
+                else "stopping: finishing the step and saving (Ctrl-C again: at once)"
+            )
     status = run.status()
-    summary(run, status, view)
+    view.end(run, status)
     assert status.reason is not None
     return status.reason.exit_code
 
 
-def _read(run: Run, lines: queue.SimpleQueue[str | Exception | None]) -> None:
+def _view_of(run_id: str) -> _View:
+    can_move = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return _LiveView(run_id) if can_move else _PlainView(run_id)
+
+
+def _read(run: Run, coming: _Coming) -> None:
     try:
         for line in run.cluster.logs(run.id, follow=True):
-            lines.put(line)
-        lines.put(None)
+            coming.put(line)
+        coming.put(None)
     except Exception as error:
-        lines.put(error)
+        coming.put(error)
+
+
+@contextlib.contextmanager
+def _ctrl_c_put_into(coming: _Coming) -> Iterator[None]:
+    """Each Ctrl-C waits for its turn, so that one that comes while another is answered is answered too."""
+
+    def put(number: int, frame: Any) -> None:
+        coming.put(_CtrlC())
+
+    before = signal.signal(signal.SIGINT, put)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _View:
@@ -140,7 +169,7 @@ class _View:
             if name in v:
                 cells.append((name, form.format(v[name])))
         if left is not None:
-            cells.append(("left", _duration(left)))
+            cells.append(("left", duration(left)))
         return cells
 
     def refresh(self, event: dict[str, Any]) -> None:
@@ -151,6 +180,27 @@ class _View:
 
     def note(self, text: str) -> None:
         """Show a sentence about the run."""
+
+    def end(self, run: Run, status: RunStatus) -> None:
+        """Show how it ended."""
+        summary(run, status, self)
+
+
+class _JsonView(_View):
+    """Events as they come, a line each; text is one of them."""
+
+    def line(self, line: str) -> None:
+        self._say(events.parse(line) or {"event": "text", "text": line})
+
+    def note(self, text: str) -> None:
+        self._say({"event": "note", "text": text})
+
+    def end(self, run: Run, status: RunStatus) -> None:
+        self._say({"event": "status", **status.model_dump(mode="json")})
+
+    def _say(self, event: dict[str, Any]) -> None:
+        say(dumps(event))
+        sys.stdout.flush()
 
 
 class _PlainView(_View):
@@ -202,7 +252,6 @@ class _LiveView(_View):
         self._console.print(text, highlight=False, markup=False)
 
     def _panel(self) -> Any:
-        from rich.console import Group
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -211,9 +260,12 @@ class _LiveView(_View):
         for name, text in self.cells():
             grid.add_row(f"[dim]{name}[/]", text)
         if self.doing:
-            grid.add_row("[dim]now[/]", f"{self.doing} ({_duration(time.time() - self.began_at)})")
+            grid.add_row("[dim]now[/]", f"{self.doing} ({duration(time.time() - self.began_at)})")
         bar = ProgressBar(total=max(1, self.total), completed=self.step)
-        return Panel(Group(bar, grid), title=f"{self.run_id} · {self.state}", title_align="left")
+        rows = Table.grid(expand=True)
+        rows.add_row(bar)  # a bar ends no line by itself
+        rows.add_row(grid)
+        return Panel(rows, title=f"{self.run_id} · {self.state}", title_align="left")
 
 
 def summary(run: Run, status: RunStatus, view: _View) -> None:
@@ -221,7 +273,7 @@ def summary(run: Run, status: RunStatus, view: _View) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    took = f"{_duration(status.ended_at - status.submitted_at)}" if status.ended_at else ""
+    took = f"{duration(status.ended_at - status.submitted_at)}" if status.ended_at else ""
     table = Table.grid(padding=(0, 2))
     rows = [("run", run.id), ("end", f"{status.state}: {status.message}"), ("took", took)]
     if view.restarts:
@@ -240,9 +292,3 @@ def summary(run: Run, status: RunStatus, view: _View) -> None:
         say(f"look at it: trainwright ui        its log: trainwright logs {run.id}")
     else:
         say(f"its log: trainwright logs {run.id}        go on: trainwright resume {run.id}")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"

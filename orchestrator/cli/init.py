@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import say
+from orchestrator.cli.options import AsJson, print_json, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,7 @@ def init(
         str | None, typer.Option("--label", help="With --data: the column to predict.", metavar="COLUMN")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Write a commented job file that runs as it is: of a family, or for data of your own."""
     import re
@@ -57,7 +58,10 @@ def init(
         raise SpecError(f"{path} can't be written: {error.strerror}") from None
     if data is not None:
         _check(file)
-    say(f"wrote {path}; next: trainwright plan {path}, trainwright run {path}")
+    if json:
+        print_json({"file": path})
+    else:
+        say(f"wrote {path}; next: trainwright plan {path}, trainwright run {path}")
 
 
 def _of_family(family: str, name: str) -> str:

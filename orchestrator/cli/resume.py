@@ -31,7 +31,7 @@ def resume(
     if follow:
         from orchestrator.cli.follow import follow as follow_run
 
-        sys.exit(follow_run(handle))
+        sys.exit(follow_run(handle, json=json))
     if json:
         print_json(found.model_dump(mode="json"))
     else:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import ClusterName, say
+from orchestrator.cli.child_process import serve
+from orchestrator.cli.options import AsJson, ClusterName, print_json, say
 
 
 def ui(
@@ -13,11 +14,11 @@ def ui(
     host: Annotated[
         str, typer.Option("--host", help="Address to serve on. Only this machine can reach the default.")
     ] = "127.0.0.1",
+    json: AsJson = False,
 ) -> None:
     """Serve the MLflow dashboard of the local store, or print the address of a cluster's."""
     import os
     import socket
-    import subprocess
     import sys
 
     from orchestrator.errors import InfrastructureError
@@ -28,7 +29,7 @@ def ui(
 
     uri = tracking_uri_of(load_profile(cluster))
     if uri.startswith("http"):
-        say(f"{without_password(uri).rstrip('/')}/#/experiments?workflowType=machine_learning")
+        _tell(without_password(uri).rstrip("/"), json=json)
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -41,9 +42,7 @@ def ui(
         port = probe.getsockname()[1]
     home().mkdir(parents=True, exist_ok=True)
     connect(without_password(uri))  # makes its tables, alone
-    say(
-        f"MLflow dashboard: http://{host}:{port}/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)"
-    )
+    _tell(f"http://{host}:{port}", json=json, note="   (Ctrl-C ends it)")
     sys.stdout.flush()
     command = [
         sys.executable,
@@ -62,7 +61,12 @@ def ui(
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    try:
-        sys.exit(subprocess.run(command, env=environment, check=False).returncode)
-    except KeyboardInterrupt:
-        sys.exit(0)
+    sys.exit(serve(command, environment))
+
+
+def _tell(server: str, *, json: bool, note: str = "") -> None:
+    url = f"{server}/#/experiments?workflowType=machine_learning"
+    if json:
+        print_json({"url": url})
+    else:
+        say(f"MLflow dashboard: {url}{note}")

@@ -116,3 +116,45 @@ def test_schema_explain_version_list(tmp_path):
     )
     assert json.loads(trainwright("version", "--json", home=tmp_path).stdout)["trainwright"]
     assert trainwright("list", home=tmp_path).stdout.strip() == "no runs on local"
+
+
+def test_every_verb_prints_json_and_the_version_is_an_option(tmp_path):
+    from typer.main import get_command
+
+    from orchestrator import __version__
+    from orchestrator.cli.app import app
+
+    verbs = get_command(app).commands
+    lacking = [
+        name for name, verb in verbs.items() if "--json" not in [o for p in verb.params for o in p.opts]
+    ]
+    assert lacking == []
+    assert trainwright("--version", home=tmp_path).stdout == f"trainwright {__version__}\n"
+    assert "Exit codes" in trainwright("--help", home=tmp_path).stdout
+    assert json.loads(trainwright("init", "a.yaml", "--json", home=tmp_path).stdout) == {"file": "a.yaml"}
+
+
+def test_status_says_how_long_the_best_and_where_to_look(tmp_path):
+    from orchestrator.records import RunRecord
+    from orchestrator.runs import Best, EndReason, RunState, RunStatus
+
+    assert trainwright("init", "cnn.yaml", home=tmp_path).returncode == 0
+    made = json.loads(trainwright("plan", "cnn.yaml", "--json", home=tmp_path).stdout)["plan"]
+    run = made["run_id"]
+    folder = tmp_path / "runs" / run
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(made))
+    started = RunStatus(run_id=run, state=RunState.RUNNING, submitted_at=1000.0, step=10, total_steps=20)
+    RunRecord(str(folder)).set_state(started)
+    RunRecord(str(folder)).end(
+        started.with_best(Best(step=5, metric="val/loss", value=0.25)).ended(
+            RunState.FAILED, EndReason.NAN_LOSS, "a loss is no number", ended_at=1075.0
+        )
+    )
+    answer = trainwright("status", run, home=tmp_path)
+    shown = dict(line.split(maxsplit=1) for line in answer.stdout.splitlines())
+    assert shown["took"] == "1m 15s" and shown["best"] == "val/loss 0.25 at step 5"
+    for where in (f"trainwright logs {run}", f"trainwright export {run} --best", f"trainwright resume {run}"):
+        assert where in answer.stdout
+    told = json.loads(trainwright("status", run, "--json", home=tmp_path).stdout)
+    assert told["seconds"] == 75.0 and told["best"]["step"] == 5
