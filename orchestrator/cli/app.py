@@ -34,6 +34,7 @@ from orchestrator.cli import (
 from orchestrator.cli.options import say
 
 app = typer.Typer(
+    help="Train any deep-learning family from one job file: on this machine, a Ray cluster or Kubernetes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,7 +56,7 @@ def options(
         typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Train any deep-learning family from one job file: on this machine, a Ray cluster or Kubernetes."""
+    """What is asked without a verb."""
 
 
 for name, verb in (
