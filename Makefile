@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos elastic corpus mutants bench reference clean
+.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench reference clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -69,6 +69,12 @@ reshard: install  ## every pair of strategies and world sizes, bit for bit
 
 chaos: install  ## crashes at every write, flipped bits, killed workers
 	$(PYTEST) tests/unit/checkpoint tests/integration
+
+whole-runs: install  ## every family, strategy and precision through whole runs of the loop, and again from a save
+	$(PYTEST) tests/contract/test_whole_runs.py
+
+kills: install  ## 300 kills from submit to end, every MLflow point held against the ranks' own logs
+	$(PYTEST) tests/integration/test_killed_runs.py
 
 elastic: install  ## each sample exactly once, whatever dies and however many workers there are
 	$(PYTEST) tests/integration/data tests/unit/data

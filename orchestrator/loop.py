@@ -77,7 +77,7 @@ class Outcome:
     step: int
     stopped: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
-    """The newest of each loss and metric, of training (``train/loss``) and of evaluation (``val/loss``)."""
+    """The newest of each, of training (``train/loss``) and of evaluation (``val/loss``); nothing that is a speed."""
 
 
 def train(
@@ -132,7 +132,7 @@ def train(
             values = recent.named(means, factor=factor, epoch=batch.epoch, seconds=seconds)
             around.log(step, values, seconds)
             recent = StepMetrics(plan, objective, engine.device)
-            measured |= {f"train/{name}": value for name, value in means.items()}
+            measured |= {name: value for name, value in values.items() if name.startswith("train/")}
 
         is_best = False
         if plan.evaluate_every and (step % plan.evaluate_every == 0 or last):

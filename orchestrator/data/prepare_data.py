@@ -14,6 +14,7 @@ from orchestrator.data.columns.choose import choose_layouts
 from orchestrator.data.columns.layout import finished
 from orchestrator.data.columns.missing import model_tensors, refuse_missing
 from orchestrator.data.columns.star import star_notes
+from orchestrator.data.evaluation_gaps import check_no_gaps
 from orchestrator.data.fit import first_samples, fit_transforms
 from orchestrator.data.image_sources import image_notes, with_one_look
 from orchestrator.data.order import OrderShape, shape_order
@@ -74,6 +75,7 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     fitted = fit_transforms(job, train, cache)
     if evaluation is not None:
         check_categories_seen(job, evaluation, fitted)
+        check_no_gaps(job, evaluation, cache)
     stars = star_notes(job.data.columns, train[0].layouts, train[0].index.schema)
     notes = (*notes, *image_notes(train, job.data), *stars)
     origin = lineage(

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from engine_toys import Run, run_of
+from engine_toys import Run, checkpoints_in, run_of
 from family_cases import CASES, IDS, random_batch
 
 from orchestrator import loop, strategies
+from orchestrator.checkpoint import Checkpoints, checkpoint_at, open_reader
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.base import Batch, Objective
 from orchestrator.models.deferred import build_deferred
@@ -23,7 +24,7 @@ BATCH, MICRO = 8, 2
 def family_plan(
     world_size: int, strategy: Mapping[str, Any], optimizer: Mapping[str, Any], **training: Any
 ) -> Plan:
-    """Evaluates and draws samples after its third step, and stops before its end."""
+    """Saves after its second step, evaluates and draws samples after its third, and stops before its end."""
     return small_plan(
         world_size,
         strategy=strategy,
@@ -38,14 +39,23 @@ def family_plan(
         parameters=100_000,
         evaluate_every=3,
         sample_every=3,
+        checkpoint_every=2,
     )
 
 
 class Drawing(RecordingSurroundings):
     """Draws samples where the loop asks for them."""
 
-    def __init__(self, stop_at: int, evaluation: Batch, engine: Engine, objective: Objective) -> None:
-        super().__init__(stop_at=stop_at, evaluation=[evaluation])
+    def __init__(
+        self,
+        stop_at: int,
+        evaluation: Batch,
+        engine: Engine,
+        objective: Objective,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        saves = {"checkpoints": checkpoints, "engine": engine} if checkpoints else {}
+        super().__init__(stop_at=stop_at, evaluation=[evaluation], **saves)
         self._drawn_from, self._draws = engine, objective
 
     def show_samples(self, step: int) -> None:
@@ -54,17 +64,29 @@ class Drawing(RecordingSurroundings):
             self._draws.samples(self._drawn_from.modules, next(self.evaluation()), 1)
 
 
-def train_family(plan: Plan, name: str, steps: int) -> Run:
-    """Train a case on this rank."""
+def train_family(plan: Plan, name: str, steps: int, folder: str | None = None, start: int = 0) -> Run:
+    """Train a case on this rank, up to a step.
+
+    Args:
+        folder: where checkpoints go, and where the one of ``start`` is.
+        start: the step to go on from.
+    """
     case = CASES[IDS.index(name)]
     torch.set_num_threads(1)
     modules, values = build_deferred(lambda: build_modules(case.config, case.objective), 0)
     objective = build_objective(case.config, case.objective)
     engine = strategies.prepare(plan, modules, objective, torch.device("cpu"), values)
     specs = dict(objective.inputs())
-    batches = (random_batch(case, specs, BATCH, seed=step) for step in range(steps))
-    around = Drawing(steps, random_batch(case, specs, MICRO, seed=steps), engine, objective)
-    loop.train(plan, engine, objective, steps_of(batches, plan), around, 0)
+    if start:
+        saved = checkpoint_at(f"{folder}/step-{start:08d}.attempt-1")
+        with open_reader(saved) as reader:
+            engine.load(reader, saved.meta["scalars"])
+    batches = (random_batch(case, specs, BATCH, seed=step) for step in range(start, steps))
+    evaluation = random_batch(case, specs, MICRO, seed=steps)
+    with checkpoints_in(None if start else folder) as checkpoints:
+        around = Drawing(steps, evaluation, engine, objective, checkpoints)
+        outcome = loop.train(plan, engine, objective, steps_of(batches, plan), around, start)
+    assert around.steps("show_samples") == [3] and any(name.startswith("val/") for name in outcome.metrics)
     run = run_of(engine, around)
     engine.close()
     return run

@@ -410,18 +410,22 @@ def test_metrics_have_one_name_and_are_saved_with_the_state_that_they_were_measu
     evaluation = [{"x": torch.tensor([2.0, 4.0])}]
     plan = plan_of(3, log_every=3, fields={"evaluate_every": 2, "checkpoint_every": 1})
     outcome, around, _ = run(plan, evaluation=evaluation)
-    assert outcome.metrics == {"train/loss": 17.5, "train/seen": 19.0, "val/loss": 3.0}
+    step = {"train/grad_norm": 1.0, "train/learning_rate": 0.001, "train/epoch": 0.0}
+    assert outcome.metrics == {"train/loss": 17.5, "train/seen": 19.0, "val/loss": 3.0, **step}
     assert [(one.step, one.values) for one in around.logged if not one.seconds] == [
         (2, {"val/loss": 3.0}), (3, {"val/loss": 3.0})
     ]  # fmt: skip
     assert [call for call in around.calls if call[0] == "save"] == [
-        ("save", 1, {"train/loss": 2.5, "train/seen": 4.0}), ("save", 2, {"val/loss": 3.0}), ("save", 3, outcome.metrics)
+        ("save", 1, {"train/loss": 2.5, "train/seen": 4.0, **step}),
+        ("save", 2, {"val/loss": 3.0}),
+        ("save", 3, outcome.metrics),
     ]  # fmt: skip
 
 
 def test_the_outcome_has_what_was_measured_last_and_a_save_only_what_belongs_to_its_step():
     outcome, around, _ = run(plan_of(4, log_every=3, fields={"checkpoint_every": 2}), stop_at=2)
-    assert outcome.metrics == {"train/loss": 2.5, "train/seen": 4.0}
+    step = {"train/grad_norm": 1.0, "train/learning_rate": 0.001, "train/epoch": 0.0}
+    assert outcome.metrics == {"train/loss": 2.5, "train/seen": 4.0, **step}
     assert [call for call in around.calls if call[0] == "save"] == [("save", 2, {})]
 
 
