@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import InfrastructureError
@@ -31,6 +33,16 @@ def own_folder(folder: Path) -> None:
                 folder.chmod(0o700)
     except OSError as error:
         raise InfrastructureError(f"{folder} can't be made: {error.strerror}; {mend}") from None
+
+
+@contextlib.contextmanager
+def files_for_this_user_alone() -> Iterator[None]:
+    """What this process makes meanwhile, by whatever library, nobody else may read."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def new_folder(folder: Path) -> None:

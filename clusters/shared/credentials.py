@@ -1,6 +1,7 @@
 """Which files hold credentials by what is in them: formats that their issuers publish, and nothing that is guessed. Pure.
 
 Entropy and words such as "password" are not looked at: code is full of both, and a job must not be refused for a hash.
+docs/decisions.md says why this is no library.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ FORMATS = {
     "an npm or PyPI token": rb"\bnpm_[A-Za-z0-9]{36}\b|\bpypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,}",
     "a Databricks token": rb"\bdapi[a-f0-9]{32}\b",
     "an Azure storage key": rb"AccountKey=[A-Za-z0-9+/]{86}==",
+    "an AWS secret key": rb"(?i:aws_?secret_?access_?key)\W{1,6}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])",
+    "a Stripe key": rb"\b[rs]k_live_[A-Za-z0-9]{20,}",
+    "a SendGrid key": rb"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}\b",
+    "a Weights & Biases login": rb"(?i:api\.wandb\.ai)\s+login\s+\S+\s+password\s+[a-f0-9]{40}|\bWANDB_API_KEY\W{1,4}[a-f0-9]{40}\b",
+    "a Docker login": rb"\"auth\": *\"[A-Za-z0-9+/]{16,}={0,2}\"",
+    "an address with a password": rb"\b[a-z][a-z0-9+]{1,20}://[A-Za-z0-9._%-]{1,64}:(?![$<{%*]|(?i:password|pass|secret|pw|token|x+)@)[^\s:/@'\"{}<>$]{6,128}@[A-Za-z0-9]",
     "a Kubernetes login": rb"\b(?:client-key-data|client-certificate-data): [A-Za-z0-9+/]{40,}",
 }
 """What it is -> how its issuer writes it."""

@@ -40,6 +40,7 @@ def ui(
                 f"{host}:{port} can't be served on: {error.strerror}; give another --port"
             ) from None
         port = probe.getsockname()[1]
+    os.umask(0o077)  # the server's files, too, are for their user alone
     home().mkdir(parents=True, exist_ok=True)
     connect(without_password(uri))  # makes its tables, alone
     _tell(f"http://{host}:{port}", json=json, note="   (Ctrl-C ends it)")

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.planning.plan import Plan
+from orchestrator.private import files_for_this_user_alone
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.telemetry.spool import Spool, sender_lock
 
@@ -87,9 +88,9 @@ def sync(storage: str, end: RunStatus | None, *, wait_seconds: float = 0.0, anew
     description = spool.note(DESCRIPTION)
     if description is None:
         raise NotFoundError(f"{storage}: this run keeps nothing for MLflow")
-    plan = Plan.model_validate(description["plan"])
+    plan = Plan.model_validate(description["plan"]).moved_to(storage)
     sent: Mapping[str, int] = {}
-    with sender_lock(storage, wait_seconds) as is_held:
+    with files_for_this_user_alone(), sender_lock(storage, wait_seconds) as is_held:
         if not is_held:
             return None
         try:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from orchestrator.planning.plan import Plan
+from orchestrator.private import files_for_this_user_alone
 from orchestrator.spec.addresses import with_password
 from orchestrator.telemetry.mlflow_errors import TrackedRunGoneError
 from orchestrator.telemetry.sending import LARGEST_BATCH, Point
@@ -26,6 +27,13 @@ _SENT_TAG = "mlflow.trainwright.sent"
 """How far each part of the spool was sent. The prefix hides it from MLflow's pages."""
 RUN_TAG = "trainwright.run_id"
 """By which a run is found there."""
+_ARTIFACTS = "mlartifacts"
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+"""Where an SQLite store keeps whole paths of files."""
 _REQUEST_SECONDS = "30"
 _ADVICE = ("Add type hints to the `predict`", "An input example was not provided")
 
@@ -175,7 +183,32 @@ def connect(tracking_uri: str) -> Any:
         client = MlflowClient(tracking_uri=_authenticated(tracking_uri))
         if tracking_uri.startswith("sqlite:"):
             client.search_experiments(max_results=1)
+            _follow_move(Path(tracking_uri.removeprefix("sqlite:///")))
     return client
+
+
+def _follow_move(database: Path) -> None:
+    """Let files be looked for beside the database, where it was moved together with them: MLflow keeps whole paths, and
+    would go on writing at the old place.
+    """
+    import sqlite3
+
+    here = (database.parent / _ARTIFACTS).as_uri()
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as store, store:
+        known = store.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (old,) in known:
+            is_ours = old and old.startswith("file:///") and old.endswith(f"/{_ARTIFACTS}") and old != here
+            if (
+                not is_ours
+                or Path(unquote(urlsplit(old).path)).exists()
+                or not Path(database.parent, _ARTIFACTS).is_dir()
+            ):
+                continue
+            for table, column in _PLACES:
+                store.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} LIKE ?",
+                    (here, len(old) + 1, old, f"{old}/%"),
+                )
 
 
 @contextlib.contextmanager
@@ -187,10 +220,11 @@ def store_lock(tracking_uri: str) -> Iterator[None]:
     import fcntl
 
     path = Path(tracking_uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    with files_for_this_user_alone():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f".{path.name}.lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def _authenticated(tracking_uri: str) -> str:
@@ -269,7 +303,7 @@ def _artifacts_beside(tracking_uri: str) -> str | None:
     """An SQLite store's artifacts go beside its file (MLflow would put them into the current folder)."""
     if not tracking_uri.startswith("sqlite:///"):
         return None
-    return (Path(tracking_uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+    return (Path(tracking_uri.removeprefix("sqlite:///")).parent / _ARTIFACTS).as_uri()
 
 
 def _alive(client: Any, run_id: str) -> Any:

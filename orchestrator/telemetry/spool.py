@@ -28,6 +28,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.private import files_for_this_user_alone
 from orchestrator.storage import Store, is_uri, store_at
 
 _FOLDER = "tracking"
@@ -218,8 +219,9 @@ class FileSpool(SpoolWriter):
     def __init__(self, storage: str, part: Part, logged: Collection[tuple[str, int]] = ()) -> None:
         super().__init__(storage, part, logged)
         path = Path(storage, _FOLDER, f"{part.name}.jsonl")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        with files_for_this_user_alone():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._is_torn = False
 
     def _write(self, line: bytes) -> None:

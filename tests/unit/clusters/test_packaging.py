@@ -191,6 +191,12 @@ def test_what_holds_credentials_by_its_name_stays(tmp_path, name):
         (("AccountKey=", "A" * 86, "=="), "an Azure storage key"),
         (('"private_key": "-----', "BEGIN PRIVATE KEY-----\\nMIIE"), "a private key"),
         (("client-key-data: ", "A" * 40), "a Kubernetes login"),
+        (("aws_secret_access_key = ", "w" * 40), "an AWS secret key"),
+        (("sk_live_", "9" * 24), "a Stripe key"),
+        (("SG.", "a" * 22, ".", "b" * 43), "a SendGrid key"),
+        (("WANDB_API_KEY=", "0" * 40), "a Weights & Biases login"),
+        (('"auth": "', "dXNlcjpw" * 3, '"'), "a Docker login"),
+        (("postgresql://me:", "Tr0ub4dor", "@db.example"), "an address with a password"),
     ],
 )
 def test_credentials_in_any_file_are_refused_and_named(tmp_path, parts, kind):
@@ -205,6 +211,9 @@ def test_code_that_only_looks_secret_travels(tmp_path):
         f"sha = '{'0123456789abcdef' * 4}'\n"
         "mark = b'-----BEGIN PRIVATE KEY-----'\n"
         "hf_hub_download('x')\nsk-learn\nAKIA\n"
+        "see https://example.com:8080/a@b and postgresql://user:password@host/db, s3://bucket/a:b\n"
+        "uri = f'postgresql://{user}:{password}@{host}'; other = 'postgresql://me:${PASSWORD}@db'\n"
+        "aws_secret_access_key = os.environ['AWS_SECRET_ACCESS_KEY']\n"
     )
     write(tmp_path, **{"train.py": code})
     assert names(list_working_dir(tmp_path)) == ["train.py"]

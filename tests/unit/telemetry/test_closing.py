@@ -1,6 +1,7 @@
 """Whoever looks at a run whose driver is gone tells the tracker; the verb does it on request."""
 
 import json
+import os
 
 import pytest
 from mlflow import MlflowClient
@@ -88,3 +89,34 @@ def test_sync_says_what_it_sent(lost):
     assert answer.output == f"{plan.run_id}: MLflow has all of it\n"
     answer = CliRunner().invoke(app, ["sync", plan.run_id, "--json"])
     assert json.loads(answer.output) == {"run": plan.run_id, "values_sent": 0}
+
+
+def test_a_home_that_was_moved_takes_its_mlflow_along(lost, tmp_path, monkeypatch):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(old))
+    first, second = lost(), lost()
+    sdk.attach(first.run_id).status()
+    old.rename(new)
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(new))
+    for plan in (first, second):
+        assert sdk.attach(plan.run_id).status().state is RunState.FAILED
+    assert not old.exists()
+    moved = [plan.moved_to(f"{new}/runs/{plan.run_id}") for plan in (first, second)]
+    assert [tracked(plan) for plan in moved] == [("FAILED", [10, 20, 30])] * 2
+    client = MlflowClient(moved[0].tracking_uri)
+    for run in client.search_runs([client.get_experiment_by_name("trainwright").experiment_id]):
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"job.yaml", "plan.json"}
+        assert run.info.artifact_uri.startswith(new.as_uri())
+
+
+def test_what_is_made_for_mlflow_is_read_by_its_user_alone(lost, tmp_path):
+    before = os.umask(0o022)
+    try:
+        sdk.attach(lost().run_id).status()
+    finally:
+        os.umask(before)
+    (tmp_path / "job.yaml").unlink()
+    found = list(tmp_path.rglob("*"))
+    assert {tmp_path / "mlflow.db", tmp_path / "mlartifacts"} <= set(found)
+    assert [str(path) for path in found if path.stat().st_mode & 0o077] == []
