@@ -15,6 +15,7 @@ from orchestrator.data.columns.layout import finished
 from orchestrator.data.columns.missing import model_tensors, refuse_missing
 from orchestrator.data.columns.star import star_notes
 from orchestrator.data.evaluation_gaps import check_no_gaps
+from orchestrator.data.example import example_rows
 from orchestrator.data.fit import first_samples, fit_transforms
 from orchestrator.data.image_sources import image_notes, with_one_look
 from orchestrator.data.order import OrderShape, shape_order
@@ -85,7 +86,8 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
         train_samples=sum(source.samples for source in train),
         eval_samples=evaluation.samples if evaluation else 0,
     )
-    return _assembled(job, train, evaluation, fitted, preparation, notes, origin)
+    assembled = _assembled(job, train, evaluation, fitted, preparation, notes, origin)
+    return assembled.model_copy(update={"example": example_rows(job, written_train[0].index)})
 
 
 def _rows_of_sources(

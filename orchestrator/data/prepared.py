@@ -64,6 +64,8 @@ class Prepared(Section):
     """What ``data.prepare`` learned, e.g. a tokenizer. Empty without."""
     notes: tuple[str, ...] = ()
     """What was found of the data that the job does not say, in sentences for the plan's notes."""
+    example: tuple[dict[str, Any], ...] = ()
+    """A few training rows as the source has them, for whoever looks at the model; none where they are large."""
     lineage: dict[str, Any] = {}
     """For the tracker: ``train`` and ``eval``, each with name, source and rows."""
 

@@ -6,6 +6,7 @@ a row does not depend on anything outside its folder.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ from orchestrator.planning.plan import ResolvedJob
 from orchestrator.section import Section
 from orchestrator.spec.preparations import Pack, Preparation, Tokenize, Windows
 from orchestrator.spec.transforms import Transform
+from orchestrator.storage import store_and_name
+
+_LONGEST_PATH = 1024
 
 
 class Inputs(Section):
@@ -47,6 +51,21 @@ class Inputs(Section):
     def text_column(self) -> str | None:
         """The column of the text that the model reads; None where it reads no text."""
         return self.prepare.column if isinstance(self.prepare, Pack | Tokenize) else None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a source's rows that are read; none where the model is given no rows."""
+        if self.text_column is not None:
+            return (self.text_column,)
+        if isinstance(self.prepare, Windows):
+            beside = (self.prepare.group, self.learned["time"])
+            return (*(name for name in beside if name is not None), *self.series)
+        return tuple(dict.fromkeys(name for layout in self.layouts for name in layout.read_columns))
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The series that are forecast; none where the model forecasts no rows."""
+        return tuple(self.learned["series"]) if isinstance(self.prepare, Windows) else ()
 
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer. Only where there is a ``text_column``."""
@@ -119,7 +138,7 @@ class Inputs(Section):
 
 def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
     """What of a run's prepared data its model needs from then on."""
-    names = set(job.model.input_tensors(job.objective))
+    names = set(job.model.export_tensors(job.objective))
     for section in reversed(job.data.transforms):
         if section.tensor in names:
             names.update(section.reads)
@@ -168,8 +187,25 @@ def _layout_values(rows: pa.Table, layout: TensorLayout) -> np.ndarray:
     if layout.kind == "numbers":
         return np.asarray(values).astype(layout.carried)
     images = np.stack(
-        [decode_image(encoded, layout, where, row) for row, encoded in enumerate(values.to_pylist())]
+        [decode_image(_picture(given), layout, where, row) for row, given in enumerate(values.to_pylist())]
     )
     if layout.carried != layout.dtype:
         return images.astype(layout.carried)
     return images.astype(np.float32) * np.float32(1 / 255)  # as training reads them, to the last bit
+
+
+def _picture(given: bytes | str | None) -> bytes | None:
+    """An encoded picture that is given itself, by its path or URI, or in base64, as JSON carries it."""
+    if not isinstance(given, str):
+        return given
+    problem: object = "no such file"
+    if len(given) <= _LONGEST_PATH:
+        store, name = store_and_name(given)
+        try:
+            return store.read(name)
+        except OSError as error:
+            problem = error.strerror or error
+    try:
+        return base64.b64decode(given.partition(";base64,")[2] or given, validate=True)
+    except ValueError:
+        raise DataError(f"the picture {given[:200]!r} can't be read: {problem}") from None

@@ -52,6 +52,9 @@ def check_best(job: ResolvedJob) -> None:
         raise SpecError(
             f"checkpoint.keep.mode: {keep.mode} would keep the worst checkpoints by {keep.metric}; write mode: {mode}"
         )
+    if job.tracking.log_checkpoint == "best" and (job.data.eval is None or not keep.best):
+        missing = "data.eval" if job.data.eval is None else "checkpoint.keep.best: 1 or more"
+        raise SpecError(f"tracking.log_checkpoint: best needs {missing}; or write newest")
 
 
 def check_phases(job: ResolvedJob) -> None:

@@ -1,14 +1,19 @@
 """The model that a run logs to MLflow, as code: weights from safetensors, architecture from its config. No pickle.
 
-``mlflow.pyfunc.load_model(uri).predict(...)`` takes
+``mlflow.pyfunc.load_model(uri).predict(...)`` takes rows as the data source has them, as a DataFrame with its columns:
+they are encoded, scaled and tokenized as in training. Where one column is read (texts, pictures), a list will do; a
+picture is given by its path or URI, as bytes, or in base64. Of series, rows are the past that the forecast follows.
 
-- rows as the data source has them, as a DataFrame with its columns: they are encoded, scaled and tokenized as in
-  training; of series, the last rows, which the forecast follows;
-- texts, as a list of strings, where the model reads text;
-- the input tensors by name, ``{"image": array}``, as the model takes them: nothing is done to these.
+It gives, by objective
 
-It gives the family's outputs as an array; of a language model that is given text, how the text goes on; of series that
-are given as rows, the forecast rows in the series' own units.
+- ``classification``, ``binary``: ``class``, ``probability`` and ``probabilities`` by class; ``multilabel``: ``classes`` and
+  ``probabilities``; ``token_classification``: ``classes`` and ``probabilities`` of each token;
+- ``forecasting``: the rows that follow, with their times, in the series' own units; of each group, where there are several;
+- ``causal_lm``: how each text goes on;
+- ``reconstruction``: each row's ``error``, its anomaly score;
+- else the family's outputs as an array, as everywhere with ``params={"raw": True}``. A generator takes its ``noise``.
+
+``model.unwrap_python_model().outputs({"image": array})`` takes tensors as the model itself does.
 """
 
 from __future__ import annotations
@@ -19,6 +24,9 @@ from typing import Any
 
 import mlflow
 from mlflow.pyfunc import PythonModel
+
+from orchestrator.spec.preparations import Windows
+from orchestrator.telemetry.answers import answer, forecast_table, reconstruction_errors
 
 
 class TrainedModel(PythonModel):
@@ -45,35 +53,69 @@ class TrainedModel(PythonModel):
         for module in modules.values():
             module.eval()
         self.module = modules.get("model") or modules["generator_ema"]
-        self.names = tuple(config.input_tensors(objective))
+        self.names = tuple(config.export_tensors(objective))
         self.context: int = config.max_tokens or 0
         self.packed = getattr(objective, "packed", False)
         self.kind = objective.kind
 
     # without type hints: MLflow would take them for a schema of the input, and warn that it is none
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """See the module. ``params``, of a language model given text: ``tokens`` to write at most (128) and ``seed``."""
-        import pandas as pd
-        import pyarrow as pa
+        """See the module. ``params``: ``raw``, the outputs as they are; of a language model ``tokens`` to write at most
+        (128) and ``seed``.
+        """
+        import numpy as np
 
-        if isinstance(model_input, str):
-            model_input = [model_input]
-        if isinstance(model_input, list) and all(isinstance(text, str) for text in model_input):
-            model_input = pd.DataFrame({self.inputs.text_column or "text": model_input})
-        if not isinstance(model_input, pd.DataFrame):
-            return self._outputs(model_input)
-        rows = pa.Table.from_pandas(model_input, preserve_index=False)
+        raw, more = _split(params)
+        frame = self._frame(model_input)
         if self.kind == "causal_lm" and self.inputs.text_column is not None:
-            return self._continuations(rows[self.inputs.text_column].to_pylist(), **(params or {}))
-        outputs = self._outputs(self.inputs.tensors(rows))
-        return self.inputs.forecast(outputs) if self.kind == "forecasting" else outputs
+            return self._continuations(frame[self.inputs.text_column].tolist(), **more)
+        if self.kind == "forecasting" and self.inputs.columns:
+            return self._forecasts(frame)
+        if self.inputs.columns:
+            tensors = self.inputs.tensors(_table(frame))
+        else:
+            tensors = {str(name): np.array(frame[name].tolist()) for name in frame}
+        outputs = self.outputs(tensors)
+        if raw:
+            return outputs
+        if self.kind == "reconstruction":
+            return reconstruction_errors(tensors[self.names[0]], outputs)
+        return answer(self.kind, outputs, self.inputs.classes, tensors.get("length"))
 
-    def _outputs(self, tensors: Any) -> Any:
+    def _frame(self, given: Any) -> Any:
+        """What was given as a DataFrame, under the names of the columns that are read."""
+        import pandas as pd
+
+        frame = given if isinstance(given, pd.DataFrame) else pd.DataFrame(given)
+        columns = self.inputs.columns
+        if len(columns) == 1 and len(frame.columns) == 1:
+            return frame.set_axis(list(columns), axis=1)
+        return frame
+
+    def _forecasts(self, frame: Any) -> Any:
+        """The rows that follow; of each group, where the frame has several."""
+        import pandas as pd
+
+        prepare = self.inputs.prepare
+        assert isinstance(prepare, Windows)
+        group = prepare.group if prepare.group in frame else None
+        parts = [(None, frame)] if group is None else list(frame.groupby(group, sort=False))
+        tables = []
+        for name, part in parts:
+            rows = self.inputs.forecast(self.outputs(self.inputs.tensors(_table(part))))
+            time, learned = self.inputs.learned["time"], self.inputs.learned
+            past = part[time].iloc[-prepare.past :] if time in part else None
+            table = forecast_table(rows, learned["series"], time, past, learned["step"])
+            if group is not None:
+                table.insert(0, group, name)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def outputs(self, arrays: Any) -> Any:
+        """The model's outputs (rows, ...) of input tensors by name, as the model itself takes them."""
         import torch
 
-        arrays = tensors if isinstance(tensors, dict) else {self.names[0]: tensors}
-        names = self.names if set(arrays) <= set(self.names) else tuple(arrays)  # a generator takes noise
-        given = [_tensor(arrays[name]) if name in arrays else None for name in names]
+        given = [_tensor(arrays[name]) if name in arrays else None for name in self.names]
         with torch.no_grad():
             output = self.module(*given)
         first = output[0] if isinstance(output, tuple) else output
@@ -91,6 +133,17 @@ class TrainedModel(PythonModel):
             whole = continued(self.module, prompt, chance, context=self.context, packed=self.packed)
             written.append(self.inputs.written(whole[0, prompt.shape[1] :].tolist()))
         return written
+
+
+def _split(params: Any) -> tuple[bool, dict[str, int]]:
+    more = {name: value for name, value in (params or {}).items() if name != "raw"}
+    return bool((params or {}).get("raw")), more
+
+
+def _table(frame: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(frame, preserve_index=False)
 
 
 def _tensor(values: Any) -> Any:

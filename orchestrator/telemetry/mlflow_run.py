@@ -1,4 +1,6 @@
-"""A run's record in MLflow: found again or made, described, added to, closed. With ``logged_model``, all of mlflow."""
+"""A run's record in MLflow: found again or made, described, added to, closed. With ``mlflow_models`` and ``logged_model``, all
+of mlflow.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -16,6 +19,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.private import files_for_this_user_alone
 from orchestrator.spec.addresses import with_password
 from orchestrator.telemetry.mlflow_errors import TrackedRunGoneError
+from orchestrator.telemetry.mlflow_models import MlflowModels
 from orchestrator.telemetry.sending import LARGEST_BATCH, Point
 from orchestrator.telemetry.spool import Spool
 
@@ -35,7 +39,6 @@ _PLACES = (
 )
 """Where an SQLite store keeps whole paths of files."""
 _REQUEST_SECONDS = "30"
-_ADVICE = ("Add type hints to the `predict`", "An input example was not provided")
 
 
 class MlflowRun:
@@ -136,9 +139,12 @@ class MlflowRun:
             self._client.update_run(self.id, status="RUNNING")
             self._is_running = True
 
-    def log_model(self, folder: Path) -> None:
-        """Log the model in a folder as ``model_folder`` wrote it."""
-        _log_model(self._plan, self._client, self.id, folder)
+    @cached_property
+    def models(self) -> MlflowModels:
+        """Its models."""
+        return MlflowModels(
+            self._client, self._plan, self._spool, run_id=self.id, experiment_id=self._experiment_id
+        )
 
     def close(self, launch: int, status: str, ended_at: float | None) -> None:
         """Set its end, and note that it has been told.
@@ -368,44 +374,3 @@ def _describe(client: Any, run_id: str, plan: Plan, spool: Spool) -> None:
                 run_id,
                 [DatasetInput(Dataset(**record), [InputTag("mlflow.data.context", context)])],
             )
-
-
-def _log_model(plan: Plan, client: Any, run_id: str, model_dir: Path) -> None:
-    """Log ``model_dir`` (weights as safetensors, config as JSON) as a model that builds itself from them: no pickle."""
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec
-
-    signature = None
-    if plan.job.objective.kind == "causal_lm":  # MLflow drops params that no signature names
-        params = [ParamSpec("tokens", "long", 128), ParamSpec("seed", "long", 0)]
-        signature = ModelSignature(params=ParamSchema(params))
-    mlflow.set_tracking_uri(plan.tracking_uri)
-    with _without_advice(), mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(__file__).parent / "logged_model.py"),
-            artifacts={"model": str(model_dir)},
-            signature=signature,
-            pip_requirements=[f"trainwright=={plan.version}"],
-        )
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Without what MLflow advises whoever writes a model by hand. Its filters go before ours, so the advice is dropped
-    where it would be shown.
-    """
-    import warnings
-
-    show = warnings.showwarning
-
-    def show_others(message: Warning | str, *place: Any, **more: Any) -> None:
-        if not any(advice in str(message) for advice in _ADVICE):
-            show(message, *place, **more)
-
-    warnings.showwarning = show_others
-    try:
-        yield
-    finally:
-        warnings.showwarning = show

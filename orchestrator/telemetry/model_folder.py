@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator import data
 from orchestrator.checkpoint import Checkpoint
-from orchestrator.data import Prepared
+from orchestrator.data import Inputs, Prepared
 from orchestrator.planning.plan import Plan
 
 
-def write_model_folder(folder: Path, plan: Plan, prepared: Prepared, saved: Checkpoint) -> None:
-    """Write ``model.safetensors``, ``config.json`` and ``inputs.json`` into a folder that is there."""
+@dataclass(frozen=True)
+class ModelFolder:
+    """A trained model, ready to be logged."""
+
+    path: Path
+    """``model.safetensors``, ``config.json`` and ``inputs.json``."""
+    saved: Checkpoint
+    """The checkpoint that it is."""
+    described: str
+    """Which one, for a person."""
+    inputs: Inputs
+    """What it takes."""
+    example: tuple[Mapping[str, Any], ...]
+    """Rows to ask it with."""
+
+
+def write_model_folder(
+    folder: Path, plan: Plan, prepared: Prepared, saved: Checkpoint, described: str
+) -> ModelFolder:
+    """Write a checkpoint's model into a folder that is there."""
     from orchestrator.checkpoint.export import to_safetensors
 
     to_safetensors(saved, folder / "model.safetensors")
     config = plan.job.model_dump_json(include={"model", "objective"}, indent=2)
     (folder / "config.json").write_text(config)
-    (folder / "inputs.json").write_text(data.inputs_of(plan.job, prepared).model_dump_json(indent=2))
+    inputs = data.inputs_of(plan.job, prepared)
+    (folder / "inputs.json").write_text(inputs.model_dump_json(indent=2))
+    return ModelFolder(folder, saved, described, inputs, prepared.example)

@@ -5,6 +5,7 @@ keep the same events in their own logs.
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator import checkpoint, data, events
+from orchestrator.checkpoint import Checkpoint
 from orchestrator.control import Mailbox
 from orchestrator.data import Prepared
+from orchestrator.errors import NotFoundError
 from orchestrator.models.base import Sample
 from orchestrator.planning.plan import Plan
 from orchestrator.runs import Best
@@ -21,6 +24,8 @@ from orchestrator.telemetry.gauges import Gauges
 from orchestrator.telemetry.model_folder import write_model_folder
 from orchestrator.telemetry.samples import files_of
 from orchestrator.telemetry.tracking import open_tracker
+
+logger = logging.getLogger("orchestrator")
 
 
 class Reporter(Protocol):
@@ -180,6 +185,7 @@ class RunReporter:
         self._gauges.stalled(stall_seconds)
         self._teller.saved(step, stall_seconds, best)
         self._mailbox.saved(best)
+        self._tracker.saved()
 
     def stalled(self, seconds: float) -> None:
         """See Reporter."""
@@ -203,11 +209,21 @@ class RunReporter:
         if stopped or not self._plan.job.tracking.log_model or not self._plan.tracking_uri:
             self._tracker.finish("KILLED" if stopped else "FINISHED")
             return
-        newest = checkpoint.newest_good(f"{self._plan.storage}/checkpoints")
-        assert newest is not None, "the loop saves after its last step"
-        with tempfile.TemporaryDirectory() as folder:
-            write_model_folder(Path(folder), self._plan, self._prepared, newest)
-            self._tracker.finish("FINISHED", Path(folder))
+        saved, described = self._to_log()
+        with tempfile.TemporaryDirectory() as place:
+            folder = write_model_folder(Path(place), self._plan, self._prepared, saved, described)
+            self._tracker.finish("FINISHED", folder)
+
+    def _to_log(self) -> tuple[Checkpoint, str]:
+        """The checkpoint whose model is logged, and what it is called."""
+        root = f"{self._plan.storage}/checkpoints"
+        which: str = self._plan.job.tracking.log_checkpoint
+        try:
+            saved = checkpoint.chosen(root, which)
+        except NotFoundError as error:  # no evaluation gave a finite number
+            logger.warning("%s; the newest is logged", error)
+            which, saved = checkpoint.NEWEST, checkpoint.chosen(root)
+        return saved, checkpoint.described(saved, which)
 
     def failed(self) -> None:
         """The attempt ends early; the tracker's run stays open for the next one."""

@@ -12,9 +12,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from orchestrator import checkpoint
+from orchestrator.checkpoint import Checkpoint
 from orchestrator.planning.plan import Plan
 from orchestrator.telemetry.mlflow_errors import is_gone, sentence
 from orchestrator.telemetry.sending import Sender
@@ -22,6 +23,7 @@ from orchestrator.telemetry.spool import Part, Spool, SpoolWriter, open_spool, s
 
 if TYPE_CHECKING:
     from orchestrator.telemetry.mlflow_run import MlflowRun
+    from orchestrator.telemetry.model_folder import ModelFolder
 
 logger = logging.getLogger("orchestrator")
 
@@ -48,8 +50,12 @@ class Tracker(Protocol):
         """Make durable what was logged: called before a checkpoint of the same step is."""
         ...
 
-    def finish(self, status: str | None, model_dir: Path | None = None) -> None:
-        """Send what there is, log the model in ``model_dir``, close the run as FINISHED, FAILED or KILLED.
+    def saved(self) -> None:
+        """A checkpoint was begun, and those that are not to be kept are gone."""
+        ...
+
+    def finish(self, status: str | None, model: ModelFolder | None = None) -> None:
+        """Send what there is, log the model, close the run as FINISHED, FAILED or KILLED.
 
         With status None the run stays open: another attempt goes on with it.
         """
@@ -68,7 +74,10 @@ class NullTracker:
     def flush(self) -> None:
         """Nothing."""
 
-    def finish(self, status: str | None, model_dir: Path | None = None) -> None:
+    def saved(self) -> None:
+        """Nothing."""
+
+    def finish(self, status: str | None, model: ModelFolder | None = None) -> None:
         """Nothing."""
 
 
@@ -103,8 +112,9 @@ class MlflowTracker:
         )
         self._spool.follow_earlier(attempt)
         self._has_records, self._ended = threading.Event(), threading.Event()
+        self._has_new_checkpoint = threading.Event()
         self._status: str | None = None
-        self._model_dir: Path | None = None
+        self._model: ModelFolder | None = None
         self._give_up_at = float("inf")
         self._patience = _CLOSE_SECONDS
         self._problem = ""
@@ -125,10 +135,17 @@ class MlflowTracker:
         """See Tracker."""
         self._writer.flush()
 
-    def finish(self, status: str | None, model_dir: Path | None = None) -> None:
+    def saved(self) -> None:
+        """See Tracker."""
+        self._has_new_checkpoint.set()
+
+    def _kept(self) -> list[Checkpoint]:
+        return checkpoint.committed(f"{self._plan.storage}/checkpoints")
+
+    def finish(self, status: str | None, model: ModelFolder | None = None) -> None:
         """See Tracker. Waits half a minute at most for a server that takes nothing."""
         self._writer.close()
-        self._status, self._model_dir = status, model_dir
+        self._status, self._model = status, model
         # where another attempt follows, that one sends what waits
         self._patience = _CLOSE_SECONDS if status is not None else _FAILED_SECONDS
         self._give_up_at = time.monotonic() + self._patience
@@ -157,6 +174,9 @@ class MlflowTracker:
                 sender = sender or Sender(self._spool, run)
                 for _ in sender.send_new():
                     self._went_well()
+                if self._has_new_checkpoint.is_set() and not is_last:
+                    self._has_new_checkpoint.clear()
+                    run.models.keep_up(self._kept())
                 if is_last:
                     self._end(run)
                     return
@@ -185,9 +205,12 @@ class MlflowTracker:
         return run
 
     def _end(self, run: MlflowRun) -> None:
-        if self._model_dir is not None:
-            run.log_model(self._model_dir)
+        if self._status is not None:
+            run.models.keep_up(self._kept())
+        if self._model is not None:
+            run.models.log(self._model)
             self._went_well()
+            self._model = None  # where what follows fails, this is not done again
         if self._status is not None:
             run.close(self._launch, self._status, time.time())
 

@@ -19,6 +19,10 @@ QUICK = {
 }
 
 
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
 @pytest.fixture
 def logged(tmp_path, monkeypatch):
     """Trains a job for two steps in this process and gives the model that it logged."""
@@ -45,7 +49,9 @@ def logged(tmp_path, monkeypatch):
             }
         )
         mlflow.set_tracking_uri(uri)
-        (found,) = mlflow.search_logged_models([experiment], output_format="list")
+        every = mlflow.search_logged_models([experiment], output_format="list")
+        (found,) = (one for one in every if one.tags["trainwright.model"] == "weights")
+        train.model = found
         train.shown = _files(MlflowClient(uri), found.source_run_id)
         return mlflow.pyfunc.load_model(f"models:/{found.model_id}")
 
@@ -101,9 +107,13 @@ def test_a_classifier_reads_texts(logged, tmp_path):
     )
     inputs = model.unwrap_python_model().inputs
     assert inputs.classes == ("bad", "good")
-    outputs = model.predict(["good again", "never seen"])
-    assert outputs.shape == (2, 2)
-    assert np.isfinite(outputs).all()
+    answered = model.predict(["good again", "never seen"])
+    outputs = model.predict(["good again", "never seen"], params={"raw": True})
+    assert list(answered["class"]) == [inputs.classes[index] for index in outputs.argmax(axis=1)]
+    shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answered["probability"], shares.max(axis=1), rtol=1e-5)
+    assert [list(row) for row in answered["probabilities"]] == [["bad", "good"]] * 2
+    assert model.predict(pd.DataFrame({"text": ["good again", "never seen"]})).equals(answered)
 
 
 def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
@@ -126,8 +136,13 @@ def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
     raw = model.predict(table.drop(columns="risk")[:2])
     deviation = table["size"].std(ddof=0)
     features = ((table["size"][:2] - table["size"].mean()) / deviation).to_numpy(np.float32)[:, None]
-    named = model.predict({"features": features, "categories": np.array([[1], [0]])})
-    np.testing.assert_allclose(raw, named, atol=1e-6)
+    named = model.unwrap_python_model().outputs({"features": features, "categories": np.array([[1], [0]])})
+    np.testing.assert_allclose(
+        raw["probability"], np.maximum(sigmoid(named), sigmoid(-named))[:, 0], atol=1e-6
+    )
+    assert list(raw["class"]) == list((named[:, 0] > 0).astype(int))
+    whole = table.drop(columns="risk")[:2].astype({"size": int})
+    assert model.predict(whole).equals(raw), "whole numbers where training had fractions"
     with pytest.raises(DataError, match="no training row has, for example 'green'"):
         model.predict(pd.DataFrame({"size": [1.0], "color": ["green"]}))
     with pytest.raises(DataError, match="no column 'color'"):
@@ -137,7 +152,8 @@ def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
 @pytest.mark.parametrize("together", [True, False])
 def test_a_forecast_has_the_series_own_units(logged, tmp_path, together):
     steps = np.arange(64)
-    table = pd.DataFrame({"load": 1000 + np.sin(steps), "heat": 20 + np.cos(steps)})
+    hours = [f"2026-01-{1 + hour // 24:02d} {hour % 24:02d}:00:00" for hour in steps]
+    table = pd.DataFrame({"hour": hours, "load": 1000 + np.sin(steps), "heat": 20 + np.cos(steps)})
     table.to_csv(tmp_path / "series.csv", index=False)
     model = logged(
         {
@@ -152,8 +168,10 @@ def test_a_forecast_has_the_series_own_units(logged, tmp_path, together):
     )
     assert any(path.startswith("samples/") and "-series" in path for path in logged.shown), logged.shown
     forecast = model.predict(table)
-    assert forecast.shape == (3, 2)
-    np.testing.assert_allclose(forecast.mean(axis=0), [1000, 20], atol=3)
+    assert [f"{moment:%Y-%m-%d %H:%M}" for moment in forecast["hour"]] == [
+        f"2026-01-03 {hour}:00" for hour in (16, 17, 18)
+    ]
+    np.testing.assert_allclose(forecast[["load", "heat"]].mean(axis=0), [1000, 20], atol=3)
     with pytest.raises(DataError, match="needs the last 8 rows, but there are 5"):
         model.predict(table[:5])
 
