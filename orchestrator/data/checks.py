@@ -31,20 +31,6 @@ def check_numbers(head: Batch) -> None:
             )
 
 
-def check_alike(sources: Sequence[PreparedSource]) -> None:
-    """Refuse sources whose tensors differ."""
-    first = sources[0]
-    for source in sources[1:]:
-        ours = {one.name: (one.shape, one.dtype, one.kind) for one in first.layouts}
-        theirs = {one.name: (one.shape, one.dtype, one.kind) for one in source.layouts}
-        for name in ours.keys() | theirs.keys():
-            if ours.get(name) != theirs.get(name):
-                raise DataError(
-                    f"tensor {name!r} is {_described(ours.get(name))} in {first.index.root}, but"
-                    f" {_described(theirs.get(name))} in {source.index.root}; name columns that fit in data.columns"
-                )
-
-
 def check_categories_seen(job: JobSpec, held_out: PreparedSource, fitted: Sequence[dict[str, Any]]) -> None:
     """Refuse an evaluation sample with a category that no training sample has now, not at the first evaluation; of a
     large source that would be a second reading, so there it is left to the evaluation.
@@ -57,10 +43,3 @@ def check_categories_seen(job: JobSpec, held_out: PreparedSource, fitted: Sequen
             column = held_out.model_copy(update={"layouts": layouts})
             for batch in training_batches([column], job.training.seed):
                 kind_of(section).apply(section, learned, batch)
-
-
-def _described(layout: tuple[tuple[int, ...], str, str] | None) -> str:
-    if layout is None:
-        return "missing"
-    shape, dtype, kind = layout
-    return f"{dtype} ({kind}) of shape {'x'.join(map(str, shape)) or 'one number'}"

@@ -16,7 +16,7 @@ from orchestrator.data.transforms.fitting import fit_all
 from orchestrator.spec.job import JobSpec
 
 _FIT_ROWS = 1024
-_VERSION = 1
+_VERSION = 2
 """Of what is kept; raise it when the same samples fit something else."""
 
 
@@ -40,16 +40,22 @@ def fit_transforms(job: JobSpec, train: Sequence[PreparedSource], cache: str) ->
 
 
 def training_batches(train: Sequence[PreparedSource], seed: int) -> Iterator[Batch]:
-    """Every training sample once, in the order of the files."""
+    """Every training sample that can be read once, in the order of the files."""
     for source in train:
-        reader = RowReader(source)
-        for group, rows in enumerate(reader.selection.counts.tolist()):
-            for start in range(0, rows, _FIT_ROWS):
-                nth = np.arange(start, min(rows, start + _FIT_ROWS), dtype=np.int64)
-                batch = _seeded(reader.read(np.full(len(nth), group, dtype=np.int64), nth), seed)
-                good = batch["weight"] > 0
-                yield batch if good.all() else {name: values[good] for name, values in batch.items()}
-            reader.keep(set())
+        for batch in all_samples(source):
+            _seeded(batch, seed)
+            good = batch["weight"] > 0
+            yield batch if good.all() else {name: values[good] for name, values in batch.items()}
+
+
+def all_samples(source: PreparedSource) -> Iterator[Batch]:
+    """Every sample of a source in the order of its files, those that can't be read with weight zero."""
+    reader = RowReader(source)
+    for group, rows in enumerate(reader.selection.counts.tolist()):
+        for start in range(0, rows, _FIT_ROWS):
+            nth = np.arange(start, min(rows, start + _FIT_ROWS), dtype=np.int64)
+            yield reader.read(np.full(len(nth), group, dtype=np.int64), nth)
+        reader.keep(set())
 
 
 def _seeded(batch: Batch, seed: int) -> Batch:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data import facts, preparations
-from orchestrator.data.columns.choose import choose_layouts
+from orchestrator.data.by_name import layouts_by_name, with_classes_of_all, with_training_classes
 from orchestrator.data.columns.layout import TensorLayout
-from orchestrator.data.columns.missing import missing_tensors, model_tensors, refuse_missing
+from orchestrator.data.columns.missing import missing_tensors
 from orchestrator.data.columns.star import star_notes
 from orchestrator.data.listing import list_files
 from orchestrator.data.prepare_data import prepare_job
@@ -22,7 +22,8 @@ from orchestrator.data.sources.builtin import FACTS, materialize
 from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source, scanned_format_of
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.data.sources.split import Part, held_out_rows
+from orchestrator.data.sources.split import Part, SourceRows, held_out_rows
+from orchestrator.data.targets import check_class_count
 from orchestrator.data.transforms import Batch, kind_of
 from orchestrator.planning.plan import DataFacts
 from orchestrator.spec.data import BuiltinSource, PipelineSource, Split
@@ -83,32 +84,42 @@ def _from_preparation(job: JobSpec, base_dir: str) -> DataFacts:
 
 
 def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cache: str) -> DataFacts:
-    spec, wanted = job.data, model_tensors(job)
+    spec = job.data
     indexes, counted = [], True
     for section in sections:
         index, whole = _index(section, base_dir, cache)
         indexes.append(index)
         counted = counted and whole
-    head = format_of(indexes[0].kind).head(indexes[0], 8)
-    layouts = choose_layouts(spec, wanted, indexes[0], head)
-    refuse_missing(job, [one.name for one in layouts], indexes[0].root, head.column_names)
-    source = PreparedSource(index=indexes[0], part=Part(), layouts=layouts, first_id=0, samples=1)
-    # Nothing was fitted, so what a transform would have learned is not known.
-    dims, lists = facts.sizes(job, [source], None, _transformed(job, _shapes(layouts)), {})
-    if not counted and spec.images.channels == "auto" and dims.get("channels") == 1:
-        del dims["channels"]  # the run looks further than a beginning, and may find colors
+    train = indexes = with_classes_of_all(indexes)
+    beginnings = not counted
     counted = counted and all(section.kind != "drop" for section in spec.transforms)
     rows = sum(index.rows for index in indexes) if counted else None
-    train, held = rows, 0 if spec.eval is None else None
+    samples, held = rows, 0 if spec.eval is None else None
     if isinstance(spec.eval, Split) and rows is not None:
         held = held_out_rows(rows, spec.eval.fraction)
-        train = rows - held
+        samples = rows - held
     elif spec.eval is not None and not isinstance(spec.eval, Split):
         index, whole = _index(spec.eval, base_dir, cache)
-        indexes.append(index)
+        indexes = [*train, with_training_classes(train[0], index)]
         held = index.rows if whole else None
-    notes = (*facts.notes(indexes), *star_notes(spec.columns, layouts, indexes[0].schema))
-    return DataFacts(train_samples=train, eval_samples=held, dims=dims, lists=lists, notes=notes)
+    layouts, differences = layouts_by_name(job, [SourceRows(index, Part()) for index in indexes])
+    sources = [
+        PreparedSource(index=index, part=Part(), layouts=made, first_id=0, samples=max(1, index.rows))
+        for index, made in zip(train, layouts, strict=False)
+    ]
+    # Nothing was fitted, so what a transform would have learned is not known.
+    dims, lists = facts.sizes(job, sources, None, _transformed(job, _shapes(layouts[0])), {})
+    if beginnings and spec.images.channels == "auto" and dims.get("channels") == 1:
+        del dims["channels"]  # the run looks further than a beginning, and may find colors
+    if samples is not None:
+        check_class_count(getattr(job.model, "outputs", None), dims, samples, indexes[0].root)
+    return DataFacts(
+        train_samples=samples,
+        eval_samples=held,
+        dims=dims,
+        lists=lists,
+        notes=(*facts.notes(indexes), *differences, *star_notes(spec.columns, layouts[0], indexes[0].schema)),
+    )
 
 
 def _index(section: Any, base_dir: str, cache: str) -> tuple[SourceIndex, bool]:

@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.data import facts
-from orchestrator.data.checks import check_alike, check_categories_seen, check_numbers
-from orchestrator.data.columns.choose import choose_layouts
-from orchestrator.data.columns.layout import finished
-from orchestrator.data.columns.missing import model_tensors, refuse_missing
+from orchestrator.data.by_name import layouts_by_name, with_classes_of_all, with_training_classes
+from orchestrator.data.checks import check_categories_seen, check_numbers
+from orchestrator.data.columns.layout import TensorLayout, finished
 from orchestrator.data.columns.star import star_notes
 from orchestrator.data.evaluation_gaps import check_no_gaps
 from orchestrator.data.example import example_rows
@@ -23,15 +22,15 @@ from orchestrator.data.origin import lineage
 from orchestrator.data.preparations.dropping import without_missing
 from orchestrator.data.preparations.rewrite import rewrite_rows
 from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
-from orchestrator.data.sources.bounds import with_bounds
 from orchestrator.data.sources.builtin import materialize
 from orchestrator.data.sources.contents import identified
-from orchestrator.data.sources.formats import format_of, index_source
+from orchestrator.data.sources.formats import index_source
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.mix import mix_quotas
 from orchestrator.data.sources.pipeline import materialize_pipeline
 from orchestrator.data.sources.split import Part, Selection, SourceRows, held_out_rows
+from orchestrator.data.targets import check_labels, with_targets
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.data import Split
@@ -60,19 +59,25 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     notes = facts.notes([rows.index for rows in (*train_rows, *([eval_rows] if eval_rows else []))])
     preparation: dict[str, Any] = {}
     if job.data.prepare is not None:
-        rewritten = rewrite_rows(job.data.prepare, train_rows, eval_rows, base_dir, cache)
+        rewritten = rewrite_rows(
+            job.data.prepare, train_rows, eval_rows, base_dir, cache, skip=job.data.skip_bad_samples
+        )
         train_rows, eval_rows, preparation = rewritten.train, rewritten.evaluation, rewritten.fitted
         notes = (*notes, *rewritten.notes)
-    tensors = model_tensors(job)
+    layouts, differences = layouts_by_name(job, [*train_rows, *([eval_rows] if eval_rows else [])])
+    notes = (*notes, *differences)
     if any(section.kind == "drop" for section in job.data.transforms):
-        train_rows, train_notes = _dropped(job, train_rows, tensors, cache)
-        held_out, eval_notes = _dropped(job, [eval_rows] if eval_rows else [], tensors, cache)
+        train_rows, train_notes = _dropped(job, train_rows, layouts[0], cache)
+        held_out, eval_notes = _dropped(job, [eval_rows] if eval_rows else [], layouts[0], cache)
         eval_rows = held_out[0] if held_out else None
         notes = (*notes, *train_notes, *eval_notes)
-    train = tuple(_training_sources(job, train_rows, tensors, cache))
-    evaluation = None if eval_rows is None else _source(job, eval_rows, tensors, first_id=0)
+    train = tuple(_training_sources(job, train_rows, layouts, cache))
+    evaluation = (
+        None
+        if eval_rows is None
+        else with_targets(job, _source(job, eval_rows, layouts[-1], first_id=0), cache)
+    )
     train, evaluation = with_one_look(train, evaluation)
-    check_alike([*train, *([evaluation] if evaluation else [])])
     fitted = fit_transforms(job, train, cache)
     if evaluation is not None:
         check_categories_seen(job, evaluation, fitted)
@@ -96,7 +101,7 @@ def _rows_of_sources(
     """The rows that are trained on, and those that are held out or of the evaluation's own source."""
     spec, seed = job.data, job.training.seed
     sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
-    indexes = [_index(section, base_dir, cache) for section in sections]
+    indexes = with_classes_of_all([_index(section, base_dir, cache) for section in sections])
     if isinstance(spec.eval, Split):
         held_out = held_out_rows(indexes[0].rows, spec.eval.fraction)
         part = Part(by=spec.held_out_by(spec.eval), held_out=held_out, seed=seed)
@@ -104,21 +109,18 @@ def _rows_of_sources(
     train = [SourceRows(index, Part()) for index in indexes]
     if spec.eval is None:
         return train, None
-    return train, SourceRows(_index(spec.eval, base_dir, cache), Part())
+    return train, SourceRows(with_training_classes(indexes[0], _index(spec.eval, base_dir, cache)), Part())
 
 
 def _dropped(
-    job: JobSpec, sources: Sequence[SourceRows], tensors: dict[str, str], cache: str
+    job: JobSpec, sources: Sequence[SourceRows], layouts: Sequence[TensorLayout], cache: str
 ) -> tuple[list[SourceRows], list[str]]:
     """The sources' rows without those that ``drop`` leaves out, and what to say of it."""
     names = {section.tensor for section in job.data.transforms if section.kind == "drop"}
+    asked = [layout for layout in layouts if layout.name in names]
     kept, notes = [], []
     for rows in sources:
-        layouts = choose_layouts(
-            job.data, tensors, rows.index, format_of(rows.index.kind).head(rows.index, 8)
-        )
-        columns = [column for layout in layouts if layout.name in names for column in layout.columns]
-        whole, note = without_missing(rows, columns, cache)
+        whole, note = without_missing(rows, asked, cache)
         kept.append(whole)
         notes.append(note)
     return kept, notes
@@ -138,6 +140,7 @@ def _assembled(
     head = finished(carried, train[0].layouts)
     check_numbers(head)
     dims, lists = facts.sizes(job, train, fitted, head, preparation)
+    check_labels(job, train, evaluation, dims)
     train_samples = sum(source.samples for source in train)
     whole = math.floor if job.data.tail == "drop" else math.ceil
     return Prepared(
@@ -170,24 +173,16 @@ def _index(section: Any, base_dir: str, cache: str) -> SourceIndex:
 
 
 def _training_sources(
-    job: JobSpec, rows: Sequence[SourceRows], tensors: dict[str, str], cache: str
+    job: JobSpec, rows: Sequence[SourceRows], layouts: Sequence[tuple[TensorLayout, ...]], cache: str
 ) -> Iterator[PreparedSource]:
     spec = job.data
     sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
     quotas = mix_quotas([section.weight for section in sections], job.training.global_batch_size)
     first_id = 0
-    for one, quota in zip(rows, quotas, strict=True):
-        source = _with_label_bounds(_source(job, one, tensors, first_id=first_id), cache)
+    for number, (one, quota) in enumerate(zip(rows, quotas, strict=True)):
+        source = with_targets(job, _source(job, one, layouts[number], first_id=first_id), cache)
         yield source.model_copy(update={"order": _order(job, source, quota)})
         first_id += one.index.rows
-
-
-def _with_label_bounds(source: PreparedSource, cache: str) -> PreparedSource:
-    """The number of classes follows from the greatest label."""
-    label = next((one for one in source.layouts if one.name == "label"), None)
-    if label is None or label.dtype != "int64" or len(label.columns) != 1:
-        return source
-    return source.model_copy(update={"index": with_bounds(source.index, label.columns[0], cache)})
 
 
 def _order(job: JobSpec, source: PreparedSource, quota: int) -> OrderShape:
@@ -215,14 +210,13 @@ def _order(job: JobSpec, source: PreparedSource, quota: int) -> OrderShape:
     return order
 
 
-def _source(job: JobSpec, rows: SourceRows, tensors: dict[str, str], *, first_id: int) -> PreparedSource:
+def _source(
+    job: JobSpec, rows: SourceRows, layouts: tuple[TensorLayout, ...], *, first_id: int
+) -> PreparedSource:
     index, part = rows.index, rows.part
     samples = int(Selection(part, index.group_rows).counts.sum())
     if samples == 0:
         raise DataError(f"{index.root}: has no rows{' to hold out' if part.evaluation else ''}")
-    head = format_of(index.kind).head(index, 8)
-    layouts = choose_layouts(job.data, tensors, index, head)
-    refuse_missing(job, [one.name for one in layouts], index.root, head.column_names)
     return PreparedSource(
         index=index,
         part=part,

@@ -18,6 +18,7 @@ from orchestrator.data.columns.images import decode_image
 from orchestrator.data.columns.layout import TensorLayout, finished
 from orchestrator.data.preparations.sequences import pad_rows
 from orchestrator.data.preparations.series import series_values
+from orchestrator.data.preparations.text_columns import strings_of
 from orchestrator.data.preparations.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.transforms import Batch, apply_all
@@ -80,7 +81,7 @@ class Inputs(Section):
             DataError: a column is missing or unlike the training data's, or a value was never seen.
         """
         if isinstance(self.prepare, Pack | Tokenize):
-            return self._tokens(_column(rows, self.prepare.column).to_pylist())
+            return self._tokens(strings_of(_with(rows, self.prepare.column), self.prepare.column))
         if isinstance(self.prepare, Windows):
             return self._past(rows)
         for layout in self.layouts:
@@ -167,6 +168,11 @@ def decode_text(prepared: Prepared, tokens: Sequence[int]) -> str:
     return tokenizer_from_json(definition).decode([int(token) for token in tokens])
 
 
+def _with(rows: pa.Table, name: str) -> pa.Table:
+    _column(rows, name)
+    return rows
+
+
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
     if name not in rows.column_names:
         raise DataError(
@@ -185,7 +191,7 @@ def _layout_values(rows: pa.Table, layout: TensorLayout) -> np.ndarray:
     if layout.kind in ("text", "dates"):
         return np.asarray(values)
     if layout.kind == "numbers":
-        return np.asarray(values).astype(layout.carried)
+        return np.asarray(values).astype(layout.carried, copy=False)
     images = np.stack(
         [decode_image(_picture(given), layout, where, row) for row, given in enumerate(values.to_pylist())]
     )

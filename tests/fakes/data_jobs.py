@@ -27,14 +27,15 @@ _ANY_SIZES = DataFacts(
     dims={
         name: 8
         for names in (
-            "features outputs channels image_size signal_length vocabulary",
+            "features channels image_size signal_length vocabulary",
             "series past horizon mask_token",
         )
         for name in names.split()
-    },
+    }
+    | {"outputs": 1000},
     lists={"special_tokens": ()},
 )
-"""Reading needs a complete model, but asks for none of its sizes."""
+"""Reading needs a complete model, but asks for none of its sizes, but that each label is one of its outputs."""
 
 
 def plan_of(job: JobSpec, cache: Any, *, workers: int = 1, steps: int = 10, micro: int | None = None) -> Plan:

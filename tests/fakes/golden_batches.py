@@ -188,15 +188,15 @@ CASES: dict[str, tuple[Callable[[Path], Any], str, dict[str, Any]]] = {
 
 
 GOLDEN = {
-    "parquet": "e74612614993e7f5",
+    "parquet": "c9ec20cee869db93",
     "csv": "4fcfe82880bcc4cc",
     "jsonl": "117a961528fe686f",
     "pack": "2add3b6ae0ef0159",
     "tokenize": "46c2641c8592f9a5",
     "images": "41eff84f5659185c",
-    "webdataset": "7a825a1b94f2fb5b",
-    "arrow": "0bad88c026a10ee3",
-    "numpy": "cc74bbeec06672c2",
+    "webdataset": "361f1d4d665d1438",
+    "arrow": "1c96f1b9ed30840a",
+    "numpy": "82eb273fedc8eff1",
     "windows": "32eb6b7875ffa245",
     "mix": "88d6750a51a17e24",
     "builtin": "af079b6ce3a86726",

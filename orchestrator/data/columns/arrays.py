@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,50 +12,70 @@ import pyarrow.compute as pc
 from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.errors import DataError
 
+Where = Callable[[int], str]
+"""Words that say where a row is."""
+
 Values = Any
 """A group's values of one tensor: numbers and text as an array (rows, *shape); encoded images as Arrow's."""
 
 
-def group_values(table: pa.Table, layout: TensorLayout, where: Any) -> Values:
+def group_values(table: pa.Table, layout: TensorLayout, where: Where) -> Values:
     """A group's values of one tensor, in the source's own type where that saves copying.
 
     Args:
         where: (row) -> words that say where it is, for messages.
+
+    Raises:
+        DataError: a value is missing, of another shape, or none that ``layout.carried`` can hold; names row and column.
     """
-    columns = [column_array(table, name) for name in layout.columns]
+    columns = {name: column_array(table, name) for name in layout.columns}
     if layout.kind == "image":
-        return encoded_bytes(columns[0])
+        return encoded_bytes(columns[layout.columns[0]])
     if layout.kind == "text":
-        texts = [column.to_numpy(zero_copy_only=False).astype(object) for column in columns]
-        return texts[0] if not layout.flat else np.stack(texts, axis=1)
+        return _beside([_texts(column, name, layout, where) for name, column in columns.items()], layout)
     if layout.kind == "dates":
-        dates = [_dates(column) for column in columns]
-        return dates[0] if not layout.flat else np.stack(dates, axis=1)
-    missing = layout.dtype == "float32"
+        return _beside([_dates(column, name, layout, where) for name, column in columns.items()], layout)
     parts = [
-        numbers(column, name, where, missing=missing)
-        for column, name in zip(columns, layout.columns, strict=True)
+        _holdable(numbers(column, name, where, missing=layout.gaps), name, layout, where)
+        for name, column in columns.items()
     ]
     if not layout.flat:
         values = parts[0]
     else:
         flat = [part.reshape(len(part), -1) for part in parts]
-        values = flat[0] if len(flat) == 1 else np.concatenate([p.astype(layout.dtype) for p in flat], axis=1)
-    if layout.dtype == "int64" and values.dtype.kind == "f":
-        whole = (values % 1 == 0).reshape(len(values), -1).all(axis=1)
-        if not whole.all():
-            row = int(np.flatnonzero(~whole)[0])
-            raise DataError(f"{where(row)}: {values[row]} is no whole number, which {layout.name!r} takes")
-    if values.dtype.kind == "f" and layout.carried[:1] in "iu" and layout.dtype == "float32":
-        missing_row = int(np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))[0])
-        raise DataError(
-            f"{where(missing_row)}: {layout.name!r} has a missing value there; fill it, or leave the row out"
+        values = (
+            flat[0] if len(flat) == 1 else np.concatenate([p.astype(layout.carried) for p in flat], axis=1)
         )
     if values.shape[1:] != layout.shape:
         raise DataError(
             f"{where(0)}: tensor {layout.name!r} has the shape {values.shape[1:]} there, but {layout.shape} elsewhere"
         )
     return values
+
+
+def _beside(parts: list[np.ndarray], layout: TensorLayout) -> np.ndarray:
+    return np.stack(parts, axis=1) if layout.flat else parts[0]
+
+
+def _holdable(values: np.ndarray, name: str, layout: TensorLayout, where: Where) -> np.ndarray:
+    """The values, once the carried type is known to hold each of them as it is."""
+    if layout.carried[:1] not in "iu" or np.can_cast(values.dtype, layout.carried):
+        return values
+    limits = np.iinfo(layout.carried)
+    whole = values % 1 == 0
+    # As a float64 the greatest of 64 bits is one too large, so it is asked for less than the next.
+    most = values < float(limits.max) + 1 if values.dtype.kind == "f" else values <= limits.max
+    held = (whole & (values >= limits.min) & most).reshape(len(values), -1)
+    if not held.all():
+        row = int(np.flatnonzero(~held.all(axis=1))[0])
+        value = values[row].ravel()[np.flatnonzero(~held[row])[0]]
+        fault = "takes more than 64 bits" if value % 1 == 0 else "is no whole number"
+        mend = "; {kind: encode, tensor: label} under data.transforms makes any values classes"
+        raise DataError(
+            f"{where(row)}: {value} in column {name!r} {fault}, but {layout.name!r} takes whole numbers"
+            + (mend if layout.name == "label" else "")
+        )
+    return values.astype(layout.carried)
 
 
 def column_array(table: pa.Table, name: str) -> pa.Array:
@@ -73,26 +94,56 @@ def column_array(table: pa.Table, name: str) -> pa.Array:
     return whole
 
 
-def _dates(column: pa.Array) -> np.ndarray:
+def _dates(column: pa.Array, name: str, layout: TensorLayout, where: Where) -> np.ndarray:
     """Dates and times as they are in UTC, datetime64[us] (rows,); NaT where there is none."""
+    if not layout.gaps:
+        _refuse_missing(column, name, where)
     values: np.ndarray = pc.cast(column, pa.timestamp("us"), safe=False).to_numpy(zero_copy_only=False)
     return values
 
 
-def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndarray:
+def _texts(column: pa.Array, name: str, layout: TensorLayout, where: Where) -> np.ndarray:
+    """Texts (rows,), None where there is none; numbers beside texts with all their digits."""
+    texts = _written(column, name)
+    texts = pc.if_else(missing_in(texts, blank=layout.blank_is_missing), None, texts)
+    if not layout.gaps:
+        _refuse_missing(texts, name, where)
+    values: np.ndarray = texts.to_numpy(zero_copy_only=False).astype(object)
+    return values
+
+
+def _written(column: pa.Array, name: str) -> pa.Array:
+    """Values as text; whole numbers without a fraction, so that a gap in a column changes none of them."""
+    if pa.types.is_floating(column.type):
+        values = column.to_pylist()
+        whole = [value is not None and value == value and value % 1 == 0 for value in values]
+        texts = [
+            None if value is None or value != value else str(int(value)) if is_whole else repr(value)
+            for value, is_whole in zip(values, whole, strict=True)
+        ]
+        return pa.array(texts, type=pa.string())
+    try:
+        return pc.cast(column, pa.string())
+    except pa.ArrowException:
+        raise DataError(
+            f"column {name!r} is {column.type}, which is no text; leave it out of data.columns"
+        ) from None
+
+
+def numbers(array: pa.Array, name: str, where: Where, *, missing: bool) -> np.ndarray:
     """Numbers, lists of numbers (nested too) or tensors as an array (rows, *shape).
 
     Args:
-        missing: a missing whole number becomes NaN, as a missing fraction always does; else it is an error.
+        missing: a missing number becomes NaN, for a transform to fill in; else it is an error.
 
     Raises:
-        DataError: a whole number is missing, or lists have different lengths.
+        DataError: a number is missing, or lists have different lengths.
     """
     kind, rows = array.type, len(array)
     if isinstance(kind, pa.FixedShapeTensorType):
         _refuse_missing(array, name, where)
         values: np.ndarray = array.to_numpy_ndarray()  # heeds the type's permutation of axes
-        return values
+        return values if missing else _without_nan(values, name, where)
     if isinstance(kind, pa.ExtensionType):
         return numbers(array.storage, name, where, missing=missing)
     if pa.types.is_fixed_size_list(kind):
@@ -111,19 +162,17 @@ def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndar
             )
         flat = numbers(array.flatten(), name, lambda row: where(row // max(1, size)), missing=missing)
         return _nested(flat, rows, size, name)
+    if not missing:
+        _refuse_missing(array, name, where)
     if pa.types.is_boolean(kind):
-        if not missing:
-            _refuse_missing(array, name, where)
         return array.cast(pa.uint8()).to_numpy(zero_copy_only=False)
     if pa.types.is_floating(kind):
-        # A missing number is NaN, for a transform to fill.
-        return array.to_numpy(zero_copy_only=False)
+        values = array.to_numpy(zero_copy_only=False)
+        return values if missing else _without_nan(values, name, where)
     if pa.types.is_integer(kind):
-        if not missing:
-            _refuse_missing(array, name, where)
         return array.to_numpy(zero_copy_only=False)
     if pa.types.is_decimal(kind):
-        return array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return array.cast(number_type(kind)).to_numpy(zero_copy_only=False)
     if pa.types.is_temporal(kind):
         raise DataError(
             f"column {name!r} is {kind}, not numbers: give dates a tensor of their own in data.columns, e.g. dates:"
@@ -135,16 +184,61 @@ def numbers(array: pa.Array, name: str, where: Any, *, missing: bool) -> np.ndar
     )
 
 
+def number_type(kind: pa.DataType) -> pa.DataType | None:
+    """The type of the numbers in a column of such a type; None where it holds none."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return kind.value_type
+    if isinstance(kind, pa.ExtensionType):
+        return number_type(kind.storage_type)
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return number_type(kind.value_type)
+    if pa.types.is_dictionary(kind):
+        return number_type(kind.value_type)
+    if pa.types.is_decimal(kind):
+        return pa.int64() if kind.scale == 0 and kind.precision <= _DIGITS_OF_INT64 else pa.float64()
+    if pa.types.is_boolean(kind):
+        return pa.uint8()
+    return kind if pa.types.is_integer(kind) or pa.types.is_floating(kind) else None
+
+
+_DIGITS_OF_INT64 = 18
+
+
+def _without_nan(values: np.ndarray, name: str, where: Where) -> np.ndarray:
+    """The values. Raises DataError at the first that is no number."""
+    # The least value is NaN if any is: several times faster than asking each.
+    if values.dtype.kind == "f" and values.size and np.isnan(values.min()):
+        row = int(np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))[0])
+        raise DataError(_nothing_there(name, where(row)))
+    return values
+
+
 def _nested(flat: np.ndarray, rows: int, size: int, name: str) -> np.ndarray:
     if size == 0 and rows:
         raise DataError(f"column {name!r} holds lists of nothing; leave it out of data.columns")
     return flat.reshape(rows, size, *flat.shape[1:])
 
 
-def _refuse_missing(array: pa.Array, name: str, where: Any) -> None:
+def _refuse_missing(array: pa.Array, name: str, where: Where) -> None:
     if array.null_count:
         row = int(np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{where(row)}: column {name!r} has no value there; fill it, or leave the row out")
+        raise DataError(_nothing_there(name, where(row)))
+
+
+def _nothing_there(name: str, place: str) -> str:
+    return (
+        f"{place}: column {name!r} has no value there; under data.transforms {{kind: impute}} fills it in and"
+        " {kind: drop} leaves such rows out, or data.skip_bad_samples allows some"
+    )
+
+
+def missing_in(column: pa.Array, *, blank: bool) -> pa.Array:
+    """Which rows of a column have no value: none at all, NaN and, where ``blank`` says so, a text without a letter."""
+    missing = pc.is_null(column, nan_is_null=True)
+    if blank and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        empty = pc.equal(pc.utf8_trim_whitespace(column), "")
+        missing = pc.or_(missing, pc.fill_null(empty, True))
+    return missing
 
 
 def encoded_bytes(array: pa.Array) -> pa.Array:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.data.columns.arrays import column_array, encoded_bytes, numbers
+from orchestrator.data.columns.arrays import column_array, encoded_bytes, number_type, numbers
 from orchestrator.data.columns.image_sets import image_layout
 from orchestrator.data.columns.layout import TensorLayout, source_column
 from orchestrator.data.sources.index import SourceIndex
@@ -17,10 +18,19 @@ from orchestrator.errors import DataError
 from orchestrator.spec.data import DataSpec
 
 
-def choose_layouts(
+@dataclass(frozen=True)
+class Chosen:
+    """The columns of one tensor."""
+
+    columns: tuple[str, ...]
+    flat: bool
+    """Laid end to end, though it may be one."""
+
+
+def choose_columns(
     spec: DataSpec, taken: Mapping[str, str], index: SourceIndex, head: pa.Table
-) -> tuple[TensorLayout, ...]:
-    """The tensors of a source.
+) -> dict[str, Chosen]:
+    """Which columns make which tensor, as the first training source has them; all other data goes by these names.
 
     Named columns make the tensors that ``data.columns`` says; a column whose name is that of a tensor which the
     model or a transform takes makes it.
@@ -30,15 +40,12 @@ def choose_layouts(
         head: the source's first rows.
 
     Raises:
-        DataError: a column isn't there, or can't be what it is meant to be.
+        DataError: ``"*"`` finds no column.
     """
-    chosen: dict[str, tuple[str, ...]] = {}
-    starred: set[str] = set()
-    for tensor, columns in spec.columns.items():
-        names = (columns,) if isinstance(columns, str) else columns
-        if "*" in names:
-            starred.add(tensor)
-        chosen[tensor] = names
+    chosen = {
+        tensor: (columns,) if isinstance(columns, str) else columns
+        for tensor, columns in spec.columns.items()
+    }
     named = {name for names in chosen.values() for name in names}
     transformed = {name for transform in spec.transforms for name in transform.reads}
     for name in head.column_names:
@@ -47,11 +54,51 @@ def choose_layouts(
         if name in taken or name in transformed:
             chosen[name] = (name,)
             named.add(name)
-    layouts = []
+    found = {}
     for tensor, names in chosen.items():
         columns = tuple(c for name in names for c in (_numeric(head, named) if name == "*" else (name,)))
-        layouts.append(_layout(tensor, columns, spec, taken.get(tensor), index, head, tensor in starred))
-    return tuple(layouts)
+        if not columns:
+            raise DataError(
+                f"data.columns.{tensor}: {index.root} has no column of numbers that isn't named elsewhere; it has"
+                f" {_listed(head)}"
+            )
+        flat = "*" in names or len(columns) > 1 or tensor in ("features", "categories")
+        found[tensor] = Chosen(columns, flat)
+    return found
+
+
+def layouts_of(
+    chosen: Mapping[str, Chosen],
+    spec: DataSpec,
+    taken: Mapping[str, str],
+    index: SourceIndex,
+    head: pa.Table,
+) -> tuple[TensorLayout, ...]:
+    """How a source's columns make the chosen tensors.
+
+    Raises:
+        DataError: a column isn't there, or can't be what it is meant to be.
+    """
+    return tuple(
+        _layout(tensor, one.columns, spec, taken.get(tensor), index, head, one.flat)
+        for tensor, one in chosen.items()
+    )
+
+
+def one_carried_type(sources: Sequence[tuple[TensorLayout, ...]]) -> list[tuple[TensorLayout, ...]]:
+    """Layouts of several sources, made to travel alike: in the first one's type, or the full one where the smaller types
+    of sources differ.
+    """
+    carried: dict[str, str] = {}
+    for layout in sources[0]:
+        others = [one for layouts in sources for one in layouts if one.name == layout.name]
+        small = any(np.dtype(one.carried).itemsize < np.dtype(one.dtype).itemsize for one in others)
+        differ = len({one.carried for one in others}) > 1
+        carried[layout.name] = layout.dtype if small and differ else layout.carried
+    return [
+        tuple(one.model_copy(update={"carried": carried.get(one.name, one.carried)}) for one in layouts)
+        for layouts in sources
+    ]
 
 
 def _layout(
@@ -61,10 +108,8 @@ def _layout(
     taken_as: str | None,
     index: SourceIndex,
     head: pa.Table,
-    starred: bool,
+    flat: bool,
 ) -> TensorLayout:
-    if not columns:
-        raise DataError(f"data.columns.{tensor}: the data has no numeric column that isn't named elsewhere")
     arrays, there = [], set(head.column_names)
     for name in columns:
         if source_column(name, there) not in there:
@@ -78,7 +123,6 @@ def _layout(
             )
         arrays.append(column_array(head, name))
     read = tuple(dict.fromkeys(source_column(name, there) for name in columns))
-    flat = starred or len(columns) > 1 or tensor in ("features", "categories")
     first = encoded_bytes(arrays[0])
 
     def where(row: int) -> str:
@@ -86,7 +130,13 @@ def _layout(
 
     if pa.types.is_binary(first.type) or pa.types.is_large_binary(first.type):
         return image_layout(tensor, columns[0], read, spec, index, computed_with=_computed_with(spec, tensor))
-    if any(pa.types.is_string(a.type) or pa.types.is_large_string(a.type) for a in arrays):
+    gaps, encoded = (
+        _fills_in(spec, tensor),
+        any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms),
+    )
+    kinds = [number_type(array.type) for array in arrays]
+    as_text = encoded and (_fills_with_words(spec, tensor) or _no_common_type(kinds))
+    if as_text or any(pa.types.is_string(a.type) or pa.types.is_large_string(a.type) for a in arrays):
         return TensorLayout(
             name=tensor,
             columns=columns,
@@ -95,6 +145,7 @@ def _layout(
             shape=(len(columns),) if flat else (),
             dtype="object",
             carried="object",
+            gaps=gaps,
             flat=flat,
         )
     if all(pa.types.is_date(a.type) or pa.types.is_timestamp(a.type) for a in arrays):
@@ -106,36 +157,86 @@ def _layout(
             shape=(len(columns),) if flat else (),
             dtype="datetime64[us]",
             carried="datetime64[us]",
+            gaps=gaps,
             flat=flat,
         )
-    encoded = any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms)
     parts = [numbers(array, name, where, missing=True) for array, name in zip(arrays, columns, strict=True)]
-    whole = all(part.dtype.kind in "iu" for part in parts)
-    if taken_as == "int" and not whole and not encoded and any(_has_fractions(part) for part in parts):
-        raise DataError(
-            f"data.columns.{tensor}: column {columns[0]!r} of {index.root} has fractions, but"
-            f" {tensor!r} takes whole numbers"
-            + ("; to predict numbers give objective: {kind: regression}" if tensor == "label" else "")
-        )
-    dtype: Literal["int64", "float32"] = (
-        "int64" if taken_as == "int" or (taken_as is None and whole) else "float32"
-    )
-    if encoded and whole:
-        dtype = "int64"
-    width = sum(part[0].size for part in parts)
-    carried: str = dtype
-    if index.kind in _TYPED and len(parts) == 1 and not _computed_with(spec, tensor):
-        carried = _smaller(parts[0], dtype)
+    types = [np.dtype(kind.to_pandas_dtype()) for kind in kinds if kind is not None]
+    whole = all(kind.kind in "iu" for kind in types)
+    if taken_as == "int" and not whole and not encoded:
+        _refuse_fractions(tensor, columns, parts, index)
+    dtype: Literal["int64", "float32"] = "int64"
+    carried: str = _exact(types, gaps)
+    computed = _computed_with(spec, tensor)
+    if not encoded:
+        dtype = "int64" if taken_as == "int" or (taken_as is None and whole and not computed) else "float32"
+        carried = dtype
+        if computed and dtype == "float32":
+            carried = np.result_type(np.float32, *types).name
+        elif index.kind in _TYPED and len(parts) == 1 and not computed:
+            carried = _smaller(types[0], parts[0].ndim, dtype)
     return TensorLayout(
         name=tensor,
         columns=columns,
         read_columns=read,
         kind="numbers",
-        shape=(width,) if flat else parts[0].shape[1:],
+        shape=(sum(part[0].size for part in parts),) if flat else parts[0].shape[1:],
         dtype=dtype,
         carried=carried,
+        gaps=gaps,
         flat=flat,
     )
+
+
+def _fills_in(spec: DataSpec, tensor: str) -> bool:
+    """Whether missing values are filled in: in the tensor, or in one that it is joined to."""
+    names = {tensor}
+    for transform in spec.transforms:
+        if transform.kind == "join" and not names.isdisjoint(transform.append):
+            names.add(transform.tensor)
+        if transform.kind == "impute" and transform.tensor in names:
+            return True
+    return False
+
+
+def _fills_with_words(spec: DataSpec, tensor: str) -> bool:
+    return any(
+        t.kind == "impute" and t.tensor == tensor and (t.by == "category" or isinstance(t.value, str))
+        for t in spec.transforms
+    )
+
+
+def _no_common_type(kinds: Sequence[pa.DataType | None]) -> bool:
+    """Whether columns have no one type of numbers that holds each of their values exactly."""
+    families = {
+        "text"
+        if kind is None
+        else "float"
+        if pa.types.is_floating(kind)
+        else "uint64"
+        if kind == pa.uint64()
+        else "int"
+        for kind in kinds
+    }
+    return len(families) > 1
+
+
+def _exact(types: Sequence[np.dtype], gaps: bool) -> str:
+    """The type in which values are told apart as in the source."""
+    if gaps or types[0].kind == "f":
+        return "float64"
+    return "uint64" if types[0] == np.uint64 else "int64"
+
+
+def _refuse_fractions(
+    tensor: str, columns: Sequence[str], parts: Sequence[np.ndarray], index: SourceIndex
+) -> None:
+    for name, part in zip(columns, parts, strict=True):
+        if _has_fractions(part):
+            raise DataError(
+                f"data.columns.{tensor}: column {name!r} of {index.root} has fractions, but {tensor!r} takes whole numbers"
+                + ("; to predict numbers give objective: {kind: regression}" if tensor == "label" else "")
+            )
 
 
 def _has_fractions(values: np.ndarray) -> bool:
@@ -151,10 +252,9 @@ def _computed_with(spec: DataSpec, tensor: str) -> bool:
     return any(tensor in t.reads and not kind_of(t).keeps_type for t in spec.transforms)
 
 
-def _smaller(values: np.ndarray, dtype: str) -> str:
+def _smaller(own: np.dtype, dimensions: int, dtype: str) -> str:
     """The source's type where it takes less than the final one and holds no missing values."""
-    own = values.dtype
-    if own.kind in "iu" and own.itemsize < np.dtype(dtype).itemsize and (dtype == "int64" or values.ndim > 1):
+    if own.kind in "iu" and own.itemsize < np.dtype(dtype).itemsize and (dtype == "int64" or dimensions > 1):
         return own.name
     return own.name if own == np.float16 and dtype == "float32" else dtype
 

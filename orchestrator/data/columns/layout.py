@@ -27,8 +27,10 @@ class TensorLayout(Section):
     dtype: Literal["float32", "int64", "object", "datetime64[us]"] = "float32"
     """As the loop gets it, and a transform that computes with it."""
     carried: str = "float32"
-    """As it is carried from where it is read to the loop's process: ``dtype``, or the smaller type of the source where
-    no transform computes with it. Images carried as uint8 are still in 0..255."""
+    """As it is read: ``dtype``; the smaller type of the source where no transform computes with it; a wider one where one
+    does and ``dtype`` can't tell the source's values apart. Images carried as uint8 are still in 0..255."""
+    gaps: bool = False
+    """Whether values may be missing, since a transform fills them in. Otherwise a row that lacks one can't be read."""
     flat: bool = False
     """Several columns, ``features`` or ``categories``: laid end to end."""
     resizes: bool = False
@@ -39,6 +41,11 @@ class TensorLayout(Section):
     """Red, green and blue that transparent pixels are laid on."""
     black_and_white: tuple[float, float] | None = None
     """The values that become 0 and 1 in images of 32 bits, which do not say it themselves; None where there are none."""
+
+    @property
+    def blank_is_missing(self) -> bool:
+        """Whether a text without a letter is no value: no class is called so."""
+        return self.name == "label"
 
 
 def source_column(name: str, there: Container[str]) -> str:
@@ -56,7 +63,7 @@ def finished(batch: dict[str, np.ndarray], layouts: Sequence[TensorLayout]) -> d
         if layout.kind == "image":
             done[layout.name] = np.multiply(values, np.float32(1 / 255), dtype=np.float32)
         else:
-            done[layout.name] = values.astype(layout.dtype)
+            done[layout.name] = values.astype(layout.dtype, copy=False)
     return done
 
 

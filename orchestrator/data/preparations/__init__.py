@@ -43,6 +43,10 @@ class PreparationKind(Protocol):
         """The source's columns that are read; None for all."""
         ...
 
+    def required(self, section: Any) -> dict[str, bool]:
+        """Columns without whose value a row is no sample, each with whether a blank text is a value."""
+        ...
+
     def cut(self, section: Any, source: SourceRows) -> Any:
         """A ``SeriesCut`` of a source that is split, where rows need their neighbors and so each series has an end of its
         own; None where the rows' numbers alone say of which part they are.

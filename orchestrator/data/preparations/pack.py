@@ -36,7 +36,7 @@ from orchestrator.spec.preparations import (
 class PackKind:
     """Text into sequences of one length."""
 
-    version = 1
+    version = 2
     places = False
 
     def fingerprint(self, section: Pack, base_dir: str) -> str:
@@ -46,6 +46,10 @@ class PackKind:
     def columns(self, section: Pack, schema: pa.Schema) -> tuple[str, ...]:
         """See PreparationKind."""
         return (section.column,)
+
+    def required(self, section: Pack) -> dict[str, bool]:
+        """A text, which may be blank."""
+        return {section.column: True}
 
     def cut(self, section: Pack, source: SourceRows) -> None:
         """A row's number says of which part it is."""

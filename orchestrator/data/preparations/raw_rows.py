@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
+from orchestrator.data.columns.arrays import missing_in
 from orchestrator.data.preparations.places import with_places
+from orchestrator.data.preparations.text_columns import named_column
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.split import Part, Selection, SourceRows
 from orchestrator.errors import DataError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Cut(Protocol):
@@ -21,6 +28,40 @@ class Cut(Protocol):
         ...
 
 
+class Required:
+    """Columns in which every row needs a value: one that lacks it is an error, or left out, up to so many."""
+
+    def __init__(self, columns: Mapping[str, bool], most: int) -> None:
+        self._columns, self._most = columns, most
+        self._left_out: set[str] = set()
+
+    def complete(
+        self, table: pa.Table, rows: np.ndarray | None, where: Callable[[int], str]
+    ) -> np.ndarray | None:
+        """Those of some rows (None: all) that have all values. Raises DataError once there are too many others."""
+        for name, may_be_blank in self._columns.items():
+            column = named_column(table, name).combine_chunks()
+            missing = missing_in(column, blank=not may_be_blank).to_numpy(zero_copy_only=False)
+            if not missing.any():
+                continue
+            chosen = np.arange(table.num_rows) if rows is None else rows
+            for row in chosen[missing[chosen]].tolist():
+                self._leave_out(where(row), name)
+            rows = chosen[~missing[chosen]]
+        return rows
+
+    def _leave_out(self, place: str, name: str) -> None:
+        if place in self._left_out:
+            return
+        self._left_out.add(place)
+        if len(self._left_out) > self._most:
+            raise DataError(
+                f"{place}: column {name!r} has no value there; fill it in, leave the row out, or have"
+                f" data.skip_bad_samples (now {self._most}) allow some"
+            )
+        _LOGGER.warning("%s: column %r has no value there; the row is skipped", place, name)
+
+
 class RawRows:
     """The rows of some parts of sources, group by group. Can be iterated again.
 
@@ -28,6 +69,7 @@ class RawRows:
         columns: which are read; None for all.
         places: also say where each row lies (``places``).
         cut: picks the rows, instead of the sources' parts.
+        required: leaves out, or refuses, rows that lack a value.
     """
 
     def __init__(
@@ -37,8 +79,10 @@ class RawRows:
         *,
         places: bool = False,
         cut: Cut | None = None,
+        required: Required | None = None,
     ) -> None:
         self._sources, self._columns, self._places, self._cut = sources, columns, places, cut
+        self._required = required
 
     def __iter__(self) -> Iterator[pa.Table]:
         for source in self._sources:
@@ -60,6 +104,8 @@ class RawRows:
         for group, count in enumerate(selection.counts.tolist()):
             if count:
                 table, rows = reader.read(index, group, columns), selection.rows(group)
+                if self._required is not None:
+                    rows = self._required.complete(table, rows, partial(index.where, group))
                 if self._places:
                     file, inner = index.place(group)
                     table = with_places(table, file.path, sum(file.rows[:inner]))

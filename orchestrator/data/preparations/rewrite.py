@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.data.cache import remembered, remembered_table
 from orchestrator.data.preparations import kind_of
-from orchestrator.data.preparations.raw_rows import RawRows
+from orchestrator.data.preparations.raw_rows import RawRows, Required
 from orchestrator.data.sources.contents import made_from
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.split import Part, SourceRows
@@ -44,19 +44,26 @@ def rewrite_rows(
     evaluation: SourceRows | None,
     base_dir: str,
     cache: str,
+    *,
+    skip: int,
 ) -> RewrittenRows:
-    """Fit on the training rows, then rewrite training and evaluation rows, each by itself."""
+    """Fit on the training rows, then rewrite training and evaluation rows, each by itself.
+
+    Args:
+        skip: rows that may be left out since they lack a value.
+    """
     kind = kind_of(section)
     columns = kind.columns(section, train[0].index.schema)
     is_split = evaluation is not None and evaluation.part.by != "all"
     cut = kind.cut(section, train[0]) if is_split else None
+    required = Required(kind.required(section), skip)
 
     def rows(sources: Sequence[SourceRows]) -> RawRows:
         held_out = sources[0].part.evaluation
         mine = None if cut is None else replace(cut, evaluation=held_out)
-        return RawRows(sources, columns, places=kind.places, cut=mine)
+        return RawRows(sources, columns, places=kind.places, cut=mine, required=required)
 
-    fit_key = [section.model_dump(mode="json"), kind.fingerprint(section, base_dir), rows_key(train)]
+    fit_key = [section.model_dump(mode="json"), kind.fingerprint(section, base_dir), rows_key(train), skip]
     fitted: dict[str, Any] = remembered(
         cache,
         "preparation-fit",

@@ -28,6 +28,10 @@ class SelectKind:
     def columns(self, section: Select, schema: pa.Schema) -> None:
         """All."""
 
+    def required(self, section: Select) -> dict[str, bool]:
+        """None: rows are kept as they are."""
+        return {}
+
     def cut(self, section: Select, source: SourceRows) -> None:
         """A row's number says of which part it is."""
 

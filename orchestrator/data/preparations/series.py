@@ -46,6 +46,10 @@ class WindowsKind:
         beside = (section.group, time_column(section, schema))
         return tuple(dict.fromkeys([*section.columns, *(name for name in beside if name is not None)]))
 
+    def required(self, section: Windows) -> dict[str, bool]:
+        """None: where a series ends at a gap is said as it is cut."""
+        return {}
+
     def cut(self, section: Windows, source: SourceRows) -> SeriesCut:
         """The end of each series is held out."""
         index = source.index

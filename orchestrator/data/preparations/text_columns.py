@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.data.preparations.places import place_of
 from orchestrator.data.preparations.sequences import Documents
 from orchestrator.data.preparations.tokenizers import (
     Tokenizer,
@@ -33,7 +34,10 @@ def strings_of(table: pa.Table, column: str) -> list[str]:
     values = named_column(table, column)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise DataError(f"data.prepare: column {column!r} is {values.type}, not text")
-    return pc.fill_null(values, "").to_pylist()
+    if values.null_count:
+        row = int(pc.index(pc.is_null(values), True).as_py())
+        raise DataError(f"{place_of(table, row)}: column {column!r} has no text there")
+    return values.to_pylist()
 
 
 def named_column(table: pa.Table, name: str) -> pa.ChunkedArray:

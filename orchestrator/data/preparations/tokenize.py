@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +20,7 @@ from orchestrator.data.preparations.fit_tokenizer import (
     token_lists,
 )
 from orchestrator.data.preparations.parallel import map_in_order
+from orchestrator.data.preparations.places import place_of
 from orchestrator.data.preparations.sequences import pad_rows, smallest_token_type
 from orchestrator.data.preparations.text_columns import (
     fixed_lists,
@@ -41,8 +43,8 @@ from orchestrator.spec.preparations import (
 class TokenizeKind:
     """A text a row."""
 
-    version = 1
-    places = False
+    version = 2
+    places = True
 
     def fingerprint(self, section: Tokenize, base_dir: str) -> str:
         """A tokenizer file's content."""
@@ -51,6 +53,10 @@ class TokenizeKind:
     def columns(self, section: Tokenize, schema: pa.Schema) -> tuple[str, ...]:
         """See PreparationKind."""
         return (section.column,) if section.label is None else (section.column, section.label)
+
+    def required(self, section: Tokenize) -> dict[str, bool]:
+        """A text, which may be blank, and a class, which may not."""
+        return {section.column: True} | ({section.label: False} if section.label is not None else {})
 
     def cut(self, section: Tokenize, source: SourceRows) -> None:
         """A row's number says of which part it is."""
@@ -97,10 +103,7 @@ class TokenizeKind:
                 )
                 columns["word"] = fixed_lists(word)
             if section.label is not None:
-                labels = encode_categories(
-                    named_column(table, section.label), fitted["classes"], section.label
-                )
-                columns["label"] = pa.array(labels)
+                columns["label"] = pa.array(_labels(table, section.label, fitted["classes"]))
             yield pa.table(columns)
 
     def dims(self, section: Tokenize, fitted: Mapping[str, Any]) -> dict[str, int]:
@@ -119,6 +122,20 @@ class TokenizeKind:
     def lists_before(self, section: Tokenize, base_dir: str) -> dict[str, tuple[int, ...]]:
         """``special_tokens``."""
         return token_lists(known_tokenizer(section, ENCODER_SPECIALS, base_dir))
+
+
+def _labels(table: pa.Table, name: str, classes: Sequence[Any]) -> np.ndarray:
+    """The class of each row. Raises DataError with file and row of one that no training row has."""
+    column = named_column(table, name)
+    try:
+        return encode_categories(column, classes, name)
+    except DataError as error:
+        for row in range(table.num_rows):
+            try:
+                encode_categories(column.slice(row, 1), classes, name)
+            except DataError:
+                raise DataError(f"{place_of(table, row)}: {error}") from None
+        raise
 
 
 def _flat(arrays: Sequence[pa.Array | pa.ChunkedArray]) -> list[pa.Array]:

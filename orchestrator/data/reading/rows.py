@@ -93,7 +93,7 @@ class RowReader:
         try:
             return group_values(table, layout, self._where(number))
         except DataError:
-            if bad is None or layout.kind != "numbers":
+            if bad is None or layout.kind == "image":
                 raise
         out = np.zeros((table.num_rows, *layout.shape), dtype=layout.carried)
         for row in range(table.num_rows):

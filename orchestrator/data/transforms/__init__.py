@@ -83,12 +83,31 @@ def kind_of(section: Transform) -> TransformKind:
 def apply_all(
     sections: Sequence[Transform], fitted: Sequence[Fitted], batch: Batch, *, training: bool
 ) -> Batch:
-    """The batch after all transforms, in order. ``fitted`` has one entry for each section."""
+    """The batch after all transforms, in order, its fractions as float32. ``fitted`` has one entry for each section."""
     for section, learned in zip(sections, fitted, strict=True):
         kind = kind_of(section)
         if training or not kind.training_only:
             batch = kind.apply(section, learned, batch)
-    return batch
+    return {name: _narrowed(values, batch.get("weight")) for name, values in batch.items()}
+
+
+def _narrowed(values: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """Fractions as float32; of a sample that counts nothing no NaN, which would count even then."""
+    if values.dtype.kind != "f":
+        return values
+    narrow = values.astype(np.float32, copy=False) if values.dtype == np.float64 else values
+    unread = np.flatnonzero(weight == 0) if weight is not None else ()
+    if len(unread) and np.isnan(narrow[unread]).any():
+        narrow = narrow.copy()
+        narrow[unread] = np.nan_to_num(narrow[unread])
+    return narrow
+
+
+def as_floats(values: np.ndarray) -> np.ndarray:
+    """Numbers as floats that tell them apart: float32 where it can, else float64, which ``apply_all`` narrows when all
+    transforms are done.
+    """
+    return values.astype(np.result_type(values.dtype, np.float32), copy=False)
 
 
 def tensor_of(batch: Batch, name: str, kind: str) -> np.ndarray:

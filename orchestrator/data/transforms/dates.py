@@ -31,7 +31,7 @@ class DateKind:
         return {}
 
     def apply(self, section: Date, fitted: Fitted, batch: Batch) -> Batch:
-        """float32 (B, columns times numbers of the parts); NaN where a date is missing."""
+        """float64 (B, columns times numbers of the parts); NaN where a date is missing."""
         values = tensor_of(batch, section.tensor, "date")
         columns = values.reshape(len(values), -1)
         numbers = [
@@ -40,7 +40,7 @@ class DateKind:
             for part in section.parts
             for number in _numbers(_timestamps(columns[:, place], section), part, section.cyclic)
         ]
-        return {**batch, section.tensor: np.stack(numbers, axis=1).astype(np.float32)}
+        return {**batch, section.tensor: np.stack(numbers, axis=1)}
 
 
 def _timestamps(values: np.ndarray, section: Date) -> pa.Array:

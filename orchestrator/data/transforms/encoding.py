@@ -45,9 +45,15 @@ class EncodeKind:
     def apply(self, section: Encode, fitted: Fitted, batch: Batch) -> Batch:
         """int64, of the shape that came in."""
         values = tensor_of(batch, section.tensor, "encode")
+        # What can't be read counts nothing, and is no category either.
+        unread = batch["weight"] == 0 if "weight" in batch else None
         encoded = [
             encode_categories(
-                column, known, section.tensor, unknown=len(known) if section.unseen == "unknown" else None
+                column,
+                known,
+                section.tensor,
+                unknown=len(known) if section.unseen == "unknown" else None,
+                unread=unread,
             )
             for column, known in zip(_columns(values), fitted["values"], strict=True)
         ]
@@ -65,4 +71,5 @@ class EncodeKind:
 def _columns(values: np.ndarray) -> list[pa.Array]:
     """(B,) or (B, C) as Arrow arrays, one a column."""
     whole = values[:, None] if values.ndim == 1 else values
-    return [pa.array(whole[:, column]) for column in range(whole.shape[1])]
+    kind = pa.string() if values.dtype == object else None
+    return [pa.array(whole[:, column], type=kind) for column in range(whole.shape[1])]

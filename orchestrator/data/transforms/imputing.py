@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.data.transforms import Batch, Fitted, tensor_of
+from orchestrator.data.transforms import Batch, Fitted, as_floats, tensor_of
 from orchestrator.data.transforms.samples import ColumnSamples
 from orchestrator.errors import DataError
 from orchestrator.spec.transforms import Drop, Impute
@@ -87,7 +87,7 @@ class ImputeKind:
         return {}
 
     def apply(self, section: Impute, fitted: Fitted, batch: Batch) -> Batch:
-        """Of the type that came in; numbers as float32."""
+        """Of the type that came in; numbers as floats."""
         values = tensor_of(batch, section.tensor, "impute")
         columns = values.reshape(len(values), -1)
         missing = missing_values(columns)
@@ -101,10 +101,12 @@ class ImputeKind:
                 f"data.transforms: impute fills {section.tensor!r} with a word, but it holds numbers or dates;"
                 " give by: median, mean or constant"
             )
-        fillings = np.asarray(fitted.get("values", section.value), dtype=np.float32)
-        filled = np.where(missing, fillings, columns).astype(np.float32, copy=False)
+        numbers = as_floats(columns)
+        filled = np.where(
+            missing, np.asarray(fitted.get("values", section.value), dtype=numbers.dtype), numbers
+        )
         if section.indicator and fitted["gaps"]:
-            filled = np.concatenate([filled, missing[:, fitted["gaps"]].astype(np.float32)], axis=1)
+            filled = np.concatenate([filled, missing[:, fitted["gaps"]].astype(numbers.dtype)], axis=1)
             return {**batch, section.tensor: filled}
         return {**batch, section.tensor: filled.reshape(values.shape)}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.data.transforms import Batch, Fitted, tensor_of
+from orchestrator.data.transforms import Batch, Fitted, as_floats, tensor_of
 from orchestrator.data.transforms.samples import ColumnSamples
 from orchestrator.errors import DataError
 from orchestrator.spec.transforms import Clip, Join, Log, Normalize, Quantile, Scale
@@ -67,11 +67,12 @@ class NormalizeKind:
         return {}
 
     def apply(self, section: Normalize, fitted: Fitted, batch: Batch) -> Batch:
-        """Float32, whatever came in."""
-        values = tensor_of(batch, section.tensor, "normalize")
-        mean = _spread(np.asarray(fitted["mean"], dtype=np.float32), section, values)
-        deviation = _spread(np.asarray(fitted["deviation"], dtype=np.float32), section, values)
-        out = np.subtract(values, mean, dtype=np.float32)
+        """Floats, of the precision of what came in."""
+        values = _table(batch, section.tensor, "normalize")
+        kind = np.result_type(values.dtype, np.float32)
+        mean = _spread(np.asarray(fitted["mean"], dtype=kind), section, values)
+        deviation = _spread(np.asarray(fitted["deviation"], dtype=kind), section, values)
+        out = np.subtract(values, mean, dtype=kind)
         np.divide(out, deviation, out=out)
         return {**batch, section.tensor: out}
 
@@ -90,10 +91,11 @@ class ScaleKind:
         return {}
 
     def apply(self, section: Scale, fitted: Fitted, batch: Batch) -> Batch:
-        """Float32, whatever came in."""
-        values = tensor_of(batch, section.tensor, "scale")
-        out = np.multiply(values, np.float32(section.factor), dtype=np.float32)
-        out += np.float32(section.offset)
+        """Floats, of the precision of what came in."""
+        values = _table(batch, section.tensor, "scale")
+        kind = np.result_type(values.dtype, np.float32)
+        out = np.multiply(values, kind.type(section.factor), dtype=kind)
+        out += kind.type(section.offset)
         return {**batch, section.tensor: out}
 
 
@@ -151,10 +153,11 @@ class ClipKind:
         return {}
 
     def apply(self, section: Clip, fitted: Fitted, batch: Batch) -> Batch:
-        """Float32; a missing value stays missing."""
-        values = _table(batch, section.tensor, "clip").astype(np.float32)
+        """Floats; a missing value stays missing."""
+        values = as_floats(_table(batch, section.tensor, "clip"))
         if section.quantile:
-            low, high = (np.float32(bound).reshape(values.shape[1:]) for bound in fitted["quantiles"])
+            bounds = np.asarray(fitted["quantiles"], dtype=values.dtype)
+            low, high = (bound.reshape(values.shape[1:]) for bound in bounds)
             return {**batch, section.tensor: np.clip(values, low, high)}
         return {**batch, section.tensor: np.clip(values, section.low, section.high)}
 
@@ -173,9 +176,9 @@ class LogKind:
         return {}
 
     def apply(self, section: Log, fitted: Fitted, batch: Batch) -> Batch:
-        """Float32; a missing value stays missing."""
-        values = _table(batch, section.tensor, "log")
-        return {**batch, section.tensor: (np.sign(values) * np.log1p(np.abs(values))).astype(np.float32)}
+        """Floats; a missing value stays missing."""
+        values = as_floats(_table(batch, section.tensor, "log"))
+        return {**batch, section.tensor: np.sign(values) * np.log1p(np.abs(values))}
 
 
 class QuantileKind:
@@ -193,7 +196,7 @@ class QuantileKind:
         return {}
 
     def apply(self, section: Quantile, fitted: Fitted, batch: Batch) -> Batch:
-        """Float32; a missing value stays missing."""
+        """Float64; a missing value stays missing."""
         values = _table(batch, section.tensor, "quantile")
         columns, marks = values.reshape(len(values), -1).astype(np.float64), np.asarray(fitted["quantiles"])
         shares = np.linspace(0, 1, len(marks))
@@ -208,7 +211,7 @@ class QuantileKind:
             from scipy.special import ndtri
 
             out = ndtri(np.clip(out, _LEAST_SHARE, 1 - _LEAST_SHARE))
-        return {**batch, section.tensor: out.astype(np.float32).reshape(values.shape)}
+        return {**batch, section.tensor: out.reshape(values.shape)}
 
 
 _LEAST_SHARE = 1e-7
@@ -229,10 +232,10 @@ class JoinKind:
         return {}
 
     def apply(self, section: Join, fitted: Fitted, batch: Batch) -> Batch:
-        """Float32 (B, columns); the appended tensors are gone."""
+        """Floats (B, columns); the appended tensors are gone."""
         names = section.reads if section.tensor in batch else section.append
         parts = [_table(batch, name, "join") for name in names]
-        joined = np.concatenate([part.reshape(len(part), -1).astype(np.float32) for part in parts], axis=1)
+        joined = np.concatenate([as_floats(part.reshape(len(part), -1)) for part in parts], axis=1)
         rest = {name: values for name, values in batch.items() if name not in section.append}
         return {**rest, section.tensor: joined}
 

@@ -27,7 +27,7 @@ VERSIONS = {
     "tar-index": ("webdataset", import_module(DATA + "sources.formats.webdataset"), "_VERSION"),
     "image-list": ("images", import_module(DATA + "sources.formats.images"), "_VERSION"),
     "content-hashes": ("parquet", import_module(DATA + "sources.contents"), "_VERSION"),
-    "column-bounds": ("jsonl", import_module(DATA + "sources.bounds"), "_VERSION"),
+    "label-bounds": ("jsonl", import_module(DATA + "targets"), "_VERSION"),
     "builtin": ("builtin", import_module(DATA + "sources.builtin"), "_VERSION"),
     "preparation-fit": ("pack", PackKind, "version"),
     "preparation": ("pack", import_module(DATA + "preparations.rewrite"), "_VERSION"),

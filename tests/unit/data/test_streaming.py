@@ -351,7 +351,7 @@ def test_what_ready_raises_reaches_the_loop(table, tmp_path):
     [
         ({"features": "c"}, "has no column 'c'; it has a, b, label"),
         ({"features": "*", "label": "a"}, None),
-        ({"features": ["a", "b"], "label": "b"}, None),
+        ({"features": ["a", "b"], "label": "a"}, None),
         (
             {"nothing": "a"},
             "nothing makes features, which mlp with classification takes; say which columns do",

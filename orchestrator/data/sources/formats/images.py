@@ -5,6 +5,7 @@ A folder is listed once into a Parquet file of paths and classes in the cache; a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,14 +57,14 @@ class ImagesFormat:
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:
         """Paths and labels of a group, and the bytes of each file when ``image`` is asked for."""
         stored = ["path" if name == "image" else name for name in columns]
-        table = self._parquet.read(index, group, stored)
+        table = _numbered(self._parquet.read(index, group, stored), index)
         return _with_bytes(table) if "image" in columns else table
 
     def contents(self, index: SourceIndex) -> list[Content]:
         """The images; the folder that one lies in is data."""
         if not index.classes:
             return file_contents(index)
-        listed = pq.read_table(pa.BufferReader(read_range(index.files[0].path)))
+        listed = _numbered(pq.read_table(pa.BufferReader(read_range(index.files[0].path))), index)
         names = [index.classes[label] for label in listed["label"].to_pylist()]
         facts = (listed[name].to_pylist() for name in ("path", "bytes", "stamp"))
         return [Content(*one) for one in zip(*facts, names, strict=True)]
@@ -74,7 +75,16 @@ class ImagesFormat:
         whole = self._parquet.read(index.model_copy(update={"files": (few,)}), 0, ("path", "label")).slice(
             0, rows
         )
-        return _with_bytes(whole)
+        return _with_bytes(_numbered(whole, index))
+
+
+def _numbered(table: pa.Table, index: SourceIndex) -> pa.Table:
+    """The table with the numbers of the classes that ``numbers`` gives to the folders, where it does."""
+    place = table.schema.get_field_index("label")
+    if place < 0 or "numbers" not in index.options:
+        return table
+    numbers = pa.array(json.loads(index.options["numbers"]), type=pa.int64())
+    return table.set_column(place, "label", numbers.take(table["label"].combine_chunks()))
 
 
 def _with_bytes(table: pa.Table) -> pa.Table:

@@ -1,0 +1,265 @@
+"""A number, a class and a column are what the file says, wherever they are read; what is missing is said."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data_jobs import job_of
+from PIL import Image
+
+from orchestrator.data.columns.layout import finished
+from orchestrator.data.fit import training_batches
+from orchestrator.data.prepare_data import prepare_job
+from orchestrator.data.prepared import Prepared, PreparedSource
+from orchestrator.data.transforms import apply_all
+from orchestrator.errors import DataError, SpecError
+
+ENCODE = {"kind": "encode", "tensor": "label"}
+ALL = {"features": "*"}
+IDS = [100000001 + i % 4 for i in range(20)]
+
+
+def prepared(folder: Path, data: dict[str, Any], **job: Any) -> Prepared:
+    return prepare_job(job_of(data, **job), str(folder), str(folder / "cache"))
+
+
+def tensors(
+    folder: Path, data: dict[str, Any], *, held_out: bool = False, **job: Any
+) -> dict[str, np.ndarray]:
+    """All rows of a source as the loop gets them."""
+    made = prepared(folder, data, **job)
+    source: PreparedSource = made.train[0]
+    if held_out:
+        assert made.evaluation is not None
+        source = made.evaluation
+    spec = job_of(data, **job)
+    batches = [
+        finished(apply_all(spec.data.transforms, made.fitted, batch, training=False), source.layouts)
+        for batch in training_batches([source], 0)
+    ]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def refused(folder: Path, data: dict[str, Any], **job: Any) -> str:
+    with pytest.raises((DataError, SpecError)) as caught:
+        prepared(folder, data, **job)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def parquet(folder: Path, name: str = "rows.parquet", **columns: Any) -> dict[str, Any]:
+    pq.write_table(pa.table(columns), folder / name)
+    return {"kind": "parquet", "path": str(folder / name)}
+
+
+def text(folder: Path, name: str, content: str) -> dict[str, Any]:
+    (folder / name).write_text(content)
+    return {"kind": "csv" if name.endswith("csv") else "jsonl", "path": str(folder / name)}
+
+
+def pictures(folder: Path, *names: str) -> dict[str, Any]:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
+    return {"kind": "images", "path": str(folder)}
+
+
+HALF = [i % 2 for i in range(20)]
+X = [float(i) for i in range(20)]
+
+
+def test_a_class_of_images_has_its_training_number_in_evaluation(tmp_path):
+    train, held_out = pictures(tmp_path / "train", "a", "b", "c"), pictures(tmp_path / "eval", "a", "c")
+    data = {"train": train, "eval": held_out}
+    assert tensors(tmp_path, data, family="cnn", held_out=True)["label"].tolist() == [0, 0, 2, 2]
+    made = prepared(tmp_path, data, family="cnn")
+    assert made.classes == ("a", "b", "c")
+    assert any("has no samples of the classes 'b'" in note for note in made.notes)
+
+
+def test_a_class_that_training_lacks_is_named(tmp_path):
+    train, held_out = pictures(tmp_path / "train", "a", "c"), pictures(tmp_path / "eval", "a", "b")
+    message = refused(tmp_path, {"train": train, "eval": held_out}, family="cnn")
+    assert "has the class 'b', which the training data lacks; it has 'a', 'c'" in message
+
+
+def test_classes_of_a_mix_are_numbered_over_all_its_sources(tmp_path):
+    mix = [pictures(tmp_path / "one", "b", "c"), pictures(tmp_path / "two", "a", "b")]
+    made = prepared(tmp_path, {"train": mix}, family="cnn")
+    labels = [batch["label"].tolist() for source in made.train for batch in training_batches([source], 0)]
+    assert made.classes == ("a", "b", "c") and made.dims["outputs"] == 3
+    assert labels == [[1, 1, 2, 2], [0, 0, 1, 1]]
+
+
+def test_columns_are_matched_by_name(tmp_path):
+    train = text(
+        tmp_path, "train.csv", "a,b,label\n" + "".join(f"{i},{i * 100},{i % 2}\n" for i in range(20))
+    )
+    rows = "".join(f"{i * 100},{i},{i % 2},7\n" for i in range(20))
+    held_out = text(tmp_path, "eval.csv", "b,a,label,z\n" + rows)
+    data = {"train": train, "eval": held_out, "columns": ALL}
+    assert tensors(tmp_path, data, held_out=True)["features"][3].tolist() == [3, 300]
+    assert any("lacks, which are not read: 'z'" in note for note in prepared(tmp_path, data).notes)
+    renamed = text(tmp_path, "renamed.csv", "b,aa,label\n" + "1,2,0\n1,2,1\n")
+    message = refused(tmp_path, data | {"eval": renamed})
+    assert "renamed.csv: has no column 'a', which makes 'features'" in message
+    assert "it has 'b', 'aa', 'label'" in message
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint32(), pa.uint64(), pa.float64(), pa.decimal128(19, 0)])
+def test_categories_keep_all_their_digits(kind, tmp_path):
+    data = {
+        "train": parquet(tmp_path, x=X, uid=pa.array(IDS).cast(kind), label=HALF),
+        "columns": {"features": "x", "categories": "uid"},
+        "transforms": [{"kind": "encode", "tensor": "categories"}],
+    }
+    assert tensors(tmp_path, data)["categories"][:, 0].tolist() == [i % 4 for i in range(20)]
+
+
+def test_numbers_past_63_bits_are_classes_and_no_negative_outputs(tmp_path):
+    ids = pa.array([2**63 + i % 3 for i in range(20)], pa.uint64())
+    data = {"train": parquet(tmp_path, x=X, label=ids), "columns": {"features": "x"}}
+    assert "row 0: 9223372036854775808 in column 'label' takes more than 64 bits" in refused(tmp_path, data)
+    data["transforms"] = [ENCODE]
+    assert tensors(tmp_path, data)["label"].tolist() == [i % 3 for i in range(20)]
+    assert prepared(tmp_path, data).classes[0] == str(2**63)
+
+
+def test_a_gap_in_identifiers_is_missing_or_a_category_and_changes_no_other(tmp_path):
+    rows = "".join(f"{i},{'' if i == 3 else IDS[i]},{i % 2}\n" for i in range(20))
+    encode = {"kind": "encode", "tensor": "categories"}
+    data = {
+        "train": text(tmp_path, "ids.csv", "x,uid,label\n" + rows),
+        "columns": {"features": "x", "categories": ["uid"]},
+        "transforms": [encode],
+    }
+    assert "ids.csv, row 3: column 'uid' has no value there" in refused(tmp_path, data)
+    numbers = tensors(tmp_path, data | {"skip_bad_samples": 1})["categories"][:, 0]
+    assert numbers.tolist() == [i % 4 for i in range(20) if i != 3]
+    data["transforms"] = [{"kind": "impute", "tensor": "categories", "by": "category"}, encode]
+    filled = tensors(tmp_path, data)["categories"][:, 0]
+    assert filled.tolist() == [4 if i == 3 else i % 4 for i in range(20)]
+
+
+@pytest.mark.parametrize("before", [[], [{"kind": "impute", "tensor": "features"}]])
+def test_large_numbers_that_lie_close_stay_apart(before, tmp_path):
+    data = {
+        "train": parquet(tmp_path, x=1.7e9 + np.arange(200.0), label=np.arange(200) % 2),
+        "columns": ALL,
+        "transforms": [*before, {"kind": "normalize", "tensor": "features"}],
+    }
+    features = tensors(tmp_path, data)["features"]
+    expected = (np.arange(200) - 99.5) / np.arange(200).std()
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features[:, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[bool(i % 2) for i in range(20)], [float(i % 2) for i in range(20)]])
+def test_labels_may_be_true_and_false_or_whole_fractions(labels, tmp_path):
+    data = {"train": parquet(tmp_path, x=X, label=labels), "columns": {"features": "x"}}
+    assert tensors(tmp_path, data)["label"].tolist() == HALF
+    assert prepared(tmp_path, data).dims["outputs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "objective", "message"),
+    [
+        ([*HALF[:19], 0.5], "classification", "row 19: 0.5 in column 'label' is no whole number"),
+        ([*HALF[:19], 2**40], "classification", "which would make 1,099,511,627,777 classes of 20 samples"),
+        ([0] * 20, "classification", "every label is of one class"),
+        ([i % 2 * 2 - 1 for i in range(20)], "classification", "is -1, but classes are numbered from 0"),
+        (list(range(20)), "binary", "row 2: the label in column 'label' is 2, but binary takes 0 and 1"),
+    ],
+)
+def test_labels_that_can_not_be_meant(labels, objective, message, tmp_path):
+    data = {"train": parquet(tmp_path, x=X, label=labels), "columns": {"features": "x"}}
+    assert message in refused(tmp_path, data, objective={"kind": objective})
+
+
+def test_regression_predicts_no_classes(tmp_path):
+    data = {
+        "train": parquet(tmp_path, x=X, label=[str(i % 2) for i in range(20)]),
+        "columns": {"features": "x"},
+        "transforms": [ENCODE],
+    }
+    assert "regression predicts numbers" in refused(tmp_path, data, objective={"kind": "regression"})
+
+
+def test_an_evaluation_label_that_training_lacks_is_found_when_prepared(tmp_path):
+    data = {
+        "train": parquet(tmp_path, x=X, label=HALF),
+        "eval": parquet(tmp_path, "eval7.parquet", x=X, label=[*HALF[:19], 7]),
+        "columns": {"features": "x"},
+    }
+    assert "eval7.parquet, row 19: the label in column 'label' is 7, but there are 2 classes" in refused(
+        tmp_path, data
+    )
+
+
+GAPS: dict[str, Any] = {
+    "csv": lambda folder: text(
+        folder, "gap.csv", "a,label\n" + "".join(f"{i},{'' if i == 5 else 'xy'[i % 2]}\n" for i in range(20))
+    ),
+    "jsonl": lambda folder: text(
+        folder,
+        "gap.jsonl",
+        "".join(f'{{"a": {i}, "label": "{"" if i == 5 else "xy"[i % 2]}"}}\n' for i in range(20)),
+    ),
+    "parquet": lambda folder: parquet(
+        folder, "gap.parquet", a=X, label=["" if i == 5 else "xy"[i % 2] for i in range(20)]
+    ),
+    "null": lambda folder: parquet(
+        folder, "gap.parquet", a=X, label=[None if i == 5 else "xy"[i % 2] for i in range(20)]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GAPS)
+def test_an_empty_label_is_no_class(kind, tmp_path):
+    data = {"train": GAPS[kind](tmp_path), "columns": {"features": "a"}, "transforms": [ENCODE]}
+    assert ", row 5: column 'label' has no value there" in refused(tmp_path, data)
+    data["skip_bad_samples"] = 1
+    assert tensors(tmp_path, data)["label"].tolist() == [i % 2 for i in range(20) if i != 5]
+
+
+def test_a_missing_target_is_found_before_training_and_may_be_skipped(tmp_path):
+    rows = "".join(f"{i},{'' if i == 5 else i * 1.5}\n" for i in range(20))
+    data: dict[str, Any] = {
+        "train": text(tmp_path, "t.csv", "a,label\n" + rows),
+        "columns": {"features": "a"},
+    }
+    objective = {"kind": "regression"}
+    assert "t.csv, row 5: column 'label' has no value there" in refused(tmp_path, data, objective=objective)
+    data["skip_bad_samples"] = 1
+    labels = tensors(tmp_path, data, objective=objective)["label"]
+    assert labels.tolist() == [i * 1.5 for i in range(20) if i != 5]
+
+
+@pytest.mark.parametrize(
+    ("words", "labels", "column"),
+    [
+        (["good", None, "bad", "fair"], [0.0, 1.0, 0.0, 1.0], "text"),
+        (["good", "so", "bad", "fair"], [0.0, float("nan"), 0.0, 1.0], "stars"),
+        (["good", "so", "bad", "fair"], ["up", " ", "down", "up"], "stars"),
+    ],
+)
+def test_tokenize_takes_no_gap_for_a_text_or_a_class(words, labels, column, tmp_path):
+    data: dict[str, Any] = {
+        "train": parquet(tmp_path, text=words, stars=labels),
+        "prepare": {
+            "kind": "tokenize",
+            "column": "text",
+            "label": "stars",
+            "tokenizer": {"kind": "words"},
+            "context": 8,
+        },
+    }
+    job = {"family": "bert", "objective": {"kind": "classification"}, "batch": 2}
+    assert f"rows.parquet, row 1: column '{column}' has no value there" in refused(tmp_path, data, **job)
+    data["skip_bad_samples"] = 1
+    made = prepared(tmp_path, data, **job)
+    assert (made.train_samples, made.dims["outputs"]) == (3, 2)
