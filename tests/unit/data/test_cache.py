@@ -28,6 +28,7 @@ VERSIONS = {
     "image-list": ("images", import_module(DATA + "sources.formats.images"), "_VERSION"),
     "content-hashes": ("parquet", import_module(DATA + "sources.contents"), "_VERSION"),
     "label-bounds": ("jsonl", import_module(DATA + "targets"), "_VERSION"),
+    "evaluation-gaps": ("csv", import_module(DATA + "evaluation_gaps"), "_VERSION"),
     "builtin": ("builtin", import_module(DATA + "sources.builtin"), "_VERSION"),
     "preparation-fit": ("pack", PackKind, "version"),
     "preparation": ("pack", import_module(DATA + "preparations.rewrite"), "_VERSION"),
