@@ -13,16 +13,37 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import ObjectiveConfig, RecurrentConfig, RnnConfig
 
-LAYERS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+class ToLengths(nn.RNNBase):
+    """torch's layers, which may be told how long sequences are. Not by packing them: that asks the device for lengths."""
+
+    def forward(self, x_BTE: Tensor, length_B: Tensor | None = None) -> Any:
+        """As torch's own; with lengths, the last layer's state (B, W) of both directions."""
+        return super().forward(x_BTE) if length_B is None else states_at(self, x_BTE, length_B.long())
 
 
-def recurrence(config: RecurrentConfig, in_width: int) -> nn.RNNBase:
+class Rnn(ToLengths, nn.RNN):  # type: ignore[misc]
+    """Elman's."""
+
+
+class Lstm(ToLengths, nn.LSTM):  # type: ignore[misc]
+    """Long short-term memory."""
+
+
+class Gru(ToLengths, nn.GRU):  # type: ignore[misc]
+    """Gated recurrent units."""
+
+
+LAYERS: dict[str, Callable[..., ToLengths]] = {"rnn": Rnn, "lstm": Lstm, "gru": Gru}
+
+
+def recurrence(config: RecurrentConfig, in_width: int) -> ToLengths:
     """The layers, batch first."""
     options: dict[str, Any] = {"nonlinearity": config.activation} if isinstance(config, RnnConfig) else {}
     if config.projection is not None:
@@ -43,40 +64,43 @@ def output_width(config: RecurrentConfig) -> int:
     return (config.projection or config.width) * (2 if config.bidirectional else 1)
 
 
-def run_layers(layers: nn.RNNBase, x: Any) -> Any:
-    """``layers(x)``: (outputs, state), for steps (B, T, E) or packed ones.
+def run_layers(layers: ToLengths, x_BTE: Tensor, *length_B: Tensor) -> Any:
+    """What the layers make of steps (B, T, E), and of how long the sequences are.
 
     On a GPU autocast computes cuDNN's recurrence in fp16 whatever format it is told (ATen's autocast_mode, ``_cudnn_rnn``),
     whose range needs a loss scale. Where that is bf16, the layers compute in the format that their weights have.
     """
-    if x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
+    is_bf16 = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    if x_BTE.is_cuda and is_bf16:
         with torch.autocast("cuda", enabled=False):
-            return layers(x.to(layers.weight_ih_l0.dtype))
-    return layers(x)
+            return layers(x_BTE.to(layers.weight_ih_l0.dtype), *length_B)
+    return layers(x_BTE, *length_B)
 
 
-def last_state(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor | None) -> Tensor:
+def last_state(layers: ToLengths, x_BTE: Tensor, length_B: Tensor | None) -> Tensor:
     """The last layer's state (B, W) after each sequence's own last step, of both directions side by side.
 
-    With lengths the sequences are packed, so that neither direction reads what fills them up. Graphs of a model have no
-    packed sequences: there ``last_state_unpacked`` computes the same.
+    With lengths neither direction reads what fills the sequences up.
     """
-    if length_B is not None and torch.compiler.is_exporting():
-        return last_state_unpacked(layers, x_BTE, length_B)
-    packed: Any = x_BTE
-    if length_B is not None:
-        packed = pack_padded_sequence(x_BTE, length_B.cpu().long(), batch_first=True, enforce_sorted=False)
-    _, state = run_layers(layers, packed)
-    hidden: Tensor = state[0] if isinstance(state, tuple) else state
-    return torch.cat([hidden[-2], hidden[-1]], dim=1) if layers.bidirectional else hidden[-1]
+    if length_B is None:
+        _, state = run_layers(layers, x_BTE)
+        hidden: Tensor = state[0] if isinstance(state, tuple) else state
+        return torch.cat([hidden[-2], hidden[-1]], dim=1) if layers.bidirectional else hidden[-1]
+    if layers.bidirectional:
+        both_BW: Tensor = run_layers(layers, x_BTE, length_B)
+        return both_BW
+    outputs_BTW, _ = run_layers(layers, x_BTE)
+    return at_steps(outputs_BTW, (length_B.long() - 1)[:, None])[:, 0]
 
 
-def last_state_unpacked(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor) -> Tensor:
+def states_at(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor) -> Tensor:
     """``last_state`` layer by layer: backwards, each sequence is turned around within its own length."""
     position_T = torch.arange(x_BTE.shape[1], device=x_BTE.device)
     turned_BT = torch.where(position_T < length_B[:, None], length_B[:, None] - 1 - position_T, position_T)
     last_B1 = (length_B - 1)[:, None]
     for layer in range(layers.num_layers):
+        if layer and layers.dropout:
+            x_BTE = F.dropout(x_BTE, layers.dropout, layers.training)
         outputs = [one_direction(layers, x_BTE, f"_l{layer}")]
         states = [at_steps(outputs[0], last_B1)]
         if layers.bidirectional:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Batch, Objective
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import learning_rate_factor
 from orchestrator.strategies.base import Engine
-from orchestrator.telemetry.meter import Meter
-from orchestrator.telemetry.not_a_number import explained, samples_to_blame
+from orchestrator.telemetry.meter import Meter, clock_of
+from orchestrator.telemetry.not_a_number import FirstDivergence, explained, samples_to_blame
 from orchestrator.telemetry.step_metrics import MetricSums, StepMetrics
 
 
@@ -65,6 +65,10 @@ class Surroundings(Protocol):
         """Hand metrics on, and the seconds by part since the last log of training. Returns at once."""
         ...
 
+    def again(self, step: int) -> Sequence[Batch]:
+        """This rank's micro-batches of a step that was taken, read once more."""
+        ...
+
     def place(self, sample: int) -> str:
         """Where a training sample lies, for a person: file and row."""
         ...
@@ -90,12 +94,15 @@ def train(
 ) -> Outcome:
     """Take steps ``start_step + 1`` to ``plan.total_steps``.
 
+    Between logs, evaluations and saves the host asks the device for no value, so it stays ahead of it.
+
     Raises:
         NotANumberError: the loss is no longer a number; names the samples that it comes from, where it does.
 
     """
-    training, meter = plan.job.training, Meter()
+    training, meter = plan.job.training, Meter(clock_of(engine.device))
     outcome, recent = Outcome(start_step), StepMetrics(plan, objective, engine.device)
+    divergence = FirstDivergence(objective.phases, engine.device)
     for step in range(start_step + 1, plan.total_steps + 1):
         _seed_generators(step_seed(training.seed, step))
         with meter.part("data_wait"):
@@ -114,20 +121,26 @@ def train(
             with meter.part("checkpoint"):
                 around.before_update()
             with meter.part("optimizer"):
-                norm = engine.step(phase, factor, training.clip_grad_norm)
+                update = engine.step(phase, factor, training.clip_grad_norm)
                 objective.after_step(phase, engine.modules)
-            if not math.isfinite(norm) and training.precision != "fp16":
-                with evaluating(engine):
-                    blamed = samples_to_blame(objective, phase, engine.modules, batch.micros)
-                raise NotANumberError(explained(step, phase, norm, training, blamed, around.place))
-            recent.add_update(phase, norm)
+            divergence.note(step, phase, update)
+            recent.add_update(phase, update.norm)
 
         measured: dict[str, float] = {}
         outcome.step, last = step, step == plan.total_steps
         recent.add_step(batch.samples, batch.tokens)
         outcome.stopped = not last and around.stop_requested(step)
 
-        if step % training.log_every == 0 or last or step == start_step + 1:
+        ends = last or outcome.stopped
+        logs = step % training.log_every == 0 or last or step == start_step + 1
+        evaluates = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
+        every = training.check_replicas_every
+        compares = ends or bool(every and step % every == 0)
+        saves = step % plan.checkpoint_every == 0 or ends
+        if logs or evaluates or compares or saves:
+            stop_where_diverged(divergence, plan, engine, objective, around)
+
+        if logs:
             means, seconds = recent.means(), meter.read()
             values = recent.named(means, factor=factor, epoch=batch.epoch, seconds=seconds)
             around.log(step, values, seconds)
@@ -135,7 +148,7 @@ def train(
             measured |= {name: value for name, value in values.items() if name.startswith("train/")}
 
         is_best = False
-        if plan.evaluate_every and (step % plan.evaluate_every == 0 or last):
+        if evaluates:
             with meter.part("evaluate"):
                 means = evaluate(engine, objective, around.evaluation())
             evaluated = {f"val/{name}": value for name, value in means.items()}
@@ -144,11 +157,10 @@ def train(
             is_best = around.is_best(measured)
         outcome.metrics |= measured
 
-        every = training.check_replicas_every
-        if last or outcome.stopped or (every and step % every == 0):
+        if compares:
             check_replicas(engine, step)
 
-        if step % plan.checkpoint_every == 0 or last or outcome.stopped or is_best:
+        if saves or is_best:
             with meter.part("checkpoint"):
                 around.save(step, measured)
 
@@ -160,6 +172,23 @@ def train(
         if outcome.stopped:
             break
     return outcome
+
+
+def stop_where_diverged(
+    found: FirstDivergence, plan: Plan, engine: Engine, objective: Objective, around: Surroundings
+) -> None:
+    """Collective. Nothing was updated since the first step that diverged, so its batch can be looked at once more.
+
+    Raises:
+        NotANumberError: there was one.
+    """
+    first = found.read()
+    if first is None:
+        return
+    with evaluating(engine):
+        micros = around.again(first.step)
+        blamed = samples_to_blame(objective, first.phase, engine.modules, micros)
+    raise NotANumberError(explained(first, plan.job.training, blamed, around.place))
 
 
 def check_replicas(engine: Engine, step: int) -> None:
@@ -207,11 +236,11 @@ def _seed_generators(seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _global_units(objective: Objective, phase: str, batch: Step, plan: Plan) -> float:
+def _global_units(objective: Objective, phase: str, batch: Step, plan: Plan) -> float | Tensor:
     """Units of the whole global batch; ranks need to agree only where samples differ in how many they have."""
     if objective.units_per_sample is not None and not batch.padded:
         return float(objective.units_per_sample * plan.job.training.global_batch_size)
     units = torch.stack([objective.units(phase, micro).double() for micro in batch.micros]).sum()
     if dist.is_initialized():
         dist.all_reduce(units)
-    return max(units.item(), 1.0)
+    return units.clamp(min=1.0).float()

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -230,6 +230,13 @@ class Worker:
     def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
         """Metrics of a step, told by rank 0."""
         self._reporter.logged(step, values, seconds)
+
+    def again(self, step: int) -> Sequence[Batch]:
+        """This rank's micro-batches of a step, from a stream of their own."""
+        with contextlib.closing(
+            self._rank.open_train(self._prepared, start_step=step - 1, skipped=self._stream.skipped)
+        ) as stream:
+            return next(self._rank.on_device(stream)).micros
 
     def place(self, sample: int) -> str:
         """File and row of a training sample."""

@@ -60,7 +60,7 @@ class CausalLm(OnePhase):
         if self._differ(batch):
             return self._unit_weights(batch).sum()
         batch_size, length = batch["tokens"].shape
-        return torch.tensor(float(batch_size * (length - 1)), device=batch["tokens"].device)
+        return torch.full((), float(batch_size * (length - 1)), device=batch["tokens"].device)
 
     def _differ(self, batch: Batch) -> bool:
         """Whether some predictions may not count."""
@@ -158,9 +158,11 @@ class MaskedLm(OnePhase):
         tokens_BT = batch["tokens"]
         length = tokens_BT.shape[1]
         position_T = torch.arange(length, device=tokens_BT.device)
-        eligible_BT = torch.isin(
-            tokens_BT, torch.tensor(self._special_tokens, device=tokens_BT.device), invert=True
-        )
+        eligible_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
+        for (
+            token
+        ) in self._special_tokens:  # few; a tensor of them would be copied to the device in every step
+            eligible_BT &= tokens_BT != token
         if "length" in batch:
             eligible_BT &= position_T < batch["length"][:, None]
         score_BT = uniform_from(batch["sample_seed"], (length,), salt=4)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.state import StateRange, StateReader
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of a phase's step. On the device, so that nobody waits for it; the same on every rank."""
+
+    norm: Tensor
+    """() float64: the global gradient norm before clipping."""
+    diverged: Tensor
+    """() bool: the gradient is not finite, and no smaller loss scale would mend that."""
 
 
 class Engine(Protocol):
@@ -36,8 +47,11 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
-        """Clip by global norm, update, zero the gradients; returns the global norm before clipping.
+    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+        """Clip by global norm, update, zero the gradients.
+
+        Where the gradient is not finite nothing is updated, and once a step has diverged none after it updates
+        anything: the state stays that of the last good step until somebody has looked.
 
         ``learning_rate_factor`` multiplies the phase's peak learning rate (the schedule is the loop's).
         """
@@ -48,7 +62,10 @@ class Engine(Protocol):
         ...
 
     def scalars(self) -> dict[str, float]:
-        """Engine state that is not a tensor by parameter (optimizer step counts by ``phase``, the loss scale)."""
+        """Engine state that is not a tensor by parameter (optimizer step counts by ``phase``, the loss scale).
+
+        Waits for the device.
+        """
         ...
 
     def load(self, reader: StateReader, scalars: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -131,10 +132,11 @@ class FsdpEngine(TorchEngine):
 def _mesh(device: torch.device, ranks: int, shard_group: int | Literal["node"] | None) -> DeviceMesh:
     """The ranks in a row; with groups that each share one copy, a row of those (Zhao et al. 2023, arXiv:2304.11277)."""
     assert shard_group != "node", "a plan holds the number"
-    if shard_group is None or shard_group == ranks:
-        return init_device_mesh(device.type, (ranks,))
-    shape = (ranks // shard_group, shard_group)
-    return init_device_mesh(device.type, shape, mesh_dim_names=("copy", "shard"))
+    with unset_fake_temporarily():  # a mesh knows its ranks by number, whatever tensors are
+        if shard_group is None or shard_group == ranks:
+            return init_device_mesh(device.type, (ranks,))
+        shape = (ranks // shard_group, shard_group)
+        return init_device_mesh(device.type, shape, mesh_dim_names=("copy", "shard"))
 
 
 def _fill(part: nn.Module, materializer: Materializer) -> None:

@@ -40,6 +40,7 @@ class Lion(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of all parameters that have a gradient."""
         loss = None if closure is None else closure()
+        skip = _skip(self)
         for group in self.param_groups:
             interpolation, decay_rate = group["betas"]
             for parameter in group["params"]:
@@ -48,11 +49,79 @@ class Lion(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["exp_avg"] = torch.zeros_like(parameter)
-                momentum = state["exp_avg"]
-                direction = momentum.lerp(parameter.grad, 1 - interpolation).sign_()
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
-                momentum.lerp_(parameter.grad, 1 - decay_rate)
+                value, gradient, momentum = (
+                    local(part) for part in (parameter, parameter.grad, state["exp_avg"])
+                )
+                direction = momentum.lerp(gradient, 1 - interpolation).sign_()
+                moved = (value * (1 - group["lr"] * group["weight_decay"])).add_(
+                    direction, alpha=-group["lr"]
+                )
+                followed = momentum.lerp(gradient, 1 - decay_rate)
+                value.copy_(moved if skip is None else torch.where(skip, value, moved))
+                momentum.copy_(followed if skip is None else torch.where(skip, momentum, followed))
         return loss
+
+
+class Sgd(torch.optim.SGD):
+    """torch's fused SGD, on shards too, with momentum that begins at zero: torch's own leaves it without numbers where
+    the first update is skipped.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of all parameters that have a gradient."""
+        loss = None if closure is None else closure()
+        skip = _skip(self)
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            momenta = []
+            if group["momentum"]:
+                for parameter in parameters:
+                    state = self.state[parameter]
+                    if state.get("momentum_buffer") is None:
+                        state["momentum_buffer"] = torch.zeros_like(parameter)
+                    momenta.append(local(state["momentum_buffer"]))
+            if parameters:
+                torch._fused_sgd_(
+                    [local(p) for p in parameters],
+                    [local(p.grad) for p in parameters],
+                    momenta,
+                    weight_decay=group["weight_decay"],
+                    momentum=group["momentum"],
+                    lr=group["lr"],
+                    dampening=0.0,
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=False,
+                    found_inf=None if skip is None else skip.to(local(parameters[0]).device, torch.float32),
+                )
+        return loss
+
+
+class Adafactor(torch.optim.Adafactor):
+    """torch's, which asks the device for norms as it goes: one question more costs nothing."""
+
+    def step(self, closure: Any = None) -> Any:
+        """One update of all parameters that have a gradient."""
+        skip = _skip(self)
+        return None if skip is not None and bool(skip) else super().step(closure)
+
+
+def update(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+    """One step of the optimizer, which changes nothing where ``skip``, () bool on the device, is true."""
+    told: Any = optimizer
+    told.found_inf = skip.float()  # where torch's fused optimizers look for it, and so do ours
+    optimizer.step()
+
+
+def _skip(optimizer: torch.optim.Optimizer) -> Tensor | None:
+    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+    return None if found_inf is None else found_inf.bool()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds, as a plain tensor on the same storage."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], spec: OptimizerSpec) -> list[dict[str, Any]]:
@@ -79,17 +148,14 @@ def build_optimizer(
     groups: list[dict[str, Any]], spec: OptimizerSpec, device: torch.device
 ) -> torch.optim.Optimizer:
     """The torch optimizer that ``spec`` names over ``groups``: fused where the device has it."""
-    sharded = any(isinstance(p, DTensor) for group in groups for p in group["params"])
-    fused = device.type in ("cuda", "cpu") and not (
-        sharded and spec.kind == "sgd"
-    )  # torch has none for shards
     if spec.kind == "adamw":
+        fused = device.type in ("cuda", "cpu")
         return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.epsilon, fused=fused)
     if spec.kind == "sgd":
-        return torch.optim.SGD(groups, momentum=spec.momentum, fused=fused)
+        return Sgd(groups, momentum=spec.momentum)
     if spec.kind == "lion":
         return Lion(groups, betas=spec.betas)
-    return torch.optim.Adafactor(groups, lr=spec.learning_rate)
+    return Adafactor(groups, lr=spec.learning_rate)
 
 
 def set_learning_rate(optimizer: Any, learning_rate: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -66,18 +65,34 @@ class LossScale:
     INITIAL = 65536.0
     GROWTH_INTERVAL = 2000
 
-    def __init__(self, precision: str) -> None:
-        self.is_dynamic = precision == "fp16"
-        self.factor = self.INITIAL if self.is_dynamic else 1.0
-        self.good_steps = 0
+    def __init__(self, precision: str, device: torch.device) -> None:
+        """
+        Args:
+            precision: the job's; the factor changes with ``fp16`` only.
+            device: where factor and count are kept: nothing waits for them but ``scalars`` of an engine.
 
-    def update(self, norm: float) -> None:
-        """Adapt to the norm that the last gradient had."""
+        """
+        self.is_dynamic = precision == "fp16"
+        self.factor = torch.full((), self.INITIAL if self.is_dynamic else 1.0, device=device)
+        """() float32."""
+        self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
+        """() updates since the factor has changed."""
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss times the factor."""
+        return loss * self.factor if self.is_dynamic else loss
+
+    @property
+    def is_least(self) -> Tensor:
+        """() bool: it can't become smaller."""
+        return self.factor <= 1.0
+
+    def update(self, finite: Tensor) -> None:
+        """Adapt to whether the last gradient's norm was finite, () bool."""
         if not self.is_dynamic:
             return
-        if not math.isfinite(norm):
-            self.factor, self.good_steps = max(self.factor / 2, 1.0), 0
-        elif self.good_steps + 1 == self.GROWTH_INTERVAL:
-            self.factor, self.good_steps = self.factor * 2, 0
-        else:
-            self.good_steps += 1
+        good_steps = (self.good_steps + 1) * finite
+        is_grown = good_steps == self.GROWTH_INTERVAL
+        kept = torch.where(is_grown, self.factor * 2, self.factor)
+        self.factor.copy_(torch.where(finite, kept, (self.factor / 2).clamp(min=1.0)))
+        self.good_steps.copy_(good_steps * ~is_grown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,15 +17,18 @@ from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
 from orchestrator.state import StateRange, StateReader
 from orchestrator.strategies import precision, replicated, saved
+from orchestrator.strategies.base import Update
 from orchestrator.strategies.blocks import compile_blocks, recompute_blocks
 from orchestrator.strategies.materialize import Materializer
 from orchestrator.strategies.optimizers import (
     MOMENTS,
     build_optimizer,
+    local,
     moments_of,
     parameter_groups,
     restore_moments,
     set_learning_rate,
+    update,
 )
 
 
@@ -71,8 +73,13 @@ class TorchEngine(ABC):
             )
             for phase, spec in self._specs.items()
         }
-        self._updates = dict.fromkeys(objective.phases, 0)
-        self._loss_scales = {phase: precision.LossScale(self._precision) for phase in objective.phases}
+        self._updates = {
+            phase: torch.zeros((), dtype=torch.int64, device=device) for phase in objective.phases
+        }
+        self._loss_scales = {
+            phase: precision.LossScale(self._precision, device) for phase in objective.phases
+        }
+        self._has_diverged = torch.zeros((), dtype=torch.bool, device=device)
         self.modules: Modules = dict(self._bare)
 
     @abstractmethod
@@ -94,37 +101,37 @@ class TorchEngine(ABC):
 
     def backward(self, phase: str, loss: Tensor) -> None:
         """Accumulate gradients of ``loss``, this rank's share of the global mean."""
-        (loss * (self._loss_factor * self._loss_scales[phase].factor)).backward()
+        self._loss_scales[phase].scaled(loss * self._loss_factor).backward()
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
-        """Clip, update, zero the gradients; returns the global norm before clipping.
-
-        Where the norm is not finite nothing is updated, so that the state stays usable.
-        """
+    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+        """Clip, update, zero the gradients, and don't wait for the device; see ``Engine.step``."""
         self._before_parameters()
         optimizer, loss_scale = self._optimizers[phase], self._loss_scales[phase]
         gradients = [local(p.grad) for p in self._trainable[self._module_of[phase]] if p.grad is not None]
-        norm = self._global_norm(gradients) / loss_scale.factor
-        if math.isfinite(norm):
-            clip = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))
-            if clip < 1.0 or loss_scale.factor != 1.0:
-                torch._foreach_mul_(gradients, clip / loss_scale.factor)
-            set_learning_rate(optimizer, self._specs[phase].learning_rate * learning_rate_factor)
-            optimizer.step()
-            self._updates[phase] += 1
-        loss_scale.update(norm)
+        norm = self._global_norm(gradients).double() / loss_scale.factor
+        finite = norm.isfinite()
+        diverged = ~finite & loss_scale.is_least
+        self._has_diverged |= diverged
+        skip = ~finite | self._has_diverged
+        if gradients and (clip_norm is not None or loss_scale.is_dynamic):
+            clip = torch.ones_like(norm) if clip_norm is None else (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, (clip / loss_scale.factor).to(gradients[0]))
+        set_learning_rate(optimizer, self._specs[phase].learning_rate * learning_rate_factor)
+        update(optimizer, skip)
+        self._updates[phase] += ~skip
+        loss_scale.update(finite)
         self._zero_gradients()
         self._level_buffers(self._module_of[phase])
-        return norm
+        return Update(norm, diverged)
 
-    def _global_norm(self, gradients: Sequence[Tensor]) -> float:
-        """Euclidean norm over all elements on all ranks; waits for the device."""
+    def _global_norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm () over all elements on all ranks."""
         norms = torch._foreach_norm(list(gradients)) if gradients else []
-        squares = torch.stack(list(norms)).square().sum() if norms else torch.zeros((), device=self.device)
+        squares = torch.stack(list(norms)).square().sum() if norms else torch.zeros(())
+        squares = squares.to(self.device)
         if self._gradients_are_sharded and self._world_size > 1:
-            squares = squares.to(self.device)
             dist.all_reduce(squares, group=self._shard_group)
-        return float(squares.sqrt())
+        return squares.sqrt()
 
     _gradients_are_sharded = False
     _shard_group: dist.ProcessGroup | None = None
@@ -172,10 +179,13 @@ class TorchEngine(ABC):
 
     def scalars(self) -> dict[str, float]:
         """``updates/PHASE``, and with fp16 ``loss_scale/PHASE`` and ``loss_scale_steps/PHASE``."""
-        values: dict[str, float] = {f"updates/{phase}": count for phase, count in self._updates.items()}
+        values: dict[str, float] = {
+            f"updates/{phase}": count.item() for phase, count in self._updates.items()
+        }
         for phase, scale in self._loss_scales.items():
             if scale.is_dynamic:
-                values |= {f"loss_scale/{phase}": scale.factor, f"loss_scale_steps/{phase}": scale.good_steps}
+                values[f"loss_scale/{phase}"] = scale.factor.item()
+                values[f"loss_scale_steps/{phase}"] = scale.good_steps.item()
         return values
 
     @torch.no_grad()
@@ -188,11 +198,12 @@ class TorchEngine(ABC):
             for path, buffer in replicated.persistent_buffers(module):
                 _fill(buffer, reader, "buffer", f"{module_name}/{path}")
         for phase, optimizer in self._optimizers.items():
-            self._updates[phase] = saved.updates_of(scalars, phase)
+            updates = saved.updates_of(scalars, phase)
+            self._updates[phase].fill_(updates)
             scale = self._loss_scales[phase]
             if scale.is_dynamic and f"loss_scale/{phase}" in scalars:
-                scale.factor = scalars[f"loss_scale/{phase}"]
-                scale.good_steps = int(scalars[f"loss_scale_steps/{phase}"])
+                scale.factor.fill_(scalars[f"loss_scale/{phase}"])
+                scale.good_steps.fill_(int(scalars[f"loss_scale_steps/{phase}"]))
             module_name = self._module_of[phase]
             for path, parameter in self._bare[module_name].named_parameters():
                 moments: dict[str, Tensor] = {}
@@ -203,7 +214,7 @@ class TorchEngine(ABC):
                     moments[kind] = torch.zeros_like(parameter if same else parameter.new_empty(shape))
                     _fill(moments[kind], reader, kind, name)
                 if moments:
-                    restore_moments(optimizer, parameter, moments, self._updates[phase])
+                    restore_moments(optimizer, parameter, moments, updates)
 
     def replicas_differ(self) -> str | None:
         """Collective. The first replicated tensor that is not equal on all ranks, or None."""
@@ -219,11 +230,6 @@ class TorchEngine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free what the engine started."""
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds, as a plain tensor on the same storage."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_range(tensor: DTensor) -> tuple[int, int]:

@@ -10,6 +10,7 @@ share of the global mean, so it is multiplied by the world size, and never divid
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +30,7 @@ from orchestrator.spec.job import ZeroStrategy
 from orchestrator.state import StateRange, StateReader
 from orchestrator.strategies import precision, replicated, saved, zero_parameters
 from orchestrator.strategies.async_io import load_async_io
+from orchestrator.strategies.base import Update
 from orchestrator.strategies.blocks import recompute_blocks
 from orchestrator.strategies.gradient_order import GradientOrder
 from orchestrator.strategies.materialize import Materializer, release_freed_memory
@@ -126,6 +128,7 @@ class ZeroEngine:
             self._start_engine(deepspeed, phase, config, plan)
             self._correct_masters(phase, materializer, rounded)
         self._updates = dict.fromkeys(objective.phases, 0)
+        self._loss_factor = float(self._world_size)  # DeepSpeed averages over ranks
 
     def _start_engine(self, deepspeed: Any, phase: str, config: Mapping[str, Any], plan: Plan) -> None:
         spec, module = self._specs[phase], self.modules[self._module_of[phase]]
@@ -218,13 +221,10 @@ class ZeroEngine:
         optimizer.clear_backward_seen_flag()
         optimizer.backward_prologue()
         optimizer.enter_backward()
-        engine.backward(loss * self._world_size, scale_wrt_gas=False)
+        engine.backward(loss * self._loss_factor, scale_wrt_gas=False)
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
-        """Clip, update, zero the gradients; returns the global norm before clipping.
-
-        Where the norm is not finite nothing is updated, so that the state stays usable.
-        """
+    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+        """Clip, update, zero the gradients; see ``Engine.step``. DeepSpeed itself waits for the norm."""
         engine = self._engines[phase]
         set_learning_rate(engine.optimizer, self._specs[phase].learning_rate * learning_rate_factor)
         engine.optimizer.clip_grad = clip_norm or 0.0
@@ -233,7 +233,11 @@ class ZeroEngine:
         buffers = [b for _, b in replicated.persistent_buffers(self.modules[self._module_of[phase]])]
         if buffers and self._world_size > 1:
             replicated.broadcast_from_rank_zero(buffers)
-        return float(engine.get_global_grad_norm())
+        norm = float(engine.get_global_grad_norm())
+        diverged = not math.isfinite(norm) and self._precision != "fp16"  # whose scaler ends a run by itself
+        if diverged:
+            self._loss_factor = math.nan  # no gradient is finite from here on, so nothing is updated any more
+        return Update(torch.tensor(norm, dtype=torch.float64), torch.tensor(diverged))
 
     # -- state -----------------------------------------------------------------------------------------------
 

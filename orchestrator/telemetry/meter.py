@@ -5,32 +5,84 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
 
 PARTS = ("data_wait", "forward_backward", "optimizer", "checkpoint", "evaluate", "other")
 """What a step is made of. ``other`` is what no part claims: logging, the stop check, Python itself."""
 
 
-class Meter:
-    """Adds up wall seconds by part since the last reading."""
+class Clock(Protocol):
+    """What a meter takes its times from."""
 
-    def __init__(self) -> None:
-        self._recent = dict.fromkeys(PARTS, 0.0)
-        self._last_reading = time.perf_counter()
+    def mark(self) -> Any:
+        """Now."""
+        ...
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """From one mark to a later one."""
+        ...
+
+
+class HostClock:
+    """The processor's clock, for devices that have done what they were asked when a call returns."""
+
+    def mark(self) -> float:
+        """Now."""
+        return time.perf_counter()
+
+    def seconds(self, begin: float, end: float) -> float:
+        """From one mark to a later one."""
+        return end - begin
+
+
+class DeviceClock:
+    """Events in a GPU's stream: a part's time is the GPU's, however far ahead of it the host has run. While the GPU is
+    busy with what came before, no time passes for the host's waits; where it has nothing to do, it does.
+    """
+
+    def mark(self) -> torch.cuda.Event:
+        """When the GPU gets here."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """From one mark to a later one; waits for the GPU to get there."""
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The clock that tells a device's time."""
+    return DeviceClock() if device.type == "cuda" else HostClock()
+
+
+class Meter:
+    """Adds up seconds by part since the last reading."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._parts: list[tuple[str, Any, Any]] = []
+        self._last_reading = clock.mark()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Charge the time inside to ``name``. Parts don't nest."""
-        start = time.perf_counter()
+        begin = self._clock.mark()
         try:
             yield
         finally:
-            self._recent[name] += time.perf_counter() - start
+            self._parts.append((name, begin, self._clock.mark()))
 
     def read(self) -> dict[str, float]:
-        """Seconds by part since the last reading; they add up to the wall time between the two."""
-        now = time.perf_counter()
-        recent = self._recent
-        recent["other"] += max(0.0, now - self._last_reading - sum(recent.values()))
-        self._recent = dict.fromkeys(PARTS, 0.0)
-        self._last_reading = now
+        """Seconds by part since the last reading; they add up to the wall time between the two. Waits for the device."""
+        now = self._clock.mark()
+        wall = self._clock.seconds(self._last_reading, now)
+        recent = dict.fromkeys(PARTS, 0.0)
+        for name, begin, end in self._parts:
+            recent[name] += self._clock.seconds(begin, end)
+        recent["other"] += max(0.0, wall - sum(recent.values()))
+        self._parts, self._last_reading = [], now
         return recent

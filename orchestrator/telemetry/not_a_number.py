@@ -1,8 +1,9 @@
-"""Why a step's gradient is no number, and what a person can do about it."""
+"""Which step's gradient was no number first, why, and what a person can do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -10,10 +11,43 @@ from torch import nn
 
 from orchestrator.models.base import Batch, Objective
 from orchestrator.spec.job import TrainingSpec
+from orchestrator.strategies.base import Update
+from orchestrator.telemetry import reading
 
 _SAMPLES_TRIED = 256
 """Most samples of a rank that are tried one by one."""
 _SAMPLES_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first step that can't go on."""
+
+    step: int
+    phase: str
+    norm: float
+
+
+class FirstDivergence:
+    """Remembers it on the device, where nobody waits for it."""
+
+    def __init__(self, phases: Sequence[str], device: torch.device) -> None:
+        self._phases = phases
+        self._found = torch.zeros(3, dtype=torch.float64, device=device)
+        """Step (0: none), number of the phase, norm."""
+
+    def note(self, step: int, phase: str, update: Update) -> None:
+        """What became of a step."""
+        diverged, norm = (value.to(self._found.device) for value in (update.diverged, update.norm))
+        is_first = diverged & (self._found[0] == 0)
+        self._found[0].masked_fill_(is_first, step)
+        self._found[1].masked_fill_(is_first, self._phases.index(phase))
+        self._found[2].copy_(torch.where(is_first, norm, self._found[2]))
+
+    def read(self) -> Divergence | None:
+        """What was found; the same on every rank. Waits for the device."""
+        step, phase, norm = reading.read(self._found)
+        return Divergence(int(step), self._phases[int(phase)], norm) if step else None
 
 
 def samples_to_blame(
@@ -42,9 +76,7 @@ def samples_to_blame(
 
 
 def explained(
-    step: int,
-    phase: str,
-    norm: float,
+    found: Divergence,
     training: TrainingSpec,
     blamed: Sequence[int],
     place: Callable[[int], str],
@@ -52,15 +84,13 @@ def explained(
     """One sentence.
 
     Args:
-        step: the step.
-        phase: whose gradient it is.
-        norm: its norm.
+        found: whose gradient it is, and when.
         training: what the job sets already is not advised.
         blamed: samples whose own loss is no number.
         place: where a sample lies.
 
     """
-    what = f"step {step}: the gradient of {phase} is {norm}"
+    what = f"step {found.step}: the gradient of {found.phase} is {found.norm}"
     if blamed:
         named = "; ".join(place(sample) for sample in blamed[:_SAMPLES_NAMED])
         more = len(blamed) - _SAMPLES_NAMED
@@ -68,7 +98,7 @@ def explained(
             f"{what}, since the loss of some samples is no finite number ({named}"
             f"{f'; and {more} more' if more > 0 else ''}): mend or leave out these rows"
         )
-    return f"{what}, so the loss is no longer a number; {' or '.join(_advice(step, phase, training))}"
+    return f"{what}, so the loss is no longer a number; {' or '.join(_advice(found.step, found.phase, training))}"
 
 
 def _advice(step: int, phase: str, training: TrainingSpec) -> list[str]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from orchestrator.models.base import Objective, Sums
 from orchestrator.planning.plan import Plan
+from orchestrator.telemetry import reading
 from orchestrator.telemetry.device_peaks import peak_tflops
 
 _RANKS_SHOWN = 8
@@ -41,7 +43,7 @@ class MetricSums:
         both = torch.stack([part.detach().reshape(()) for part in flat])
         if dist.is_initialized():
             dist.all_reduce(both)
-        values = both.tolist()
+        values = reading.read(both)
         return {name: values[2 * i] / max(values[2 * i + 1], 1e-12) for i, name in enumerate(names)}
 
 
@@ -53,15 +55,15 @@ class StepMetrics(MetricSums):
         self._plan = plan
         several = len(objective.phases) > 1
         self._suffixes = {phase: f"_{phase}" if several else "" for phase in objective.phases}
-        self._norms: dict[str, float] = {}
+        self._norms: dict[str, Tensor] = {}
         self._steps = self._samples = self._tokens = 0
 
     def add_loss(self, phase: str, sums: Sums) -> None:
         """Add one micro-batch's loss and metrics."""
         self.add({f"loss{self._suffixes[phase]}": (sums.loss.detach(), sums.count), **sums.metrics})
 
-    def add_update(self, phase: str, norm: float) -> None:
-        """Note a phase's gradient norm; the last one is what is logged."""
+    def add_update(self, phase: str, norm: Tensor) -> None:
+        """Note a phase's gradient norm, (); the last one is what is logged."""
         self._norms[phase] = norm
 
     def add_step(self, samples: int, tokens: int) -> None:
@@ -85,9 +87,13 @@ class StepMetrics(MetricSums):
         """
         wall = sum(seconds.values())
         training = wall - seconds["evaluate"] - seconds["checkpoint"]
+        norms = reading.read(torch.stack(list(self._norms.values()))) if self._norms else []
         return {
             **{f"train/{name}": value for name, value in means.items()},
-            **{f"train/grad_norm{self._suffixes[phase]}": norm for phase, norm in self._norms.items()},
+            **{
+                f"train/grad_norm{self._suffixes[phase]}": norm
+                for phase, norm in zip(self._norms, norms, strict=True)
+            },
             "train/learning_rate": factor * self._plan.job.training.optimizer.learning_rate,
             "train/epoch": epoch,
             **{f"system/{part}_ms": 1e3 * seconds[part] / self._steps for part in seconds},
@@ -128,7 +134,7 @@ def data_waits(share: float, device: torch.device) -> dict[str, float]:
     own = torch.tensor([share], dtype=torch.float64, device=device)
     every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(every, own)
-    shares = torch.cat(every).tolist()
+    shares = reading.read(torch.cat(every))
     most = sorted(range(len(shares)), key=lambda rank: -shares[rank])[:_RANKS_SHOWN]
     return {
         "system/data_wait_share": shares[most[0]],

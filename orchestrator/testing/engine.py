@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.state import StateRange, StateReader
+from orchestrator.strategies.base import Update
 from orchestrator.testing.calls import Calls
 
 
@@ -24,6 +25,7 @@ class RecordingEngine:
         modules: Mapping[str, nn.Module] | None = None,
         *,
         norms: Iterable[float] = (),
+        diverges: bool = True,
         differs: str | None = None,
         calls: Calls | None = None,
     ) -> None:
@@ -31,6 +33,7 @@ class RecordingEngine:
         Args:
             modules: what the objective is given. Default: none.
             norms: what the steps return, one after the other, and 1 from then on.
+            diverges: whether a norm that is not finite can't be mended by a smaller loss scale.
             differs: what ``replicas_differ`` answers.
             calls: a list to note calls in, shared with other fakes.
 
@@ -38,7 +41,7 @@ class RecordingEngine:
         self.modules: Mapping[str, nn.Module] = modules or {}
         self.device = torch.device("cpu")
         self.calls: Calls = [] if calls is None else calls
-        self._norms, self._differs = iter(norms), differs
+        self._norms, self._diverges, self._differs = iter(norms), diverges, differs
         self._inside: str | None = None
         """The phase whose micro-step is under way."""
         self._autocasts = self._went_backward = False
@@ -81,13 +84,14 @@ class RecordingEngine:
         self._went_backward = True
         self.calls.append(("backward", phase, loss.item()))
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
-        """The next of ``norms``."""
+    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+        """The next of ``norms``; where it is not finite, the step has diverged."""
         assert self._inside is None, f"step of {phase} inside a micro_step"
         assert phase in self._complete, f"step of {phase} before its last micro_step"
         self._complete.remove(phase)
         self.calls.append(("step", phase, learning_rate_factor, clip_norm))
-        return next(self._norms, 1.0)
+        norm = torch.tensor(next(self._norms, 1.0), dtype=torch.float64)
+        return Update(norm, ~norm.isfinite() & self._diverges)
 
     def state(self) -> Iterator[StateRange]:
         """Nothing is held."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.checkpoint import Checkpoints, Ranking
@@ -36,6 +36,7 @@ class RecordingSurroundings:
         *,
         stop_at: int | None = None,
         evaluation: Sequence[Batch] = (),
+        again: Callable[[int], Sequence[Batch]] | None = None,
         checkpoints: Checkpoints | None = None,
         engine: Engine | None = None,
         ranking: Ranking | None = None,
@@ -46,6 +47,7 @@ class RecordingSurroundings:
             stop_at: the step after which a stop is asked for. Default: none is.
             ranking: which metrics are the best so far. Default: none are.
             evaluation: this rank's batches of the evaluation set.
+            again: this rank's micro-batches of a step, for the loop to look at once more. Default: none.
             checkpoints: where ``save`` writes the state of ``engine``. Default: it writes nothing.
             engine: what is saved; belongs to ``checkpoints``.
             calls: a list to note calls in, shared with other fakes.
@@ -57,7 +59,7 @@ class RecordingSurroundings:
         self.logged: list[Logged] = []
         self._stop_at, self._evaluation = stop_at, tuple(evaluation)
         self._checkpoints, self._engine = checkpoints, engine
-        self._ranking = ranking
+        self._ranking, self._again = ranking, again
 
     def metric(self, name: str) -> dict[int, float]:
         """A metric's values by step, as far as it was logged."""
@@ -113,6 +115,11 @@ class RecordingSurroundings:
         """Keep metrics and seconds."""
         self.calls.append(("log", step))
         self.logged.append(Logged(step, values, seconds))
+
+    def again(self, step: int) -> Sequence[Batch]:
+        """The micro-batches that were given for it."""
+        self.calls.append(("again", step))
+        return () if self._again is None else self._again(step)
 
     def place(self, sample: int) -> str:
         """The sample's number."""

@@ -24,7 +24,7 @@ from orchestrator.models.deferred import build_deferred
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.planning.plan import Plan
 from orchestrator.strategies.base import Engine
-from orchestrator.strategies.torch_engine import local
+from orchestrator.strategies.optimizers import local
 from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
 
 GLOBAL_BATCH = 12
@@ -318,13 +318,14 @@ def refusal_of_replicas(plan: Plan) -> str:
     return "nothing"
 
 
-def step_on_nan(plan: Plan) -> tuple[str, dict[tuple[str, str], Tensor], dict[tuple[str, str], Tensor]]:
+def step_on_nan(plan: Plan) -> tuple[str, Run, Run]:
     """What the loop says of a gradient that is no number on rank 1 only; the parameters before and after the step."""
     objective = toy_objective("nan")
     engine = strategies.prepare(plan, toy_modules("nan"), objective, torch.device("cpu"))
 
-    def parameters() -> dict[tuple[str, str], Tensor]:
-        return {(r.name, str(r.start)): r.values.clone() for r in engine.state() if r.kind == "parameter"}
+    def parameters() -> Run:
+        ranges = [(r.kind, r.name, r.shape, r.start, r.values.clone()) for r in engine.state()]
+        return Run([], [], [one for one in ranges if one[0] == "parameter"], engine.scalars())
 
     before, said = parameters(), "nothing"
     try:

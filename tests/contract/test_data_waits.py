@@ -13,7 +13,7 @@ from ranks_fixture import Pools, pools
 
 from orchestrator import loop
 from orchestrator.loop import Step
-from orchestrator.strategies.base import Engine
+from orchestrator.strategies.base import Engine, Update
 from orchestrator.strategies.replicated import rank_and_world_size
 from orchestrator.telemetry import meter, step_metrics
 from orchestrator.testing import RecordingEngine, RecordingSurroundings, steps_of
@@ -32,7 +32,7 @@ class TakesTheRest(RecordingEngine):
         super().__init__({"model": torch.nn.Linear(5, 7)})
         self._clock, self._share = clock, share
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> float:
+    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
         self._clock.now += 1 - self._share
         return super().step(phase, learning_rate_factor, clip_norm)
 

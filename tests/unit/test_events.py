@@ -1,5 +1,5 @@
 from orchestrator import events
-from orchestrator.telemetry.meter import PARTS, Meter
+from orchestrator.telemetry.meter import PARTS, HostClock, Meter
 
 
 def test_an_event_survives_being_carried_in_a_log(capsys):
@@ -14,7 +14,7 @@ def test_an_event_survives_being_carried_in_a_log(capsys):
 def test_every_second_belongs_to_one_part(monkeypatch):
     clock = iter([0.0, 1.0, 3.0, 10.0, 10.5, 12.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    meter = Meter()
+    meter = Meter(HostClock())
     with meter.part("data_wait"):
         pass
     assert meter.read() == {**dict.fromkeys(PARTS, 0.0), "data_wait": 2.0, "other": 8.0}

@@ -13,6 +13,7 @@ from orchestrator.checkpoint import Ranking
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Sums
 from orchestrator.models.objectives.common import OnePhase
+from orchestrator.strategies.base import Update
 from orchestrator.testing import RecordingEngine, RecordingSurroundings, small_plan, steps_of
 
 BATCH = 4
@@ -311,23 +312,55 @@ def bad_batches(*values):
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_the_rows_that_a_gradient_is_no_number_for_are_named(micro):
-    engine = RecordingEngine({"model": nn.Dropout()}, norms=[math.nan])
-    data = bad_batches(1.0, math.nan, 2.0, -math.inf)
+    engine = RecordingEngine({"model": nn.Dropout()}, norms=[1.0, math.nan])
+    plan, data = plan_of(micro=micro, log_every=3), bad_batches(1.0, math.nan, 2.0, -math.inf)
+    asked = []
+
+    def again(step):
+        asked.append(step)
+        return next(steps_of(data, plan)).micros
+
     with pytest.raises(NotANumberError) as raised:
-        run(plan_of(micro=micro), engine=engine, data=data)
+        run(plan, engine=engine, data=data, again=again)
+    assert asked == [2]
     assert str(raised.value) == (
-        "step 1: the gradient of model is nan, since the loss of some samples is no finite number"
+        "step 2: the gradient of model is nan, since the loss of some samples is no finite number"
         " (sample 11; sample 13): mend or leave out these rows"
     )
 
 
 def test_where_every_sample_gives_no_number_it_is_the_model_that_is_to_blame():
     with pytest.raises(NotANumberError, match=r"lower training\.optimizer\.learning_rate"):
-        run(plan_of(), engine=RecordingEngine(norms=[math.nan]), data=bad_batches(*[math.nan] * BATCH))
+        data = bad_batches(*[math.nan] * BATCH)
+        run(
+            plan_of(),
+            engine=RecordingEngine(norms=[math.nan]),
+            data=data,
+            again=lambda step: next(steps_of(data, plan_of())).micros,
+        )
+
+
+@pytest.mark.parametrize(
+    ("due", "noticed"),
+    [({"log_every": 4}, 4), ({"check_replicas_every": 3}, 3), ({"evaluate": 3}, 3), ({"save": 3}, 3)],
+)
+def test_the_first_bad_step_is_named_when_next_something_is_due_and_nothing_is_done_then(due, noticed):
+    fields = {"evaluate_every": due.pop("evaluate", 0), "checkpoint_every": due.pop("save", 100)}
+    around = RecordingSurroundings()
+    engine = RecordingEngine(norms=[1.0, math.nan, math.inf, 5.0], calls=around.calls)
+    plan = plan_of(9, fields=fields, **{"log_every": 100, **due})
+    with pytest.raises(NotANumberError, match="step 2: the gradient of model is nan"):
+        loop.train(plan, engine, AddsUp(around.calls), steps_of(batches(), plan), around, 0)
+    assert len([call for call in around.calls if call[0] == "step"]) == noticed
+    assert around.calls[-2:] == [("again", 2), ("autocast ends",)]
+    done = {name for name, *_ in around.calls[around.calls.index(("stop_requested", noticed)) :]}
+    assert done <= {"stop_requested", "autocast", "autocast ends", "again"}
 
 
 def test_fp16_skips_such_a_step_and_goes_on():
-    outcome, around, _ = run(plan_of(2, precision="fp16"), engine=RecordingEngine(norms=[math.inf, 2.0]))
+    outcome, around, _ = run(
+        plan_of(2, precision="fp16"), engine=RecordingEngine(norms=[math.inf, 2.0], diverges=False)
+    )
     assert outcome.step == 2
     assert around.metric("train/grad_norm") == {1: math.inf, 2: 2.0}
 
@@ -489,7 +522,7 @@ def test_every_second_is_charged_to_its_part(monkeypatch):
     clock = Clock(monkeypatch)
     around, engine, objective = RecordingSurroundings(), RecordingEngine(), AddsUp()
     for where, name, seconds, result in (
-        (engine, "backward", 2, None), (engine, "step", 4, 1.0), (objective, "after_step", 8, None),
+        (engine, "backward", 2, None), (engine, "step", 4, Update(torch.tensor(1.0), torch.tensor(False))), (objective, "after_step", 8, None),
         (around, "before_update", 16, None), (around, "stop_requested", 32, False), (around, "evaluation", 64, iter(())),
         (around, "show_samples", 128, None), (around, "save", 256, None), (objective, "units", 512, torch.tensor(1.0)),
     ):  # fmt: skip

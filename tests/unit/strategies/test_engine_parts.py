@@ -156,12 +156,19 @@ def test_recomputation_runs_each_block_twice_and_changes_no_name_or_gradient() -
 
 
 def test_the_loss_scale_halves_on_overflow_and_doubles_after_good_steps() -> None:
-    scale = LossScale("fp16")
-    scale.update(math.inf)
+    overflowed, good = torch.tensor(False), torch.tensor(True)
+    scale = LossScale("fp16", torch.device("cpu"))
+    scale.update(overflowed)
     assert scale.factor == LossScale.INITIAL / 2
     for _ in range(LossScale.GROWTH_INTERVAL):
-        scale.update(1.0)
-    assert scale.factor == LossScale.INITIAL
-    plain = LossScale("bf16")
-    plain.update(math.inf)
-    assert plain.factor == 1.0 and not plain.is_dynamic
+        scale.update(good)
+    assert scale.factor == LossScale.INITIAL and scale.good_steps == 0
+    for _ in range(20):
+        assert not scale.is_least
+        scale.update(overflowed)
+        if scale.factor == 1:
+            break
+    assert scale.is_least
+    plain = LossScale("bf16", torch.device("cpu"))
+    plain.update(overflowed)
+    assert plain.factor == 1.0 and plain.is_least and not plain.is_dynamic

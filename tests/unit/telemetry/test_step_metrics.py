@@ -29,7 +29,7 @@ def test_everything_that_is_logged_of_two_steps():
             "model",
             Sums(torch.tensor(loss), torch.tensor(4), {"accuracy": (torch.tensor(right), torch.tensor(2))}),
         )
-        metrics.add_update("model", norm)
+        metrics.add_update("model", torch.tensor(norm, dtype=torch.float64))
         metrics.add_step(samples=8, tokens=40)
     means = metrics.means()
     assert means == {"accuracy": 1.0, "loss": 2.0}
