@@ -73,7 +73,7 @@ def run_layers(layers: ToLengths, x_BTE: Tensor, *length_B: Tensor) -> Any:
     is_bf16 = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
     if x_BTE.is_cuda and is_bf16:
         with torch.autocast("cuda", enabled=False):
-            return layers(x_BTE.to(layers.weight_ih_l0.dtype), *length_B)
+            return layers(x_BTE.to(layers.get_parameter("weight_ih_l0").dtype), *length_B)
     return layers(x_BTE, *length_B)
 
 
