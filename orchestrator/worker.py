@@ -115,7 +115,7 @@ def _go_on_from(
     """Load what there is; the step to go on from, and the samples that were left out up to there.
 
     Raises:
-        DataError: the training data has changed, and that is not accepted.
+        DataError: the training data has changed, and that is not accepted, or its numbers stand for something else.
 
     """
     if newest is None:
@@ -125,6 +125,12 @@ def _go_on_from(
         said = f"the training data is not what the checkpoint of step {newest.step} was trained on: {change}"
         if not rank.plan.job.recovery.accept_changed_data:
             raise DataError(f"{said}; put it back, or go on with --set recovery.accept_changed_data=true")
+        meaning = data.changed_meaning(newest.meta["identity"]["meaning"], prepared.identity["meaning"])
+        if meaning is not None:
+            raise DataError(
+                f"{said}, and what the model learned of it stands for something else: {meaning}; put it back, or start"
+                " another run"
+            )
         if rank.number == 0:
             logger.warning("%s; going on, as recovery.accept_changed_data says", said)
     rank.load(newest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.data.inspect_data import inspect
+from orchestrator.data.meaning import changed_meaning
 from orchestrator.data.prepare_data import prepare
 from orchestrator.data.prepared import Prepared, describe_change
 from orchestrator.data.reading.bad_samples import place_of
@@ -16,6 +17,7 @@ __all__ = [
     "Prepared",
     "StepBatch",
     "TrainStream",
+    "changed_meaning",
     "decode_text",
     "describe_change",
     "inputs_of",

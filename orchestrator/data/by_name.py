@@ -13,11 +13,11 @@ from orchestrator.data.columns.missing import model_tensors, refuse_missing
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import SourceRows
+from orchestrator.data.sources.tables import named
 from orchestrator.errors import DataError
 from orchestrator.spec.job import JobSpec
 
 _HEAD_ROWS = 8
-_MOST_NAMES = 10
 
 
 def layouts_by_name(
@@ -65,7 +65,7 @@ def with_training_classes(train: SourceIndex, held_out: SourceIndex) -> SourceIn
     if strange:
         raise DataError(
             f"{held_out.root}: has the class {strange[0]!r}, which the training data lacks; it has"
-            f" {_listed(train.classes)}"
+            f" {named(train.classes)}"
         )
     return _numbered(held_out, train.classes)
 
@@ -80,7 +80,7 @@ def _numbered(index: SourceIndex, names: tuple[str, ...]) -> SourceIndex:
             "classes": names,
             "options": {**index.options, "numbers": json.dumps(numbers)},
             "bounds": {**index.bounds, "label": (min(numbers), max(numbers))},
-            "found": (*index.found, f"{index.root} has no samples of the classes {_listed(lacking)}"),
+            "found": (*index.found, f"{index.root} has no samples of the classes {named(lacking)}"),
         }
     )
 
@@ -93,8 +93,8 @@ def _refuse_missing_columns(
         lacking = [name for name in one.columns if source_column(name, there) not in there]
         if lacking:
             raise DataError(
-                f"{index.root}: has no column {_listed(lacking)}, which makes {tensor!r} in {first.root}; it has"
-                f" {_listed(head.column_names)}"
+                f"{index.root}: has no column {named(lacking)}, which makes {tensor!r} in {first.root}; it has"
+                f" {named(head.column_names)}"
             )
 
 
@@ -106,7 +106,7 @@ def _further_columns(
     further = [name for name in head.column_names if name not in first_head.column_names]
     if not starred or not further:
         return []
-    return [f"{index.root} has columns that {first.root} lacks, which are not read: {_listed(further)}"]
+    return [f"{index.root} has columns that {first.root} lacks, which are not read: {named(further)}"]
 
 
 def _texts_like(
@@ -138,8 +138,3 @@ def _check_alike(
 def _described(layout: TensorLayout) -> str:
     shape = "x".join(map(str, layout.shape)) or "one number"
     return f"{layout.dtype} ({layout.kind}) of shape {shape}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:_MOST_NAMES]))
-    return shown + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")

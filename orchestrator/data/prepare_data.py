@@ -17,6 +17,7 @@ from orchestrator.data.evaluation_gaps import check_no_gaps
 from orchestrator.data.example import example_rows
 from orchestrator.data.fit import first_samples, fit_transforms
 from orchestrator.data.image_sources import image_notes, with_one_look
+from orchestrator.data.meaning import meaning_of
 from orchestrator.data.order import OrderShape, shape_order
 from orchestrator.data.origin import lineage
 from orchestrator.data.preparations.dropping import without_missing
@@ -141,6 +142,7 @@ def _assembled(
     check_numbers(head)
     dims, lists = facts.sizes(job, train, fitted, head, preparation)
     check_labels(job, train, evaluation, dims)
+    classes = facts.class_names(job, train, fitted)
     train_samples = sum(source.samples for source in train)
     whole = math.floor if job.data.tail == "drop" else math.ceil
     return Prepared(
@@ -152,10 +154,13 @@ def _assembled(
         steps_per_epoch=whole(train_samples / job.training.global_batch_size),
         sample_bytes=sum(values[0].nbytes for values in head.values()),
         carried_bytes=sum(values[0].nbytes for values in carried.values()),
-        identity=identity_of(train),
+        identity={
+            **identity_of(train),
+            "meaning": meaning_of(job, train, fitted, preparation, classes),
+        },
         dims=dims,
         lists=lists,
-        classes=facts.class_names(job, train, fitted),
+        classes=classes,
         preparation=preparation,
         notes=notes,
         lineage=origin,

@@ -244,7 +244,7 @@ class RecoverySpec(Section):
     """How long a graceful stop may take before the run is ended."""
     accept_changed_data: bool = False
     """Go on from a checkpoint though the training data is not what it was trained on; the run's log says what changed.
-    From there on the order is that of the data as it is: of the epoch that had begun, samples may come again or be left
+    What classes, columns, categories and tokens stand for must be what it was. From there on the order is that of the data as it is: of the epoch that had begun, samples may come again or be left
     out."""
 
 

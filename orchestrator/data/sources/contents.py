@@ -60,10 +60,17 @@ def identified(index: SourceIndex, cache: str) -> SourceIndex:
 
 
 def made_from(source: SourceIndex, key: object, index: SourceIndex) -> SourceIndex:
-    """The index of rows that we made of a source's: their identity is all that they were made from."""
+    """The index of rows that we made of a source's: their identity is all that they were made from, and their classes are
+    called what they were.
+    """
     content = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return _without_stamps(index).model_copy(
-        update={"root": source.root, "content": content, "content_of_files": source.content_of_files}
+        update={
+            "root": source.root,
+            "content": content,
+            "content_of_files": source.content_of_files,
+            "classes": source.classes,
+        }
     )
 
 

@@ -36,6 +36,8 @@ class DataFile(Section):
     """Rows of each group."""
     marks: tuple[int, ...] = ()
     """Byte at which each group begins, and the last one's end (text formats)."""
+    columns: tuple[str, ...] = ()
+    """Names of its columns in its own order, where that is not the schema's (CSV)."""
 
 
 class Content(NamedTuple):

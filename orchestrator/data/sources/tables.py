@@ -14,6 +14,7 @@ _TENSOR = "arrow.fixed_shape_tensor"
 _RAY_TENSORS = ("ray.data.arrow_tensor", "ray.data.arrow_tensor_v2")
 _STORED_PLAINLY = ("arrow.json", "arrow.uuid", "arrow.bool8")
 """Extension types of Arrow's own that are read as what they are stored as."""
+_MOST_NAMES = 10
 _NAME, _SAYS = b"ARROW:extension:name", b"ARROW:extension:metadata"
 
 
@@ -62,6 +63,39 @@ def one_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     if not places:
         raise DataError(f"there is no column {name!r}; the data has {', '.join(table.column_names)}")
     return table.column(places[0])
+
+
+def match_columns(paths: Sequence[str], columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """What to say of the columns of a source's files, which are matched by name with those of the first.
+
+    Args:
+        columns: the names in each file, in its order.
+
+    Raises:
+        DataError: a file lacks one.
+    """
+    known, further = set(columns[0]), dict[str, str]()
+    for path, names in zip(paths, columns, strict=True):
+        if not known.issubset(names):
+            lacking = [name for name in columns[0] if name not in set(names)]
+            raise DataError(
+                f"{path}: has no column {named(lacking)}, which {paths[0]} has; it has {named(names)}, and columns of"
+                " files are matched by name"
+            )
+        for name in names:
+            if name not in known:
+                further.setdefault(name, path)
+    return tuple(
+        f"columns that {paths[0]} lacks are not read: {named([n for n, where in further.items() if where == path])}"
+        f" of {path}"
+        for path in list(dict.fromkeys(further.values()))[:_MOST_NAMES]
+    )
+
+
+def named(names: Sequence[str]) -> str:
+    """Names of columns for a message, the first of many."""
+    shown = ", ".join(map(repr, names[:_MOST_NAMES]))
+    return shown + (f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else "")
 
 
 def _plain_type(field: pa.Field, path: str) -> pa.DataType:

@@ -254,7 +254,7 @@ def test_a_missing_column_is_named(tmp_path):
 def test_other_faults_are_one_sentence_each(tmp_path):
     cases = {
         "no rows": ("parquet", {"a.parquet": parquet_bytes(x=pa.array([], pa.int64()))}),
-        "its header": ("csv", {"a.csv": "x,y\n1,2\n", "b.csv": "x,z\n1,2\n"}),
+        "has no column 'y'": ("csv", {"a.csv": "x,y\n1,2\n", "b.csv": "x,z\n1,2\n"}),
         "a.csv, row 0: has 3 columns, but the header has 2": ("csv", {"a.csv": "x,y\n1,2,3\n4\n"}),
         "is not a whole tar": ("webdataset", {"a.tar": b"x" * 2000}),
         "is not a whole Arrow file": ("arrow", {"a.arrow": b"x" * 2000}),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from orchestrator.data.columns.layout import finished
 from orchestrator.data.fit import training_batches
+from orchestrator.data.meaning import changed_meaning
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import Prepared, PreparedSource
 from orchestrator.data.transforms import apply_all
@@ -263,3 +264,73 @@ def test_tokenize_takes_no_gap_for_a_text_or_a_class(words, labels, column, tmp_
     data["skip_bad_samples"] = 1
     made = prepared(tmp_path, data, **job)
     assert (made.train_samples, made.dims["outputs"]) == (3, 2)
+
+
+def test_files_of_one_source_are_matched_by_name(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    text(folder, "1.csv", "a,b,label\n" + "".join(f"{i},{i * 100},{i % 2}\n" for i in range(10)))
+    text(folder, "2.csv", "z,label,b,a\n" + "".join(f"w,{i % 2},{i * 100},{i}\n" for i in range(10, 20)))
+    data = {"train": {"kind": "csv", "path": str(folder)}, "columns": ALL}
+    assert tensors(tmp_path, data)["features"].tolist() == [[i, i * 100] for i in range(20)]
+    assert any("lacks are not read: 'z' of " in note for note in prepared(tmp_path, data).notes)
+    text(folder, "3.csv", "a,c,label\n1,2,0\n")
+    message = refused(tmp_path, data)
+    assert "3.csv: has no column 'b', which" in message and "it has 'a', 'c', 'label'" in message
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_columns_that_only_later_files_have_are_said(kind, tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    tables = [pa.table({"x": X, "label": HALF}), pa.table({"label": HALF, "y": X, "x": X})]
+    for number, table in enumerate(tables):
+        path = folder / f"{number}.{kind}"
+        if kind == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_file(path, table.schema) as file:
+                file.write_table(table)
+    data = {"train": {"kind": kind, "path": str(folder)}, "columns": ALL}
+    assert tensors(tmp_path, data)["features"].tolist() == [[x] for x in X * 2]
+    assert any("lacks are not read: 'y' of " in note for note in prepared(tmp_path, data).notes)
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        {"prepare": {"kind": "select", "column": "label", "without": [1]}},
+        {"transforms": [{"kind": "drop", "tensor": "label"}]},
+    ],
+)
+def test_classes_keep_their_names_when_rows_are_left_out(left_out, tmp_path):
+    data = {"train": pictures(tmp_path / "train", "a", "b", "c"), **left_out}
+    made = prepared(tmp_path, data, family="cnn")
+    assert (made.classes, made.dims["outputs"]) == (("a", "b", "c"), 3)
+
+
+def meaning(folder: Path, rows: dict[str, Any], **data: Any) -> dict[str, Any]:
+    made = prepared(folder, {"train": parquet(folder, "meant.parquet", **rows), **data})
+    return dict(made.identity["meaning"])
+
+
+def test_other_rows_may_mean_the_same_and_other_classes_do_not(tmp_path):
+    words = ["red", "blue"] * 10
+    data: dict[str, Any] = {
+        "columns": {"features": "*", "categories": ["color"]},
+        "transforms": [ENCODE, {"kind": "encode", "tensor": "categories"}],
+    }
+    rows: dict[str, Any] = {"x": X, "color": words, "label": ["no", "yes"] * 10}
+    before = meaning(tmp_path, rows, **data)
+    cases: list[tuple[dict[str, Any], str | None]] = [
+        ({"x": [1.0, *X[1:]]}, None),
+        ({"label": ["no", "so"] * 10}, "number 1 of the classes was 'yes', now it is 'so'"),
+        ({"label": ["no", "yes"] * 9 + ["zero"] * 2}, "the classes were 2, now they are 3"),
+        (
+            {"color": ["red", "green"] * 10},
+            "number 0 of the categories of column 0 of 'categories' was 'blue', now it is 'green'",
+        ),
+        ({"w": X}, "the columns of 'features' were 1, now they are 2"),
+    ]
+    for changed, difference in cases:
+        assert changed_meaning(before, meaning(tmp_path, rows | changed, **data)) == difference

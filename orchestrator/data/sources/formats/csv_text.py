@@ -42,10 +42,19 @@ def first_schema(text: bytes, names: Sequence[str], dialect: Dialect, where: str
 
 
 def parse(
-    text: bytes, schema: pa.Schema, columns: Sequence[str], dialect: Dialect, where: str, first_row: int
+    text: bytes,
+    names: Sequence[str],
+    schema: pa.Schema,
+    columns: Sequence[str],
+    dialect: Dialect,
+    where: str,
+    first_row: int,
 ) -> pa.Table:
     """Some columns of some rows, in the schema's types; of a column that began with whole numbers, as fractions where
     these rows have them.
+
+    Args:
+        names: of all the file's columns, in its order.
 
     Raises:
         DataError: a row has too many or too few columns, or a value is not of its column's type; with file and row.
@@ -53,12 +62,12 @@ def parse(
     types = {name: schema.field(name).type for name in columns}
     if not (dialect.thousands and any(_is_number(kind) for kind in types.values())):
         try:
-            table = _parsed(text, schema.names, columns, types, dialect, where, first_row)
+            table = _parsed(text, names, columns, types, dialect, where, first_row)
         except pa.ArrowInvalid:
             pass  # the careful way tells which row and column it is
         else:
             return _with_missing_texts(table, dialect)
-    texts = _texts(text, schema.names, columns, dialect, where, first_row)
+    texts = _texts(text, names, columns, dialect, where, first_row)
     arrays = []
     for place, (name, kind) in enumerate(types.items()):
         column = texts.column(place)

@@ -15,6 +15,7 @@ from orchestrator.data.sources.formats.csv_text import first_schema, header_name
 from orchestrator.data.sources.formats.dialect import Dialect, find_dialect, refuse_utf16
 from orchestrator.data.sources.formats.lines import GROUP_BYTES, JSON_LINES, index_beginning, index_lines
 from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
+from orchestrator.data.sources.tables import match_columns
 from orchestrator.errors import DataError
 from orchestrator.spec.data import CsvSource
 
@@ -41,7 +42,8 @@ class CsvFormat:
         file, inner = index.place(group)
         text = read_range(file.path, file.marks[inner], file.marks[inner + 1])
         dialect, first = Dialect.model_validate_json(index.options["dialect"]), sum(file.rows[:inner])
-        return _whole(parse(text, index.schema, columns, dialect, file.path, first), file, inner)
+        names = file.columns or index.schema.names
+        return _whole(parse(text, names, index.schema, columns, dialect, file.path, first), file, inner)
 
     def contents(self, index: SourceIndex) -> list[Content]:
         """The files."""
@@ -55,14 +57,19 @@ class CsvFormat:
 def _csv_index(
     path: str, indexed: tuple[DataFile, ...], dialect: Dialect, found: tuple[str, ...]
 ) -> SourceIndex:
-    names = _header(indexed[0], dialect)
-    for file in indexed[1:]:
-        if (other := _header(file, dialect)) != names:
-            raise DataError(f"{file.path}: its header {other!r} is not that of {indexed[0].path}, {names!r}")
+    headers = [_header(file, dialect) for file in indexed]
+    names = headers[0]
+    found += match_columns([file.path for file in indexed], headers)
+    indexed = tuple(
+        file if own == names else file.model_copy(update={"columns": tuple(own)})
+        for file, own in zip(indexed, headers, strict=True)
+    )
     first = next((file for file in indexed if file.rows), None)
     if first is None:
         raise DataError(f"{path}: has no rows")
-    schema = first_schema(read_range(first.path, first.marks[0], first.marks[1]), names, dialect, first.path)
+    beginning = read_range(first.path, first.marks[0], first.marks[1])
+    schema = first_schema(beginning, first.columns or names, dialect, first.path)
+    schema = pa.schema([schema.field(name) for name in names])
     return _source_index("csv", path, indexed, schema).model_copy(
         update={"options": {"dialect": dialect.model_dump_json()}, "found": found}
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from orchestrator.data.files import FileFacts, locate, retrying
 from orchestrator.data.sources.formats.hugging_face import dataset_files
-from orchestrator.data.sources.formats.parquet import check_same_schema
+from orchestrator.data.sources.formats.parquet import match_schemas
 from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
 from orchestrator.data.sources.tables import plain_schema, plain_table, select
 from orchestrator.errors import DataError
@@ -27,8 +27,7 @@ class ArrowFormat:
         """Reads the headers of the record batches."""
         files = dataset_files(path, self.extensions)
         headers = [_headers(facts) for facts in files]
-        for facts, (_, schema, _) in zip(files[1:], headers[1:], strict=True):
-            check_same_schema(files[0].path, headers[0][1], facts.path, schema)
+        found = match_schemas([facts.path for facts in files], [schema for _, schema, _ in headers])
         rows = sum(sum(file.rows) for file, _, _ in headers)
         if rows == 0:
             raise DataError(f"{path}: has no rows")
@@ -38,6 +37,7 @@ class ArrowFormat:
             files=tuple(file for file, _, _ in headers),
             arrow_schema=schema_text(headers[0][1]),
             row_bytes=sum(size for _, _, size in headers) / rows,
+            found=found,
         )
 
     def read(self, index: SourceIndex, group: int, columns: Sequence[str]) -> pa.Table:

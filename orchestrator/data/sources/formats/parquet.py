@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from orchestrator.data.files import FileFacts, locate, retrying
 from orchestrator.data.listing import list_files
 from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
-from orchestrator.data.sources.tables import plain_schema, plain_table
+from orchestrator.data.sources.tables import match_columns, plain_schema, plain_table
 from orchestrator.errors import DataError
 from orchestrator.storage import is_uri
 from orchestrator.storage.faults import first_line
@@ -108,8 +108,7 @@ def index_parquet(path: str) -> SourceIndex:
     with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
         footers = list(pool.map(_footer, files))
     first_schema = footers[0].schema
-    for facts, one in zip(files[1:], footers[1:], strict=True):
-        check_same_schema(files[0].path, first_schema, facts.path, one.schema)
+    found = match_schemas([facts.path for facts in files], [one.schema for one in footers])
     total_rows = sum(sum(one.file.rows) for one in footers)
     memory = sum(one.memory_bytes for one in footers)
     if total_rows == 0:
@@ -120,20 +119,27 @@ def index_parquet(path: str) -> SourceIndex:
         files=tuple(one.file for one in footers),
         arrow_schema=schema_text(first_schema),
         row_bytes=memory / total_rows,
+        found=found,
         bounds=_joined_bounds([one.bounds for one in footers]),
     )
 
 
-def check_same_schema(first_path: str, first: pa.Schema, path: str, schema: pa.Schema) -> None:
-    """Refuse a file whose columns are not those of the first. Raises DataError that names column and files."""
-    for field in first:
-        if field.name not in schema.names:
-            raise DataError(f"{path}: has no column {field.name!r}, which {first_path} has")
-        other = schema.field(field.name).type
-        if other != field.type:
-            raise DataError(
-                f"column {field.name!r} is {field.type} in {first_path}, but {other} in {path}; write both with one type"
-            )
+def match_schemas(paths: Sequence[str], schemas: Sequence[pa.Schema]) -> tuple[str, ...]:
+    """What to say of the columns of a source's files: see ``match_columns``.
+
+    Raises:
+        DataError: a file lacks a column of the first, or has it in another type; names column and files.
+    """
+    notes = match_columns(paths, [schema.names for schema in schemas])
+    first = {field.name: field.type for field in schemas[0]}
+    for path, schema in zip(paths, schemas, strict=True):
+        for field in schema:
+            kind = first.get(field.name, field.type)
+            if kind != field.type and len(schema.get_all_field_indices(field.name)) == 1:
+                raise DataError(
+                    f"column {field.name!r} is {kind} in {paths[0]}, but {field.type} in {path}; write both with one type"
+                )
+    return notes
 
 
 @dataclass(frozen=True)
