@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from orchestrator.data.fit import training_batches
 from orchestrator.data.prepared import PreparedSource
+from orchestrator.data.reading.bad_samples import placed
 from orchestrator.data.transforms import Batch, kind_of
 from orchestrator.errors import DataError
 from orchestrator.spec.job import JobSpec
@@ -16,19 +17,42 @@ from orchestrator.spec.job import JobSpec
 _SMALL_BYTES = 2**26
 
 
-def check_numbers(head: Batch) -> None:
-    """Refuse a tensor that is still text once all transforms were applied."""
+def check_numbers(job: JobSpec, source: PreparedSource, head: Batch) -> None:
+    """Refuse a tensor that is still text or dates once all transforms were applied. Raises DataError."""
     for name, values in head.items():
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
-            if isinstance(values, np.ndarray) and values.dtype.kind == "M":
-                raise DataError(
-                    f"data.columns.{name}: its column holds dates; {{kind: date, tensor: {name}}} under data.transforms"
-                    " makes them numbers"
-                )
+        if values.dtype.kind in "fiub":
+            continue
+        if values.dtype.kind == "M":
             raise DataError(
-                f"data.columns.{name}: its column holds text, and no transform turns it into numbers;"
-                f" add {{kind: encode, tensor: {name}}} under data.transforms, or leave it out"
+                f"data.columns.{name}: its column holds dates; {{kind: date, tensor: {name}}} under data.transforms"
+                " makes them numbers"
             )
+        raise DataError(f"data.columns.{name}: {_words(source, name)} holds words, {_mend(job, name)}")
+
+
+def _words(source: PreparedSource, name: str) -> str:
+    """The column that makes the tensor text."""
+    layout = next(one for one in source.layouts if one.name == name)
+    texts = [
+        column for column in layout.read_columns if pa.types.is_string(source.index.schema.field(column).type)
+    ]
+    return f"column {(texts or layout.columns)[0]!r} of {source.index.root}"
+
+
+def _mend(job: JobSpec, name: str) -> str:
+    """What to do about words where numbers are needed."""
+    numbers = "where they are numbers, give the source its decimal, thousands or missing"
+    if name == "label" and job.objective is not None and job.objective.kind == "regression":
+        return (
+            f"but regression predicts numbers; {numbers}; to tell classes apart give objective: {{kind: classification}}"
+            " and {kind: encode, tensor: label} under data.transforms"
+        )
+    if name == "features":
+        return (
+            "and features are numbers; take it as one of data.columns.categories with {kind: encode, tensor:"
+            f" categories}} under data.transforms; {numbers}; or leave it out"
+        )
+    return f"and no transform turns them into numbers; add {{kind: encode, tensor: {name}}} under data.transforms; {numbers}"
 
 
 def check_categories_seen(job: JobSpec, held_out: PreparedSource, fitted: Sequence[dict[str, Any]]) -> None:
@@ -41,5 +65,6 @@ def check_categories_seen(job: JobSpec, held_out: PreparedSource, fitted: Sequen
         layouts = tuple(one for one in held_out.layouts if one.name == section.tensor)
         if section.kind == "encode" and section.unseen == "error" and layouts:
             column = held_out.model_copy(update={"layouts": layouts})
-            for batch in training_batches([column], job.training.seed):
-                kind_of(section).apply(section, learned, batch)
+            with placed([column]):
+                for batch in training_batches([column], job.training.seed):
+                    kind_of(section).apply(section, learned, batch)

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from orchestrator.data.cache import remembered
 from orchestrator.data.columns.arrays import column_array
+from orchestrator.data.columns.mends import FILL_OR_DROP
 from orchestrator.data.preparations.places import place_of
 from orchestrator.data.preparations.raw_rows import RawRows
 from orchestrator.data.preparations.rewrite import rows_key
@@ -41,8 +42,8 @@ def check_no_gaps(job: JobSpec, source: PreparedSource, cache: str) -> None:
         place, column = gap
         tensor = dict((column, name) for name, column in names)[column]
         raise DataError(
-            f"{place} has no value in {column!r}, and each evaluation would be no number; fill it in or leave the row"
-            f" out, by hand or with {{kind: drop, tensor: {tensor}}} under data.transforms"
+            f"{place} has no value in {column!r}, and each evaluation would be no number; {FILL_OR_DROP}"
+            f" (tensor: {tensor})"
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from orchestrator.data.cache import remembered
 from orchestrator.data.hashing import sample_seeds
 from orchestrator.data.prepared import PreparedSource
+from orchestrator.data.reading.bad_samples import placed
 from orchestrator.data.reading.rows import RowReader
 from orchestrator.data.transforms import Batch, apply_all, kind_of
 from orchestrator.data.transforms.fitting import fit_all
@@ -25,6 +26,11 @@ def fit_transforms(job: JobSpec, train: Sequence[PreparedSource], cache: str) ->
     transforms = job.data.transforms
     if all(kind_of(section).fitter(section) is None for section in transforms):
         return [{} for _ in transforms]
+
+    def learn() -> list[dict[str, Any]]:
+        with placed(train):
+            return fit_all(transforms, (training_batches(train, job.training.seed) for _ in iter(int, 1)))
+
     key = [
         [[s.index.identity, vars(s.part), [one.model_dump() for one in s.layouts]] for s in train],
         [section.model_dump(mode="json") for section in transforms],
@@ -34,7 +40,7 @@ def fit_transforms(job: JobSpec, train: Sequence[PreparedSource], cache: str) ->
         "fitted-transforms",
         _VERSION,
         key,
-        lambda: fit_all(transforms, (training_batches(train, job.training.seed) for _ in iter(int, 1))),
+        learn,
     )
     return fitted
 

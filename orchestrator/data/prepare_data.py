@@ -139,7 +139,7 @@ def _assembled(
     """What is known of it all, with sizes that the first samples show."""
     carried = first_samples(job, train[0], fitted)
     head = finished(carried, train[0].layouts)
-    check_numbers(head)
+    check_numbers(job, train[0], head)
     dims, lists = facts.sizes(job, train, fitted, head, preparation)
     check_labels(job, train, evaluation, dims)
     classes = facts.class_names(job, train, fitted)

@@ -21,7 +21,7 @@ from orchestrator.data.preparations.series import series_values
 from orchestrator.data.preparations.text_columns import strings_of
 from orchestrator.data.preparations.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
 from orchestrator.data.prepared import Prepared
-from orchestrator.data.transforms import Batch, apply_all
+from orchestrator.data.transforms import Batch, SampleFault, apply_all
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import ResolvedJob
 from orchestrator.section import Section
@@ -88,7 +88,10 @@ class Inputs(Section):
             for name in layout.read_columns:
                 _column(rows, name)
         batch = {layout.name: _layout_values(rows, layout) for layout in self.layouts}
-        changed = apply_all(self.transforms, self.fitted, batch, training=False)
+        try:
+            changed = apply_all(self.transforms, self.fitted, batch, training=False)
+        except SampleFault as fault:
+            raise DataError(f"row {fault.sample}: {fault.tensor!r} {fault}") from None
         return finished(changed, self.layouts)
 
     def _tokens(self, texts: Sequence[str]) -> Batch:

@@ -119,7 +119,8 @@ def test_a_category_that_no_training_row_has(prepared, tmp_path):
     table(tmp_path / "train.csv", [{"color": c, "label": i} for i, c in enumerate(("red", "blue"))] * 8)
     table(tmp_path / "eval.csv", [{"color": "green", "label": 1}])
     with pytest.raises(
-        DataError, match=r"'categories' has values that no training row has, for example 'green': give unseen"
+        DataError,
+        match=r"eval\.csv, row 0: column 'color' has 'green', which no training row has; give unseen",
     ):
         prepared(
             {"family": "mlp", "size": "debug"},

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.columns.layout import TensorLayout
+from orchestrator.data.columns.mends import FILL_OR_DROP, mend_of
 from orchestrator.errors import DataError
 
 Where = Callable[[int], str]
@@ -48,7 +49,8 @@ def group_values(table: pa.Table, layout: TensorLayout, where: Where) -> Values:
         )
     if values.shape[1:] != layout.shape:
         raise DataError(
-            f"{where(0)}: tensor {layout.name!r} has the shape {values.shape[1:]} there, but {layout.shape} elsewhere"
+            f"{where(0)}: tensor {layout.name!r} has the shape {values.shape[1:]} there, but {layout.shape} elsewhere;"
+            " write lists of one length, or leave the column out of data.columns"
         )
     return values
 
@@ -126,7 +128,8 @@ def _written(column: pa.Array, name: str) -> pa.Array:
         return pc.cast(column, pa.string())
     except pa.ArrowException:
         raise DataError(
-            f"column {name!r} is {column.type}, which is no text; leave it out of data.columns"
+            f"column {name!r} is {column.type}, not text or numbers; leave it out of data.columns, or mend it:"
+            f" {mend_of(name, column.type, 'features')}"
         ) from None
 
 
@@ -158,7 +161,8 @@ def numbers(array: pa.Array, name: str, where: Where, *, missing: bool) -> np.nd
         if (lengths != size).any():
             row = int(np.flatnonzero(lengths != size)[0])
             raise DataError(
-                f"{where(row)}: column {name!r} has {lengths[row]} values there, but {size} in the row before"
+                f"{where(row)}: column {name!r} has {lengths[row]} values there, but {size} in the row before;"
+                " write lists of one length, or leave the column out of data.columns"
             )
         flat = numbers(array.flatten(), name, lambda row: where(row // max(1, size)), missing=missing)
         return _nested(flat, rows, size, name)
@@ -173,14 +177,9 @@ def numbers(array: pa.Array, name: str, where: Where, *, missing: bool) -> np.nd
         return array.to_numpy(zero_copy_only=False)
     if pa.types.is_decimal(kind):
         return array.cast(number_type(kind)).to_numpy(zero_copy_only=False)
-    if pa.types.is_temporal(kind):
-        raise DataError(
-            f"column {name!r} is {kind}, not numbers: give dates a tensor of their own in data.columns, e.g. dates:"
-            f" [{name}], and under data.transforms {{kind: date, tensor: dates}} and {{kind: join, tensor: features,"
-            " append: [dates]}"
-        )
     raise DataError(
-        f"column {name!r} is {kind}, which is not numbers; leave it out of data.columns, or transform it"
+        f"column {name!r} is {kind}, not numbers; leave it out of data.columns, or mend it:"
+        f" {mend_of(name, kind, 'features')}"
     )
 
 
@@ -227,8 +226,7 @@ def _refuse_missing(array: pa.Array, name: str, where: Where) -> None:
 
 def _nothing_there(name: str, place: str) -> str:
     return (
-        f"{place}: column {name!r} has no value there; under data.transforms {{kind: impute}} fills it in and"
-        " {kind: drop} leaves such rows out, or data.skip_bad_samples allows some"
+        f"{place}: column {name!r} has no value there; {FILL_OR_DROP}, or data.skip_bad_samples allows some"
     )
 
 

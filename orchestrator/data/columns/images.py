@@ -149,7 +149,10 @@ def _orientation(image: Image.Image) -> int:
 def _opened(encoded: bytes | None, where: Callable[[], str]) -> Iterator[Image.Image]:
     """The image, opened; what Pillow raises on a damaged one becomes one sentence."""
     if encoded is None:
-        raise DataError(f"{where()}: has no image")
+        raise DataError(
+            f"{where()}: has no image; {{kind: drop, tensor: image}} under data.transforms leaves such rows"
+            " out, or data.skip_bad_samples allows some"
+        )
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             yield image
@@ -158,5 +161,6 @@ def _opened(encoded: bytes | None, where: Callable[[], str]) -> Iterator[Image.I
     except Exception as error:  # Pillow's readers have many words for bytes that are no image
         reason = str(error).split("<", 1)[0].strip()[:120]  # Pillow's names an object of ours
         raise DataError(
-            f"{where()}: the image can't be decoded ({reason or type(error).__name__})"
+            f"{where()}: the image can't be decoded ({reason or type(error).__name__}); write it anew, or"
+            " data.skip_bad_samples leaves some out"
         ) from error

@@ -39,7 +39,8 @@ class SeriesNumbers:
             if missing.any():
                 raise DataError(
                     f"{place_of(table, int(missing.argmax()))}: group {self._section.group!r} is missing in"
-                    f" {int(missing.sum())} rows, so they belong to no series; fill it in first"
+                    f" {int(missing.sum())} rows, so they belong to no series; write one, or leave"
+                    " such rows out"
                 )
         encoded = pc.dictionary_encode(column).combine_chunks()
         if isinstance(encoded, pa.ChunkedArray):
@@ -214,7 +215,10 @@ def times_of(table: pa.Table, name: str) -> np.ndarray:
             column = column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(pa.int64())
         missing = pc.is_null(column, nan_is_null=True).to_numpy()
         if missing.any():
-            raise DataError(f"{place_of(table, int(missing.argmax()))}: column {name!r} has no time there")
+            raise DataError(
+                f"{place_of(table, int(missing.argmax()))}: column {name!r} has no time there;"
+                " write one, or leave the row out"
+            )
         return np.asarray(column.to_numpy())
     except pa.ArrowException:
         raise DataError(

@@ -56,8 +56,8 @@ class Required:
         self._left_out.add(place)
         if len(self._left_out) > self._most:
             raise DataError(
-                f"{place}: column {name!r} has no value there; fill it in, leave the row out, or have"
-                f" data.skip_bad_samples (now {self._most}) allow some"
+                f"{place}: column {name!r} has no value there, and data.prepare comes before"
+                f" data.transforms: write one, leave the row out, or have data.skip_bad_samples (now {self._most}) allow some"
             )
         _LOGGER.warning("%s: column %r has no value there; the row is skipped", place, name)
 

@@ -179,11 +179,15 @@ def series_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
         try:
             values = pc.cast(column, pa.float64()).to_numpy()
         except pa.ArrowException:
-            raise DataError(f"data.prepare: column {name!r} is {column.type}, not numbers") from None
+            raise DataError(
+                f"data.prepare: column {name!r} is {column.type}, not numbers; name the series that are"
+                " in data.prepare.columns"
+            ) from None
         bad = ~np.isfinite(values)
         if bad.any():
             raise DataError(
-                f"{place_of(table, int(bad.argmax()))}: series {name!r} is missing or infinite there; fill it in first"
+                f"{place_of(table, int(bad.argmax()))}: series {name!r} is missing or infinite there; write a value, or"
+                " leave the row out and have data.prepare.time and jumps: cut end the windows there"
             )
         columns.append(values)
     return np.stack(columns, axis=1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from orchestrator.data.prepared import PreparedSource
-from orchestrator.data.transforms import Batch
+from orchestrator.data.transforms import Batch, SampleFault
 from orchestrator.errors import DataError
 
 _LOGGER = logging.getLogger(__name__)
@@ -50,6 +51,20 @@ class BadSamples:
                     f"{place_of(self._sources, sample)} can't be read, and more than data.skip_bad_samples ({self._most}) samples"
                     " can't; mend the data, or allow more"
                 )
+
+
+@contextmanager
+def placed(sources: Sequence[PreparedSource]) -> Iterator[None]:
+    """Within it, a value that a transform can't use is named by file, row and column. Raises DataError."""
+    try:
+        yield
+    except SampleFault as fault:
+        layout = next((one for one in sources[0].layouts if one.name == fault.tensor), None)
+        columns = () if layout is None else layout.columns
+        # Others were made by transforms, or are of a list.
+        own = layout is not None and (layout.shape in ((), (len(columns),)) and fault.column < len(columns))
+        what = f"column {columns[fault.column]!r}" if own else f"tensor {fault.tensor!r}"
+        raise DataError(f"{place_of(sources, fault.sample)}: {what} {fault}") from None
 
 
 def place_of(sources: Sequence[PreparedSource], sample: int) -> str:

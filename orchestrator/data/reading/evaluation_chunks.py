@@ -9,6 +9,7 @@ import numpy as np
 from orchestrator.data.hashing import sample_seeds
 from orchestrator.data.order import RowSpace
 from orchestrator.data.prepared import Prepared
+from orchestrator.data.reading.bad_samples import placed
 from orchestrator.data.reading.chunks import by_step, most_steps, share_of
 from orchestrator.data.reading.rows import RowReader
 from orchestrator.data.transforms import Batch, apply_all
@@ -25,6 +26,7 @@ class EvaluationChunks:
     def __init__(self, prepared: Prepared, plan: Plan, *, rank: int, world_size: int) -> None:
         assert prepared.evaluation is not None
         self._prepared, self._plan = prepared, plan
+        self._evaluation = prepared.evaluation
         self.samples = plan.micro_batch_size
         self._total = prepared.eval_samples
         self._first, self._end = share_of(self._total, rank, world_size)
@@ -50,7 +52,8 @@ class EvaluationChunks:
             )
             rows["sample_id"] = np.where(real, rows["sample_id"], -1)
             rows["weight"] *= real
-            rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=False)
+            with placed([self._evaluation]):
+                rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=False)
             return by_step(rows, stop_step - first_step)
 
         return decode

@@ -74,6 +74,28 @@ class TransformKind(Protocol):
         ...
 
 
+class SampleFault(DataError):
+    """A value that a transform can't use. The message begins with a verb: who knows where samples lie puts the place, and
+    the column, before it.
+    """
+
+    def __init__(self, message: str, sample: int = -1, tensor: str = "", column: int = 0) -> None:
+        super().__init__(message)
+        self.sample, self.tensor, self.column = sample, tensor, column
+
+
+def sample_fault(message: str, batch: Batch, tensor: str, wrong: np.ndarray) -> SampleFault:
+    """The fault of the first wrong value.
+
+    Args:
+        wrong: bool, of the tensor's shape.
+    """
+    columns = wrong.reshape(len(wrong), -1)
+    row = int(columns.any(axis=1).argmax())
+    sample = int(batch["sample_id"][row]) if "sample_id" in batch else row
+    return SampleFault(message, sample, tensor, int(columns[row].argmax()))
+
+
 def kind_of(section: Transform) -> TransformKind:
     """The implementation of a transform's section."""
     kind: TransformKind = load(TRANSFORMS, section.kind, "transform")()

@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.categories import encode_categories, fit_categories
-from orchestrator.data.transforms import Batch, Fitted, tensor_of
+from orchestrator.data.columns.mends import FILL_OR_DROP
+from orchestrator.data.transforms import Batch, Fitted, sample_fault, tensor_of
 from orchestrator.spec.transforms import Encode
+
+_UNSEEN = -1
 
 
 class _Distinct:
@@ -52,12 +55,14 @@ class EncodeKind:
                 column,
                 known,
                 section.tensor,
-                unknown=len(known) if section.unseen == "unknown" else None,
+                unknown=len(known) if section.unseen == "unknown" else _UNSEEN,
                 unread=unread,
             )
             for column, known in zip(_columns(values), fitted["values"], strict=True)
         ]
         out = encoded[0] if values.ndim == 1 else np.stack(encoded, axis=1)
+        if (unseen := out == _UNSEEN).any():
+            raise sample_fault(_unseen(values[unseen][0]), batch, section.tensor, unseen)
         return {**batch, section.tensor: out}
 
     def sizes(self, section: Encode, fitted: Fitted) -> dict[str, int | tuple[int, ...]]:
@@ -66,6 +71,13 @@ class EncodeKind:
         if section.tensor == "label":
             return {"outputs": counts[0]} if len(counts) == 1 else {}
         return {"cardinalities": counts} if section.tensor == "categories" else {}
+
+
+def _unseen(value: Any) -> str:
+    if value is None or value != value:
+        return f"has no value; {FILL_OR_DROP}"
+    plain = value.item() if isinstance(value, np.generic) else value
+    return f"has {plain!r}, which no training row has; give unseen: unknown to its encoding, or mend the row"
 
 
 def _columns(values: np.ndarray) -> list[pa.Array]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.data.transforms import Batch, Fitted, as_floats, tensor_of
+from orchestrator.data.columns.mends import FILL_OR_DROP
+from orchestrator.data.transforms import Batch, Fitted, as_floats, sample_fault, tensor_of
 from orchestrator.data.transforms.samples import ColumnSamples
 from orchestrator.errors import DataError
 from orchestrator.spec.transforms import Clip, Join, Log, Normalize, Quantile, Scale
@@ -24,13 +25,19 @@ class Moments:
 
     def update(self, batch: Batch) -> None:
         """See one batch."""
-        values = tensor_of(batch, self._section.tensor, "normalize").astype(np.float64)
-        if not np.isfinite(values).all():
-            bad = int(batch["sample_id"][~np.isfinite(values).reshape(len(values), -1).all(axis=1)][0])
-            raise DataError(
-                f"data.transforms: normalize can't use {self._section.tensor!r}: sample {bad} has a missing or"
-                " infinite value; put {kind: impute} before it to fill in what is missing, {kind: drop} to leave such rows"
-                " out, or mend the row"
+        name = self._section.tensor
+        values = tensor_of(batch, name, "normalize").astype(np.float64)
+        if (missing := np.isnan(values)).any():
+            raise sample_fault(
+                f"has no value, so normalize has no mean; {FILL_OR_DROP}", batch, name, missing
+            )
+        if (infinite := np.isinf(values)).any():
+            raise sample_fault(
+                f"is infinite, so normalize has no mean; put {{kind: clip, tensor: {name}, low: ..., high: ...}} before"
+                " it, or mend the row",
+                batch,
+                name,
+                infinite,
             )
         axes = _reduced_axes(self._section, values.ndim)
         count = int(np.prod([values.shape[axis] for axis in axes]))

@@ -48,7 +48,7 @@ def test_several_columns_are_encoded_each_by_itself():
 def test_an_unseen_label_is_a_sentence_or_its_own_number():
     fitted = [{"values": [["a", "b"]]}]
     given = batch(label=np.array(["b", "q"], dtype=object))
-    with pytest.raises(DataError, match="'label' has values that no training row has, for example 'q'"):
+    with pytest.raises(DataError, match="has 'q', which no training row has"):
         apply_all([Encode(tensor="label")], fitted, given, training=False)
     known = apply_all([Encode(tensor="label", unseen="unknown")], fitted, given, training=False)
     assert known["label"].tolist() == [1, 2]

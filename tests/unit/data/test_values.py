@@ -334,3 +334,112 @@ def test_other_rows_may_mean_the_same_and_other_classes_do_not(tmp_path):
     ]
     for changed, difference in cases:
         assert changed_meaning(before, meaning(tmp_path, rows | changed, **data)) == difference
+
+
+def test_a_text_label_under_regression_is_given_the_mend_of_numbers(tmp_path):
+    data = {"train": parquet(tmp_path, x=X, label=["1,5", "n/a"] * 10), "columns": {"features": "x"}}
+    message = refused(tmp_path, data, objective={"kind": "regression"})
+    assert "column 'label' of" in message and "regression predicts numbers" in message
+    assert "give the source its decimal, thousands or missing" in message
+
+
+def test_an_unseen_category_names_file_row_and_column(tmp_path):
+    colors = ["red", "blue"] * 10
+    data = {
+        "train": parquet(tmp_path, x=X, color=colors, label=HALF),
+        "eval": parquet(tmp_path, "eval.parquet", x=X, color=[*colors[:11], "pink", *colors[:8]], label=HALF),
+        "columns": {"features": "x", "categories": ["color"]},
+        "transforms": [{"kind": "encode", "tensor": "categories"}],
+    }
+    assert "eval.parquet, row 11: column 'color' has 'pink', which no training row has" in refused(
+        tmp_path, data
+    )
+
+
+def test_an_infinite_value_names_file_row_and_column(tmp_path):
+    y = [*X[:7], float("inf"), *X[8:]]
+    normalize = {"kind": "normalize", "tensor": "features"}
+    data = {"train": parquet(tmp_path, x=X, y=y, label=HALF), "columns": ALL, "transforms": [normalize]}
+    message = refused(tmp_path, data)
+    assert "rows.parquet, row 7: column 'y' is infinite" in message and "{kind: clip" in message
+    data["transforms"] = [{"kind": "clip", "tensor": "features", "low": 0, "high": 99}, normalize]
+    assert np.isfinite(tensors(tmp_path, data)["features"]).all()
+
+
+ENDS = {"kind": "normalize", "tensor": "features"}
+DAY = np.datetime64("2026-01-01") + np.arange(20)
+COLORS = ["red", "blue"] * 10
+CROOKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a number is missing": ({"x": [None, *X[1:]]}, {"transforms": [ENDS]}, "{kind: impute}"),
+    "a label is missing": ({"x": X, "label": [None, *HALF[1:]]}, {}, "{kind: drop}"),
+    "a category is missing": (
+        {"x": X, "c": [None, *COLORS[1:]]},
+        {
+            "columns": {"features": "x", "categories": ["c"]},
+            "transforms": [ENCODE | {"tensor": "categories"}],
+        },
+        "{kind: impute}",
+    ),
+    "words among features": (
+        {"x": X, "c": COLORS},
+        {"columns": {"features": ["x", "c"]}},
+        "{kind: encode, tensor",
+    ),
+    "only words": ({"c": COLORS}, {"columns": {"features": "*"}}, "{kind: encode, tensor: categories}"),
+    "words as label": ({"x": X, "label": COLORS}, {}, "{kind: encode, tensor: label}"),
+    "dates among features": (
+        {"x": X, "d": DAY},
+        {"columns": {"features": ["x", "d"]}},
+        "{kind: date, tensor: dates}",
+    ),
+    "dates": ({"d": DAY}, {"columns": {"features": ["d"]}}, "{kind: date, tensor: features}"),
+    "a struct": (
+        {"s": [{"x": x} for x in X]},
+        {"columns": {"features": ["s"]}},
+        "name the field that is meant, e.g. s.x",
+    ),
+    "a struct encoded": (
+        {"x": X, "s": [{"x": x} for x in X]},
+        {
+            "columns": {"features": "x", "categories": ["s"]},
+            "transforms": [ENCODE | {"tensor": "categories"}],
+        },
+        "e.g. s.x",
+    ),
+    "a map": (
+        {"m": pa.array([[("k", x)] for x in X], pa.map_(pa.string(), pa.float64()))},
+        {"columns": {"features": ["m"]}},
+        "write it as numbers",
+    ),
+    "lists of many lengths": (
+        {"x": [[1.0] * (1 + i % 2) for i in range(20)]},
+        {"columns": {"features": ["x"]}},
+        "write lists of one length",
+    ),
+    "fractions as classes": (
+        {"x": X, "label": [i / 2 for i in range(20)]},
+        {},
+        "objective: {kind: regression}",
+    ),
+    "numbers and infinite": (
+        {"x": [float("inf"), *X[1:]]},
+        {"transforms": [ENDS]},
+        "{kind: clip, tensor: features",
+    ),
+    "an unfit imputation": (
+        {"x": X, "c": COLORS},
+        {
+            "columns": {"features": "x", "categories": "c"},
+            "transforms": [{"kind": "impute", "tensor": "categories"}],
+        },
+        "by: category",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CROOKED)
+def test_a_table_is_refused_with_what_mends_it(name, tmp_path):
+    columns, data, mend = CROOKED[name]
+    rows = parquet(tmp_path, **{"label": HALF, **columns})
+    message = refused(tmp_path, {"train": rows, "columns": {"features": "x"}, **data})
+    assert mend in message, message

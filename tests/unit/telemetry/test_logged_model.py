@@ -143,7 +143,7 @@ def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
     assert list(raw["class"]) == list((named[:, 0] > 0).astype(int))
     whole = table.drop(columns="risk")[:2].astype({"size": int})
     assert model.predict(whole).equals(raw), "whole numbers where training had fractions"
-    with pytest.raises(DataError, match="no training row has, for example 'green'"):
+    with pytest.raises(DataError, match="'categories' has 'green', which no training row has"):
         model.predict(pd.DataFrame({"size": [1.0], "color": ["green"]}))
     with pytest.raises(DataError, match="no column 'color'"):
         model.predict(pd.DataFrame({"size": [1.0]}))
