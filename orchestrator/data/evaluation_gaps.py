@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from orchestrator.data.cache import remembered
 from orchestrator.data.columns.arrays import column_array
-from orchestrator.data.columns.mends import FILL_OR_DROP
+from orchestrator.data.mends import FILL_OR_DROP
 from orchestrator.data.preparations.places import place_of
 from orchestrator.data.preparations.raw_rows import RawRows
 from orchestrator.data.preparations.rewrite import rows_key

@@ -97,8 +97,12 @@ def test_an_empty_text_file(prepared, tmp_path, kind):
 @pytest.mark.parametrize(
     ("strange", "error", "said"),
     [
-        (7, SpecError, r"model\.outputs: is 3, but the data has 8"),
-        (-1, DataError, "tensor 'label' holds -1, but its values must be from 0 to 2"),
+        (7, DataError, r"table\.csv, row 13: the label in column 'label' is 7, but there are 3 classes"),
+        (
+            -1,
+            DataError,
+            r"table\.csv, row 13: the label in column 'label' is -1, but classes are numbered from 0",
+        ),
     ],
 )
 def test_a_label_out_of_range_wherever_it_stands(prepared, tmp_path, strange, error, said):

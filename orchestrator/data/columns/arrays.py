@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.columns.layout import TensorLayout
-from orchestrator.data.columns.mends import FILL_OR_DROP, mend_of
+from orchestrator.data.mends import FILL_OR_DROP, mend_of
 from orchestrator.errors import DataError
 
 Where = Callable[[int], str]

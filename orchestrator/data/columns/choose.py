@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow as pa
 from orchestrator.data.columns.arrays import column_array, encoded_bytes, number_type, numbers
 from orchestrator.data.columns.image_sets import image_layout
 from orchestrator.data.columns.layout import TensorLayout, source_column
+from orchestrator.data.mends import mend_of
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.transforms import kind_of
 from orchestrator.errors import DataError
@@ -60,7 +60,7 @@ def choose_columns(
         if not columns:
             raise DataError(
                 f"data.columns.{tensor}: {index.root} has no column of numbers that isn't named elsewhere; it has"
-                f" {_listed(head)}"
+                f" {_listed(head)}{_mends(head, named, tensor)}"
             )
         flat = "*" in names or len(columns) > 1 or tensor in ("features", "categories")
         found[tensor] = Chosen(columns, flat)
@@ -79,10 +79,7 @@ def layouts_of(
     Raises:
         DataError: a column isn't there, or can't be what it is meant to be.
     """
-    return tuple(
-        _layout(tensor, one.columns, spec, taken.get(tensor), index, head, one.flat)
-        for tensor, one in chosen.items()
-    )
+    return tuple(_layout(tensor, one, spec, taken.get(tensor), index, head) for tensor, one in chosen.items())
 
 
 def one_carried_type(sources: Sequence[tuple[TensorLayout, ...]]) -> list[tuple[TensorLayout, ...]]:
@@ -102,90 +99,80 @@ def one_carried_type(sources: Sequence[tuple[TensorLayout, ...]]) -> list[tuple[
 
 
 def _layout(
-    tensor: str,
-    columns: tuple[str, ...],
-    spec: DataSpec,
-    taken_as: str | None,
-    index: SourceIndex,
-    head: pa.Table,
-    flat: bool,
+    tensor: str, one: Chosen, spec: DataSpec, taken_as: str | None, index: SourceIndex, head: pa.Table
 ) -> TensorLayout:
-    arrays, there = [], set(head.column_names)
-    for name in columns:
-        if source_column(name, there) not in there:
-            raise DataError(
-                f"data.columns.{tensor}: {index.root} has no column {name!r}; it has {_listed(head)}"
-            )
-        if len(head.schema.get_all_field_indices(name)) > 1:
-            raise DataError(
-                f"data.columns.{tensor}: {index.root} has several columns {name!r}; give each a name of its own, or"
-                " name other columns"
-            )
-        arrays.append(column_array(head, name))
+    columns = one.columns
+    arrays = [_column(tensor, name, index, head) for name in columns]
+    there = set(head.column_names)
     read = tuple(dict.fromkeys(source_column(name, there) for name in columns))
     first = encoded_bytes(arrays[0])
-
-    def where(row: int) -> str:
-        return index.where(0, row)
-
     if pa.types.is_binary(first.type) or pa.types.is_large_binary(first.type):
         return image_layout(tensor, columns[0], read, spec, index, computed_with=_computed_with(spec, tensor))
-    gaps, encoded = (
-        _fills_in(spec, tensor),
-        any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms),
-    )
-    kinds = [number_type(array.type) for array in arrays]
-    as_text = encoded and (_fills_with_words(spec, tensor) or _no_common_type(kinds))
-    if as_text or any(pa.types.is_string(a.type) or pa.types.is_large_string(a.type) for a in arrays):
-        return TensorLayout(
-            name=tensor,
-            columns=columns,
-            read_columns=read,
-            kind="text",
-            shape=(len(columns),) if flat else (),
-            dtype="object",
-            carried="object",
-            gaps=gaps,
-            flat=flat,
-        )
-    if all(pa.types.is_date(a.type) or pa.types.is_timestamp(a.type) for a in arrays):
-        return TensorLayout(
-            name=tensor,
-            columns=columns,
-            read_columns=read,
-            kind="dates",
-            shape=(len(columns),) if flat else (),
-            dtype="datetime64[us]",
-            carried="datetime64[us]",
-            gaps=gaps,
-            flat=flat,
-        )
-    parts = [numbers(array, name, where, missing=True) for array, name in zip(arrays, columns, strict=True)]
-    types = [np.dtype(kind.to_pandas_dtype()) for kind in kinds if kind is not None]
-    whole = all(kind.kind in "iu" for kind in types)
-    if taken_as == "int" and not whole and not encoded:
-        _refuse_fractions(tensor, columns, parts, index)
-    dtype: Literal["int64", "float32"] = "int64"
-    carried: str = _exact(types, gaps)
-    computed = _computed_with(spec, tensor)
-    if not encoded:
-        dtype = "int64" if taken_as == "int" or (taken_as is None and whole and not computed) else "float32"
-        carried = dtype
-        if computed and dtype == "float32":
-            carried = np.result_type(np.float32, *types).name
-        elif index.kind in _TYPED and len(parts) == 1 and not computed:
-            carried = _smaller(types[0], parts[0].ndim, dtype)
-    return TensorLayout(
+    plain = TensorLayout(
         name=tensor,
         columns=columns,
         read_columns=read,
         kind="numbers",
-        shape=(sum(part[0].size for part in parts),) if flat else parts[0].shape[1:],
-        dtype=dtype,
-        carried=carried,
-        gaps=gaps,
-        flat=flat,
+        shape=(len(columns),) if one.flat else (),
+        gaps=_fills_in(spec, tensor),
+        flat=one.flat,
     )
+    encoded = any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms)
+    kinds = [array.type for array in arrays]
+    as_text = encoded and (
+        _fills_with_words(spec, tensor) or _no_common_type([number_type(k) for k in kinds])
+    )
+    if as_text or any(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds):
+        return plain.model_copy(update={"kind": "text", "dtype": "object", "carried": "object"})
+    if all(pa.types.is_date(kind) or pa.types.is_timestamp(kind) for kind in kinds):
+        return plain.model_copy(
+            update={"kind": "dates", "dtype": "datetime64[us]", "carried": "datetime64[us]"}
+        )
+
+    def where(row: int) -> str:
+        return index.where(0, row)
+
+    parts = [numbers(array, name, where, missing=True) for array, name in zip(arrays, columns, strict=True)]
+    shape = (sum(part[0].size for part in parts),) if one.flat else parts[0].shape[1:]
+    types = [np.dtype(kind.to_pandas_dtype()) for kind in map(number_type, kinds) if kind is not None]
+    if encoded:
+        dtype, carried = "int64", _exact(types, plain.gaps)
+    else:
+        dtype, carried = _number_types(plain, spec, taken_as, index, parts, types)
+    return plain.model_copy(update={"shape": shape, "dtype": dtype, "carried": carried})
+
+
+def _column(tensor: str, name: str, index: SourceIndex, head: pa.Table) -> pa.Array:
+    """A column of the first rows. Raises DataError where there is none of the name, or several."""
+    there = head.column_names
+    if source_column(name, there) not in there:
+        raise DataError(f"data.columns.{tensor}: {index.root} has no column {name!r}; it has {_listed(head)}")
+    if len(head.schema.get_all_field_indices(name)) > 1:
+        raise DataError(
+            f"data.columns.{tensor}: {index.root} has several columns {name!r}; give each a name of its own, or"
+            " name other columns"
+        )
+    return column_array(head, name)
+
+
+def _number_types(
+    layout: TensorLayout,
+    spec: DataSpec,
+    taken_as: str | None,
+    index: SourceIndex,
+    parts: Sequence[np.ndarray],
+    types: Sequence[np.dtype],
+) -> tuple[str, str]:
+    """Of numbers that no ``encode`` takes: the type that the loop gets, and that in which they are carried."""
+    whole, computed = all(kind.kind in "iu" for kind in types), _computed_with(spec, layout.name)
+    if taken_as == "int" and not whole:
+        _refuse_fractions(layout.name, layout.columns, parts, index)
+    dtype = "int64" if taken_as == "int" or (taken_as is None and whole and not computed) else "float32"
+    if computed and dtype == "float32":
+        return dtype, np.result_type(np.float32, *types).name
+    if index.kind in _TYPED and len(parts) == 1 and not computed:
+        return dtype, _smaller(types[0], parts[0].ndim, dtype)
+    return dtype, dtype
 
 
 def _fills_in(spec: DataSpec, tensor: str) -> bool:
@@ -257,6 +244,12 @@ def _smaller(own: np.dtype, dimensions: int, dtype: str) -> str:
     if own.kind in "iu" and own.itemsize < np.dtype(dtype).itemsize and (dtype == "int64" or dimensions > 1):
         return own.name
     return own.name if own == np.float16 and dtype == "float32" else dtype
+
+
+def _mends(head: pa.Table, named: set[str], tensor: str) -> str:
+    """What makes numbers of the first column that is left."""
+    field = next((field for field in head.schema if field.name not in named), None)
+    return "" if field is None else f"; {field.name!r} holds {mend_of(field.name, field.type, tensor)}"
 
 
 def _numeric(head: pa.Table, named: set[str]) -> list[str]:

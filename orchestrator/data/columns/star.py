@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from orchestrator.data.columns.layout import TensorLayout, source_column
-from orchestrator.data.columns.mends import mend_of
+from orchestrator.data.mends import mend_of
 
 _MOST_NAMES = 30
 

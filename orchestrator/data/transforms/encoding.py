@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.categories import encode_categories, fit_categories
-from orchestrator.data.columns.mends import FILL_OR_DROP
+from orchestrator.data.mends import FILL_OR_DROP
 from orchestrator.data.transforms import Batch, Fitted, sample_fault, tensor_of
 from orchestrator.spec.transforms import Encode
 

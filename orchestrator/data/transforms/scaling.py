@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.data.columns.mends import FILL_OR_DROP
+from orchestrator.data.mends import FILL_OR_DROP
 from orchestrator.data.transforms import Batch, Fitted, as_floats, sample_fault, tensor_of
 from orchestrator.data.transforms.samples import ColumnSamples
 from orchestrator.errors import DataError
