@@ -23,6 +23,7 @@ from orchestrator.ray_session import RaySession
 from orchestrator.records import RunRecord
 from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
+from orchestrator.storage import store_at
 
 _STOP_POLL_SECONDS = 1.0
 _SENDER_SECONDS = 10.0
@@ -105,6 +106,8 @@ class Driver:
             _doing("preparing the data")
             prepared = data.prepare(self._plan)
             describe_run(self._plan, data=prepared.lineage, started_at=self._started_at)
+            inputs = data.inputs_of(self._plan.job, prepared).model_dump_json(indent=2)
+            store_at(self._plan.storage).write(data.INPUTS, inputs.encode())  # for whoever exports the model
             _doing("starting the workers")
             self._has_workers = True
             outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)

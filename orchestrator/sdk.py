@@ -304,6 +304,19 @@ class Run:
 
         return checkpoint.chosen(self.status().urls["checkpoints"], which)
 
+    def inputs(self) -> bytes:
+        """How rows become what its model takes, as JSON: scaling, categories, the tokenizer. See ``data.Inputs``.
+
+        Raises:
+            NotFoundError: the run did not come so far as to prepare its data.
+        """
+        from orchestrator.data import INPUTS
+
+        try:
+            return store_at(_storage_of(self.status())).read(INPUTS)
+        except FileNotFoundError:
+            raise NotFoundError(f"{self.id} keeps no {INPUTS}: its data was not prepared") from None
+
 
 def _profile(cluster: str | ClusterProfile) -> ClusterProfile:
     return cluster if isinstance(cluster, ClusterProfile) else load_profile(cluster)

@@ -252,4 +252,6 @@ class Worker:
         """Wait for the last checkpoint, and close what is reported. Collective."""
         self._checkpoints.wait()
         self._prune()
+        self._reporter.ending()
+        self._peers.agree(lambda: None)  # rank 0 closes what all write to
         self._reporter.finished(stopped=outcome.stopped)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -30,6 +32,7 @@ def export(
     objective: ObjectiveConfig,
     kind: str,
     inputs: Collection[str] = (),
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> list[Path]:
     """Write the model into ``folder``, which is made, and return the files. What fails leaves nothing behind.
 
@@ -39,6 +42,7 @@ def export(
 
     Args:
         inputs: optional inputs of the forward that the graph takes too, as ``segment``; it always takes ``length``.
+        beside: more files of the folder, by name.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or what was written does not read back the same.
@@ -46,16 +50,36 @@ def export(
     """
     if kind not in FORMATS:
         raise SpecError(f"export: no such format {kind!r}; there are {', '.join(FORMATS)}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+    with (
+        _folder_made(folder.parent),
+        tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch,
+    ):
         if kind == "safetensors":
             to_safetensors(checkpoint, Path(scratch) / "model.safetensors")
             (Path(scratch) / "config.json").write_text(_config_json(config, objective))
         else:
             modules = load_modules(checkpoint, config, objective)
             _to_graph(modules, config, objective, kind, inputs, Path(scratch))
-        folder.mkdir(exist_ok=True)
-        return [Path(shutil.move(file, folder / file.name)) for file in _in_order(Path(scratch))]
+        for name, content in beside.items():
+            (Path(scratch) / name).write_bytes(content)
+        with _folder_made(folder):
+            return [Path(shutil.move(file, folder / file.name)) for file in _in_order(Path(scratch))]
+
+
+@contextlib.contextmanager
+def _folder_made(folder: Path) -> Iterator[None]:
+    """A folder that is there; of those that were made for it none stays where something fails."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for one in made:
+            with contextlib.suppress(OSError):  # not made, or in use by now
+                one.rmdir()
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            raise SpecError(f"export: {folder} can't be a folder: a file is in its place") from error
+        raise
 
 
 def _to_graph(

@@ -31,16 +31,19 @@ def export(
 
     from orchestrator import checkpoint, sdk
     from orchestrator.checkpoint.export import export as write
+    from orchestrator.data import INPUTS
     from orchestrator.errors import SpecError
     from orchestrator.models.configs import ModelConfig, ObjectiveSection
 
     if best and step is not None:
         raise SpecError("give --best or --step, not both")
     which = checkpoint.BEST if best else checkpoint.NEWEST if step is None else str(step)
-    found = sdk.attach(run, cluster).checkpoint(which)
+    trained = sdk.attach(run, cluster)
+    found = trained.checkpoint(which)
     config = TypeAdapter(ModelConfig).validate_python(found.meta["model"])
     objective = TypeAdapter(ObjectiveSection).validate_python(found.meta["objective"])
-    files = write(found, Path(output or run), config, objective, format_, found.meta["inputs"])
+    folder, beside = Path(output or run), {INPUTS: trained.inputs()}
+    files = write(found, folder, config, objective, format_, found.meta["inputs"], beside)
     if json:
         print_json({"run": run, "step": found.step, "which": which, "files": [str(file) for file in files]})
     else:

@@ -9,9 +9,10 @@ from orchestrator.data.prepared import Prepared, describe_change
 from orchestrator.data.reading.bad_samples import place_of
 from orchestrator.data.reading.evaluation import EvalStream, open_eval
 from orchestrator.data.reading.training import StepBatch, TrainStream, open_train
-from orchestrator.data.serving import Inputs, decode_text, inputs_of
+from orchestrator.data.serving import INPUTS, Inputs, decode_text, inputs_of
 
 __all__ = [
+    "INPUTS",
     "EvalStream",
     "Inputs",
     "Prepared",

@@ -29,6 +29,8 @@ from orchestrator.spec.preparations import Pack, Preparation, Tokenize, Windows
 from orchestrator.spec.transforms import Transform
 from orchestrator.storage import store_and_name
 
+INPUTS = "inputs.json"
+"""Beside a model's weights, and in the storage of its run."""
 _LONGEST_PATH = 1024
 
 

@@ -283,6 +283,8 @@ with warnings.catch_warnings():
         """Log the model so that it loads back with MLflow."""
         log_checkpoint: Literal["newest", "best"] = "newest"
         """Whose model: that of the newest checkpoint, or of the best by ``checkpoint.keep.metric``."""
+        system_metrics: bool = False
+        """Sample CPU, memory, GPUs, network and disk of each node, every 10 seconds, as ``system/node_0/...``."""
         register: RegisterSpec | None = None
         """Register the logged model. Default: it is logged with the run alone."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class MlflowModels:
     def keep_up(self, kept: Iterable[Checkpoint]) -> None:
         """Give each kept checkpoint a record, and take those of others away. Doing it again changes nothing."""
         by_step = {saved.step: saved for saved in reversed(list(kept))}
+        self._times.read(by_step)
         there = self._there()
         for step, (model_id, kind) in there.items():
             if kind == _RECORD and step not in by_step:
@@ -171,22 +172,39 @@ class MlflowModels:
 
 
 class _PointTimes:
-    """When the points of steps were logged, read from the spool once; what lies before the last step asked for is let go."""
+    """When the points of kept checkpoints' steps were logged, read from the spool once. Others are let go, so that memory
+    does not grow with the run.
+    """
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._ends: dict[Part, int] = {}
         self._points: dict[int, dict[str, tuple[float, int]]] = {}
 
-    def points(self, step: int) -> Mapping[str, tuple[float, int]]:
-        """Value and milliseconds since the epoch of each point of a step."""
+    def read(self, kept: Collection[int]) -> None:
+        """Read what is new. Behind the newest of the kept steps all stays: a checkpoint may be under way there."""
+        newest = max(kept, default=-1)
         for part in self._spool.parts():
             for record in self._spool.records(part, self._ends.get(part, 0)):
                 self._ends[part] = record.end
-                content = record.content
-                for name, value in content.get("values", {}).items():
-                    self._points.setdefault(content["step"], {})[name] = value, content["time"]
+                step = record.content["step"]
+                if step in kept or step > newest:
+                    self._add(step, record.content)
+        for step in [step for step in self._points if step not in kept and step <= newest]:
+            del self._points[step]
+
+    def points(self, step: int) -> Mapping[str, tuple[float, int]]:
+        """Value and milliseconds since the epoch of each point of a kept step, as they were read last."""
         return self._points.get(step, {})
+
+    def _add(self, step: int, content: Mapping[str, Any]) -> None:
+        named = {
+            name: (value, content["time"])
+            for name, value in content.get("values", {}).items()
+            if not name.startswith("system/")
+        }
+        if named:
+            self._points.setdefault(step, {}).update(named)
 
 
 def _requirements() -> Iterator[str]:

@@ -23,6 +23,8 @@ from orchestrator.runs import Best
 from orchestrator.telemetry.gauges import Gauges
 from orchestrator.telemetry.model_folder import write_model_folder
 from orchestrator.telemetry.samples import files_of
+from orchestrator.telemetry.spool import Part, open_spool
+from orchestrator.telemetry.system_metrics import NodeMetrics, leads_node
 from orchestrator.telemetry.tracking import open_tracker
 
 logger = logging.getLogger("orchestrator")
@@ -53,6 +55,10 @@ class Reporter(Protocol):
 
     def stop_asked(self) -> bool:
         """Whether somebody asked the run to stop."""
+        ...
+
+    def ending(self) -> None:
+        """The loop has ended: what this rank still has to write for the tracker is written before any has ``finished``."""
         ...
 
     def finished(self, *, stopped: bool) -> None:
@@ -100,8 +106,8 @@ class Teller:
 class OwnLogReporter:
     """Every rank's but the first: what happened is in its own log, and nobody else is told."""
 
-    def __init__(self, teller: Teller) -> None:
-        self._teller = teller
+    def __init__(self, teller: Teller, node: NodeMetrics | None) -> None:
+        self._teller, self._node = teller, node
 
     def logged(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         """See Reporter."""
@@ -124,6 +130,11 @@ class OwnLogReporter:
         """Not asked of this rank."""
         return False
 
+    def ending(self) -> None:
+        """See Reporter."""
+        if self._node is not None:
+            self._node.close()
+
     def finished(self, *, stopped: bool) -> None:
         """Nothing."""
 
@@ -140,7 +151,7 @@ class RunReporter:
         attempt: int,
         launch: int,
         start_step: int,
-        start_seconds: float,
+        started_at: float,
     ) -> None:
         """
         Args:
@@ -150,14 +161,18 @@ class RunReporter:
             attempt: the worker group's start that reports.
             launch: whose record is written.
             start_step: the step that the attempt goes on from.
-            start_seconds: from the driver's start until now.
+            started_at: of the driver, in seconds since the epoch.
 
         """
         self._plan, self._prepared, self._attempt, self._teller = plan, prepared, attempt, teller
         self._mailbox = Mailbox(plan.storage, launch)
-        self._gauges = Gauges(plan, attempt=attempt, start_seconds=start_seconds)
+        self._gauges = Gauges(plan, attempt=attempt, start_seconds=time.time() - started_at)
         self._tracker = open_tracker(
             plan, attempt=attempt, launch=launch, start_step=start_step, on_url=self._is_tracked_at
+        )
+        is_measured = _measures(plan)
+        self._node = (
+            NodeMetrics(self._tracker.measured, plan=plan, started_at=started_at) if is_measured else None
         )
 
     def _is_tracked_at(self, url: str) -> None:
@@ -204,6 +219,11 @@ class RunReporter:
         """See Reporter."""
         return self._mailbox.stop_asked()
 
+    def ending(self) -> None:
+        """See Reporter."""
+        if self._node is not None:
+            self._node.close()
+
     def finished(self, *, stopped: bool) -> None:
         """See Reporter. Logs the model where the job asks for that; waits for the tracker."""
         if stopped or not self._plan.job.tracking.log_model or not self._plan.tracking_uri:
@@ -227,6 +247,7 @@ class RunReporter:
 
     def failed(self) -> None:
         """The attempt ends early; the tracker's run stays open for the next one."""
+        self.ending()
         self._tracker.finish(None)
 
     def close(self) -> None:
@@ -236,6 +257,24 @@ class RunReporter:
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in values.items()}
+
+
+def _measures(plan: Plan) -> bool:
+    """Whether this rank looks at its node's machine."""
+    return plan.job.tracking.system_metrics and bool(plan.tracking_uri) and leads_node()
+
+
+@contextlib.contextmanager
+def _node_of(plan: Plan, part: Part, started_at: float) -> Iterator[NodeMetrics | None]:
+    """What looks at the machine on a rank that writes nothing else for the tracker; None where it looks at none."""
+    if not _measures(plan):
+        yield None
+        return
+    with (
+        contextlib.closing(open_spool(plan.storage, part)) as writer,
+        contextlib.closing(NodeMetrics(writer.log, plan=plan, started_at=started_at)) as node,
+    ):
+        yield node
 
 
 @contextlib.contextmanager
@@ -260,7 +299,8 @@ def open_reporter(
     """
     teller.begins(launch=launch, start_step=start_step, total_steps=plan.total_steps)
     if rank != 0:
-        yield OwnLogReporter(teller)
+        with _node_of(plan, Part(attempt, rank), started_at) as node:
+            yield OwnLogReporter(teller, node)
         return
     reporter = RunReporter(
         plan,
@@ -269,7 +309,7 @@ def open_reporter(
         attempt=attempt,
         launch=launch,
         start_step=start_step,
-        start_seconds=time.time() - started_at,
+        started_at=started_at,
     )
     with contextlib.closing(reporter):
         try:

@@ -179,6 +179,7 @@ class SpoolWriter(ABC):
             logged: (name, step) of points that earlier attempts wrote and this one may come to again.
         """
         self._storage, self._part, self._logged = storage, part, set(logged)
+        self._one_by_one = threading.Lock()  # the loop's thread, and the one that looks at the machine
         self.lost = 0
         """Metric values that could not be written."""
 
@@ -195,10 +196,11 @@ class SpoolWriter(ABC):
             self._add({"step": step, "time": int(time.time() * 1000), "file": name}, 0)
 
     def _add(self, record: dict[str, Any], values: int) -> None:
-        try:
-            self._write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
-        except OSError:  # a full disk must not end the run
-            self.lost += values
+        with self._one_by_one:
+            try:
+                self._write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+            except OSError:  # a full disk must not end the run
+                self.lost += values
 
     @abstractmethod
     def _write(self, line: bytes) -> None:

@@ -42,6 +42,10 @@ class Tracker(Protocol):
         """Metric values of a step."""
         ...
 
+    def measured(self, step: int, metrics: Mapping[str, float]) -> None:
+        """What was measured of this rank's node: see ``system_metrics``. Called by another thread than the rest."""
+        ...
+
     def file(self, step: int, name: str, content: bytes) -> None:
         """A file that shows samples of a step."""
         ...
@@ -66,6 +70,9 @@ class NullTracker:
     """Tracks nothing."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def measured(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing."""
 
     def file(self, step: int, name: str, content: bytes) -> None:
@@ -125,6 +132,10 @@ class MlflowTracker:
         """See Tracker."""
         self._writer.log(step, metrics)
         self._has_records.set()
+
+    def measured(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See Tracker. Waits for the loop's first record: until then MLflow is not imported."""
+        self._writer.log(step, metrics)
 
     def file(self, step: int, name: str, content: bytes) -> None:
         """See Tracker."""

@@ -151,8 +151,31 @@ def test_an_export_that_fails_leaves_nothing_behind(
     monkeypatch.setattr(graphs, "_compare", fail)
     monkeypatch.setattr(exports, "_compare_file", fail)
     with pytest.raises(CheckpointError, match="read back"):
-        exports.export(checkpoint, tmp_path / "out", case.config, case.objective, kind)
+        exports.export(checkpoint, tmp_path / "new" / "deep" / "out", case.config, case.objective, kind)
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    (tmp_path / "there").mkdir()
+    with pytest.raises(CheckpointError, match="read back"):
+        exports.export(checkpoint, tmp_path / "there", case.config, case.objective, kind)
+    assert (tmp_path / "there").is_dir(), "what was there before stays"
+
+
+def test_files_beside_the_model_come_with_it(tmp_path: Path) -> None:
+    case = CASES[0]
+    checkpoint, _ = saved_case(case, tmp_path / "run")
+    files = exports.export(
+        checkpoint,
+        tmp_path / "new" / "out",
+        case.config,
+        case.objective,
+        "safetensors",
+        beside={"inputs.json": b"{}"},
+    )
+    assert [file.name for file in files] == ["model.safetensors", "config.json", "inputs.json"]
+    assert files[2].read_bytes() == b"{}"
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(SpecError, match="a file is in its place"):
+        exports.export(checkpoint, tmp_path / "taken", case.config, case.objective, "safetensors")
+    assert (tmp_path / "taken").read_text() == "a file"
 
 
 def test_an_unknown_format_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator import data
 from orchestrator.errors import InfrastructureError
 
 pytestmark = pytest.mark.ray
@@ -32,7 +33,7 @@ def follow(home, run):
 @pytest.fixture(scope="module")
 def uninterrupted(home):
     """A run that nothing happens to, by ``trainwright run``."""
-    answer = home.call("run", str(home.job()))
+    answer = home.call("run", str(home.job()), "--set", "tracking.system_metrics=true")
     assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr
     run = next(line.split()[1] for line in answer.stdout.splitlines() if line.startswith("run "))
     return run, answer.stdout
@@ -141,6 +142,26 @@ def test_mlflow_holds_the_run(home, uninterrupted):
     assert sorted(point.step for point in history) == [1, *range(50, 2001, 50)]
     assert [point.step for point in client.get_metric_history(record.info.run_id, "val/loss")] == [1000, 2000]
     assert record.inputs.dataset_inputs[0].tags[0].value == "train"
+    processor = client.get_metric_history(record.info.run_id, "system/node_0/cpu_utilization_percentage")
+    assert processor and len({point.step for point in processor}) == len(processor)
+
+
+def test_an_export_says_how_rows_become_what_the_model_takes(home, uninterrupted, tmp_path):
+    run, _ = uninterrupted
+    answer = home.call("export", run, "--output", str(tmp_path / "models" / "mine"))
+    assert answer.returncode == 0, answer.stderr
+    folder = tmp_path / "models" / "mine"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "config.json",
+        "inputs.json",
+        "model.safetensors",
+    ]
+    inputs = data.Inputs.model_validate_json((folder / "inputs.json").read_bytes())
+    assert [section.kind for section in inputs.transforms] == ["normalize"]
+    assert len(inputs.fitted[0]["mean"]) == 30
+    (tmp_path / "taken").write_text("a file")
+    refused = home.call("export", run, "--output", str(tmp_path / "taken" / "mine"))
+    assert refused.returncode == 2 and "a file is in its place" in refused.stderr
 
 
 def test_a_stopped_run_goes_on_to_the_same_result(home, uninterrupted):

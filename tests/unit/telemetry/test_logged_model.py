@@ -1,16 +1,27 @@
 """A model that a run logged, loaded back from MLflow: it takes rows and texts as the data source has them."""
 
+import base64
+import contextlib
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
 import time
+import urllib.request
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
-from orchestrator import data, sdk, worker
+from orchestrator import checkpoint, data, sdk, worker
 from orchestrator.errors import DataError
+from orchestrator.telemetry.closing import describe_run
 
 QUICK = {
     "training": {"max_steps": 2, "global_batch_size": 4},
@@ -32,7 +43,8 @@ def logged(tmp_path, monkeypatch):
     def train(job: dict):
         name = job["model"]["family"]
         source = {"data": {"reader": "worker", **job["data"]}}
-        whole = {"name": name, **QUICK, **job, **source, "tracking": {"kind": "mlflow", "uri": uri}}
+        tracking = {"kind": "mlflow", "uri": uri, **job.get("tracking", {})}
+        whole = {"name": name, **QUICK, **job, **source, "tracking": tracking}
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(whole))
         plan = sdk.make_plan(path)
@@ -40,6 +52,7 @@ def logged(tmp_path, monkeypatch):
         prepared = data.prepare(plan)
         artifacts = str(tmp_path / "artifacts")
         experiment = MlflowClient(uri).create_experiment(plan.job.tracking.experiment, artifacts)
+        describe_run(plan, data=prepared.lineage, started_at=time.time())
         worker.run(
             {
                 "plan": plan.model_dump_json(),
@@ -51,7 +64,7 @@ def logged(tmp_path, monkeypatch):
         mlflow.set_tracking_uri(uri)
         every = mlflow.search_logged_models([experiment], output_format="list")
         (found,) = (one for one in every if one.tags["trainwright.model"] == "weights")
-        train.model = found
+        train.model, train.every, train.plan = found, every, plan
         train.shown = _files(MlflowClient(uri), found.source_run_id)
         return mlflow.pyfunc.load_model(f"models:/{found.model_id}")
 
@@ -63,6 +76,169 @@ def _files(client: MlflowClient, run_id: str, folder: str = "") -> list[str]:
     for entry in client.list_artifacts(run_id, folder):
         paths += _files(client, run_id, entry.path) if entry.is_dir else [entry.path]
     return paths
+
+
+RANKED = {
+    "model": {"family": "mlp", "size": "debug"},
+    "data": {"train": {"kind": "builtin", "name": "iris"}, "eval": {"kind": "split", "fraction": 0.3}},
+    # so large steps that the loss rises: the first evaluation is the best
+    "training": {
+        "max_steps": 6,
+        "global_batch_size": 16,
+        "evaluate_every": 2,
+        "optimizer": {"kind": "sgd", "learning_rate": 30.0},
+        "clip_grad_norm": None,
+    },
+    "checkpoint": {
+        "every_steps": 2,
+        "asynchronous": False,
+        "keep": {"last": 1, "best": 1},
+    },
+}
+
+
+def test_mlflow_shows_the_best_model_and_what_checkpoints_there_are(logged, tmp_path):
+    register = {"name": "flowers", "alias": "champion"}
+    logged({**RANKED, "tracking": {"log_checkpoint": "best", "register": register}})
+    model = logged.model
+    assert (model.name, model.tags["step"], model.params["step"]) == ("mlp", "2", "2")
+    assert model.tags["which"].startswith("step 2, the best by val/loss")
+    of_evaluation = {metric.key: metric for metric in model.metrics if metric.key.startswith("val/")}
+    assert of_evaluation.keys() >= {"val/loss", "val/accuracy"}
+    assert {(metric.step, metric.dataset_name) for metric in of_evaluation.values()} == {(2, "iris")}
+    assert all(metric.dataset_digest for metric in of_evaluation.values())
+    kept = {saved.step for saved in checkpoint.committed(f"{logged.plan.storage}/checkpoints")}
+    assert kept == {2, 6}
+    assert {(int(one.tags["step"]), one.tags["trainwright.model"]) for one in logged.every} == {
+        (2, "weights"),
+        (6, "checkpoint"),
+    }, "the record of step 4 went with its checkpoint"
+    version = MlflowClient(mlflow.get_tracking_uri()).get_model_version_by_alias("flowers", "champion")
+    assert version.model_id == model.model_id
+    history = MlflowClient(mlflow.get_tracking_uri()).get_metric_history(model.source_run_id, "val/loss")
+    assert [point.step for point in history] == [2, 4, 6], "a model's metrics are the run's points, once"
+
+
+PICTURES = {
+    "model": {"family": "cnn", "size": "debug"},
+    "objective": {"kind": "classification"},
+    "data": {
+        "train": {"kind": "images", "path": "pets"},
+        "columns": {"image": "image", "label": "label"},
+        "transforms": [{"kind": "resize", "tensor": "image", "height": 16, "width": 16}],
+    },
+}
+
+
+def test_a_picture_is_given_by_path_as_bytes_or_in_base64(logged, tmp_path):
+    for number, kind in enumerate(("cat", "dog") * 4):
+        path = tmp_path / "pets" / kind / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (30 * number, 100, 50)).save(path)
+    model = logged(PICTURES)
+    path = tmp_path / "pets" / "cat" / "0.png"
+    content = path.read_bytes()
+    in_text = base64.b64encode(content).decode()
+    given = [str(path), content, in_text, f"data:image/png;base64,{in_text}"]
+    answers = [model.predict([one]) for one in given]
+    assert answers[0]["class"][0] in ("cat", "dog")
+    assert all(answer.equals(answers[0]) for answer in answers)
+    with pytest.raises(DataError, match=r"the picture 'none\.png' can't be read"):
+        model.predict(["none.png"])
+
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@contextlib.contextmanager
+def served(folder, tmp_path):
+    """``mlflow models serve`` of a model's folder, in a process that can import no trainwright but the model's own."""
+    hidden = tmp_path / "hidden" / "orchestrator"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ImportError('not the code that travels with the model')")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nowhere = {
+        name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+    }
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "-p", str(port)]
+    with (tmp_path / "served.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--env-manager", "local"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=tmp_path,
+            start_new_session=True,
+            env={
+                **os.environ,
+                **nowhere,
+                "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
+                "PYTHONPATH": str(hidden.parent),
+            },
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), DIRECT.open(f"http://127.0.0.1:{port}/ping"):
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def test_mlflow_serves_it_where_nothing_else_has_the_project(logged, tmp_path):
+    model = logged(RANKED)
+    folder = mlflow.artifacts.download_artifacts(
+        f"models:/{logged.model.model_id}", dst_path=tmp_path / "model"
+    )
+    rows = [[[5.1, 3.5, 1.4, 0.2]], [[6.7, 3.0, 5.2, 2.3]]]
+    columns = list(model.unwrap_python_model().inputs.columns)
+    frame = {"dataframe_split": {"columns": columns, "data": rows}}
+    with served(folder, tmp_path) as address:
+        request = urllib.request.Request(
+            address, json.dumps(frame).encode(), {"Content-Type": "application/json"}
+        )
+        with DIRECT.open(request) as answer:
+            answered = json.load(answer)["predictions"]
+    expected = model.predict(pd.DataFrame(rows, columns=columns))
+    assert [row["class"] for row in answered] == list(expected["class"])
+    np.testing.assert_allclose([row["probability"] for row in answered], expected["probability"])
+
+
+def test_each_group_is_forecast_by_itself(logged, tmp_path):
+    days = [f"{day:%Y-%m-%d}" for day in pd.date_range("2026-01-01", periods=40)]
+    rows = [
+        {"day": day, "shop": shop, "sold": level + 0.1 * number}
+        for shop, level in (("north", 10.0), ("south", 500.0))
+        for number, day in enumerate(days)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "shops.csv", index=False)
+    model = logged(
+        {
+            "model": {"family": "lstm", "size": "debug"},
+            "objective": {"kind": "forecasting"},
+            "data": {
+                "train": {"kind": "csv", "path": "shops.csv"},
+                "prepare": {
+                    "kind": "windows",
+                    "past": 6,
+                    "horizon": 2,
+                    "group": "shop",
+                    "time": "day",
+                    "columns": ["sold"],
+                },
+            },
+        }
+    )
+    forecast = model.predict(pd.DataFrame(rows))
+    assert list(forecast.columns) == ["shop", "day", "sold"]
+    assert list(forecast["shop"]) == ["north", "north", "south", "south"]
+    alone = model.predict(pd.DataFrame(rows[40:]))
+    np.testing.assert_allclose(forecast["sold"][2:], alone["sold"])
 
 
 def test_a_language_model_goes_on_from_a_text(logged, tmp_path):

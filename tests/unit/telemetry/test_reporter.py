@@ -26,6 +26,9 @@ class Tracker:
     def log(self, step, metrics):
         self.points.append((step, dict(metrics)))
 
+    def measured(self, step, metrics):
+        self.points.append((step, sorted(metrics)))
+
     def file(self, step, name, content):
         self.samples.append((step, name, content))
 
