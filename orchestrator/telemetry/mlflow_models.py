@@ -60,7 +60,6 @@ class MlflowModels:
         if step in (there := self._there()):
             self._client.delete_logged_model(there[step][0])
         model_id = self._log_whole(folder)
-        self._add_metrics(model_id, folder.saved)
         if self._plan.job.tracking.register is not None:
             self._register(model_id)
 
@@ -110,7 +109,7 @@ class MlflowModels:
                 params=self._params(saved),
                 tags={**self._tags(saved, _WHOLE), "which": folder.described},
                 model_type=plan.job.model.family,
-                step=saved.step,
+                step=saved.step,  # by which MLflow gives it the run's metrics; given again they would be refused
             )
         return str(logged.model_id)
 

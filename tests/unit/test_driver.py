@@ -65,6 +65,7 @@ def launch(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(driver, "RaySession", Session)
     monkeypatch.setattr(data, "prepare", lambda plan: Prepared())
+    monkeypatch.setattr(data, "inputs_of", lambda job, prepared: data.Inputs())
     monkeypatch.setattr(Session, "trains", staticmethod(lambda: None))
     monkeypatch.setattr(Session, "waits", staticmethod(lambda: None))
     monkeypatch.setattr(Session, "entered", 0)

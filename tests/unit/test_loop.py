@@ -100,6 +100,8 @@ def test_a_step_makes_these_calls_in_this_order():
         ]  # fmt: skip
 
     trained = {"train/loss_first": 2.5, "train/loss_second": 2.5, "train/seen": 3.0}
+    trained |= {"train/grad_norm_first": 1.0, "train/grad_norm_second": 1.0}
+    trained |= {"train/learning_rate": 0.001, "train/epoch": 0.0}
     assert calls == [
         ("next",), *phase("first"), *phase("second"), ("log", 1),
         ("evaluation",), ("autocast",), ("evaluate",), ("evaluate",), ("autocast ends",), ("log", 1),
