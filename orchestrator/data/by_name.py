@@ -10,6 +10,7 @@ import pyarrow as pa
 from orchestrator.data.columns.choose import Chosen, choose_columns, layouts_of, one_carried_type
 from orchestrator.data.columns.layout import TensorLayout, source_column
 from orchestrator.data.columns.missing import model_tensors, refuse_missing
+from orchestrator.data.columns.star import starred_of
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import SourceRows
@@ -102,9 +103,8 @@ def _further_columns(
     job: JobSpec, index: SourceIndex, head: pa.Table, first: SourceIndex, first_head: pa.Table
 ) -> list[str]:
     """Columns that ``"*"`` would have taken, had the training data had them."""
-    starred = [tensor for tensor, names in job.data.columns.items() if "*" in names]
     further = [name for name in head.column_names if name not in first_head.column_names]
-    if not starred or not further:
+    if not starred_of(job.data.columns) or not further:
         return []
     return [f"{index.root} has columns that {first.root} lacks, which are not read: {named(further)}"]
 

@@ -16,6 +16,7 @@ from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.columns.missing import missing_tensors
 from orchestrator.data.columns.star import star_notes
 from orchestrator.data.listing import list_files
+from orchestrator.data.precision import precision_notes
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.builtin import FACTS, materialize
@@ -118,7 +119,12 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
         eval_samples=held,
         dims=dims,
         lists=lists,
-        notes=(*facts.notes(indexes), *differences, *star_notes(spec.columns, layouts[0], indexes[0].schema)),
+        notes=(
+            *facts.notes(indexes),
+            *differences,
+            *star_notes(spec.columns, layouts[0], indexes[0].schema),
+            *precision_notes(indexes[0], layouts[0]),
+        ),
     )
 
 

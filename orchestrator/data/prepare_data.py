@@ -20,6 +20,7 @@ from orchestrator.data.image_sources import image_notes, with_one_look
 from orchestrator.data.meaning import meaning_of
 from orchestrator.data.order import OrderShape, shape_order
 from orchestrator.data.origin import lineage
+from orchestrator.data.precision import precision_notes
 from orchestrator.data.preparations.dropping import without_missing
 from orchestrator.data.preparations.rewrite import rewrite_rows
 from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
@@ -84,7 +85,8 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
         check_categories_seen(job, evaluation, fitted)
         check_no_gaps(job, evaluation, cache)
     stars = star_notes(job.data.columns, train[0].layouts, train[0].index.schema)
-    notes = (*notes, *image_notes(train, job.data), *stars)
+    digits = precision_notes(train[0].index, train[0].layouts)
+    notes = (*notes, *image_notes(train, job.data), *stars, *digits)
     origin = lineage(
         job,
         written_train,

@@ -23,9 +23,7 @@ def star_notes(
         layouts: as chosen.
         schema: the source's.
     """
-    starred = [
-        name for name, asked in columns.items() if "*" in ((asked,) if isinstance(asked, str) else asked)
-    ]
+    starred = starred_of(columns)
     if not starred:
         return ()
     there = set(schema.names)
@@ -35,11 +33,35 @@ def star_notes(
         if field.name not in used:
             left.setdefault(mend_of(field.name, field.type, starred[0]), []).append(field.name)
     taken = (
-        f'data.columns.{one.name}: "*" takes {len(one.columns):,} columns: {_listed(one.columns)}'
+        f'data.columns.{one.name}: "*" takes {len(one.columns):,} of {len(schema):,} columns: {_listed(one.columns)}'
         for one in layouts
         if one.name in starred
     )
     return (*taken, *_left(left, starred[0]))
+
+
+def starred_of(columns: Mapping[str, str | Sequence[str]]) -> list[str]:
+    """The tensors of ``data.columns`` that take ``"*"``."""
+    return [name for name, asked in columns.items() if "*" in ((asked,) if isinstance(asked, str) else asked)]
+
+
+def series_notes(series: Sequence[str], beside: Sequence[str | None], schema: pa.Schema) -> tuple[str, ...]:
+    """The same of ``"*"`` in ``data.prepare``, which takes series.
+
+    Args:
+        beside: further columns that are read.
+    """
+    left: dict[str, list[str]] = {}
+    for field in schema:
+        if field.name not in series and field.name not in beside:
+            left.setdefault(str(field.type), []).append(field.name)
+    return (
+        f'data.prepare.columns: "*" takes {len(series):,} of {len(schema):,} columns: {_listed(series)}',
+        *(
+            f'data.prepare.columns: "*" leaves out {_listed(names)}: {kind}, not numbers; write them as numbers'
+            for kind, names in left.items()
+        ),
+    )
 
 
 def _left(left: Mapping[str, Sequence[str]], tensor: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from orchestrator.data.preparations import kind_of
 from orchestrator.data.preparations.raw_rows import RawRows, Required
 from orchestrator.data.sources.contents import made_from
 from orchestrator.data.sources.formats.parquet import index_parquet
-from orchestrator.data.sources.split import Part, SourceRows
+from orchestrator.data.sources.split import Part, Selection, SourceRows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Preparation
 
@@ -81,12 +81,35 @@ def rewrite_rows(
         path = remembered_table(cache, "preparation", kind.version, key, write)
         return SourceRows(made_from(source.index, key, index_parquet(path)), Part())
 
+    # Where none may be skipped, a row that lacks a value was an error.
+    may_skip = [*train, *([evaluation] if evaluation else [])] if skip and kind.required(section) else []
+    skipped = [_skipped(source, rows([source]), list(kind.required(section)), cache) for source in may_skip]
     return RewrittenRows(
         tuple(build(source) for source in train),
         build(evaluation) if evaluation else None,
         fitted,
-        kind.notes(section, fitted, [source.index for source in train]),
+        (
+            *kind.notes(section, fitted, [source.index for source in train]),
+            *(note for note in skipped if note),
+        ),
     )
+
+
+def _skipped(source: SourceRows, complete: RawRows, columns: Sequence[str], cache: str) -> str:
+    """How many rows lack a value, as a sentence; empty where none does."""
+    whole = int(Selection(source.part, source.index.group_rows).counts.sum())
+    left: int = remembered(
+        cache,
+        "skipped-rows",
+        _VERSION,
+        [rows_key([source]), columns],
+        lambda: whole - sum(table.num_rows for table in complete),
+    )
+    part = "evaluation" if source.part.evaluation else "training"
+    said = (
+        f"{source.index.root}: {left:,} of {whole:,} {part} rows lack {' or '.join(columns)} and are skipped"
+    )
+    return said if left else ""
 
 
 def rows_key(sources: Sequence[SourceRows]) -> list[Any]:

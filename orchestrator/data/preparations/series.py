@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.data.columns.star import series_notes
 from orchestrator.data.preparations.neighbors import (
     SeriesCut,
     SeriesNumbers,
@@ -74,6 +75,8 @@ class WindowsKind:
             )
         if section.time is None and fitted["time"] is not None:
             said.append(f"windows: column {fitted['time']!r} says the time of a row")
+        if section.columns == "*":
+            said += series_notes(fitted["series"], (section.group, fitted["time"]), indexes[0].schema)
         return tuple(said)
 
     def fit(self, section: Windows, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_the_plan_lists_the_columns_that_a_star_takes_and_leaves(tmp_path, monke
         "training: {max_steps: 2, global_batch_size: 4}\ntracking: {kind: none}\n"
     )
     notes = sdk.make_plan(tmp_path / "job.yaml").notes
-    assert 'data.columns.features: "*" takes 2 columns: size, age' in notes
+    assert 'data.columns.features: "*" takes 2 of 6 columns: size, age' in notes
     (words,) = (note for note in notes if "leaves out town: words" in note)
     assert "{kind: encode, tensor: categories}" in words
     (dates,) = (note for note in notes if "leaves out born: dates" in note)

@@ -1,6 +1,7 @@
 """A number, a class and a column are what the file says, wherever they are read; what is missing is said."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from data_jobs import job_of
 from PIL import Image
 
+from orchestrator import worker
 from orchestrator.data.columns.layout import finished
 from orchestrator.data.fit import training_batches
 from orchestrator.data.meaning import changed_meaning
@@ -264,6 +266,9 @@ def test_tokenize_takes_no_gap_for_a_text_or_a_class(words, labels, column, tmp_
     data["skip_bad_samples"] = 1
     made = prepared(tmp_path, data, **job)
     assert (made.train_samples, made.dims["outputs"]) == (3, 2)
+    for _ in range(2):  # the second time from the cache
+        notes = prepared(tmp_path, data, **job).notes
+        assert any("1 of 4 training rows lack text or stars and are skipped" in note for note in notes)
 
 
 def test_files_of_one_source_are_matched_by_name(tmp_path):
@@ -443,3 +448,45 @@ def test_a_table_is_refused_with_what_mends_it(name, tmp_path):
     rows = parquet(tmp_path, **{"label": HALF, **columns})
     message = refused(tmp_path, {"train": rows, "columns": {"features": "x"}, **data})
     assert mend in message, message
+
+
+def test_digits_that_float32_loses_are_said(tmp_path):
+    close = {"x": 1.7e9 + np.arange(200.0), "y": np.arange(200) * 0.1, "label": np.arange(200) % 2}
+    data: dict[str, Any] = {"train": parquet(tmp_path, **close), "columns": ALL}
+    said = [note for note in prepared(tmp_path, data).notes if "float32" in note]
+    assert len(said) == 1 and "column 'x' has values near 1.7e+09" in said[0] and "kind: normalize" in said[0]
+    data["transforms"] = [ENDS]
+    assert not [note for note in prepared(tmp_path, data).notes if "float32" in note]
+
+
+def test_the_series_that_a_star_takes_and_leaves_are_said(tmp_path):
+    rows = parquet(tmp_path, v=X, w=X, on=[True, False] * 10, word=COLORS)
+    data = {"train": rows, "prepare": {"kind": "windows", "past": 4, "horizon": 2}}
+    notes = prepared(tmp_path, data, family="rnn", objective={"kind": "forecasting"}, batch=2).notes
+    assert 'data.prepare.columns: "*" takes 2 of 4 columns: v, w' in notes
+    assert 'data.prepare.columns: "*" leaves out word: string, not numbers; write them as numbers' in notes
+
+
+def test_changed_data_is_accepted_only_where_its_numbers_mean_the_same(tmp_path):
+    data = {"columns": {"features": "x"}, "transforms": [ENCODE]}
+
+    def go_on(label: list[str]) -> str:
+        """What is logged or raised when a run goes on with these rows, after ``no`` and ``yes``."""
+        files = [tmp_path / name for name in ("before", "now")]
+        for folder in files:
+            folder.mkdir(exist_ok=True)
+        before = prepared(files[0], {**data, "train": parquet(files[0], x=X, label=["no", "yes"] * 10)})
+        now = prepared(files[1], {**data, "train": parquet(files[1], x=[9.0, *X[1:]], label=label)})
+        job = job_of({"train": {"kind": "builtin", "name": "iris"}}, recovery={"accept_changed_data": True})
+        loaded: list[Any] = []
+        rank: Any = SimpleNamespace(plan=SimpleNamespace(job=job), number=0, load=loaded.append)
+        kept: Any = SimpleNamespace(meta={"identity": before.identity}, step=3)
+        try:
+            assert worker._go_on_from(kept, rank, now, 1)[0] == 3 and loaded == [kept]
+        except DataError as error:
+            assert not loaded
+            return str(error)
+        return ""
+
+    assert go_on(["no", "yes"] * 10) == ""
+    assert "number 1 of the classes was 'yes', now it is 'so'; put it back" in go_on(["no", "so"] * 10)

@@ -296,7 +296,8 @@ def test_a_classifier_reads_texts(logged, tmp_path):
 
 
 def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
-    table = pd.DataFrame({"size": [1.0, 2.0, 3.0, 4.0] * 4, "color": ["red", "blue"] * 8, "risk": [0, 1] * 8})
+    numbers = {"size": [1.0, 2.0, 3.0, 4.0] * 4, "age": [50.0, 10.0, 20.0, 90.0] * 4}
+    table = pd.DataFrame({**numbers, "color": ["red", "blue"] * 8, "risk": [0, 1] * 8})
     table.to_csv(tmp_path / "table.csv", index=False)
     model = logged(
         {
@@ -304,7 +305,7 @@ def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
             "objective": {"kind": "binary"},
             "data": {
                 "train": {"kind": "csv", "path": "table.csv"},
-                "columns": {"features": ["size"], "categories": ["color"], "label": "risk"},
+                "columns": {"features": ["size", "age"], "categories": ["color"], "label": "risk"},
                 "transforms": [
                     {"kind": "normalize", "tensor": "features"},
                     {"kind": "encode", "tensor": "categories"},
@@ -313,19 +314,21 @@ def test_a_table_is_encoded_and_scaled_as_in_training(logged, tmp_path):
         }
     )
     raw = model.predict(table.drop(columns="risk")[:2])
-    deviation = table["size"].std(ddof=0)
-    features = ((table["size"][:2] - table["size"].mean()) / deviation).to_numpy(np.float32)[:, None]
+    given = table[["size", "age"]]
+    features = ((given[:2] - given.mean()) / given.std(ddof=0)).to_numpy(np.float32)
     named = model.unwrap_python_model().outputs({"features": features, "categories": np.array([[1], [0]])})
     np.testing.assert_allclose(
         raw["probability"], np.maximum(sigmoid(named), sigmoid(-named))[:, 0], atol=1e-6
     )
     assert list(raw["class"]) == list((named[:, 0] > 0).astype(int))
     whole = table.drop(columns="risk")[:2].astype({"size": int})
+    other_order = table[["color", "age", "size"]][:2].assign(further="x")
+    assert model.predict(other_order).equals(raw), "columns are known by their names"
     assert model.predict(whole).equals(raw), "whole numbers where training had fractions"
     with pytest.raises(DataError, match="'categories' has 'green', which no training row has"):
-        model.predict(pd.DataFrame({"size": [1.0], "color": ["green"]}))
+        model.predict(pd.DataFrame({"size": [1.0], "age": [2.0], "color": ["green"]}))
     with pytest.raises(DataError, match="no column 'color'"):
-        model.predict(pd.DataFrame({"size": [1.0]}))
+        model.predict(pd.DataFrame({"size": [1.0], "age": [2.0]}))
 
 
 @pytest.mark.parametrize("together", [True, False])
