@@ -8,14 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
 from orchestrator.errors import ResourcesError
-from orchestrator.private import own_folder
+from orchestrator.private import own_folder, temporary_folder
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _CHOICE = "CUDA_VISIBLE_DEVICES"
@@ -77,7 +76,7 @@ def held_gpus(count: int, run_id: str) -> Iterator[list[str]]:
 
 
 def _lock_file(name: str) -> Path:
-    parent = Path(tempfile.gettempdir(), f"tw-{os.getuid()}")
+    parent = temporary_folder() / f"tw-{os.getuid()}"
     own_folder(parent)
     own_folder(parent / "gpus")
     return parent / "gpus" / re.sub(r"[^\w-]", "_", name)

@@ -5,10 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import InfrastructureError
+
+
+def temporary_folder() -> Path:
+    """Where temporary files go. Raises InfrastructureError where TMPDIR names a folder that can't be written: Python would
+    take another one and say nothing.
+    """
+    wanted = os.environ.get("TMPDIR")
+    if wanted and not (Path(wanted).is_dir() and os.access(wanted, os.W_OK | os.X_OK)):
+        raise InfrastructureError(
+            f"TMPDIR {wanted} is no folder that can be written; set it to one, or unset it"
+        )
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        raise InfrastructureError(
+            "no folder for temporary files can be written, or there is no space left; set TMPDIR to another one"
+        ) from None
 
 
 def own_folder(folder: Path) -> None:

@@ -27,10 +27,15 @@ def load(table: Mapping[str, str], name: str, kind: str) -> Any:
 
 def suggest(wrong: str, right: Collection[str]) -> str:
     """``; did you mean 'x'?`` where one of the right names is near enough, else all of them where they are few."""
-    near = difflib.get_close_matches(wrong, sorted(right), n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
+    if near := nearest(wrong, right):
+        return near
     return f"; there is {', '.join(sorted(right))}" if 0 < len(right) <= 24 else ""
+
+
+def nearest(wrong: str, right: Collection[str]) -> str:
+    """``; did you mean 'x'?`` where one of the right names is near enough, else nothing."""
+    near = difflib.get_close_matches(wrong, sorted(right), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def suggest_of(wrong: str, right: Collection[str]) -> str:

@@ -70,6 +70,7 @@ def make_plan(
         job = load_spec(job, overrides)
     profile = _profile(cluster)
     folder = str(Path(base_dir or ".").resolve())
+    _refuse_missing_working_dir(job, folder)
 
     from orchestrator import data
 
@@ -89,6 +90,11 @@ def make_plan(
         cluster=profile.name,
     )
     return decide(resolved, facts, _counts(resolved), context)
+
+
+def _refuse_missing_working_dir(job: JobSpec, base_dir: str) -> None:
+    if (given := job.environment.working_dir) and not Path(base_dir, given).is_dir():
+        raise SpecError(f"environment.working_dir: {Path(base_dir, given)} is no folder")
 
 
 def submit(

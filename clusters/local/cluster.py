@@ -37,7 +37,7 @@ from orchestrator.clusters.shared.log_lines import GrowingFile, some_lines
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
 from orchestrator.clusters.shared.stores import ExplainedStore
-from orchestrator.errors import NotFoundError, SpecError
+from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import own_folder
@@ -109,9 +109,9 @@ class LocalCluster:
     def list(self) -> list[RunStatus]:
         """All runs of the home, newest first. Of those that have ended, what their records say."""
         found = []
-        for plan in self._runs.glob("*/plan.json"):
+        for run_id in self._run_ids():
             with contextlib.suppress(NotFoundError), unreadable_left_out():  # deleted meanwhile, or damaged
-                status = self._state(plan.parent.name)
+                status = self._state(run_id)
                 found.append(self._placed(status) if status.state.is_final else self._with_output(status))
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
@@ -158,6 +158,14 @@ class LocalCluster:
         return f"this machine: {os.cpu_count()} cores, {len(visible_gpus())} GPUs"
 
     # -- one run -----------------------------------------------------------------------------------------------
+
+    def _run_ids(self) -> Sequence[str]:
+        try:
+            return [folder.name for folder in self._runs.iterdir() if (folder / plan_name(1)).is_file()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InfrastructureError(f"{self._runs} can't be read: {error.strerror}") from None
 
     def _was_launched(self, run_id: str) -> bool:
         """Whether its first driver was told to begin, or the run is said to have ended without one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -58,7 +59,10 @@ def _try(run: Path) -> int | None:
         _make_folders(run)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise InfrastructureError(f"{path} can't be written: {error.strerror}") from None
+        raise InfrastructureError(
+            f"{error.filename or path} can't be written: {error.strerror}; runs go to TRAINWRIGHT_HOME, or the storage"
+            " of the cluster's profile"
+        ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
@@ -75,5 +79,7 @@ def _try(run: Path) -> int | None:
 def _make_folders(folder: Path) -> None:
     """For this user alone, unlike what ``mkdir(parents=True)`` makes."""
     if not folder.is_dir():
+        if folder.exists():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
         _make_folders(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,20 @@ from orchestrator.clusters.shared.driver_command import driver_command
 from orchestrator.errors import InfrastructureError, ResourcesError
 from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
+from orchestrator.private import temporary_folder
 
 _IDENTITY_CHARACTERS = 12
 _LONGEST_RAY_DIR = 107 - len("/r/session_2026-11-29_03-02-29_157280_1234567/sockets/plasma_store")
 
 
 def plan_to_process(plan: Plan, launch: int, driver: Sequence[str]) -> dict[str, Any]:
-    """Command and folders of a launch's driver. Raises ResourcesError where this machine has no such GPUs."""
+    """Command and folders of a launch's driver.
+
+    Raises:
+        ResourcesError: this machine has no such GPUs.
+        InfrastructureError: there is no folder for Ray's files.
+
+    """
     gpus = plan.world_size * plan.job.scaling.gpus_per_worker
     if gpus and (have := len(visible_gpus())) < gpus:
         raise ResourcesError(f"{gpus} GPUs are asked for, but this machine has {have}")
@@ -40,9 +46,10 @@ def ray_dir(plan: Plan, launch: int) -> str:
     below it, whose paths may have 107 characters.
     """
     identity = hashlib.sha256(f"{plan.storage}\n{launch}".encode()).hexdigest()
-    folder = Path(tempfile.gettempdir(), f"tw-{os.getuid()}", identity[:_IDENTITY_CHARACTERS])
+    place = temporary_folder()
+    folder = place / f"tw-{os.getuid()}" / identity[:_IDENTITY_CHARACTERS]
     if len(str(folder)) > _LONGEST_RAY_DIR:
         raise InfrastructureError(
-            f"TMPDIR {tempfile.gettempdir()} is too long for the sockets that Ray puts there; set it to a shorter folder"
+            f"TMPDIR {place} is too long for the sockets that Ray puts there; set it to a shorter folder"
         )
     return str(folder)

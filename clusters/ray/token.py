@@ -25,7 +25,8 @@ def find_token(profile: ClusterProfile) -> str | None:
             token = path.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(
-                f"cluster {profile.name}: secrets.ray_token_file {path} can't be read: {error}"
+                f"cluster {profile.name}: secrets.ray_token_file {path} can't be read:"
+                f" {error.strerror if isinstance(error, OSError) else error}"
             ) from None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise SpecError(

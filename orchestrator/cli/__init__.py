@@ -7,11 +7,17 @@ import sys
 
 def main() -> None:
     """Entry of the ``trainwright`` command: errors become one sentence and an exit code."""
-    from orchestrator.cli.app import app
+    from orchestrator.cli.app import UsageError, app
     from orchestrator.errors import TrainwrightError
 
     try:
-        app(prog_name="trainwright")
+        sys.exit(app(prog_name="trainwright", standalone_mode=False) or 0)
+    except UsageError as error:
+        if said := error.format_message():  # empty where the help is printed instead
+            where = error.ctx.command_path if error.ctx else "trainwright"
+            see = " See" if said.endswith("?") else "; see"
+            sys.stderr.write(f"error: {said[0].lower()}{said[1:].rstrip('.')}{see} {where} --help\n")
+        sys.exit(error.exit_code)
     except TrainwrightError as error:
         sys.stderr.write(f"error: {error}\n" if "\n" not in str(error) else f"{error}\n")
         sys.exit(error.exit_code)

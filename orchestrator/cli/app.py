@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +32,9 @@ from orchestrator.cli import (
     version,
 )
 from orchestrator.cli.options import say
+
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""What typer raises of a wrong verb, option or argument. It has no public name of its own."""
 
 app = typer.Typer(
     help="Train any deep-learning family from one job file: on this machine, a Ray cluster or Kubernetes.",

@@ -170,6 +170,8 @@ def _bundled(job: JobSpec) -> DataFacts | None:
     values = "image" if "image_size" in known and not spec.columns else "features"
     if missing_tensors(job, (values, "label")):
         return None
+    if any(name not in (values, "label") for transform in spec.transforms for name in transform.reads):
+        return None
     dims = {name: size for name, size in known.items() if name != "classes"}
     dims["outputs"] = known.get("classes", 1)
     if spec.eval is None:

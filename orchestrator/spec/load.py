@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import NotFoundError, SpecError
-from orchestrator.registry import suggest, suggest_of
+from orchestrator.registry import nearest, suggest, suggest_of
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.spec.schema import described, fields_at, is_path_at, json_schema, kinds_at
@@ -21,6 +21,25 @@ from orchestrator.spec.yaml_text import Path, YamlText, read_yaml
 Model = TypeVar("Model", bound=BaseModel)
 
 _SHIPPED_PROFILES = FilePath(__file__).parent.parent / "clusters" / "profiles"
+
+_BRANCHES = ("tuple_type", "list_type", "string_type", "model_type")
+"""What pydantic says of a value that is none of a union's other branches."""
+
+_IS_NOT = {
+    "int_parsing": "is no whole number",
+    "int_type": "is no whole number",
+    "int_from_float": "is no whole number",
+    "float_parsing": "is no number",
+    "float_type": "is no number",
+    "bool_parsing": "is neither true nor false",
+    "bool_type": "is neither true nor false",
+    "string_type": "is no text",
+    "tuple_type": "is no list",
+    "list_type": "is no list",
+    "dict_type": "is no mapping of fields",
+    "model_type": "is no mapping of fields",
+}
+"""Type of pydantic's error -> what the value is not, in words of a job file."""
 
 
 def home() -> FilePath:
@@ -166,12 +185,10 @@ def _error_lines(model: type[BaseModel], error: ValidationError, text: YamlText,
     problems = [(_data_path(detail, text.data), detail) for detail in error.errors(include_url=False)]
     lines: dict[str, None] = {}
     for path, detail in problems:
-        of_another_branch = detail["type"] in (
-            "tuple_type",
-            "list_type",
-            "string_type",
-            "model_type",
-        ) and any(len(other) > len(path) and other[: len(path)] == path for other, _ in problems)
+        of_another_branch = detail["type"] in _BRANCHES and any(
+            other[: len(path)] == path and (len(other) > len(path) or its["type"] not in _BRANCHES)
+            for other, its in problems
+        )
         if not of_another_branch:
             lines[f"{_where(path, text, origin)}{_sentence(model, path, detail, text.data)}"] = None
     return list(lines)
@@ -221,7 +238,9 @@ def _sentence(model: type[BaseModel], path: Path, detail: Any, data: Any) -> str
         return f"{context['discriminator'].strip(chr(39))} {context['tag']!r} is not known{suggest_of(context['tag'], tags)}"
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ", ").split(",")]
-        return f"{_shown(given)} is not one of {', '.join(choices)}{suggest(str(given), choices) if len(choices) > 1 else ''}"
+        return f"{_shown(given)} is not one of {', '.join(choices)}{nearest(str(given), choices)}"
+    if kind in _IS_NOT:
+        return f"{_shown(given)} {_IS_NOT[kind]}"
     message: str = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return message
@@ -231,7 +250,7 @@ def _sentence(model: type[BaseModel], path: Path, detail: Any, data: Any) -> str
 def _meaning(model: type[BaseModel], path: Path, data: Any) -> str:
     """A field's first sentence, after a colon; empty where the place has no such field."""
     field = fields_at(model, path[:-1], data).get(str(path[-1]))
-    said = described(field, json_schema(model)) if field else ""
+    said = described(field, json_schema(model)).replace("``", "") if field else ""
     first = " ".join(said.split()).split(". ")[0].rstrip(".")
     return f": {first[:1].lower()}{first[1:]}" if first else ""
 

@@ -71,7 +71,10 @@ def read_yaml(text: str | bytes, origin: str) -> YamlText:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{origin}:{mark.line + 1}:{mark.column + 1}" if mark else origin
-        raise SpecError(f"{where}: {error.problem or error.context or 'not valid YAML'}") from None
+        problem = error.problem or error.context or "not valid YAML"
+        if "'\\t'" in problem:
+            problem = "a tab can't indent here; use spaces"
+        raise SpecError(f"{where}: {problem}") from None
     except YAMLError as error:
         raise SpecError(f"{origin}: not valid YAML: {error}") from None
     except (

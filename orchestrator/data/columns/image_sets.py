@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.columns.arrays import column_array, encoded_bytes
-from orchestrator.data.columns.images import ImageFacts, image_facts
+from orchestrator.data.columns.images import ImageFacts, image_facts, other_size
 from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.index import SourceIndex
@@ -35,12 +35,18 @@ def image_layout(
     image or of ``resize``.
 
     Raises:
-        DataError: the first image can't be decoded, or is missing.
+        DataError: the first image can't be decoded, or is missing; images are of several sizes, nothing makes them alike
+            and no sample may be skipped.
     """
-    looked = _looked_at(index, column, read)
+    seen = _looked_at(index, column, read)
+    looked = list(seen.values())
     first = looked[0]
     resize = next((t for t in spec.transforms if t.kind == "resize" and t.tensor == tensor), None)
     height, width = (first.height, first.width) if resize is None else (resize.height, resize.width)
+    if resize is None and not spec.skip_bad_samples:
+        for (group, row), facts in seen.items():
+            if (facts.height, facts.width) != (height, width):
+                raise other_size(index.where(group, row), (facts.height, facts.width), (height, width))
     channels = spec.images.channels
     if channels == "auto":
         channels = 3 if any(facts.color for facts in looked) else 1
@@ -81,13 +87,15 @@ def _black_and_white(ranges: Sequence[tuple[float, float] | None]) -> tuple[floa
     return (black, white) if black < 0 or white > 1 else (0.0, 1.0)
 
 
-def _looked_at(index: SourceIndex, column: str, read: tuple[str, ...]) -> list[ImageFacts]:
-    """Facts of the first image, and of those of others that can be decoded: a bad one is said when it is read."""
-    facts: list[ImageFacts] = []
+def _looked_at(index: SourceIndex, column: str, read: tuple[str, ...]) -> dict[tuple[int, int], ImageFacts]:
+    """Facts by group and row of the first image, and of those of others that can be decoded: a bad one is said when it is
+    read.
+    """
+    facts: dict[tuple[int, int], ImageFacts] = {}
     for group, images in _spread(index, column, read):
         for row in range(min(_LOOK_ROWS, len(images))):
             try:
-                facts.append(image_facts(images[row].as_py(), partial(index.where, group, row)))
+                facts[group, row] = image_facts(images[row].as_py(), partial(index.where, group, row))
             except DataError:
                 if not facts:
                     raise

@@ -66,7 +66,8 @@ def decode_image(
         sideways = turn in _SIDEWAYS
         size = (height, width) if sideways else (width, height)
         if not layout.resizes and image.size != size:
-            _refuse_size(image, sideways, layout, where(row))
+            given = image.size[::-1] if sideways else image.size
+            raise other_size(where(row), (given[1], given[0]), (height, width))
         if channels == 1 and not layout.to_gray and image.mode not in _GRAY:
             raise DataError(
                 f"{where(row)}: the image is in color, but those looked at before training are gray; give"
@@ -129,10 +130,10 @@ def _deep_gray(image: Image.Image, layout: TensorLayout, where: str) -> np.ndarr
     return gray
 
 
-def _refuse_size(image: Image.Image, sideways: bool, layout: TensorLayout, where: str) -> None:
-    width, height = image.size[::-1] if sideways else image.size
-    raise DataError(
-        f"{where}: the image is {height} x {width}, others are {layout.shape[1]} x {layout.shape[2]};"
+def other_size(where: str, size: tuple[int, int], others: tuple[int, int]) -> DataError:
+    """Of an image whose height and width are not those of the others, where nothing makes them alike."""
+    return DataError(
+        f"{where}: the image is {size[0]} x {size[1]}, others are {others[0]} x {others[1]};"
         " add a resize transform (data.transforms: {kind: resize, height: ..., width: ...})"
     )
 

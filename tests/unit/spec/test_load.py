@@ -66,7 +66,7 @@ def test_overrides_reach_lists_and_new_sections(tmp_path):
         (("size: debug", "size: huge"), ":2:1: model: cnn has no size 'huge'"),
         (("size: debug", "hiden: 3"), "unknown field"),
         (("name: digits}", "name: digit}"), "'digit' is not one of"),
-        (("epochs: 2", "epochs: ten"), ":7:3: training.epochs: input should be a valid number"),
+        (("epochs: 2", "epochs: ten"), ":7:3: training.epochs: 'ten' is no number"),
         (("epochs: 2", "epoch: 2"), "unknown field; did you mean 'epochs'?"),
         (("epochs: 2", "epochs: 2\n  max_steps: 3"), "exactly one of training.max_steps and training.epochs"),
         (("fraction: 0.2", "fraction: 1.5"), ":5:23: data.eval.fraction"),
