@@ -1,8 +1,10 @@
-"""Over which interface a group's libraries talk."""
+"""Over which interface a group's libraries talk, and who reaches its store."""
 
 from __future__ import annotations
 
 import os
+import socket
+from datetime import timedelta
 from types import SimpleNamespace
 
 import psutil
@@ -40,3 +42,16 @@ def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(worker_group.ray.util, "get_node_ip_address", lambda: "192.0.2.7")
     worker_group.talk_over_ray_s_interface()
     assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == ("eth0", "ib0")
+
+
+def test_a_stranger_at_another_address_does_not_reach_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_group.ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    address, port = worker_group.open_store(timedelta(seconds=5))
+    try:
+        with socket.create_connection((address, port), timeout=5):
+            pass  # the group's own address answers
+        # what listens on all interfaces answers here too
+        with pytest.raises(OSError, match=r"refused|assign|unreachable|timed out"):
+            socket.create_connection(("127.0.0.2", port), timeout=5)
+    finally:
+        worker_group._opened.clear()
