@@ -80,12 +80,10 @@ def job(old: str, new: str, file: str = "job.yaml") -> Wrong:
 
 def own(source: str, *edits: tuple[str, str]) -> Wrong:
     """The convolutional job on another data source, planned."""
-    return Wrong("plan job.yaml", ((_SOURCE, f"train: {source}"), *edits))
+    return Wrong("plan job.yaml", ((SOURCE, f"train: {source}"), *edits))
 
 
-_SOURCE = (
-    "train:\n    kind: builtin          # your own files: trainwright init --data FILE\n    name: digits"
-)
+SOURCE = "train:\n    kind: builtin          # your own files: trainwright init --data FILE\n    name: digits"
 _NO_FOLDER = "TRAINWRIGHT_HOME=book.txt"
 
 SECTIONS: dict[str, tuple[Wrong, ...]] = {
@@ -203,8 +201,8 @@ SECTIONS: dict[str, tuple[Wrong, ...]] = {
 @functools.cache
 def answers() -> dict[Wrong, Answer]:
     """Run all of them in one process, in a folder of their files."""
-    with tempfile.TemporaryDirectory() as made, _surroundings(folder := Path(made).resolve()):
-        _write_files(folder)
+    with tempfile.TemporaryDirectory() as made, surroundings(folder := Path(made).resolve()):
+        write_files(folder)
         found = {wrong: _answer(wrong, folder) for wrongs in SECTIONS.values() for wrong in wrongs}
         started = sorted(path.name for path in (folder / "home/runs").iterdir())
     assert started == ["taken"], f"a mistake started or wrote runs: {started}"
@@ -244,7 +242,8 @@ def trainwright(*arguments: str) -> Answer:
 
 
 @contextlib.contextmanager
-def _surroundings(folder: Path) -> Iterator[None]:
+def surroundings(folder: Path) -> Iterator[None]:
+    """In this folder, with a home and settings below it."""
     places = {"TRAINWRIGHT_HOME": "home", "XDG_CONFIG_HOME": "config", "HOME": "."}
     variables = {name: str(folder / place) for name, place in places.items()}
     with contextlib.chdir(folder), mock.patch.dict(os.environ, variables):
@@ -252,7 +251,8 @@ def _surroundings(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write_files(folder: Path) -> None:
+def write_files(folder: Path) -> None:
+    """The files that the commands name, and a run that ended."""
     import numpy as np
     from PIL import Image
 

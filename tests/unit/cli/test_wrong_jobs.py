@@ -1,7 +1,12 @@
 """What holds for the answers to mistakes, all of which stand in docs/mistakes.md."""
 
+import errno
+import os
+
 import pytest
 import wrong_jobs
+
+from orchestrator.storage.local import SystemCalls
 
 CASES = [wrong for wrongs in wrong_jobs.SECTIONS.values() for wrong in wrongs]
 
@@ -31,3 +36,47 @@ def test_sizes_that_nothing_can_build_are_refused_in_a_second():
 
 def test_there_are_as_many_as_the_page_promises():
     assert len(set(CASES)) == len(CASES) >= 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The page's files, and its surroundings."""
+    folder = tmp_path_factory.mktemp("work")
+    with wrong_jobs.surroundings(folder):
+        wrong_jobs.write_files(folder)
+        job = (folder / "job.yaml").read_text()
+        table = "train: {kind: csv, path: table.csv}\n  columns: {features: [size], label: label}"
+        job = job.replace(wrong_jobs.SOURCE, table).replace("family: cnn", "family: mlp")
+        (folder / "table.yaml").write_text(job.replace("tensor: image", "tensor: features"))
+        yield folder
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [("write", errno.ENOSPC), ("fsync", errno.EDQUOT), ("link", errno.ENOSPC), ("open", errno.EROFS)],
+)
+def test_a_full_or_read_only_home_is_one_sentence_with_the_path(folder, monkeypatch, call, fault):
+    def fail(*arguments):
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(SystemCalls, call, fail)
+    answer = wrong_jobs.trainwright("submit", "job.yaml", "--id", f"no-{call}")
+    assert answer.code == 4
+    assert answer.message.startswith(f"error: storage {folder}/home/runs/no-{call} can't write plan.json: ")
+    assert os.strerror(fault) in answer.message and "\n" not in answer.message
+    if call != "link":  # what is kept for the next run needs none
+        answer = wrong_jobs.trainwright("plan", "table.yaml")
+        assert answer.code == 4 and "\n" not in answer.message
+        assert (
+            answer.message.startswith(f"error: {folder}/home/cache/") and os.strerror(fault) in answer.message
+        )
+
+
+def test_a_folder_for_temporary_files_that_is_full_is_one_sentence(folder, monkeypatch):
+    def find_none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", find_none)
+    answer = wrong_jobs.trainwright("submit", "job.yaml", "--id", "no-tmp")
+    assert answer.code == 4 and "set TMPDIR to another one" in answer.message
+    assert not (folder / "home/runs/no-tmp").exists()
