@@ -121,13 +121,19 @@ class KubernetesCluster:
             return status
         metadata = rayjob["metadata"]
         if now or status.state is RunState.PENDING:
-            ended = self._api.patch_rayjob(metadata["name"], stop_patch(rayjob, self.profile))
-            return rayjob_to_status(ended, self.profile)
+            return self._end_now(rayjob)
         if self._is_object_store:
             storage_record(metadata["annotations"][STORAGE]).ask_to_stop(status.launch)
-        else:
+            return status.at(RunState.STOPPING)
+        try:
             self._api.patch_config_map(metadata["name"], {"data": {f"stop-{status.launch}": ""}})
+        except NotFoundError:  # its command was killed before it made one, so no driver can live
+            return self._end_now(rayjob)
         return status.at(RunState.STOPPING)
+
+    def _end_now(self, rayjob: dict[str, Any]) -> RunStatus:
+        ended = self._api.patch_rayjob(rayjob["metadata"]["name"], stop_patch(rayjob, self.profile))
+        return rayjob_to_status(ended, self.profile)
 
     def delete(self, run_id: str) -> None:
         """Remove an ended run's files, also of one whose RayJobs are gone, then its RayJobs with what they own."""
@@ -259,8 +265,16 @@ class KubernetesCluster:
         return max(found, key=_launch_of)
 
     def _plan_of(self, rayjob: dict[str, Any]) -> Plan:
-        name = rayjob["metadata"]["name"]
-        return Plan.model_validate_json(self._api.config_map(name)["data"][PLAN_KEY])
+        """The launch's plan, or the one before it where the command was killed before it stored the launch's own."""
+        run_id = rayjob["metadata"]["annotations"][RUN_ID]
+        for launch in range(_launch_of(rayjob), 0, -1):
+            with contextlib.suppress(NotFoundError):
+                config_map = self._api.config_map(rayjob_name(run_id, launch))
+                return Plan.model_validate_json(config_map["data"][PLAN_KEY])
+        raise SpecError(
+            f"run {run_id} has no plan: the command that submitted it was killed before it was stored, and nothing of it"
+            " has run; submit the job again"
+        )
 
     def _head_pod(self, rayjob: dict[str, Any]) -> str | None:
         cluster = (rayjob.get("status") or {}).get("rayClusterName")

@@ -511,6 +511,31 @@ def test_resume_is_another_rayjob_with_the_plan_of_the_first(server):
     assert listed.launch == 2
 
 
+def test_a_command_killed_between_rayjob_and_config_map_leaves_a_run_that_goes_on(server):
+    backend = cluster()
+    submit(backend)
+    server.objects["configmaps"].clear()
+    assert submit(backend).state is RunState.PENDING  # the same command again stores what was missing
+    server.set_status(RUN, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
+    backend.resume(RUN)
+    del server.objects["configmaps"][f"{RUN}-2"]
+    server.set_status(f"{RUN}-2", jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
+    assert backend.resume(RUN).launch == 3
+    assert Plan.model_validate_json(server.objects["configmaps"][f"{RUN}-3"]["data"]["plan.json"]) == wanted()
+
+
+def test_a_run_whose_plan_was_never_stored_says_so(server):
+    backend = cluster()
+    submit(backend)
+    server.objects["configmaps"].clear()
+    assert backend.status(RUN).state is RunState.PENDING
+    for _ in range(2):
+        assert backend.stop(RUN).state in (RunState.STOPPING, RunState.STOPPED)
+    server.set_status(RUN, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
+    with pytest.raises(SpecError, match="has no plan: the command that submitted it was killed"):
+        backend.resume(RUN)
+
+
 # -- stopping --------------------------------------------------------------------------------------------------
 
 
