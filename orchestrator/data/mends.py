@@ -6,6 +6,8 @@ import pyarrow as pa
 
 FILL_OR_DROP = "under data.transforms {kind: impute} fills it in and {kind: drop} leaves such rows out"
 """What mends a value that is missing."""
+DROP_LABEL = "{kind: drop, tensor: label} under data.transforms leaves such rows out"
+"""What mends a label that is missing: one that is filled in would be an invented answer."""
 
 
 def mend_of(name: str, kind: pa.DataType, tensor: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.columns.layout import TensorLayout
-from orchestrator.data.mends import FILL_OR_DROP, mend_of
+from orchestrator.data.mends import DROP_LABEL, FILL_OR_DROP, mend_of
 from orchestrator.errors import DataError
 
 Where = Callable[[int], str]
@@ -29,6 +29,14 @@ def group_values(table: pa.Table, layout: TensorLayout, where: Where) -> Values:
     Raises:
         DataError: a value is missing, of another shape, or none that ``layout.carried`` can hold; names row and column.
     """
+    try:
+        return _group_values(table, layout, where)
+    except _MissingValue as error:
+        mend = DROP_LABEL if layout.name == "label" else FILL_OR_DROP
+        raise DataError(_mended(error.what, mend)) from None
+
+
+def _group_values(table: pa.Table, layout: TensorLayout, where: Where) -> Values:
     columns = {name: column_array(table, name) for name in layout.columns}
     if layout.kind == "image":
         return encoded_bytes(columns[layout.columns[0]])
@@ -208,7 +216,7 @@ def _without_nan(values: np.ndarray, name: str, where: Where) -> np.ndarray:
     # The least value is NaN if any is: several times faster than asking each.
     if values.dtype.kind == "f" and values.size and np.isnan(values.min()):
         row = int(np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1))[0])
-        raise DataError(_nothing_there(name, where(row)))
+        raise _nothing_there(name, where(row))
     return values
 
 
@@ -221,13 +229,23 @@ def _nested(flat: np.ndarray, rows: int, size: int, name: str) -> np.ndarray:
 def _refuse_missing(array: pa.Array, name: str, where: Where) -> None:
     if array.null_count:
         row = int(np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False))[0])
-        raise DataError(_nothing_there(name, where(row)))
+        raise _nothing_there(name, where(row))
 
 
-def _nothing_there(name: str, place: str) -> str:
-    return (
-        f"{place}: column {name!r} has no value there; {FILL_OR_DROP}, or data.skip_bad_samples allows some"
-    )
+class _MissingValue(DataError):
+    """A row has no value in a column. Does not leave this process: Ray could not carry it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(_mended(what, FILL_OR_DROP))
+        self.what = what
+
+
+def _mended(what: str, mend: str) -> str:
+    return f"{what}; {mend}, or data.skip_bad_samples allows some"
+
+
+def _nothing_there(name: str, place: str) -> _MissingValue:
+    return _MissingValue(f"{place}: column {name!r} has no value there")
 
 
 def missing_in(column: pa.Array, *, blank: bool) -> pa.Array:

@@ -376,7 +376,7 @@ DAY = np.datetime64("2026-01-01") + np.arange(20)
 COLORS = ["red", "blue"] * 10
 CROOKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a number is missing": ({"x": [None, *X[1:]]}, {"transforms": [ENDS]}, "{kind: impute}"),
-    "a label is missing": ({"x": X, "label": [None, *HALF[1:]]}, {}, "{kind: drop}"),
+    "a label is missing": ({"x": X, "label": [None, *HALF[1:]]}, {}, "there; {kind: drop, tensor: label}"),
     "a category is missing": (
         {"x": X, "c": [None, *COLORS[1:]]},
         {
