@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,8 +102,8 @@ def _layout(
     tensor: str, one: Chosen, spec: DataSpec, taken_as: str | None, index: SourceIndex, head: pa.Table
 ) -> TensorLayout:
     columns = one.columns
-    arrays = [_column(tensor, name, index, head) for name in columns]
     there = set(head.column_names)
+    arrays = [_column(tensor, name, index, head, there) for name in columns]
     read = tuple(dict.fromkeys(source_column(name, there) for name in columns))
     first = encoded_bytes(arrays[0])
     if pa.types.is_binary(first.type) or pa.types.is_large_binary(first.type):
@@ -142,9 +142,8 @@ def _layout(
     return plain.model_copy(update={"shape": shape, "dtype": dtype, "carried": carried})
 
 
-def _column(tensor: str, name: str, index: SourceIndex, head: pa.Table) -> pa.Array:
+def _column(tensor: str, name: str, index: SourceIndex, head: pa.Table, there: Container[str]) -> pa.Array:
     """A column of the first rows. Raises DataError where there is none of the name, or several."""
-    there = head.column_names
     if source_column(name, there) not in there:
         raise DataError(f"data.columns.{tensor}: {index.root} has no column {name!r}; it has {_listed(head)}")
     if len(head.schema.get_all_field_indices(name)) > 1:
