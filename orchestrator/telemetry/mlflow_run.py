@@ -20,6 +20,7 @@ from orchestrator.private import files_for_this_user_alone
 from orchestrator.spec.addresses import with_password
 from orchestrator.telemetry.mlflow_errors import TrackedRunGoneError
 from orchestrator.telemetry.mlflow_models import MlflowModels
+from orchestrator.telemetry.report import REPORT, report_page
 from orchestrator.telemetry.sending import LARGEST_BATCH, Point
 from orchestrator.telemetry.spool import Spool
 
@@ -147,7 +148,7 @@ class MlflowRun:
         )
 
     def close(self, launch: int, status: str, ended_at: float | None) -> None:
-        """Set its end, and note that it has been told.
+        """Add the report, set its end, and note that it has been told.
 
         Args:
             launch: whose end it is.
@@ -155,6 +156,7 @@ class MlflowRun:
             ended_at: seconds since the epoch; None: now.
 
         """
+        self.send_file(REPORT, report_page(self._plan, self._spool, status))
         end_time = int(ended_at * 1000) if ended_at else None
         self._client.set_terminated(self.id, status=status, end_time=end_time)
         self._is_running = False

@@ -137,6 +137,7 @@ def test_mlflow_holds_the_run(home, uninterrupted):
         "job.yaml",
         "plan.json",
         "environment.txt",
+        "report.html",
     }
     history = client.get_metric_history(record.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == [1, *range(50, 2001, 50)]
