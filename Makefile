@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench reference clean
+.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench reference recorded quickstart clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -90,6 +90,12 @@ bench: install  ## what trainwright costs beside bare scripts, as ratios
 
 reference: install  ## write the pages and the drawing that are made from the code
 	$(BIN)/python scripts/written_pages.py
+
+recorded: install  ## run what the README and the docs show, and write down what it prints
+	$(BIN)/python scripts/recorded_runs.py
+
+quickstart: install  ## the quickstart's commands and the README's, as they stand there
+	$(PYTEST) tests/integration/test_quickstart.py
 
 size: install  ## lines of source and tests, the longest files and functions
 	$(BIN)/python scripts/size.py

@@ -15,6 +15,14 @@ _TRACEBACK = "Traceback (most recent call last):"
 _SHARE_OF_STEPS = 0.1
 """Training is told of at each epoch's end, and after so much of the run."""
 SHOW_ALL = "the whole traceback: logs --raw"
+_OF_A_LIBRARY = re.compile(
+    r"^(?P<library>\w+)\.(?:\w+\.)*(?P<kind>\w+)(?:\((?P<cause>\w+)\))?: (?P<text>.+)$"
+)
+"""The last line of a traceback whose error has a library's full name."""
+_RAY_WAITS = re.compile(
+    r"^(?:\[\w+ [^]]*\] )?Failed to (?:send resource request|get reserved resources).*safe to ignore"
+)
+"""Ray Train's own words where it asks again; a traceback follows that says no more."""
 
 
 def narrated(lines: Iterable[str]) -> Iterator[str]:
@@ -88,11 +96,13 @@ class Narrator:
 
 
 class _Tracebacks:
-    """Leaves tracebacks out, of several processes whose lines are mixed, but for the line that says what it was."""
+    """Leaves tracebacks out, of several processes whose lines are mixed, but for a sentence that says what it was."""
 
     def __init__(self) -> None:
         self._inside: set[str] = set()
         self._after: set[str] = set()
+        self._told: set[str] = set()
+        """Processes whose next traceback is told of already."""
 
     def without(self, process: str, line: str) -> str | None:
         """The line as it is shown; None where it is not."""
@@ -104,10 +114,14 @@ class _Tracebacks:
                 return None
             self._inside.discard(process)
             self._after.add(process)
-            return f"{line.strip()}  ({SHOW_ALL})"
+            return None if process in self._told else f"{_sentence(line.strip())}  ({SHOW_ALL})"
         if process in self._after and _is_inner(line):  # notes, and the frames of a remote cause
             return None
         self._after.discard(process)
+        self._told.discard(process)
+        if _RAY_WAITS.search(line):
+            self._told.add(process)
+            return "Ray is slow to answer, as on a busy machine; it is asked again"
         return line
 
 
@@ -115,6 +129,15 @@ def _is_inner(line: str) -> bool:
     return (
         not line.strip() or line[0].isspace() or line.startswith(("During handling", "The above exception"))
     )
+
+
+def _sentence(line: str) -> str:
+    """The last line of a traceback; of a library's error who says it, and its name only behind."""
+    found = _OF_A_LIBRARY.match(line)
+    if found is None:
+        return line
+    text = found["text"].rstrip(". ")
+    return f"{found['library'].capitalize()} says: {text} ({found['cause'] or found['kind']})"
 
 
 def incident(event: Mapping[str, Any]) -> str:

@@ -100,6 +100,44 @@ def test_of_a_traceback_there_is_the_line_that_says_what_it_was_also_where_two_a
     ]
 
 
+def test_what_a_library_raises_is_one_sentence_that_names_the_library():
+    process = "(TrainController pid=1) "
+    traceback = [f"{process}Traceback (most recent call last):", f"{process}  File ..."]
+    lines = [
+        *traceback,
+        f"{process}ray.exceptions.GetTimeoutError: Get timed out: some object(s) not ready.",
+        *traceback,
+        f"{process}torch.OutOfMemoryError: tried to allocate 2 GiB",
+        *traceback,
+        f"{process}ray.exceptions.RayTaskError(ValueError): no such file",
+    ]
+    shown = "  (the whole traceback: logs --raw)"
+    assert sentences(*lines) == [
+        f"Ray says: Get timed out: some object(s) not ready (GetTimeoutError){shown}",
+        f"Torch says: tried to allocate 2 GiB (OutOfMemoryError){shown}",
+        f"Ray says: no such file (ValueError){shown}",
+    ]
+
+
+def test_a_ray_that_is_slow_is_told_without_its_traceback_and_later_tracebacks_are_told():
+    process = "(TrainController pid=1) "
+    traceback = [f"{process}Traceback (most recent call last):", f"{process}  File ..."]
+    lines = [
+        f"{process}Failed to send resource request for train-1. If this only happens transiently during network partition"
+        " or CPU being overloaded, it's safe to ignore this error. If this error persists, file a GitHub issue.",
+        *traceback,
+        f"{process}ray.exceptions.GetTimeoutError: Get timed out: some object(s) not ready.",
+        f"{process}goes on",
+        *traceback,
+        f"{process}KeyError: 1",
+    ]
+    assert sentences(*lines) == [
+        "Ray is slow to answer, as on a busy machine; it is asked again",
+        "goes on",
+        "KeyError: 1  (the whole traceback: logs --raw)",
+    ]
+
+
 def test_a_value_that_is_no_number_is_told():
     [said] = Narrator().sentences({"event": "metrics", "step": 3, "values": {"val/loss": float("nan")}})
     assert said == "evaluated after step 3: val/loss nan"
