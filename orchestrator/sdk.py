@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orchestrator
-from orchestrator import events
+from orchestrator import events, progress
 from orchestrator.clusters import open_cluster
+from orchestrator.clusters.shared.packages import problem_with
 from orchestrator.clusters.shared.submitted import recall, remember
 from orchestrator.errors import CheckpointError, NotFoundError, SpecError, StoppedError, TrainwrightError
 from orchestrator.models.sizes import Counts
@@ -59,7 +60,8 @@ def make_plan(
         overrides: ``field.path=value`` texts, put on top of a job file.
 
     Raises:
-        SpecError: the job can't be trained as written, or the run can't be called so.
+        SpecError: the job can't be trained as written, or the run can't be called so, or its packages can't be installed
+            here, where it runs here and pip can ask an index.
         DataError: the data can't be read or is not what the job says.
 
     """
@@ -89,7 +91,10 @@ def make_plan(
         user=_user(),
         cluster=profile.name,
     )
-    return decide(resolved, facts, _counts(resolved), context)
+    made = decide(resolved, facts, _counts(resolved), context)
+    if profile.kind == "local" and (unresolved := problem_with(job.environment.pip)):
+        raise SpecError(unresolved)
+    return made
 
 
 def _refuse_missing_working_dir(job: JobSpec, base_dir: str) -> None:
@@ -246,6 +251,23 @@ class Run:
         if check and status.reason is not None and status.reason.exit_code:
             raise _error_for(status)
         return status
+
+    def follow(self) -> RunStatus:
+        """Show how it goes until it has ended, and return its last status, whatever that is. In a notebook it is one table
+        that is kept up to date; elsewhere a line is printed for each change. An interrupt ends the view, not the run.
+        """
+        return progress.shown(self._changes())
+
+    def _changes(self) -> Iterator[RunStatus]:
+        before = None
+        while True:
+            status = self.status()
+            if status != before:
+                yield status
+            if status.state.is_final:
+                return
+            before = status
+            time.sleep(_WAIT_SECONDS)
 
     def logs(self, *, follow: bool = False, rank: int | None = None, raw: bool = False) -> Iterator[str]:
         """What happened, a line each: stages, epochs, evaluations, saves, faults, and what the driver or one rank printed.

@@ -120,9 +120,10 @@ def _write(clone: Path, home: Path) -> None:
         return block["head"] + "\n".join(calls)
 
     (clone / _FILES).write_text(program_of_own_files(), encoding="utf-8")
+    for call in recorded():
+        printed(call.command)
     for page in dict.fromkeys(call.page for call in recorded()):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(_BLOCK.sub(session, text), encoding="utf-8")
+        page.write_text(_BLOCK.sub(session, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> None:

@@ -22,20 +22,26 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a server in a process group of its own until it ends, or until this process is told to end: then the whole group
     ends first. Returns the server's exit code, 0 where it was told.
     """
+    server: subprocess.Popen[bytes] | None = None
+    is_told = False
 
     def end(number: int, frame: Any) -> None:
-        raise _ToldToEnd
+        nonlocal is_told
+        is_told = True
+        if server is not None:  # else it may be half started: nobody would know it
+            raise _ToldToEnd
 
     before = {number: signal.signal(number, end) for number in _ENDS}
-    server = subprocess.Popen(command, env=dict(environment), start_new_session=True)
     try:
-        return server.wait()
+        server = subprocess.Popen(command, env=dict(environment), start_new_session=True)
+        return 0 if is_told else server.wait()
     except _ToldToEnd:
         return 0
     finally:
         for number in _ENDS:
             signal.signal(number, signal.SIG_IGN)
-        _end_group(server)
+        if server is not None:
+            _end_group(server)
         for number, handler in before.items():
             signal.signal(number, handler)
 

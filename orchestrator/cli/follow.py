@@ -14,8 +14,9 @@ from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import events
-from orchestrator.cli.options import duration, say
+from orchestrator.cli.options import say
 from orchestrator.narration import Narrator
+from orchestrator.progress import duration
 
 if TYPE_CHECKING:
     from orchestrator.runs import RunStatus

@@ -71,10 +71,3 @@ def print_json(value: Any) -> None:
 def say(text: str = "") -> None:
     """One line for a person on standard output."""
     sys.stdout.write(text + "\n")
-
-
-def duration(seconds: float) -> str:
-    """Whole seconds, with minutes and hours where there are any."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"

@@ -38,12 +38,18 @@ def plan(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None, j
 
 
 def warnings(made: Plan, profile: ClusterProfile) -> list[str]:
-    """What the run will suffer from on this machine, where that is where it runs."""
+    """What the run will suffer from on this machine, where that is where it runs; elsewhere, packages that pip does not find
+    from here, which may be found from there.
+    """
     import os
 
     from orchestrator.clusters.shared.capacity import warnings_here
+    from orchestrator.clusters.shared.packages import problem_with
     from orchestrator.gpus import visible_gpus
 
+    if profile.kind != "local":
+        problem = problem_with(made.job.environment.pip)
+        return [f"warning, as seen from here: {problem}"] if problem else []
     return warnings_here(made, profile, cores=os.cpu_count() or 1, gpus=len(visible_gpus()))
 
 

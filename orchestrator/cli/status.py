@@ -1,32 +1,17 @@
 from __future__ import annotations
 
-import time
-
-from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, duration, print_json, say
+from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
 
 
 def status(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     """Show how a run stands, why it ended, its best checkpoint, and where to look."""
-    from orchestrator import sdk
+    from orchestrator import progress, sdk
 
     found = sdk.attach(run, cluster).status()
-    seconds = (found.ended_at or time.time()) - found.submitted_at
     if json:
-        print_json({**found.model_dump(mode="json"), "seconds": round(seconds, 3)})
+        print_json({**found.model_dump(mode="json"), "seconds": round(progress.seconds_of(found), 3)})
         return
-    rows = [("run", found.run_id), ("state", f"{found.state}{f' ({found.reason})' if found.reason else ''}")]
-    if found.message:
-        rows.append(("message", found.message))
-    rows += [
-        ("step", f"{found.step}/{found.total_steps}"),
-        ("took" if found.state.is_final else "for", duration(seconds)),
-        ("launch", str(found.launch)),
-        ("attempt", str(found.attempt)),
-    ]
-    if found.best:
-        best = found.best
-        rows.append(("best", f"{best.metric} {best.value:.6g} at step {best.step}"))
-    rows += [(name, f"{value:.6g}") for name, value in sorted(found.metrics.items())]
+    rows = progress.rows(found)
     rows += sorted(found.urls.items())
     rows += [("what happened", f"trainwright logs {run}"), ("its curves", "trainwright ui")]
     if found.best:

@@ -301,7 +301,8 @@ class EnvironmentSpec(Section):
     working_dir: PathText | None = None
     """Folder that travels with the job and stands first on the import path. Default: none."""
     pip: tuple[str, ...] = ()
-    """Packages to install on the workers before the start."""
+    """Packages to install on the workers before the start. Where the run is on this machine, a plan asks pip whether it finds
+    them, and refuses those that it does not."""
     env: dict[str, str] = {}
     """Environment variables. No secrets here: they would be stored with the run."""
 

@@ -128,5 +128,19 @@ def test_a_server_and_its_workers_end_with_the_command_that_started_them(end):
         time.sleep(0.05)
 
 
+def test_a_server_that_is_told_to_end_while_it_starts_ends(monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    assert child_process.serve([sys.executable, "-c", "import time; time.sleep(600)"], os.environ) == 0
+    assert started[0].returncode is not None
+
+
 def test_a_server_that_ends_by_itself_gives_its_exit_code():
     assert child_process.serve([sys.executable, "-c", "raise SystemExit(3)"], os.environ) == 3
