@@ -52,7 +52,7 @@ def waits(shares: list[float], shown: int) -> dict[str, float]:
         patch.setattr(step_metrics, "_RANKS_SHOWN", shown)
         patch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: clock.now))
         loop.train(plan, engine, Classify(), late(), around, 0)
-    return {name: value for name, value in around.logged[0].values.items() if name.startswith("data/")}
+    return {name: value for name, value in around.logged[0].values.items() if "data_wait_share" in name}
 
 
 @pytest.mark.parametrize(
