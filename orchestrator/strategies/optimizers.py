@@ -103,8 +103,12 @@ class Adafactor(torch.optim.Adafactor):
 
     def step(self, closure: Any = None) -> Any:
         """One update of all parameters that have a gradient."""
-        skip = _skip(self)
-        return None if skip is not None and bool(skip) else super().step(closure)
+        if (skip := _skip(self)) is not None:
+            if bool(skip):
+                return None
+            asked: Any = self
+            asked.found_inf = None  # torch's own refuses to be told
+        return super().step(closure)
 
 
 def update(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:

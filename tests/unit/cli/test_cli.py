@@ -63,7 +63,7 @@ def test_init_writes_a_job_that_is_valid_and_plans(tmp_path):
         (("stop", "../x"), 6, "no run"),
         (("status", "x", "--cluster", "nowhere"), 6, "no cluster named 'nowhere'"),
         (("explain", "model.nothing"), 6, "no such field"),
-        (("frobnicate",), 2, "No such command"),
+        (("frobnicate",), 2, "no such command"),
         (("validate", "bad.yaml"), 2, "bad.yaml:1:1: name"),
     ],
 )
