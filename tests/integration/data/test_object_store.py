@@ -148,7 +148,7 @@ def test_the_cache_may_be_there_as_well(bucket, tmp_path, monkeypatch):
     bucket.upload_file(str(path), "data", "a.csv")
     first = samples("s3://data/a.csv", tmp_path, cache="s3://data/cache")
     entries = [one["Key"] for one in bucket.list_objects_v2(Bucket="data", Prefix="cache/")["Contents"]]
-    assert sorted(key.split("/")[1] for key in entries) == ["column-bounds", "line-index"]
+    assert sorted(key.split("/")[1] for key in entries) == ["label-bounds", "line-index"]
     for one, other in zip(first, samples("s3://data/a.csv", tmp_path, cache="s3://data/cache"), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -206,7 +206,7 @@ def test_the_cache_may_be_on_gcs_as_well(google, tmp_path):
     put(path, "a.csv")
     first = samples("gs://data/a.csv", tmp_path, cache="gs://data/cache")
     entries = [one.path for one in listing.list_files("gs://data/cache", ())]
-    assert [path.split("/")[-2] for path in entries] == ["column-bounds", "line-index"]
+    assert [path.split("/")[-2] for path in entries] == ["label-bounds", "line-index"]
     for one, other in zip(first, samples("gs://data/a.csv", tmp_path, cache="gs://data/cache"), strict=True):
         np.testing.assert_array_equal(one, other)
 
