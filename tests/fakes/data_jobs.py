@@ -31,19 +31,22 @@ _ANY_SIZES = DataFacts(
             "series past horizon mask_token",
         )
         for name in names.split()
-    }
-    | {"outputs": 1000},
+    },
     lists={"special_tokens": ()},
 )
-"""Reading needs a complete model, but asks for none of its sizes, but that each label is one of its outputs."""
+"""Reading needs a complete model, but asks for none of its sizes."""
+_OUTPUTS = 1000
+"""Where the job gives none: more than any label here."""
 
 
 def plan_of(job: JobSpec, cache: Any, *, workers: int = 1, steps: int = 10, micro: int | None = None) -> Plan:
     share = job.training.global_batch_size // workers
+    outputs = getattr(job.model, "outputs", None) or _OUTPUTS
+    sizes = _ANY_SIZES.model_copy(update={"dims": {**_ANY_SIZES.dims, "outputs": outputs}})
     return Plan(
         version="0",
         run_id="data-test-abcdefgh",
-        job=resolve(job, _ANY_SIZES),
+        job=resolve(job, sizes),
         base_dir=str(cache),
         storage=str(cache / "run"),
         cache=str(cache / "cache"),

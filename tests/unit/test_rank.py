@@ -20,7 +20,7 @@ def plan(tmp_path):
     """A plan for an MLP of eight features and eight classes, on this process alone."""
 
     def of(**sections):
-        return plan_of(job_of(IRIS, **sections), tmp_path)
+        return plan_of(job_of(IRIS, model={"family": "mlp", "outputs": 8}, **sections), tmp_path)
 
     return of
 
