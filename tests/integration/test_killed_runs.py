@@ -11,9 +11,8 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "fakes" / "killed_runs.py"
 
 
-@pytest.mark.parametrize(
-    "kills", [4, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(6 * 3600)])]
-)
+@pytest.mark.slow  # minutes for four, hours for all
+@pytest.mark.parametrize("kills", [4, pytest.param(300, marks=pytest.mark.timeout(6 * 3600))])
 def test_no_point_is_lost_or_there_twice(tmp_path, kills):
     answer = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path), "--kills", str(kills)],
