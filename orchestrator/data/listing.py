@@ -23,6 +23,12 @@ _PACKED = {
     ".zip": "unzip",
     ".7z": "7z x",
     ".tgz": "gunzip",
+    ".br": "brotli -d",
+    ".lzma": "unlzma",
+    ".lzo": "lzop -d",
+    ".sz": "snzip -d",
+    ".snappy": "snzip -d",
+    ".z": "uncompress",
 }
 """Endings of compressed files, in which no row can be found without reading all before it, and what unpacks them."""
 

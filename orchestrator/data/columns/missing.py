@@ -33,6 +33,9 @@ _ANY_COLUMN = {"features": '"*"'}
 """Tensor -> the columns that mostly make it."""
 _FEWEST_TOKENS = 64
 
+_LONG_NAME = 80
+"""Characters of a column's name that a message shows."""
+
 
 def model_tensors(job: JobSpec) -> dict[str, str]:
     """The tensors that the job's model and objective take: name -> ``float`` or ``int``."""
@@ -108,5 +111,5 @@ def _preparation(model: FamilyConfig, objective: ObjectiveConfig, missing: Colle
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = list(names)[:20]
+    shown = [name[:_LONG_NAME] for name in list(names)[:20]]
     return ", ".join(shown) + (" ..." if len(names) > len(shown) else "")
