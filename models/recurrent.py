@@ -25,7 +25,23 @@ class ToLengths(nn.RNNBase):
 
     def forward(self, x_BTE: Tensor, length_B: Tensor | None = None) -> Any:
         """As torch's own; with lengths, the last layer's state (B, W) of both directions."""
+        if not would_be_fp16(x_BTE):
+            return self._run(x_BTE, length_B)
+        # here, not around the call: FSDP gathers the weights, in its own format, on the way in
+        with torch.autocast("cuda", enabled=False):
+            return self._run(x_BTE.to(self.get_parameter("weight_ih_l0").dtype), length_B)
+
+    def _run(self, x_BTE: Tensor, length_B: Tensor | None) -> Any:
         return super().forward(x_BTE) if length_B is None else states_at(self, x_BTE, length_B.long())
+
+
+def would_be_fp16(x: Tensor) -> bool:
+    """Whether autocast is told bf16 and would compute in fp16, whose range needs a loss scale: on a GPU it does so with
+    cuDNN's recurrence, whatever format it is told (ATen's autocast_mode, ``_cudnn_rnn``).
+    """
+    return (
+        x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    )
 
 
 class Rnn(ToLengths, nn.RNN):  # type: ignore[misc]
@@ -64,32 +80,19 @@ def output_width(config: RecurrentConfig) -> int:
     return (config.projection or config.width) * (2 if config.bidirectional else 1)
 
 
-def run_layers(layers: ToLengths, x_BTE: Tensor, *length_B: Tensor) -> Any:
-    """What the layers make of steps (B, T, E), and of how long the sequences are.
-
-    On a GPU autocast computes cuDNN's recurrence in fp16 whatever format it is told (ATen's autocast_mode, ``_cudnn_rnn``),
-    whose range needs a loss scale. Where that is bf16, the layers compute in the format that their weights have.
-    """
-    is_bf16 = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
-    if x_BTE.is_cuda and is_bf16:
-        with torch.autocast("cuda", enabled=False):
-            return layers(x_BTE.to(layers.get_parameter("weight_ih_l0").dtype), *length_B)
-    return layers(x_BTE, *length_B)
-
-
 def last_state(layers: ToLengths, x_BTE: Tensor, length_B: Tensor | None) -> Tensor:
     """The last layer's state (B, W) after each sequence's own last step, of both directions side by side.
 
     With lengths neither direction reads what fills the sequences up.
     """
     if length_B is None:
-        _, state = run_layers(layers, x_BTE)
+        _, state = layers(x_BTE)
         hidden: Tensor = state[0] if isinstance(state, tuple) else state
         return torch.cat([hidden[-2], hidden[-1]], dim=1) if layers.bidirectional else hidden[-1]
     if layers.bidirectional:
-        both_BW: Tensor = run_layers(layers, x_BTE, length_B)
+        both_BW: Tensor = layers(x_BTE, length_B)
         return both_BW
-    outputs_BTW, _ = run_layers(layers, x_BTE)
+    outputs_BTW, _ = layers(x_BTE)
     return at_steps(outputs_BTW, (length_B.long() - 1)[:, None])[:, 0]
 
 
@@ -156,7 +159,7 @@ class LanguageModel(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """(B, T) -> logits (B, T, V)."""
         x_BTE = self.dropout(self.embedding(tokens_BT))
-        x_BTW, _ = run_layers(self.layers, x_BTE)
+        x_BTW, _ = self.layers(x_BTE)
         logits_BTV: Tensor = self.head(self.dropout(x_BTW))
         return logits_BTV
 

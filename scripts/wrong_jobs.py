@@ -27,7 +27,7 @@ wrong job file or usage, 3 for what the job's code or data gets wrong, 4 for the
 for what is not found. Nothing is started. Each command below was run as it stands, and this page is what it answered:
 `job.yaml` is what `trainwright init job.yaml` writes, `gpt.yaml` and the like what `init --family` does, and an arrow
 says what was changed in it. `table.csv` has the columns size, weight and label, `pets` pictures of two sizes in two
-folders; the run `taken` is one that failed before its first save. `/work` stands for the folder of all these.
+folders; the run `taken` is one that failed before its first save. `/home/you` stands for the folder of all these.
 """
 
 
@@ -223,7 +223,7 @@ def _answer(wrong: Wrong, folder: Path) -> Answer:
             answer = trainwright(*words[len(variables) :])
     finally:
         file.write_text(right)
-    return Answer(answer.code, answer.message.replace(str(folder), "/work"), answer.cpu_seconds)
+    return Answer(answer.code, answer.message.replace(str(folder), "/home/you"), answer.cpu_seconds)
 
 
 def trainwright(*arguments: str) -> Answer:
