@@ -77,9 +77,10 @@ def _try(run: Path) -> int | None:
 
 
 def _make_folders(folder: Path) -> None:
-    """For this user alone, unlike what ``mkdir(parents=True)`` makes."""
+    """For this user alone, unlike what ``mkdir(parents=True)`` makes. Another process may make them at the same time."""
     if not folder.is_dir():
-        if folder.exists():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
         _make_folders(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
