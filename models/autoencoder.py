@@ -20,7 +20,7 @@ MLP_WIDTH = 8
 class Autoencoder(nn.Module):
     """Encoder to a few numbers and decoder back."""
 
-    blocks: tuple[type[nn.Module], ...] = (Down, Up)
+    block_classes: tuple[type[nn.Module], ...] = (Down, Up)
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()

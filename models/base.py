@@ -34,7 +34,7 @@ samples are padding (weight 0)."""
 
 Modules = dict[str, nn.Module]
 """A family's modules by name: ``{"model": ...}`` for most, ``{"generator": ..., "discriminator": ...}`` for a GAN.
-Each module has ``blocks: tuple[type[nn.Module], ...]``: the classes FSDP wraps and recomputation covers.
+Each module has ``block_classes: tuple[type[nn.Module], ...]``: the classes FSDP wraps and recomputation covers.
 
 A module that no phase trains is an *average* of another one, named by its attribute ``average_of``; none of its
 parameters requires a gradient. An engine gives it no optimizer and no gradient exchange, lays it out like its

@@ -96,7 +96,7 @@ class Encoder(nn.Module):
 class MaskedLanguageModel(nn.Module):
     """Logits over the vocabulary for the chosen tokens only."""
 
-    blocks: tuple[type[nn.Module], ...] = (Block,)
+    block_classes: tuple[type[nn.Module], ...] = (Block,)
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class MaskedLanguageModel(nn.Module):
 class SequenceClassifier(nn.Module):
     """Outputs for a whole sequence, from the state of its first token."""
 
-    blocks: tuple[type[nn.Module], ...] = (Block,)
+    block_classes: tuple[type[nn.Module], ...] = (Block,)
 
     def __init__(self, config: BertConfig, outputs: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class SequenceClassifier(nn.Module):
 class TokenClassifier(nn.Module):
     """Outputs for each token."""
 
-    blocks: tuple[type[nn.Module], ...] = (Block,)
+    block_classes: tuple[type[nn.Module], ...] = (Block,)
 
     def __init__(self, config: BertConfig, outputs: int) -> None:
         super().__init__()

@@ -118,7 +118,7 @@ class Stem(nn.Module):
 class Cnn(nn.Module):
     """Stem, stages of residual blocks, mean over the positions, and one linear layer."""
 
-    blocks: tuple[type[nn.Module], ...] = (ResidualBlock,)
+    block_classes: tuple[type[nn.Module], ...] = (ResidualBlock,)
 
     def __init__(self, config: CnnConfig, outputs: int) -> None:
         super().__init__()

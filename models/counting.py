@@ -44,7 +44,7 @@ _FORMULAS = {
 
 
 @contextmanager
-def _without_onednn() -> Iterator[None]:
+def without_onednn() -> Iterator[None]:
     """OneDNN's fused recurrent layers are opaque to the counter; without it they are matrix products."""
     before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
@@ -55,7 +55,7 @@ def _without_onednn() -> Iterator[None]:
 
 
 @contextmanager
-def _explained_overflow() -> Iterator[None]:
+def explained_overflow() -> Iterator[None]:
     """Sizes that are each possible can make a tensor that is not."""
     try:
         yield
@@ -70,15 +70,15 @@ def _explained_overflow() -> Iterator[None]:
 
 def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Counts:
     """See ``sizes.count``."""
-    with FakeTensorMode(), _without_onednn(), _explained_overflow():
+    with FakeTensorMode(), without_onednn(), explained_overflow():
         modules = build_modules(config, objective_config)
         objective = build_objective(config, objective_config)
-        specs, lengths = objective.inputs(), _lengths(config, objective.inputs())
+        specs, lengths = objective.inputs(), lengths_of(config, objective.inputs())
         steps = next((name for name in ("tokens", "past", "signal") if name in specs), None)
         if isinstance(config, RecurrentConfig) and steps is not None and lengths[steps] > _FEW_STEPS[1]:
             flops, kept = _count_recurrence(objective, modules, specs, lengths, steps)
         else:
-            flops, kept = _count_phases(objective, modules, _fake_batch(specs, lengths))
+            flops, kept = count_phases(objective, modules, fake_batch(specs, lengths))
         sizes = tuple((name, parameter.numel()) for name, parameter in parameter_names(modules))
     known = all(
         config.open_size(name) for name, spec in specs.items() if name in _UNSAID_SIZE and None in spec.shape
@@ -91,7 +91,7 @@ def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Count
     )
 
 
-def _lengths(config: FamilyConfig, specs: Mapping[str, TensorSpec]) -> dict[str, int]:
+def lengths_of(config: FamilyConfig, specs: Mapping[str, TensorSpec]) -> dict[str, int]:
     """For each named tensor, the size that stands for those that its spec leaves open, or its first size."""
     longest = specs["tokens"].longest if "tokens" in specs else None
     lengths = {}
@@ -101,13 +101,17 @@ def _lengths(config: FamilyConfig, specs: Mapping[str, TensorSpec]) -> dict[str,
     return lengths
 
 
-def _fake_batch(specs: Mapping[str, TensorSpec], lengths: Mapping[str, int]) -> dict[str, Tensor]:
-    """One sample of the longest length."""
-    batch = {"sample_seed": torch.zeros(1, dtype=torch.int64)}
+def fake_batch(
+    specs: Mapping[str, TensorSpec], lengths: Mapping[str, int], *, samples: int = 1
+) -> dict[str, Tensor]:
+    """Samples of the longest length."""
+    batch = {"sample_seed": torch.zeros(samples, dtype=torch.int64)}
     for name, spec in specs.items():
         if not spec.optional:
             shape = [lengths[name] if size is None else size for size in spec.shape]
-            batch[name] = torch.zeros(1, *shape, dtype=torch.float32 if spec.kind == "float" else torch.int64)
+            batch[name] = torch.zeros(
+                samples, *shape, dtype=torch.float32 if spec.kind == "float" else torch.int64
+            )
     return batch
 
 
@@ -122,10 +126,10 @@ def _count_recurrence(
     few, more = _FEW_STEPS
     counts = []
     for length in (few, more):
-        batch = _fake_batch(specs, {**lengths, steps: length})
+        batch = fake_batch(specs, {**lengths, steps: length})
         if steps == "past":
             batch[steps] = batch[steps].new_zeros(1, length, batch[steps].shape[2])
-        counts.append(_count_phases(objective, modules, batch))
+        counts.append(count_phases(objective, modules, batch))
     flops, kept = (
         first + (second - first) * (lengths[steps] - few) // (more - few)
         for first, second in zip(*counts, strict=True)
@@ -133,7 +137,7 @@ def _count_recurrence(
     return flops, kept
 
 
-def _count_phases(objective: Objective, modules: Modules, batch: dict[str, Tensor]) -> tuple[int, int]:
+def count_phases(objective: Objective, modules: Modules, batch: dict[str, Tensor]) -> tuple[int, int]:
     """Operations of all phases, and kept elements of the phase that keeps most."""
     counts = [_count_phase(objective, phase, modules, batch) for phase in objective.phases]
     return sum(flops for flops, _ in counts), max(kept for _, kept in counts)

@@ -24,7 +24,7 @@ MLP_WIDTH = 8
 class Generator(nn.Module):
     """Noise to images."""
 
-    blocks: tuple[type[nn.Module], ...] = (Up,)
+    block_classes: tuple[type[nn.Module], ...] = (Up,)
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images to one score each: above 0 is real."""
 
-    blocks: tuple[type[nn.Module], ...] = (Down,)
+    block_classes: tuple[type[nn.Module], ...] = (Down,)
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__()

@@ -125,7 +125,7 @@ class Block(nn.Module):
 class Gpt(nn.Module):
     """Embeddings, blocks, a last norm, and logits over the vocabulary."""
 
-    blocks: tuple[type[nn.Module], ...] = (Block,)
+    block_classes: tuple[type[nn.Module], ...] = (Block,)
 
     def __init__(self, config: GptConfig) -> None:
         super().__init__()

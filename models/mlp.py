@@ -37,7 +37,7 @@ class HiddenLayer(nn.Module):
 class Mlp(nn.Module):
     """Embeddings of categories, hidden layers, and one linear layer to the outputs."""
 
-    blocks: tuple[type[nn.Module], ...] = (HiddenLayer,)
+    block_classes: tuple[type[nn.Module], ...] = (HiddenLayer,)
 
     def __init__(self, config: MlpConfig, outputs: int) -> None:
         super().__init__()

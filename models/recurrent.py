@@ -143,7 +143,7 @@ def one_direction(layers: nn.RNNBase, x_BTE: Tensor, suffix: str) -> Tensor:
 class LanguageModel(nn.Module):
     """Predicts each next token from those before it."""
 
-    blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+    block_classes: tuple[type[nn.Module], ...] = (nn.RNNBase,)
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class LanguageModel(nn.Module):
 class TokensClassifier(nn.Module):
     """Outputs for a whole sequence of tokens, from the last state."""
 
-    blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+    block_classes: tuple[type[nn.Module], ...] = (nn.RNNBase,)
 
     def __init__(self, config: RecurrentConfig, outputs: int) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class TokensClassifier(nn.Module):
 class SignalClassifier(nn.Module):
     """Outputs for a whole signal, from the last state."""
 
-    blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+    block_classes: tuple[type[nn.Module], ...] = (nn.RNNBase,)
 
     def __init__(self, config: RecurrentConfig, outputs: int) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Forecaster(nn.Module):
     differences from the last season: what repeats need not be learned.
     """
 
-    blocks: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+    block_classes: tuple[type[nn.Module], ...] = (nn.RNNBase,)
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from orchestrator.checkpoint.weights import weights_at
 from orchestrator.data import EvalStream, Prepared, StepBatch, TrainStream
 from orchestrator.models import initialize
 from orchestrator.models.base import Batch, Modules, Objective, check_batch
-from orchestrator.models.deferred import FirstValues, build_deferred
+from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
 from orchestrator.storage import absolute
 from orchestrator.strategies.base import Engine
@@ -45,9 +44,7 @@ def assemble(plan: Plan) -> Rank:
     on_gpu = bool(job.scaling.gpus_per_worker)
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     set_up(job.training, device)
-    modules, values = build_deferred(
-        partial(models.build_modules, job.model, job.objective), job.training.seed
-    )
+    modules, values = models.build_with_values(job.model, job.objective, job.training.seed)
     objective = models.build_objective(job.model, job.objective)
     _start_weights(plan, modules, values)
     return Rank(plan, objective, strategies.prepare(plan, modules, objective, device, values))
@@ -126,7 +123,7 @@ class Rank:
         self.engine.close()
 
 
-def _start_weights(plan: Plan, modules: Modules, values: FirstValues) -> None:
+def _start_weights(plan: Plan, modules: Modules, values: FirstValues | None) -> None:
     """Let parameters take the weights to start from, and freeze what is not to be trained."""
     start = plan.job.initialize
     if start.weights:

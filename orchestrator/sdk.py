@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orchestrator
-from orchestrator import events, progress
+from orchestrator import events, own_code, progress
 from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.packages import problem_with
 from orchestrator.clusters.shared.submitted import recall, remember
@@ -74,6 +74,8 @@ def make_plan(
     folder = str(Path(base_dir or ".").resolve())
     _refuse_missing_working_dir(job, folder)
 
+    job, own_notes = _with_own_code(job, folder)
+
     from orchestrator import data
 
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
@@ -91,7 +93,9 @@ def make_plan(
         user=_user(),
         cluster=profile.name,
     )
-    made = decide(resolved, facts, _counts(resolved), context)
+    resolved, counts, trial_notes = _tried(resolved)
+    facts = facts.model_copy(update={"notes": (*facts.notes, *own_notes, *trial_notes)})
+    made = decide(resolved, facts, counts, context)
     if profile.kind == "local" and (unresolved := problem_with(job.environment.pip)):
         raise SpecError(unresolved)
     return made
@@ -382,8 +386,44 @@ def _tell_trackers(found: Iterable[RunStatus]) -> None:
 def _revised(plan: Plan, overrides: tuple[str, ...], from_checkpoint: str) -> Plan:
     if overrides:
         job = load_spec(plan.job.model_dump(mode="json"), overrides)
-        plan = revise(plan, job, _counts(plan.job), version=orchestrator.__version__)
+        if plan.job.own_factories:
+            own_code.put_first(_code_folder(plan.job, plan.base_dir))
+        plan = revise(plan, job, _tried(plan.job)[1], version=orchestrator.__version__)
     return plan.model_copy(update={"resume_from": from_checkpoint})
+
+
+def _with_own_code(job: JobSpec, folder: str) -> tuple[JobSpec, tuple[str, ...]]:
+    """The job with what its own code says, which is imported as a worker will; the same job where it has none."""
+    if not job.own_factories:
+        return job, ()
+    notes: tuple[str, ...] = ()
+    if job.environment.working_dir is None:
+        # the code travels with the job, or workers elsewhere would not find it
+        environment = job.environment.model_copy(update={"working_dir": "."})
+        job = job.model_copy(update={"environment": environment})
+        notes = (f"environment.working_dir: the job file's folder, {folder}, where the job's own code is",)
+    own_code.put_first(_code_folder(job, folder))
+
+    from orchestrator.models.looked_at import look
+
+    seen = look(job.model, job.objective, job.training.seed)  # type: ignore[arg-type]
+    job = job.model_copy(update={"model": seen.model, "objective": seen.objective})
+    return job, (*notes, *seen.notes)
+
+
+def _code_folder(job: JobSpec, folder: str) -> str:
+    return str(Path(folder, job.environment.working_dir or ".").resolve())
+
+
+def _tried(job: ResolvedJob) -> tuple[ResolvedJob, Counts, tuple[str, ...]]:
+    """The job's counts; a model of a person's own is tried out for them, and what that tells is filled in."""
+    if not job.own_factories:
+        return job, _counts(job), ()
+
+    from orchestrator.models.looked_at import try_out
+
+    trial = try_out(job.model, job.objective)  # type: ignore[arg-type]
+    return job.model_copy(update={"objective": trial.objective}), trial.counts, trial.notes
 
 
 def _counts(job: ResolvedJob) -> Counts:

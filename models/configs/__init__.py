@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, Probability
+from orchestrator.models.configs.custom import CustomConfig, CustomObjectiveConfig, InputTensor
 from orchestrator.models.configs.families import (
     AutoencoderConfig,
     CnnConfig,
@@ -48,7 +49,8 @@ ModelConfig = Annotated[
     | GptConfig
     | BertConfig
     | GanConfig
-    | AutoencoderConfig,
+    | AutoencoderConfig
+    | CustomConfig,
     Field(discriminator="family"),
 ]
 
@@ -62,7 +64,8 @@ ObjectiveSection = Annotated[
     | TokenClassificationConfig
     | ForecastingConfig
     | ReconstructionConfig
-    | AdversarialConfig,
+    | AdversarialConfig
+    | CustomObjectiveConfig,
     Field(discriminator="kind"),
 ]
 
@@ -82,11 +85,14 @@ __all__ = [
     "ClassificationConfig",
     "CnnConfig",
     "Count",
+    "CustomConfig",
+    "CustomObjectiveConfig",
     "FamilyConfig",
     "ForecastingConfig",
     "GanConfig",
     "GptConfig",
     "GruConfig",
+    "InputTensor",
     "LstmConfig",
     "MaskedLmConfig",
     "MlpConfig",

@@ -32,6 +32,21 @@ class ObjectiveConfig(Section):
     """What is minimized."""
 
     @property
+    def phase_names(self) -> tuple[str, ...]:
+        """Parts of each step that have an optimizer of their own, in order."""
+        return self.PHASES
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What its evaluation measures beside the loss."""
+        return self.METRICS
+
+    @property
+    def own_inputs(self) -> dict[str, TensorSpec]:
+        """Tensors of a batch that only the objective's own code names; none in those of ours."""
+        return {}
+
+    @property
     def keeps_documents(self) -> bool:
         """Whether the model is told which document each token is of, and keeps these apart."""
         return False
@@ -90,6 +105,20 @@ class FamilyConfig(Section):
     def max_tokens(self) -> int | None:
         """Longest sequence of tokens that the model reads; None where it reads none."""
         return None
+
+    @property
+    def inputs_by_name(self) -> bool:
+        """Whether forward takes the batch's tensors by name, not in their order."""
+        return False
+
+    @property
+    def builds_deferred(self) -> bool:
+        """Whether its modules can be built without memory first."""
+        return True
+
+    def with_tensors(self, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> FamilyConfig:
+        """The config with what it takes from the data's tensors: name -> kind and shape of a sample's."""
+        return self
 
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
         """The fields of ``FROM_DATA`` that must be known with this objective; the others stay as they are."""

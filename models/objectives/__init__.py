@@ -22,6 +22,7 @@ OBJECTIVES = {
     "forecasting": "orchestrator.models.objectives.forecasting:Forecasting",
     "reconstruction": "orchestrator.models.objectives.reconstruction:Reconstruction",
     "adversarial": "orchestrator.models.objectives.adversarial:Adversarial",
+    "custom": "orchestrator.models.custom:build_objective",
 }
 """Kind -> class, imported on use and called with the family's config and the objective's."""
 

@@ -37,6 +37,10 @@ class OnePhase:
         return {"loss": (sums.loss, sums.count), **sums.metrics}
 
 
-def model_inputs(batch: Batch, names: tuple[str, ...]) -> list[Tensor | None]:
-    """The tensors of the model's forward in order; None for an optional one that the batch lacks."""
-    return [batch.get(name) for name in names]
+def forward(model: nn.Module, tensors: Mapping[str, Tensor | None], *, by_name: bool) -> Tensor:
+    """What the model makes of its inputs, given by name or in their order; None stands for one that the batch lacks."""
+    if by_name:
+        out: Tensor = model(**{name: tensor for name, tensor in tensors.items() if tensor is not None})
+    else:
+        out = model(*tensors.values())
+    return out

@@ -11,20 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, weights_of
-from orchestrator.models.configs import ForecastingConfig, RecurrentConfig
-from orchestrator.models.objectives.common import OnePhase
+from orchestrator.models.configs import CustomConfig, ForecastingConfig, RecurrentConfig
+from orchestrator.models.objectives.common import OnePhase, forward
 
 
 class Forecasting(OnePhase):
     """Squared or absolute error. Unit: one value of one series at one step."""
 
-    def __init__(self, config: RecurrentConfig, objective: ForecastingConfig) -> None:
+    def __init__(self, config: RecurrentConfig | CustomConfig, objective: ForecastingConfig) -> None:
         assert config.horizon is not None
         assert config.series is not None
         self._past = config.input_tensors(objective)
         self._future = TensorSpec((config.horizon, config.series), "float")
         self._values = config.horizon * config.series
         self._absolute = objective.loss == "mae"
+        self._by_name = config.inputs_by_name
 
     def inputs(self) -> Mapping[str, TensorSpec]:
         """The past, and what came."""
@@ -42,7 +43,7 @@ class Forecasting(OnePhase):
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
         """See ``Objective.loss``."""
         future_BHS = batch["future"].float()
-        error_BHS = modules["model"](batch["past"]).float() - future_BHS
+        error_BHS = self._forecast(modules, batch) - future_BHS
         weight_B = weights_of(batch, future_BHS)
         squared = (error_BHS.square().sum((1, 2)) * weight_B).sum()
         absolute = (error_BHS.abs().sum((1, 2)) * weight_B).sum()
@@ -50,11 +51,15 @@ class Forecasting(OnePhase):
         metrics = {"mse": (squared.detach(), count), "mae": (absolute.detach(), count)}
         return Sums(absolute if self._absolute else squared, count, metrics)
 
+    def _forecast(self, modules: Mapping[str, nn.Module], batch: Batch) -> Tensor:
+        given = {name: batch.get(name) for name in self._past}
+        return forward(modules["model"], given, by_name=self._by_name).float()
+
     @torch.no_grad()
     def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
         """The first series of some samples: what came, and what was forecast."""
         past_BPS, future_BHS = batch["past"][:count].float(), batch["future"][:count].float()
-        forecast_BHS = modules["model"](batch["past"][:count]).float()
+        forecast_BHS = self._forecast(modules, {name: batch[name][:count] for name in self._past})
         actual_BT = torch.cat([past_BPS, future_BHS], dim=1)[:, :, 0]
         forecast_BT = torch.cat([past_BPS, forecast_BHS], dim=1)[:, :, 0]
         both_B2T = torch.stack([actual_BT, forecast_BT], dim=1).cpu().numpy()

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from orchestrator.errors import SpecError
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, uniform_from, weights_of
-from orchestrator.models.configs import BertConfig, CausalLmConfig, GptConfig, MaskedLmConfig, RecurrentConfig
-from orchestrator.models.objectives.common import OnePhase
+from orchestrator.models.configs import (
+    BertConfig,
+    CausalLmConfig,
+    CustomConfig,
+    GptConfig,
+    MaskedLmConfig,
+    RecurrentConfig,
+)
+from orchestrator.models.objectives.common import OnePhase, forward
 from orchestrator.models.objectives.generation import continued
 
 SAMPLE_TOKENS = 128
@@ -30,14 +37,18 @@ class CausalLm(OnePhase):
     What fills a sequence up after its ``length`` is no target.
     """
 
-    def __init__(self, config: GptConfig | RecurrentConfig, objective: CausalLmConfig) -> None:
+    def __init__(self, config: GptConfig | RecurrentConfig | CustomConfig, objective: CausalLmConfig) -> None:
         if isinstance(config, RecurrentConfig) and config.bidirectional:
             raise SpecError(
                 "model.bidirectional: a causal language model must not see what comes; set it to false"
             )
-        if objective.packed and not isinstance(config, GptConfig):
-            raise SpecError("objective.packed: only family gpt keeps packed documents apart; set it to false")
+        if objective.packed and "document" not in config.input_tensors(objective):
+            raise SpecError(
+                f"objective.packed: family {config.family} does not keep packed documents apart; set it to false"
+            )
+        assert config.context is not None
         self._tensors = dict(config.input_tensors(objective))
+        self._by_name = config.inputs_by_name
         self._packed = objective.packed
         self._context = config.context
         document = self._tensors.pop("document", None)
@@ -79,10 +90,10 @@ class CausalLm(OnePhase):
         return weight_BT
 
     def _logits(self, modules: Mapping[str, nn.Module], batch: Batch) -> Tensor:
-        inputs_BT = batch["tokens"][:, :-1]
-        documents = (batch["document"][:, :-1],) if self._packed else ()
-        logits_BTV: Tensor = modules["model"](inputs_BT, *documents)
-        return logits_BTV.float()
+        given = {"tokens": batch["tokens"][:, :-1]}
+        if self._packed:
+            given["document"] = batch["document"][:, :-1]
+        return forward(modules["model"], given, by_name=self._by_name).float()
 
     def _loss(self, logits_BTV: Tensor, batch: Batch) -> Tensor:
         logits_NV, target_N = logits_BTV.flatten(0, 1), batch["tokens"][:, 1:].flatten().long()

@@ -20,7 +20,7 @@ from orchestrator.models.configs import (
     MultilabelConfig,
     ObjectiveConfig,
 )
-from orchestrator.models.objectives.common import OnePhase, model_inputs
+from orchestrator.models.objectives.common import OnePhase, forward
 
 NO_LABEL = -100
 """A token's label that stands for none."""
@@ -31,7 +31,7 @@ class Supervised(OnePhase):
 
     def __init__(self, config: FamilyConfig, objective: ObjectiveConfig) -> None:
         self._tensors = config.input_tensors(objective)
-        self._names = tuple(self._tensors)
+        self._by_name = config.inputs_by_name
         self._outputs = config.outputs_for(objective)
 
     def inputs(self) -> Mapping[str, TensorSpec]:
@@ -53,8 +53,8 @@ class Supervised(OnePhase):
 
     def predict(self, modules: Mapping[str, nn.Module], batch: Batch) -> Tensor:
         """The model's outputs in fp32: (B, O)."""
-        predicted: Tensor = modules["model"](*model_inputs(batch, self._names))
-        return predicted.float()
+        given = {name: batch.get(name) for name in self._tensors}
+        return forward(modules["model"], given, by_name=self._by_name).float()
 
 
 class Classification(Supervised):

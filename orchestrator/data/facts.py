@@ -56,6 +56,15 @@ def sizes(
     return dims, lists
 
 
+def tensors(head: Batch) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Kind and shape of a sample's tensors."""
+    return {
+        name: ("float" if values.dtype.kind == "f" else "int", tuple(values.shape[1:]))
+        for name, values in head.items()
+        if values.dtype.kind in "fiub"
+    }
+
+
 def _merge(sizes: dict[str, Any], dims: dict[str, int], lists: dict[str, tuple[int, ...]]) -> None:
     for name, value in sizes.items():
         if isinstance(value, int):

@@ -55,6 +55,7 @@ def inspect(job: JobSpec, base_dir: str, cache: str) -> DataFacts:
             eval_samples=prepared.eval_samples,
             dims=prepared.dims,
             lists=prepared.lists,
+            tensors=prepared.tensors,
             notes=prepared.notes,
         )
     if spec.prepare is not None:
@@ -109,7 +110,8 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
         for index, made in zip(train, layouts, strict=False)
     ]
     # Nothing was fitted, so what a transform would have learned is not known.
-    dims, lists = facts.sizes(job, sources, None, _transformed(job, _shapes(layouts[0])), {})
+    shapes = _transformed(job, _shapes(layouts[0]))
+    dims, lists = facts.sizes(job, sources, None, shapes, {})
     if beginnings and spec.images.channels == "auto" and dims.get("channels") == 1:
         del dims["channels"]  # the run looks further than a beginning, and may find colors
     if samples is not None:
@@ -119,6 +121,7 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
         eval_samples=held,
         dims=dims,
         lists=lists,
+        tensors=facts.tensors(shapes),
         notes=(
             *facts.notes(indexes),
             *differences,
@@ -174,6 +177,8 @@ def _bundled(job: JobSpec) -> DataFacts | None:
         return None
     dims = {name: size for name, size in known.items() if name != "classes"}
     dims["outputs"] = known.get("classes", 1)
+    if job.model.inputs_by_name:  # their shapes are looked at
+        return None
     if spec.eval is None:
         return DataFacts(train_samples=rows, eval_samples=0, dims=dims)
     if isinstance(spec.eval, Split):

@@ -162,6 +162,7 @@ def _assembled(
         },
         dims=dims,
         lists=lists,
+        tensors=facts.tensors(head),
         classes=classes,
         preparation=preparation,
         notes=notes,

@@ -58,6 +58,8 @@ class Prepared(Section):
     """Sizes that a model takes from the data."""
     lists: dict[str, tuple[int, ...]] = {}
     """Sizes of which there are several."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    """Of each tensor: ``float`` or ``int``, and the shape of a sample's."""
     classes: tuple[str, ...] = ()
     """Names of the classes, where the data has them."""
     preparation: dict[str, Any] = {}

@@ -42,7 +42,7 @@ def check_best(job: ResolvedJob) -> None:
     """Raises SpecError where the metric that the best checkpoints are kept by is none that is measured, or its worst
     would be kept.
     """
-    keep, measured = job.checkpoint.keep, [f"val/{name}" for name in ("loss", *job.objective.METRICS)]
+    keep, measured = job.checkpoint.keep, [f"val/{name}" for name in ("loss", *job.objective.metric_names)]
     if keep.metric not in measured:
         raise SpecError(
             f"checkpoint.keep.metric: {keep.metric!r} is not measured; {job.objective.kind} measures {', '.join(measured)}"
@@ -59,7 +59,7 @@ def check_best(job: ResolvedJob) -> None:
 
 def check_phases(job: ResolvedJob) -> None:
     """Raises SpecError where an optimizer is given for a phase that the objective has not."""
-    phases = job.objective.PHASES
+    phases = job.objective.phase_names
     for name in job.training.phase_optimizers:
         if name not in phases:
             raise SpecError(

@@ -24,6 +24,9 @@ class DataFacts(Section):
     """Sizes that a model takes from the data: ``features``, ``outputs``, ``channels``, ``vocabulary`` ..."""
     lists: dict[str, tuple[int, ...]] = {}
     """Sizes of which there are several: ``cardinalities`` (distinct values of each categorical column)."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    """Of each tensor that the data makes: ``float`` or ``int``, and the shape of a sample's; empty where that can't be
+    known before preparation."""
     notes: tuple[str, ...] = ()
     """What was found of the data that the job does not say, in sentences for the plan's notes."""
 

@@ -37,6 +37,7 @@ def _resolve_objective(job: JobSpec, facts: DataFacts) -> ObjectiveConfig:
 
 
 def _resolve_model(model: FamilyConfig, objective: ObjectiveConfig, facts: DataFacts) -> FamilyConfig:
+    model = model.with_tensors(facts.tensors)
     sizes = _from_data("model", model, model.FROM_DATA, model.needed(objective), facts)
     longest = facts.dims.get("context")
     if model.max_tokens is not None and longest is not None and longest > model.max_tokens:

@@ -359,3 +359,15 @@ class JobSpec(Section):
     """Where runs, metrics and models are looked at."""
     environment: EnvironmentSpec = EnvironmentSpec()
     """What the job's processes find around them."""
+
+    @property
+    def own_factories(self) -> list[str]:
+        """The person's own functions that make the model and the objective; none with a family of ours."""
+        sections = (self.model, self.objective)
+        return [factory for one in sections if (factory := getattr(one, "factory", None))]
+
+    @model_validator(mode="after")
+    def _own_model_has_an_objective(self) -> JobSpec:
+        if self.model.family == "custom" and self.objective is None:
+            raise ValueError(f"objective: a model of your own needs one: {', '.join(self.model.OBJECTIVES)}")
+        return self

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The outermost submodules whose class is one of ``module.blocks``; none where the module declares none."""
-    kinds: tuple[type[nn.Module], ...] = getattr(module, "blocks", ())
+    """The outermost submodules whose class is one of ``module.block_classes``; none where the module declares none."""
+    kinds: tuple[type[nn.Module], ...] = getattr(module, "block_classes", ())
     found: list[nn.Module] = []
 
     def visit(parent: nn.Module) -> None:

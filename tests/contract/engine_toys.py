@@ -44,7 +44,7 @@ class Block(nn.Module):
 class ToyModel(nn.Module):
     """Rows that three ranks can't share evenly, tied weights, a frozen parameter and a buffer."""
 
-    blocks = (Block,)
+    block_classes = (Block,)
 
     def __init__(self, width: int = 10, depth: int = 2, outputs: int = 7) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class ToyModel(nn.Module):
 
 
 class Critic(nn.Module):
-    blocks = (Block,)
+    block_classes = (Block,)
 
     def __init__(self) -> None:
         super().__init__()

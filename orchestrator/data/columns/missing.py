@@ -41,7 +41,8 @@ def model_tensors(job: JobSpec) -> dict[str, str]:
     """The tensors that the job's model and objective take: name -> ``float`` or ``int``."""
     objective = job.objective or default_objective(job.model)
     inputs = {name: spec.kind for name, spec in job.model.input_tensors(objective).items()}
-    return {**inputs, **TARGETS.get(objective.kind, {})}
+    own = {name: spec.kind for name, spec in objective.own_inputs.items()}
+    return {**inputs, **own, **TARGETS.get(objective.kind, {})}
 
 
 def missing_tensors(job: JobSpec, made: Collection[str]) -> list[str]:
@@ -66,7 +67,11 @@ def refuse_missing(job: JobSpec, made: Collection[str], root: str, columns: Coll
     if not missing:
         return
     family, there = job.model.family, {*made, *columns}
-    if fitting := [kind for kind in job.model.OBJECTIVES if not _missing(job.model, _of(kind), there)]:
+    if fitting := [
+        kind
+        for kind in job.model.OBJECTIVES
+        if kind != "custom" and not _missing(job.model, _of(kind), there)
+    ]:
         raise SpecError(
             f"objective: {family} is trained with {objective.kind}, which takes {_listed(missing)}, and the data"
             f" makes {_listed(sorted(there))}; give objective: {{kind: {' or '.join(fitting)}}}"
@@ -84,7 +89,8 @@ def refuse_missing(job: JobSpec, made: Collection[str], root: str, columns: Coll
 
 
 def _missing(model: FamilyConfig, objective: ObjectiveConfig, made: Collection[str]) -> list[str]:
-    inputs = [name for name, spec in model.input_tensors(objective).items() if not spec.optional]
+    tensors = {**model.input_tensors(objective), **objective.own_inputs}
+    inputs = [name for name, spec in tensors.items() if not spec.optional]
     targets = [name for name in TARGETS.get(objective.kind, ()) if name not in _ON_DEMAND]
     optional = {"features"} if "categories" in made else set()
     return [name for name in (*inputs, *targets) if name not in {*made, *optional}]

@@ -152,7 +152,7 @@ def test_blocks_are_in_the_module(case: Case):
     if getattr(case.config, "layers", "") == "mlp":
         return  # fully connected pairs and autoencoders are one piece
     for module in modules.values():
-        assert any(isinstance(child, module.blocks) for child in module.modules())
+        assert any(isinstance(child, module.block_classes) for child in module.modules())
 
 
 @every_case

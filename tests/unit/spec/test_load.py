@@ -147,7 +147,18 @@ def test_explain_lists_the_kinds_of_a_choice_with_their_fields():
     assert train["kinds"]["builtin"] == ["name", "weight"]
     assert "separator" in train["kinds"]["csv"]
     (model,) = explain(JobSpec, "model")
-    assert set(model["kinds"]) == {"mlp", "cnn", "rnn", "lstm", "gru", "gpt", "bert", "gan", "autoencoder"}
+    assert set(model["kinds"]) == {
+        "mlp",
+        "cnn",
+        "rnn",
+        "lstm",
+        "gru",
+        "gpt",
+        "bert",
+        "gan",
+        "autoencoder",
+        "custom",
+    }
     (training,) = explain(JobSpec, "training")
     assert training["kinds"] == {}
 

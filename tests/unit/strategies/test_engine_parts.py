@@ -30,7 +30,7 @@ class Inner(nn.Module):
 
 
 class Outer(nn.Module):
-    blocks = (Inner,)
+    block_classes = (Inner,)
 
     def __init__(self) -> None:
         super().__init__()
