@@ -303,11 +303,7 @@ def _faked(modules: Modules, mode: FakeTensorMode) -> Modules:
         for child in module.modules():
             for name, parameter in child._parameters.items():
                 if parameter is not None:
-                    fake = made.setdefault(
-                        id(parameter),
-                        nn.Parameter(mode.from_tensor(parameter.detach()), parameter.requires_grad),
-                    )
-                    child._parameters[name] = fake
+                    child._parameters[name] = made.setdefault(id(parameter), mode.from_tensor(parameter))
             for name, buffer in child._buffers.items():
                 if buffer is not None:
                     child._buffers[name] = made.setdefault(id(buffer), mode.from_tensor(buffer))

@@ -71,17 +71,6 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}{where}" if said else f"{type(error).__name__}{where}"
 
 
-def files_of(names: list[str]) -> list[str]:
-    """The files or package folders in which functions are, for what travels with a model."""
-    found = []
-    for name in names:
-        top = sys.modules[name.partition(":")[0].partition(".")[0]]
-        file = Path(top.__file__) if top.__file__ else None
-        if file is not None:
-            found.append(str(file.parent if file.name == "__init__.py" else file))
-    return list(dict.fromkeys(found))
-
-
 def _forget_other(module_name: str) -> None:
     """Forget a module of the same name from another folder: another job's, of the same process."""
     top = module_name.partition(".")[0]
