@@ -16,8 +16,8 @@ def init(
         str | None,
         typer.Option(
             "--family",
-            help="The architecture family, on bundled data: mlp, cnn, rnn, lstm, gru, gpt, bert, gan, autoencoder."
-            " Default: cnn.",
+            help="The architecture family, on bundled data: mlp, cnn, rnn, lstm, gru, gpt, bert, gan, autoencoder,"
+            " or custom, which also writes a model of your own beside it. Default: cnn.",
         ),
     ] = None,
     data: Annotated[
@@ -39,6 +39,7 @@ def init(
     import re
     from pathlib import Path
 
+    from orchestrator.cli.first_job.bundled import OWN_MODEL, OWN_MODEL_TEXT
     from orchestrator.errors import SpecError
 
     if data is not None and family is not None:
@@ -48,20 +49,29 @@ def init(
     if data is None and label is not None:
         raise SpecError("--label names a column of --data; give both")
     file = Path(path)
-    if file.exists() and not force:
-        raise SpecError(f"{path} is there already; --force overwrites it")
+    code = file.parent / OWN_MODEL
+    for one in (file, code) if family == "custom" else (file,):
+        if one.exists() and not force:
+            raise SpecError(f"{one} is there already; --force overwrites it")
     name = re.sub(r"[^a-z0-9-]+", "-", file.stem.lower())[:40].strip("-") or "job"
-    text = _of_family(family or "cnn", name) if data is None else _of_data(data, label, name, file)
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{path} can't be written: {error.strerror}") from None
+    _write(file, _of_family(family or "cnn", name) if data is None else _of_data(data, label, name, file))
+    if family == "custom":
+        _write(code, OWN_MODEL_TEXT)
     if data is not None:
         _check(file)
     if json:
         print_json({"file": path})
     else:
         say(f"wrote {path}; next: trainwright plan {path}, trainwright run {path}")
+
+
+def _write(file: Path, text: str) -> None:
+    from orchestrator.errors import SpecError
+
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{file} can't be written: {error.strerror}") from None
 
 
 def _of_family(family: str, name: str) -> str:

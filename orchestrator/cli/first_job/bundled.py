@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.cli.first_job.draft import Draft, Length
 
-FAMILIES = ("mlp", "cnn", "rnn", "lstm", "gru", "gpt", "bert", "gan", "autoencoder")
+FAMILIES = ("mlp", "cnn", "rnn", "lstm", "gru", "gpt", "bert", "gan", "autoencoder", "custom")
 """Families that a first job is written for: all."""
+
+OWN_MODEL = "my_models.py"
+"""The file beside the job of family custom."""
+OWN_MODEL_TEXT = '''\
+"""A model of your own. The function is named in the job file: model.factory."""
+
+import torch
+from torch import nn
+
+
+class Digits(nn.Module):
+    """Two convolutions, and one linear layer to the classes."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(samples, 1, 8, 8) -> (samples, classes). The parameter is called as the tensor of the batch."""
+        strokes = torch.relu(self.second(torch.relu(self.first(image))))
+        return self.head(strokes.amax(dim=(2, 3)))
+
+
+def build(width: int = 32, classes: int = 10) -> nn.Module:
+    """Called with model.config when the job is planned, and on every worker. Random numbers: from torch alone."""
+    return Digits(width, classes)
+'''
+"""What is in it: a model that learns the bundled digits."""
 
 
 def _source(name: str) -> tuple[str, ...]:
@@ -67,6 +98,12 @@ def draft_for_family(family: str) -> Draft:
             return Draft(
                 family, _source("digits"), _pixels("image"), rate="5.0e-4", betas=", betas: [0.5, 0.99]"
             )
+        case "custom":
+            own = (
+                f"factory: {Path(OWN_MODEL).stem}:build   # module:function of a file in this folder",
+                "config: {width: 32}         # the function's arguments",
+            )
+            return Draft(family, _source("digits"), _pixels("image"), objective="classification", model=own)
         case _:
             pixels = ["columns: {features: image}", *_pixels("features")]
             return Draft(family, _source("digits"), pixels, rate="2.0e-3")

@@ -14,7 +14,7 @@ _TEMPLATE = """\
 
 model:
   family: {family}         # the architecture family; sizes and fields: trainwright explain model
-  size: debug
+{model}
 {objective}
 data:
   train:
@@ -65,6 +65,8 @@ class Draft:
     evaluation: str = "{kind: split, fraction: 0.2}"
     """``data.eval``; empty where there is too little data for one."""
     objective: str = ""
+    model: Sequence[str] = ("size: debug",)
+    """Lines under ``model``, after the family."""
     found: Sequence[str] = ()
     """What was found in the data and guessed from it, a sentence each, for the head of the file."""
     length: Length = Length()
@@ -82,6 +84,7 @@ class Draft:
             found="".join(f"{line}\n" for line in _comment(self.found)),
             name=name,
             family=self.family,
+            model="\n".join(f"  {line}" for line in self.model),
             objective=f"\nobjective: {{kind: {self.objective}}}\n" if self.objective else "",
             train="\n".join(f"    {line}" for line in self.train),
             evaluation=f"  eval: {self.evaluation}\n" if self.evaluation else "",

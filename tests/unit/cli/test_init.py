@@ -57,3 +57,11 @@ def test_a_file_that_is_there_stays(folder, monkeypatch, capsys):
     assert "job.yaml is there already; --force overwrites it" in capsys.readouterr().err
     assert (folder / "job.yaml").read_text() == "mine"
     assert call(monkeypatch, "init", "--force") == 0
+
+
+def test_a_model_of_one_s_own_that_is_there_stays(folder, monkeypatch, capsys):
+    (folder / "my_models.py").write_text("mine")
+    assert call(monkeypatch, "init", "--family", "custom") == 2
+    assert "my_models.py is there already; --force overwrites it" in capsys.readouterr().err
+    assert (folder / "my_models.py").read_text() == "mine"
+    assert not (folder / "job.yaml").exists()
