@@ -29,6 +29,26 @@ def norm(config: GptConfig) -> nn.Module:
     return nn.LayerNorm(config.width, eps=config.norm_epsilon, bias=config.bias)
 
 
+class Past:
+    """Keys and values (B, G, T, D) of the tokens that one layer has read."""
+
+    def __init__(self) -> None:
+        self._keys_and_values: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that were read."""
+        return 0 if self._keys_and_values is None else self._keys_and_values[0].shape[2]
+
+    def with_more(self, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values, these at the end."""
+        if self._keys_and_values is not None:
+            k_BGTD = torch.cat((self._keys_and_values[0], k_BGTD), dim=2)
+            v_BGTD = torch.cat((self._keys_and_values[1], v_BGTD), dim=2)
+        self._keys_and_values = k_BGTD, v_BGTD
+        return self._keys_and_values
+
+
 class Attention(nn.Module):
     """Causal self-attention; several query heads may share one key and value head."""
 
@@ -44,9 +64,13 @@ class Attention(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x_BTW: Tensor, rotation: tuple[Tensor, Tensor] | None, mask_B1TT: Tensor | None
+        self,
+        x_BTW: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        mask_B1TT: Tensor | None,
+        past: Past | None = None,
     ) -> Tensor:
-        """(B, T, W) -> (B, T, W). Without a mask each token sees itself and all before it."""
+        """(B, T, W) -> (B, T, W). Without a mask each token sees itself and all before it, of the past too."""
         qk_BTN, v_BTN = self.query_key_value(x_BTW).split(
             (self.widths[0] + self.widths[1], self.widths[2]), dim=2
         )
@@ -55,13 +79,16 @@ class Attention(nn.Module):
         if rotation is not None:  # both at once: on small models the number of operations is what counts
             qk_BNTD = rotated(qk_BNTD, *rotation)
         q_BHTD, k_BGTD = qk_BNTD.split((qk_BNTD.shape[1] - self.key_value_heads, self.key_value_heads), dim=1)
+        if past is not None:
+            k_BGTD, v_BGTD = past.with_more(k_BGTD, v_BGTD)
         y_BHTD = F.scaled_dot_product_attention(
             q_BHTD,
             k_BGTD,
             v_BGTD,
             attn_mask=mask_B1TT,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask_B1TT is None,
+            # one token after others sees all of them
+            is_causal=mask_B1TT is None and q_BHTD.shape[2] == k_BGTD.shape[2],
             enable_gqa=self.shared,
         )
         y_BTW: Tensor = self.project(y_BHTD.transpose(1, 2).flatten(2))
@@ -115,10 +142,14 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(
-        self, x_BTW: Tensor, rotation: tuple[Tensor, Tensor] | None = None, mask_B1TT: Tensor | None = None
+        self,
+        x_BTW: Tensor,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        mask_B1TT: Tensor | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """(B, T, W) -> (B, T, W)."""
-        x_BTW = x_BTW + self.dropout(self.attention(self.attention_norm(x_BTW), rotation, mask_B1TT))
+        x_BTW = x_BTW + self.dropout(self.attention(self.attention_norm(x_BTW), rotation, mask_B1TT, past))
         return x_BTW + self.dropout(self.feedforward(self.feedforward_norm(x_BTW)))
 
 
@@ -149,21 +180,34 @@ class Gpt(nn.Module):
         if config.tied_embeddings:
             self.head.weight = self.token_embedding.weight
 
-    def forward(self, tokens_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
-        """Token numbers (B, T), and the document that each belongs to -> logits (B, T, V)."""
-        length = tokens_BT.shape[1]
+    def new_past(self) -> list[Past]:
+        """Of no token, one for each layer."""
+        return [Past() for _ in self.layers]
+
+    def forward(
+        self, tokens_BT: Tensor, document_BT: Tensor | None = None, past: list[Past] | None = None
+    ) -> Tensor:
+        """Token numbers (B, T), and the document that each belongs to -> logits (B, T, V).
+
+        With a past the tokens go on from those that it has, all at first and then one at a time, and are added to it;
+        the logits are those after the last (B, 1, V).
+        """
+        begin = past[0].length if past else 0
+        end = begin + tokens_BT.shape[1]
         x_BTW = self.token_embedding(tokens_BT)
         mask_B1TT = None if document_BT is None else document_mask(document_BT)
         rotation = None
         if self.rotary:
-            rotation = self.get_buffer("rotary_cos")[:length], self.get_buffer("rotary_sin")[:length]
+            rotation = self.get_buffer("rotary_cos")[begin:end], self.get_buffer("rotary_sin")[begin:end]
         elif mask_B1TT is None:
-            x_BTW = x_BTW + self.position_embedding.weight[:length]
+            x_BTW = x_BTW + self.position_embedding.weight[begin:end]
         else:
             x_BTW = x_BTW + self.position_embedding(positions_in_document(mask_B1TT))
         x_BTW = self.dropout(x_BTW)
-        for block in self.layers:
-            x_BTW = block(x_BTW, rotation, mask_B1TT)
+        for index, block in enumerate(self.layers):
+            x_BTW = block(x_BTW, rotation, mask_B1TT, past[index] if past else None)
+        if past:
+            x_BTW = x_BTW[:, -1:]
         logits_BTV: Tensor = self.head(self.norm(x_BTW))
         return logits_BTV
 

@@ -23,16 +23,16 @@ from orchestrator.models.configs import ObjectiveConfig, RecurrentConfig, RnnCon
 class ToLengths(nn.RNNBase):
     """torch's layers, which may be told how long sequences are. Not by packing them: that asks the device for lengths."""
 
-    def forward(self, x_BTE: Tensor, length_B: Tensor | None = None) -> Any:
-        """As torch's own; with lengths, the last layer's state (B, W) of both directions."""
+    def forward(self, x_BTE: Tensor, length_B: Tensor | None = None, state: Any = None) -> Any:
+        """As torch's own, from a state where one is given; with lengths, the last layer's state (B, W) of both directions."""
         if not would_be_fp16(x_BTE):
-            return self._run(x_BTE, length_B)
+            return self._run(x_BTE, length_B, state)
         # here, not around the call: FSDP gathers the weights, in its own format, on the way in
         with torch.autocast("cuda", enabled=False):
-            return self._run(x_BTE.to(self.get_parameter("weight_ih_l0").dtype), length_B)
+            return self._run(x_BTE.to(self.get_parameter("weight_ih_l0").dtype), length_B, state)
 
-    def _run(self, x_BTE: Tensor, length_B: Tensor | None) -> Any:
-        return super().forward(x_BTE) if length_B is None else states_at(self, x_BTE, length_B.long())
+    def _run(self, x_BTE: Tensor, length_B: Tensor | None, state: Any) -> Any:
+        return super().forward(x_BTE, state) if length_B is None else states_at(self, x_BTE, length_B.long())
 
 
 def would_be_fp16(x: Tensor) -> bool:
@@ -156,10 +156,16 @@ class LanguageModel(nn.Module):
         if config.tied_embeddings:
             self.head.weight = self.embedding.weight
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """(B, T) -> logits (B, T, V)."""
+    def new_past(self) -> list[Any]:
+        """The state after no token."""
+        return [None]
+
+    def forward(self, tokens_BT: Tensor, past: list[Any] | None = None) -> Tensor:
+        """(B, T) -> logits (B, T, V). With a past: on from its state, which is replaced; logits after the last token (B, 1, V)."""
         x_BTE = self.dropout(self.embedding(tokens_BT))
-        x_BTW, _ = self.layers(x_BTE)
+        x_BTW, state = self.layers(x_BTE, state=past[0] if past else None)
+        if past:
+            past[0], x_BTW = state, x_BTW[:, -1:]
         logits_BTV: Tensor = self.head(self.dropout(x_BTW))
         return logits_BTV
 

@@ -21,6 +21,7 @@ from orchestrator.rank import Rank, assemble
 from orchestrator.runs import Best
 from orchestrator.telemetry.rank_log import kept_log
 from orchestrator.telemetry.reporter import Reporter, Teller, open_reporter
+from orchestrator.telemetry.sample_time import SHARE, SampleTime
 
 logger = logging.getLogger("orchestrator")
 
@@ -169,6 +170,7 @@ class Worker:
         self._peers, self._reporter, self._launch = peers, reporter, launch
         self._evaluation = rank.open_eval(prepared)
         self._stop_check = StopCheck(peers, reporter.stop_asked)
+        self._sample_time = SampleTime()
 
     def evaluation(self) -> Generator[Batch]:
         """The evaluation set's batches on the device."""
@@ -220,14 +222,19 @@ class Worker:
         self._checkpoints.prune(last=keep.last, best=keep.best, metric=keep.metric, mode=keep.mode)
 
     def show_samples(self, step: int) -> None:
-        """Log what the model generates, where the family generates something."""
+        """Log what the model generates, where the family generates something and there is time for it: at the end always."""
         if self._evaluation is None:
             return
-        with contextlib.closing(self.evaluation()) as batches:
-            batch = next(batches)
-        with loop.evaluating(self._rank.engine):
-            samples = self._rank.objective.samples(self._rank.engine.modules, batch, _SAMPLES)
-        self._reporter.generated(step, samples)
+        if step < self._plan.total_steps and not self._peers.agree(self._sample_time.is_left):
+            if self._peers.rank == 0:
+                logger.info("no samples at step %d: they have had %.0f %% of the time", step, 100 * SHARE)
+            return
+        with self._sample_time.spent():
+            with contextlib.closing(self.evaluation()) as batches:
+                batch = next(batches)
+            with loop.evaluating(self._rank.engine):
+                samples = self._rank.objective.samples(self._rank.engine.modules, batch, _SAMPLES)
+            self._reporter.generated(step, samples)
 
     def stop_requested(self, step: int) -> bool:
         """Whether somebody asked for a stop."""

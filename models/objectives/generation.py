@@ -5,36 +5,83 @@ Shapes: B samples, T tokens of the prompt, N tokens drawn, V vocabulary.
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_FINEST = 1 << 40
+"""Parts of a probability that are told apart; those of a whole vocabulary add up within an int64."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A causal model that can read each token once: its forward takes ``past``, adds the tokens to it, and gives the
+    logits (B, 1, V) after the last of them.
+    """
+
+    def new_past(self) -> Any:
+        """What it keeps of tokens; of none yet."""
+        ...
+
 
 @torch.no_grad()
 def continued(
-    model: nn.Module, prompt_BT: Tensor, chance_BN: Tensor, *, context: int, packed: bool = False
+    model: nn.Module,
+    prompt_BT: Tensor,
+    chance_BN: Tensor,
+    *,
+    context: int,
+    packed: bool = False,
+    temperature: float = 1.0,
 ) -> Tensor:
-    """The prompts with N tokens more, (B, T + N) int64.
+    """The prompts with N tokens more, (B, T + N) int64. Nothing waits for the device, and every rank calls the model N times.
 
-    The model always reads a whole context, of which only the part before the next token counts, so that a compiled
-    model sees one shape.
+    A model that remembers (see ``Remembering``) reads each token once while the text fits into its context. Beyond, each
+    token moves all others by one place, so the window is read anew; so does a model that does not remember.
 
     Args:
-        model: Takes tokens (B, context) to logits (B, context, V).
+        model: Takes tokens (B, at most context) to logits (B, as many, V).
         prompt_BT: At least one token each.
         chance_BN: Uniform numbers in [0, 1), one for each token drawn.
         context: Tokens that the model reads at once.
         packed: Whether it also takes each token's document.
+        temperature: The logits are divided by it (Ackley et al. 1985); at 0 the likeliest token is taken.
     """
     prompt = prompt_BT.shape[1]
     text_BT = F.pad(prompt_BT.long(), (0, chance_BN.shape[1]))
-    for end in range(prompt, text_BT.shape[1]):
-        begin = max(0, end - context)
-        window_BT = text_BT[:, begin : begin + context]
-        window_BT = F.pad(window_BT, (0, context - window_BT.shape[1]))
-        documents = (torch.zeros_like(window_BT),) if packed else ()
-        likely_BV = model(window_BT, *documents)[:, end - begin - 1].float().softmax(-1)
-        # on the CPU: a GPU has no sum along a line that gives the same bits each time
-        drawn_B = (likely_BV.cpu().cumsum(-1) < chance_BN[:, end - prompt, None].cpu()).sum(-1)
-        text_BT[:, end] = drawn_B.clamp(max=likely_BV.shape[1] - 1).to(text_BT.device)
+    past, read = None, 0
+    with _uncompiled():
+        for end in range(prompt, text_BT.shape[1]):
+            begin = max(0, end - context)
+            if isinstance(model, Remembering):
+                if past is None or begin:
+                    past, read = model.new_past(), begin
+                logits_BTV = model(text_BT[:, read:end], past=past)
+                read = end
+            else:
+                window_BT = text_BT[:, begin:end]
+                logits_BTV = model(window_BT, *((torch.zeros_like(window_BT),) if packed else ()))
+            text_BT[:, end] = drawn(logits_BTV[:, -1], chance_BN[:, end - prompt], temperature)
     return text_BT
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Around forwards of ever other lengths: a compiled block would be compiled anew for them."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import it takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def drawn(logits_BV: Tensor, chance_B: Tensor, temperature: float) -> Tensor:
+    """One token (B,) of each distribution: the same for the same numbers, on every device."""
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    likely_BV = (logits_BV.float() / temperature).softmax(-1)
+    # in whole numbers: a GPU adds up others in an order that changes from call to call
+    up_to_BV = (likely_BV.double() * _FINEST).long().cumsum(-1)
+    threshold_B1 = (chance_B.double()[:, None] * up_to_BV[:, -1:]).long()
+    return (up_to_BV <= threshold_B1).sum(-1).clamp(max=logits_BV.shape[1] - 1)

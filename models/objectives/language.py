@@ -25,6 +25,8 @@ from orchestrator.models.configs import (
 from orchestrator.models.objectives.common import OnePhase, forward
 from orchestrator.models.objectives.generation import continued
 
+SAMPLE_TEXTS = 4
+"""Samples of text at a time, at most."""
 SAMPLE_TOKENS = 128
 """Tokens that a sample of text has after its prompt."""
 PROMPT_TOKENS = 16
@@ -117,6 +119,7 @@ class CausalLm(OnePhase):
     @torch.no_grad()
     def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
         """Text that goes on from the first tokens of evaluation samples, as many as all of them really have."""
+        count = min(count, SAMPLE_TEXTS)
         shortest = int(batch["length"][:count].min()) if "length" in batch else PROMPT_TOKENS
         prompt_BT = batch["tokens"][:count, : max(1, min(PROMPT_TOKENS, shortest))]
         chance_BN = uniform_from(batch["sample_seed"][:count], (SAMPLE_TOKENS,), salt=3)

@@ -91,7 +91,7 @@ class TrainingSpec(Section):
     """Steps between logged metrics."""
     sample_every: Positive | None = None
     """Steps between generated samples (text, images, plots) in the tracker, made from ``data.eval``'s batches. Default: as
-    ``evaluate_every``."""
+    ``evaluate_every``. Before the end they are left out where they would take more than 1 % of the time."""
     compile: bool = False
     """Compile the model with torch.compile."""
     tf32: bool = True
