@@ -145,6 +145,7 @@ def test_columns_of_one_name_are_told_apart_by_their_place(tmp_path):
         ("a,b\n007,x\n1,\n", {"text": ["a"]}, None, [("007", "x"), ("1", None)]),
         ("a,b\n1,NA\nNA,x\n", {}, None, [(1, "NA"), (None, "x")]),
         ("a,b\n1,ü\n".encode("cp1252"), {}, "encoding 'cp1252'", [(1, "ü")]),
+        ("a,b\n1,x\n2,ü".encode("cp1252"), {}, "encoding 'cp1252'", [(1, "x"), (2, "ü")]),
         ("a,b\n1,世\n".encode("gbk"), {"encoding": "gbk"}, None, [(1, "世")]),
         (b"\xef\xbb\xbfa,b\n1,x\n", {}, None, [(1, "x")]),
         ("a,b\n18446744073709551615,x\n", {}, None, [(2**64 - 1, "x")]),
@@ -181,6 +182,12 @@ def test_utf16_is_a_sentence_with_the_mend(tmp_path, kind):
     assert "iconv -f UTF-16 -t UTF-8" in refusal(tmp_path, text.encode("utf-16"), kind)
     with pytest.raises(ValidationError, match="iconv -f utf-16"):
         CsvSource(path="x", encoding="utf-16")
+
+
+def test_a_row_too_short_and_in_another_encoding_is_a_sentence(tmp_path):
+    assert "has 1 columns, but the header has 2" in refusal(tmp_path, "a,b\n1\xfc".encode("latin-1"))
+    said = refusal(tmp_path, b"a,b\n1,2\n1\xfc\n", encoding="utf-8")
+    assert "is not UTF-8 text further down (byte 0xfc" in said and "give the source its encoding" in said
 
 
 def test_a_value_unlike_its_column_is_named_with_its_row(tmp_path):

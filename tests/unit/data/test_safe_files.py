@@ -199,8 +199,8 @@ def test_columns_that_nobody_asked_for_may_be_anything_but_unsafe(tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_a_name_that_is_there_twice_is_an_error_only_where_it_is_asked_for(tmp_path: Path, kind: str) -> None:
-    x = pa.array(np.arange(20.0))
-    table = pa.Table.from_arrays([x, x, x, LABELS], ["a", "a", "b", "label"])
+    x, whole, texts = pa.array(np.arange(20.0)), pa.array(range(20)), pa.array(["a text"] * 20)
+    table = pa.Table.from_arrays([whole, texts, x, LABELS], ["a", "a", "b", "label"])
     path = tmp_path / f"a.{kind}"
     if kind == "parquet":
         pq.write_table(table, path)

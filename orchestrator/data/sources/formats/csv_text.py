@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,8 +29,11 @@ def header_names(line: bytes, dialect: Dialect, path: str) -> list[str]:
 
 
 def first_schema(text: bytes, names: Sequence[str], dialect: Dialect, where: str) -> pa.Schema:
-    """Names and types of the columns, as these first rows show them."""
-    table = _parsed(text, names, names, dict.fromkeys(dialect.text, pa.string()), dialect, where)
+    """Names and types of the columns, as these first rows show them. Raises DataError where they are no CSV."""
+    try:
+        table = _parsed(text, names, names, dict.fromkeys(dialect.text, pa.string()), dialect, where)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{where}: can't be read as CSV: {str(error)[:100]}") from error
     fields = []
     for place, field in enumerate(table.schema):
         kind = field.type
@@ -91,14 +95,10 @@ def _parsed(
     where: str,
     first_row: int = 0,
 ) -> pa.Table:
+    decoded = dialect.decoded(text, where)
     bad: list[arrow_csv.InvalidRow] = []
 
-    def refuse(row: arrow_csv.InvalidRow) -> str:
-        bad.append(row)
-        return "error"
-
-    decoded = dialect.decoded(text, where)
-    try:
+    def parsed(refuse: Callable[[arrow_csv.InvalidRow], str] | None) -> pa.Table:
         return arrow_csv.read_csv(
             pa.BufferReader(decoded),
             read_options=arrow_csv.ReadOptions(
@@ -117,7 +117,17 @@ def _parsed(
                 null_values=dialect.null_values,
             ),
         )
+
+    def refuse(row: arrow_csv.InvalidRow) -> str:
+        bad.append(row)
+        return "error"
+
+    try:
+        return parsed(None)
     except pa.ArrowInvalid as error:
+        _refuse_other_than_utf8(decoded, where)  # first, since Arrow can't hand over a row that is not
+        with suppress(pa.ArrowInvalid):
+            parsed(refuse)
         if not bad:
             raise
         row = bad[0]
@@ -142,9 +152,17 @@ def _texts(
             text, names, columns, dict.fromkeys(columns, pa.string()), dialect, where, first_row
         ).combine_chunks()
     except pa.ArrowInvalid as error:
+        raise DataError(f"{where}: can't be read as text: {str(error)[:100]}") from error
+
+
+def _refuse_other_than_utf8(text: bytes, where: str) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: is not UTF-8 text further down ({str(error)[:100]}); give the source its encoding"
-        ) from error
+            f"{where}: is not UTF-8 text further down (byte {text[error.start]:#x} before {text[error.end : error.end + 20]!r});"
+            " give the source its encoding"
+        ) from None
 
 
 def _with_missing_texts(table: pa.Table, dialect: Dialect) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -99,10 +100,9 @@ def refuse_utf16(start: bytes, path: str) -> None:
 
 
 def _encoding(start: bytes) -> str:
-    whole = start[: start.rfind(b"\n") + 1] or start  # the beginning may end within a letter
     for encoding in ("utf-8", "cp1252"):
         try:
-            whole.decode(encoding)
+            codecs.getincrementaldecoder(encoding)().decode(start)  # the beginning may end within a letter
         except UnicodeDecodeError:
             continue
         return encoding

@@ -180,7 +180,12 @@ def _footer(facts: FileFacts) -> _Footer:
     meta, schema = _understood(read, facts.path, "is not a whole Parquet file")
     groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
     bounds: list[dict[str, tuple[int, int]]] = []
-    whole_numbers = {field.name for field in schema if pa.types.is_integer(field.type)}
+    whole_numbers = {
+        field.name
+        for field in schema
+        if pa.types.is_integer(field.type)
+        and schema.get_field_index(field.name) >= 0  # the only one of its name
+    }
     for group in groups:
         group_bounds: dict[str, tuple[int, int]] = {}
         for number in range(group.num_columns):
