@@ -19,16 +19,19 @@ _MOST_BYTES = 64 << 10
 
 
 def example_rows(job: JobSpec, index: SourceIndex) -> tuple[dict[str, Any], ...]:
-    """The source's first rows, or of series as many as a forecast follows; none where they are large."""
+    """The source's first rows, or of series as many as a forecast follows; none where they are large, or hold what
+    Python has no value for.
+    """
     prepare = job.data.prepare
     series = prepare if isinstance(prepare, Windows) else None
     table = format_of(index.kind).head(index, series.past * 2 if series else _ROWS)
     if series and series.group is not None:
         table = table.filter(pc.equal(table[series.group], table[series.group][0]))
-    rows = tuple(
-        {name: _plain(value) for name, value in row.items()}
-        for row in table.slice(0, series.past if series else _ROWS).to_pylist()
-    )
+    try:
+        found = table.slice(0, series.past if series else _ROWS).to_pylist()
+    except (OverflowError, ValueError):  # times beyond the year 9999, of columns that nobody may have asked for
+        return ()
+    rows = tuple({name: _plain(value) for name, value in row.items()} for row in found)
     if series and len(rows) < series.past:
         return ()
     return rows if len(json.dumps(rows)) <= _MOST_BYTES else ()

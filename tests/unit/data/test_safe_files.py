@@ -212,6 +212,13 @@ def test_a_name_that_is_there_twice_is_an_error_only_where_it_is_asked_for(tmp_p
         prepared(kind, path, columns={"features": "*"})
 
 
+def test_times_beyond_pythons_years_are_no_obstacle_where_nobody_asks_for_them(tmp_path: Path) -> None:
+    far = pa.array([2**60] * 20, pa.timestamp("s"))
+    write_arrow(tmp_path / "a.arrow", pa.table({"x": np.arange(20.0), "at": far, "label": LABELS}))
+    (batch,) = prepared("arrow", tmp_path / "a.arrow", columns={"features": "x"})
+    np.testing.assert_array_equal(batch["features"][:, 0], np.arange(20.0))
+
+
 def test_empty_batches_are_no_rows(tmp_path: Path) -> None:
     table = pa.table({"x": np.arange(20.0), "label": LABELS})
     with (
