@@ -29,7 +29,10 @@ def example_rows(job: JobSpec, index: SourceIndex) -> tuple[dict[str, Any], ...]
         table = table.filter(pc.equal(table[series.group], table[series.group][0]))
     try:
         found = table.slice(0, series.past if series else _ROWS).to_pylist()
-    except (OverflowError, ValueError):  # times beyond the year 9999, of columns that nobody may have asked for
+    except (
+        OverflowError,
+        ValueError,
+    ):  # times beyond the year 9999, of columns that nobody may have asked for
         return ()
     rows = tuple({name: _plain(value) for name, value in row.items()} for row in found)
     if series and len(rows) < series.past:

@@ -74,7 +74,7 @@ def match_columns(paths: Sequence[str], columns: Sequence[Sequence[str]]) -> tup
     Raises:
         DataError: a file lacks one.
     """
-    known, further = set(columns[0]), dict[str, str]()
+    known = set(columns[0])
     for path, names in zip(paths, columns, strict=True):
         if not known.issubset(names):
             lacking = [name for name in columns[0] if name not in set(names)]
@@ -82,6 +82,13 @@ def match_columns(paths: Sequence[str], columns: Sequence[Sequence[str]]) -> tup
                 f"{path}: has no column {named(lacking)}, which {paths[0]} has; it has {named(names)}, and columns of"
                 " files are matched by name"
             )
+    return further_columns(paths, columns)
+
+
+def further_columns(paths: Sequence[str], columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """What to say of columns that the first file lacks; see ``match_columns``."""
+    known, further = set(columns[0]), dict[str, str]()
+    for path, names in zip(paths, columns, strict=True):
         for name in names:
             if name not in known:
                 further.setdefault(name, path)

@@ -1,5 +1,6 @@
 """A number, a class and a column are what the file says, wherever they are read; what is missing is said."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -284,7 +285,7 @@ def test_files_of_one_source_are_matched_by_name(tmp_path):
     assert "3.csv: has no column 'b', which" in message and "it has 'a', 'c', 'label'" in message
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl"])
 def test_columns_that_only_later_files_have_are_said(kind, tmp_path):
     folder = tmp_path / "rows"
     folder.mkdir()
@@ -293,9 +294,11 @@ def test_columns_that_only_later_files_have_are_said(kind, tmp_path):
         path = folder / f"{number}.{kind}"
         if kind == "parquet":
             pq.write_table(table, path)
-        else:
+        elif kind == "arrow":
             with pa.ipc.new_file(path, table.schema) as file:
                 file.write_table(table)
+        else:
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in table.to_pylist()))
     data = {"train": {"kind": kind, "path": str(folder)}, "columns": ALL}
     assert tensors(tmp_path, data)["features"].tolist() == [[x] for x in X * 2]
     assert any("lacks are not read: 'y' of " in note for note in prepared(tmp_path, data).notes)

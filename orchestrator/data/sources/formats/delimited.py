@@ -15,9 +15,11 @@ from orchestrator.data.sources.formats.csv_text import first_schema, header_name
 from orchestrator.data.sources.formats.dialect import Dialect, find_dialect, refuse_utf16
 from orchestrator.data.sources.formats.lines import GROUP_BYTES, JSON_LINES, index_beginning, index_lines
 from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
-from orchestrator.data.sources.tables import match_columns
+from orchestrator.data.sources.tables import further_columns, match_columns
 from orchestrator.errors import DataError
 from orchestrator.spec.data import CsvSource
+
+_FIRST_ROW_BYTES = 64 << 10
 
 
 class CsvFormat:
@@ -80,7 +82,9 @@ def _header(file: DataFile, dialect: Dialect) -> list[str]:
 
 
 class JsonLinesFormat:
-    """A JSON object a line; fields that the first megabyte of the first file lacks are left out."""
+    """A JSON object a line; fields that the first megabyte of the first file lacks are left out, and said where the first
+    row of another file has them.
+    """
 
     extensions = (".jsonl", ".ndjson", ".json")
 
@@ -126,7 +130,23 @@ def _json_index(path: str, indexed: tuple[DataFile, ...]) -> SourceIndex:
         raise _no_json_lines(first, 0, text, str(error)) from error
     if table.num_rows != first.rows[0]:
         raise _no_json_lines(first, 0, text, "is not one object a line")
-    return _source_index("jsonl", path, indexed, table.schema)
+    others = [file for file in indexed if file.rows and file is not first]
+    found = further_columns(
+        [first.path, *(file.path for file in others)],
+        [table.column_names, *(_fields_of_first_row(file) for file in others)],
+    )
+    return _source_index("jsonl", path, indexed, table.schema).model_copy(update={"found": found})
+
+
+def _fields_of_first_row(file: DataFile) -> list[str]:
+    """None where that is no object, which reading it tells, or longer than 64 KB."""
+    text = read_range(file.path, file.marks[0], min(file.marks[1], file.marks[0] + _FIRST_ROW_BYTES))
+    line = next((line for line in text.splitlines() if line.strip()), b"")
+    try:
+        row = json_module.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError):
+        return []
+    return list(row) if isinstance(row, dict) else []
 
 
 def _source_index(kind: str, path: str, indexed: tuple[DataFile, ...], schema: pa.Schema) -> SourceIndex:

@@ -170,37 +170,32 @@ def _refuse_more_than_metadata(meta: pq.FileMetaData, handle: pa.NativeFile, fac
 
 
 def _footer(facts: FileFacts) -> _Footer:
-    def read() -> tuple[pq.FileMetaData, pa.Schema]:
+    def read() -> _Footer:
         system, inner = locate(facts.path)
         with system.open_input_file(inner) as handle:
             file = pq.ParquetFile(handle)
-            _refuse_more_than_metadata(file.metadata, handle, facts)
-            return file.metadata, plain_schema(file.schema_arrow, facts.path)
+            meta = file.metadata
+            _refuse_more_than_metadata(meta, handle, facts)
+            schema = plain_schema(file.schema_arrow, facts.path)
+        groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+        rows = tuple(group.num_rows for group in groups)
+        memory_bytes = sum(group.total_byte_size for group in groups)
+        bounds = [_group_bounds(group, schema) for group in groups]
+        data_file = DataFile(path=facts.path, bytes=facts.bytes, stamp=facts.stamp, rows=rows)
+        return _Footer(data_file, schema, memory_bytes, _joined_bounds(bounds) if bounds else {})
 
-    meta, schema = _understood(read, facts.path, "is not a whole Parquet file")
-    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
-    bounds: list[dict[str, tuple[int, int]]] = []
-    whole_numbers = {
-        field.name
-        for field in schema
-        if pa.types.is_integer(field.type)
-        and schema.get_field_index(field.name) >= 0  # the only one of its name
-    }
-    for group in groups:
-        group_bounds: dict[str, tuple[int, int]] = {}
-        for number in range(group.num_columns):
-            column = group.column(number)
-            known = column.statistics if column.is_stats_set else None
-            limits = (known.min_raw, known.max_raw) if known is not None and known.has_min_max else ()
-            name = column.path_in_schema
-            if len(limits) == 2 and name in whole_numbers:
-                group_bounds[name] = int(limits[0]), int(limits[1])
-        bounds.append(group_bounds)
-    file = DataFile(
-        path=facts.path,
-        bytes=facts.bytes,
-        stamp=facts.stamp,
-        rows=tuple(group.num_rows for group in groups),
-    )
-    memory_bytes = sum(group.total_byte_size for group in groups)
-    return _Footer(file, schema, memory_bytes, _joined_bounds(bounds) if bounds else {})
+    return _understood(read, facts.path, "is not a whole Parquet file")
+
+
+def _group_bounds(group: pq.RowGroupMetaData, schema: pa.Schema) -> dict[str, tuple[int, int]]:
+    """Least and greatest of columns of whole numbers, where the group says them and no other column has the name."""
+    bounds: dict[str, tuple[int, int]] = {}
+    for number in range(group.num_columns):
+        column = group.column(number)
+        place = schema.get_field_index(column.path_in_schema)
+        if place < 0 or not pa.types.is_integer(schema.field(place).type) or not column.is_stats_set:
+            continue
+        known = column.statistics
+        if known is not None and known.has_min_max:
+            bounds[column.path_in_schema] = int(known.min_raw), int(known.max_raw)
+    return bounds
