@@ -75,7 +75,11 @@ def test_the_example_notebook_runs_from_its_first_cell_to_its_last(home):
 @pytest.mark.slow
 def test_the_demo_as_make_runs_it(home):
     calls = subprocess.run(
-        ["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     program, verb, job = calls.splitlines()[-1].split()
     assert (program, verb) == (".venv/bin/trainwright", "run")

@@ -44,7 +44,11 @@ def planned_job(call):
     """The job file of a recorded run; None where the command is no run."""
     if call.command == "make demo":
         calls = subprocess.run(
-            ["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["make", "--no-print-directory", "--dry-run", "demo"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         return calls.splitlines()[-1].split()[-1]
     return call.command.split()[-1] if call.command.startswith("trainwright run ") else None
