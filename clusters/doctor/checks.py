@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from enum import StrEnum
@@ -18,6 +19,7 @@ from typing import Any
 from orchestrator.clusters.shared.stores import ExplainedStore
 from orchestrator.errors import TrainwrightError
 from orchestrator.section import Section
+from orchestrator.spec.addresses import with_password, without_password
 from orchestrator.spec.profile import ClusterProfile
 
 PACKAGES = ("ray", "torch", "mlflow", "deepspeed", "kubernetes", "pyarrow")
@@ -155,12 +157,16 @@ def _check_sqlite(name: str, path: Path) -> Check:
 
 
 def _mlflow_round_trip(uri: str) -> None:
+    parts = urllib.parse.urlsplit(with_password(uri))
+    server = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    login = _mlflow_login(parts)
+
     def call(verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(
-            f"{uri.rstrip('/')}/api/2.0/mlflow/{path}",
+            f"{server}/api/2.0/mlflow/{path}",
             method=verb,
             data=json.dumps(body).encode() if body is not None else None,
-            headers={"Content-Type": "application/json", **_mlflow_login()},
+            headers={"Content-Type": "application/json", **login},
         )
         with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as answer:
             value: dict[str, Any] = json.load(answer)
@@ -184,15 +190,18 @@ def _mlflow_round_trip(uri: str) -> None:
         call("POST", "runs/delete", {"run_id": run_id})
 
 
-def _mlflow_login() -> dict[str, str]:
+def _mlflow_login(address: urllib.parse.SplitResult) -> dict[str, str]:
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
-    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME", urllib.parse.unquote(address.username or "") or None)
+    password = os.environ.get(
+        "MLFLOW_TRACKING_PASSWORD", urllib.parse.unquote(address.password or "") or None
+    )
     if user is None or password is None:
         return {}
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
 def mlflow_uri(profile: ClusterProfile) -> str:
-    """Where a profile's runs are tracked; empty where nothing says."""
-    return profile.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    """Where a profile's runs are tracked, without a password; empty where nothing says."""
+    return without_password(profile.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or "")

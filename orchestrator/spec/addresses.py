@@ -42,6 +42,19 @@ def refuse_password(address: str | None) -> str | None:
     return address
 
 
+def _refuse_kept_password(text: str) -> str:
+    try:
+        keeps_one = has_password(text)
+    except ValueError:  # no address
+        return text
+    if keeps_one:
+        raise ValueError(
+            "holds an address with a password, which would be stored with every run; leave it out, and set the variable"
+            " where the run's processes start"
+        )
+    return text
+
+
 _SERVERS = ("http", "https")
 _DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 _OTHER_STORES = ("", "file", "databricks", "databricks-uc", "uc")
@@ -94,3 +107,6 @@ OpenAddress = Annotated[str | None, AfterValidator(refuse_password)]
 
 StoreAddress = Annotated[OpenAddress, AfterValidator(_refuse_unknown_store)]
 """Of an MLflow store, of a kind that MLflow knows."""
+
+OpenText = Annotated[str, AfterValidator(_refuse_kept_password)]
+"""A variable's value that is no address with a password."""

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.models.configs import ModelConfig, ObjectiveSection
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
-from orchestrator.spec.addresses import StoreAddress
+from orchestrator.spec.addresses import OpenText, StoreAddress
 from orchestrator.spec.data import DataSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -303,7 +303,7 @@ class EnvironmentSpec(Section):
     pip: tuple[str, ...] = ()
     """Packages to install on the workers before the start. Where the run is on this machine, a plan asks pip whether it finds
     them, and refuses those that it does not."""
-    env: dict[str, str] = {}
+    env: dict[str, OpenText] = {}
     """Environment variables. No secrets here: they would be stored with the run."""
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
-from orchestrator.spec.addresses import StoreAddress
+from orchestrator.spec.addresses import OpenText, StoreAddress
 from orchestrator.storage import is_uri
 
 Name = Annotated[
@@ -162,7 +162,7 @@ class ClusterProfile(Section):
     """Kinds of nodes. Default (kind local): this machine."""
     kubernetes: KubernetesOptions = KubernetesOptions()
     """What only kind kubernetes uses."""
-    environment: dict[str, str] = {}
+    environment: dict[str, OpenText] = {}
     """Environment variables of every process of a job. No secrets here."""
 
     @model_validator(mode="after")

@@ -89,7 +89,7 @@ def sync(storage: str, end: RunStatus | None, *, wait_seconds: float = 0.0, anew
     if description is None:
         raise NotFoundError(f"{storage}: this run keeps nothing for MLflow")
     plan = Plan.model_validate(description["plan"]).moved_to(storage)
-    sent: Mapping[str, int] = {}
+    sent: Mapping[str, int] | None = None
     with files_for_this_user_alone(), sender_lock(storage, wait_seconds) as is_held:
         if not is_held:
             return None
@@ -106,8 +106,8 @@ def sync(storage: str, end: RunStatus | None, *, wait_seconds: float = 0.0, anew
                 run.close(end.launch, _STATUSES[end.state], end.ended_at)
             return count
         except Exception as error:
-            waiting = spool.values_after({} if is_gone(error) else sent)
+            lacking = spool.lacking({} if is_gone(error) else sent)
             raise InfrastructureError(
-                f"MLflow at {plan.tracking_uri} lacks {waiting} metric values of {plan.run_id}, which are kept:"
+                f"MLflow at {plan.tracking_uri} {lacking} of {plan.run_id}, which are kept:"
                 f" {sentence(error, plan.tracking_uri)}"
             ) from error

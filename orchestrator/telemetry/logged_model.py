@@ -19,11 +19,15 @@ It gives, by objective
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.pyfunc import PythonModel
+
+if (_code := Path(__file__).parent / "code" / "trainwright.zip").exists():
+    sys.path.insert(0, str(_code))  # the project as it was when the model was logged
 
 from orchestrator.spec.preparations import Windows
 from orchestrator.telemetry.answers import answer, forecast_table, reconstruction_errors

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ from typing import Any
 
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.planning.plan import Plan
-from orchestrator.telemetry.model_folder import ModelFolder
+from orchestrator.telemetry.model_folder import ModelFolder, write_own_code
 from orchestrator.telemetry.model_signature import example_of, signature_of
 from orchestrator.telemetry.spool import Part, Spool
 
@@ -92,17 +93,19 @@ class MlflowModels:
     def _log_whole(self, folder: ModelFolder) -> str:
         import mlflow
 
-        import orchestrator
-
         plan, saved = self._plan, folder.saved
         mlflow.set_tracking_uri(plan.tracking_uri)
-        with _without_advice(), mlflow.start_run(run_id=self._run_id, log_system_metrics=False):
+        with (
+            tempfile.TemporaryDirectory() as place,
+            _without_advice(),
+            mlflow.start_run(run_id=self._run_id, log_system_metrics=False),
+        ):
             logged = mlflow.pyfunc.log_model(
                 name=plan.job.name,
                 python_model=str(Path(__file__).parent / "logged_model.py"),
                 artifacts={"model": str(folder.path)},
                 # no index has this project, so its code travels with the model
-                code_paths=[str(Path(orchestrator.__file__).parent)],
+                code_paths=[str(write_own_code(Path(place)))],
                 pip_requirements=list(_requirements()),
                 signature=signature_of(plan.job, folder.inputs, folder.example),
                 input_example=example_of(folder.inputs, folder.example),

@@ -18,16 +18,15 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from orchestrator.planning.plan import Plan
 from orchestrator.private import files_for_this_user_alone
 from orchestrator.spec.addresses import with_password
+from orchestrator.telemetry import mlflow_view
 from orchestrator.telemetry.mlflow_errors import TrackedRunGoneError
 from orchestrator.telemetry.mlflow_models import MlflowModels
 from orchestrator.telemetry.report import REPORT, report_page
 from orchestrator.telemetry.sending import LARGEST_BATCH, Point
-from orchestrator.telemetry.spool import Spool
+from orchestrator.telemetry.spool import FOUND, Spool
 
 CLOSED = "closed.json"
 """The note of which end MLflow has been told."""
-_FOUND = "mlflow.json"
-"""The note of which MLflow run it is, once that is described."""
 _SENT_TAG = "mlflow.trainwright.sent"
 """How far each part of the spool was sent. The prefix hides it from MLflow's pages."""
 RUN_TAG = "trainwright.run_id"
@@ -69,7 +68,7 @@ class MlflowRun:
         """
         client = connect(plan.tracking_uri)
         experiment_id = _experiment(client, plan)
-        note = spool.note(_FOUND)
+        note = spool.note(FOUND)
         if note is not None and note["uri"] == plan.tracking_uri:
             run = _alive(client, note["run_id"])
             if run is not None:
@@ -80,7 +79,7 @@ class MlflowRun:
                 )
         run = _tagged(client, experiment_id, plan) or _created(client, experiment_id, plan, spool)
         _describe(client, run.info.run_id, plan, spool)
-        spool.set_note(_FOUND, {"uri": plan.tracking_uri, "run_id": run.info.run_id})
+        spool.set_note(FOUND, {"uri": plan.tracking_uri, "run_id": run.info.run_id})
         return cls(client, run, plan, spool)
 
     @property
@@ -288,13 +287,17 @@ def _experiment(client: Any, plan: Plan) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(
-                client.create_experiment(
-                    name,
-                    artifact_location=_artifacts_beside(plan.tracking_uri),
-                    tags={"mlflow.experimentKind": "custom_model_development"},
-                )
+            made = client.create_experiment(
+                name,
+                artifact_location=_artifacts_beside(plan.tracking_uri),
+                tags={
+                    "mlflow.experimentKind": "custom_model_development",
+                    "mlflow.experiment.primaryMetric.name": "val/loss",
+                    mlflow_view.VIEW_TAG: mlflow_view.view_state(),
+                },
             )
+            client.set_experiment_tag(made, mlflow_view.NOTE_TAG, mlflow_view.note(made))
+            return str(made)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -304,6 +307,8 @@ def _experiment(client: Any, plan: Plan) -> str:
             f"the experiment {name!r} was deleted there; restore it (mlflow experiments restore -x"
             f" {found.experiment_id}), then trainwright sync {plan.run_id}"
         )
+    if mlflow_view.VIEW_TAG not in found.tags:  # somebody else made it
+        client.set_experiment_tag(found.experiment_id, mlflow_view.VIEW_TAG, mlflow_view.view_state())
     return str(found.experiment_id)
 
 

@@ -7,6 +7,7 @@
     <storage>/tracking/attempt-1/rank-0/000000000000  in an object store: pieces, named by the byte they begin at
     <storage>/tracking/attempt-2/follows.json         how long the parts of earlier attempts were when 2 began
     <storage>/tracking/files/...                      samples, as the tracker shall show them
+    <storage>/tracking/mlflow.json                    which of the tracker's runs it is
     <storage>/tracking/closed.json                    which end of the run the tracker has been told
 
 A record is written once and never changed, so whoever sends it, at whatever time, sends the same. What an attempt
@@ -31,6 +32,8 @@ from typing import Any, NamedTuple
 from orchestrator.private import files_for_this_user_alone
 from orchestrator.storage import Store, is_uri, store_at
 
+FOUND = "mlflow.json"
+"""The note of which of the tracker's runs it is, once that is described: nothing is sent before."""
 _FOLDER = "tracking"
 _FILES = f"{_FOLDER}/files"
 _UPLOAD_SECONDS = 2.0
@@ -107,6 +110,17 @@ class Spool:
             for part in self.parts()
             for record in self.records(part, sent.get(part.name, 0))
         )
+
+    def lacking(self, sent: Mapping[str, int] | None) -> str:
+        """What a tracker lacks, in words.
+
+        Args:
+            sent: how far each part was sent; None: nobody here knows.
+
+        """
+        if sent is None and self.note(FOUND) is not None:
+            return f"may lack up to {self.values_after({}):,} metric values"
+        return f"lacks {self.values_after(sent or {}):,} metric values"
 
     def logged_after(self, step: int) -> set[tuple[str, int]]:
         """(name, step) of every point behind a step, in any attempt."""

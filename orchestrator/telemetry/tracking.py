@@ -196,7 +196,8 @@ class MlflowTracker:
                 self._say(error)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 if time.monotonic() + pause > self._give_up_at:
-                    self._say_what_waits(sender.sent if sender and not is_gone(error) else {})
+                    known = sender.sent if sender else None
+                    self._say_what_waits({} if is_gone(error) else known)
                     return
             is_last = self._wait(pause, is_last)
 
@@ -226,6 +227,8 @@ class MlflowTracker:
             run.close(self._launch, self._status, time.time())
 
     def _went_well(self) -> None:
+        if self._problem:
+            logger.info("MLflow at %s answers again", self._plan.tracking_uri)
         self._problem = ""
         if self._ended.is_set():
             self._give_up_at = time.monotonic() + self._patience
@@ -236,11 +239,10 @@ class MlflowTracker:
             self._problem = said
             logger.warning("MLflow at %s: %s; training goes on", self._plan.tracking_uri, said)
 
-    def _say_what_waits(self, sent: Mapping[str, int]) -> None:
-        waiting = self._spool.values_after(sent)
+    def _say_what_waits(self, sent: Mapping[str, int] | None) -> None:
         logger.warning(
-            "MLflow at %s lacks %d metric values; they are kept with the run, and sent by trainwright sync %s",
+            "MLflow at %s %s; they are kept with the run, and sent by trainwright sync %s",
             self._plan.tracking_uri,
-            waiting,
+            self._spool.lacking(sent),
             self._plan.run_id,
         )

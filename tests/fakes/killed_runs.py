@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import faulthandler
 import gc
 import json
 import os
@@ -50,6 +51,7 @@ JOB = {
     "name": "job",
     "model": {"family": "mlp", "size": "debug"},
     "data": {
+        "reader": "worker",  # Ray Data would start a Ray of its own in each worker
         "train": {"kind": "builtin", "name": "iris"},
         "eval": {"kind": "split", "fraction": 0.2},
         "transforms": [{"kind": "normalize", "tensor": "features", "per": "element"}],
@@ -311,7 +313,7 @@ def _by_command(act: Callable[[], Any], plan: Plan, launch: int) -> str:
     known = json.loads(Path(plan.storage, f"launches/{launch}/process.json").read_text())
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while _start_ticks(known["pid"]) == known["started"]:
-        assert time.monotonic() < deadline, f"{plan.run_id} hangs"
+        assert time.monotonic() < deadline, _where_it_hangs(plan, known["pid"], launch)
         time.sleep(0.02)
 
     def look() -> int:
@@ -323,6 +325,15 @@ def _by_command(act: Callable[[], Any], plan: Plan, launch: int) -> str:
     status = RunRecord(plan.storage).status()
     assert status is not None
     return status.state
+
+
+def _where_it_hangs(plan: Plan, driver_pid: int, launch: int) -> str:
+    """The end of the driver's log with the stacks of its processes, which are ended."""
+    os.killpg(driver_pid, signal.SIGUSR1)  # see main: they write down what each thread does
+    time.sleep(1)
+    os.killpg(driver_pid, signal.SIGKILL)
+    log = Path(plan.storage, f"launches/{launch}/driver.log").read_text(errors="replace")
+    return f"{plan.run_id} hangs\n{log[-8000:]}"
 
 
 def deterministic(name: str) -> bool:
@@ -395,6 +406,7 @@ def main() -> int:
     os.environ["TRAINWRIGHT_HOME"] = str(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     torch.set_num_threads(1)
+    faulthandler.register(signal.SIGUSR1)  # forks have it too
     (folder / "job.yaml").write_text(json.dumps(JOB))
     tracking._SEND_SECONDS = 0.2
     driver.RaySession = ForkedWorkers  # type: ignore[assignment, misc]
@@ -403,6 +415,7 @@ def main() -> int:
     _mark_phases()
     gc.freeze()
     choose = random.Random(options.seed)
+    train_through(folder, [])  # makes the database's tables, which is thousands of moments of no other run
     undisturbed, _ = train_through(folder, [])
     counted = [json.loads(path.read_text()) for path in moments._folder.glob("moments-*.json")]
     most = {phase: max((seen.get(phase, 0) for seen in counted), default=0) for phase in PHASES}

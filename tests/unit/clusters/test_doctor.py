@@ -13,11 +13,12 @@ from orchestrator.clusters.doctor.checks import (
     check_mlflow,
     check_packages,
     check_storage,
+    mlflow_uri,
     passed,
 )
 from orchestrator.clusters.doctor.examine import doctor
 from orchestrator.clusters.doctor.kubernetes import RIGHTS
-from orchestrator.clusters.doctor.nodes import probe_to_checks
+from orchestrator.clusters.doctor.nodes import probe_command, probe_to_checks
 from orchestrator.clusters.doctor.probe import MARK, bus_gigabytes_per_second
 from orchestrator.spec.profile import ClusterProfile
 
@@ -143,6 +144,19 @@ def test_mlflow_keeps_what_it_is_given_and_nothing_stays(monkeypatch):
         server.fail("POST", "log-metric", Answer(body={}))
         assert check_mlflow(server.url).message == f"{server.url}: the metric that was logged is not there"
     assert check_mlflow(server.url).outcome == "fail"
+
+
+def test_the_password_of_the_environments_address_is_used_and_not_shown(monkeypatch):
+    with FakeMlflow() as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url.replace("http://", "http://u:p@"))
+        profile = ClusterProfile(name="here", kind="local")
+        shown = mlflow_uri(profile)
+        assert shown == server.url.replace("http://", "http://u@")
+        said = check_mlflow(shown)
+        assert said.outcome == "pass" and "u:p@" not in said.message
+        assert probe_command(profile, shown)[-1] == shown
+    said = check_mlflow(shown)
+    assert said.outcome == "fail" and "u:p@" not in said.message
 
 
 def test_mlflow_in_a_file(tmp_path):

@@ -47,3 +47,10 @@ def test_a_job_that_would_store_a_password_is_refused_without_showing_it():
     assert "s3cr3t" not in str(caught.value)
     with pytest.raises(SpecError, match="holds a password"):
         load_spec({**job, "tracking": {}}, ["tracking.uri=http://ann:s3cr3t@host"])
+    with pytest.raises(SpecError, match=r"environment.env.STORE: holds an address with a password") as caught:
+        load_spec(
+            {**job, "tracking": {}, "environment": {"env": {"STORE": "postgresql://ann:s3cr3t@host/db"}}}
+        )
+    assert "s3cr3t" not in str(caught.value)
+    kept = {"A": "a:b@c", "B": "http://ann@host", "C": "http://[", "D": "x=1:2"}
+    assert load_spec({**job, "tracking": {}, "environment": {"env": kept}}).environment.env == kept
