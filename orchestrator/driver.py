@@ -135,10 +135,13 @@ class Driver:
         """Rank 0 closes the tracker's run when the loop ends; when it could not, the driver does."""
         if self._plan.tracking_uri:
             from orchestrator.telemetry.closing import close_quietly, describe_run
+            from orchestrator.telemetry.mlflow_run import REQUEST_SECONDS
 
             with contextlib.suppress(OSError):
                 describe_run(self._plan, data={}, started_at=self._started_at)
-            close_quietly(self._plan.storage, end, wait_seconds=_SENDER_SECONDS)
+            close_quietly(
+                self._plan.storage, end, wait_seconds=_SENDER_SECONDS, request_seconds=REQUEST_SECONDS
+            )
 
     # -- stopping --------------------------------------------------------------------------------------------
 

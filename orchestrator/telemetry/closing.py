@@ -18,7 +18,8 @@ logger = logging.getLogger("orchestrator")
 DESCRIPTION = "run.json"
 _CLOSED = "closed.json"
 _STATUSES = {RunState.SUCCEEDED: "FINISHED", RunState.FAILED: "FAILED", RunState.STOPPED: "KILLED"}
-_LOOK_REQUEST_SECONDS = "5"
+_LOOK_REQUEST_SECONDS = 5
+"""For whoever only looks."""
 
 
 def describe_run(plan: Plan, *, data: Mapping[str, Any], started_at: float) -> None:
@@ -50,14 +51,23 @@ def is_closed(storage: str, end: RunStatus) -> bool:
     return spool.note(_CLOSED) == {"launch": end.launch, "status": _STATUSES[end.state]}
 
 
-def close_quietly(storage: str, end: RunStatus, *, wait_seconds: float = 0.0) -> bool:
+def close_quietly(
+    storage: str, end: RunStatus, *, wait_seconds: float = 0.0, request_seconds: int = _LOOK_REQUEST_SECONDS
+) -> bool:
     """Send what waits and tell MLflow the end, unless that was done, or another process is at it. Where that can't be
     done it is said as a warning, and the answer is False.
+
+    Args:
+        storage: the run's root.
+        end: of the run.
+        wait_seconds: how long another process that sends is waited for.
+        request_seconds: how long an answer is waited for, where the environment does not say.
+
     """
     try:
         if is_closed(storage, end):
             return True
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _LOOK_REQUEST_SECONDS)
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(request_seconds))
         sync(storage, end, wait_seconds=wait_seconds)
         return True
     except (InfrastructureError, NotFoundError) as error:

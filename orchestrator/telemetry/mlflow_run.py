@@ -38,7 +38,8 @@ _PLACES = (
     ("logged_models", "artifact_location"),
 )
 """Where an SQLite store keeps whole paths of files."""
-_REQUEST_SECONDS = "30"
+REQUEST_SECONDS = 30
+"""How long an answer is waited for by whoever sends."""
 
 
 class MlflowRun:
@@ -178,7 +179,8 @@ def connect(tracking_uri: str) -> Any:
     lets them all begin, and all but one fail.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _REQUEST_SECONDS)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

@@ -31,7 +31,8 @@ _SEND_SECONDS = 1.0
 _CLOSE_SECONDS = 30.0
 """How long the end waits for a server that takes nothing."""
 _FAILED_SECONDS = 5.0
-_LONGEST_CLOSE_SECONDS = 300.0
+_LONGEST_CLOSE_SECONDS = 600.0
+"""How long it waits for one that takes things slowly: a model is some 30 requests."""
 _LONGEST_PAUSE = 10.0
 
 
@@ -154,7 +155,7 @@ class MlflowTracker:
         return checkpoint.committed(f"{self._plan.storage}/checkpoints")
 
     def finish(self, status: str | None, model: ModelFolder | None = None) -> None:
-        """See Tracker. Waits half a minute at most for a server that takes nothing."""
+        """See Tracker. Waits half a minute at most for a server that takes nothing, ten for one that is slow."""
         self._writer.close()
         self._status, self._model = status, model
         # where another attempt follows, that one sends what waits
@@ -162,7 +163,18 @@ class MlflowTracker:
         self._give_up_at = time.monotonic() + self._patience
         self._ended.set()
         self._has_records.set()
-        self._thread.join(timeout=_LONGEST_CLOSE_SECONDS)
+        self._thread.join(timeout=_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            if not self._problem:
+                said = "MLflow at %s is slow; the end waits for it for %d minutes at most"
+                logger.info(said, self._plan.tracking_uri, _LONGEST_CLOSE_SECONDS // 60)
+            self._thread.join(timeout=_LONGEST_CLOSE_SECONDS - _CLOSE_SECONDS)
+        if self._thread.is_alive() and self._model is not None:
+            logger.warning(
+                "MLflow at %s did not take the model in time; trainwright export %s writes it from its checkpoint",
+                self._plan.tracking_uri,
+                self._plan.run_id,
+            )
         if self._writer.lost:
             logger.warning("the run's storage did not take %d metric values", self._writer.lost)
 
@@ -217,12 +229,12 @@ class MlflowTracker:
         return run
 
     def _end(self, run: MlflowRun) -> None:
-        if self._status is not None:
-            run.models.keep_up(self._kept())
         if self._model is not None:
             run.models.log(self._model)
             self._went_well()
             self._model = None  # where what follows fails, this is not done again
+        if self._status is not None:
+            run.models.keep_up(self._kept())
         if self._status is not None:
             run.close(self._launch, self._status, time.time())
 

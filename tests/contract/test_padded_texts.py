@@ -13,7 +13,11 @@ CASES = {
     "causal_lm": ({"family": "gpt", "size": "debug"}, {"kind": "causal_lm"}, {"classify": False}),
     "causal_lm-lstm": ({"family": "lstm", **SMALL}, {"kind": "causal_lm"}, {"classify": False}),
     "masked_lm": ({"family": "bert", "size": "debug"}, {"kind": "masked_lm"}, {}),
-    "classification-bert": ({"family": "bert", "size": "debug"}, {"kind": "classification"}, {"label": "kind"}),
+    "classification-bert": (
+        {"family": "bert", "size": "debug"},
+        {"kind": "classification"},
+        {"label": "kind"},
+    ),
     "classification-gru": (
         {"family": "gru", "bidirectional": True, **SMALL},
         {"kind": "classification"},

@@ -133,7 +133,7 @@ def test_points_whose_answer_comes_too_late_are_there_once(plan, door, server, c
     assert points_of(plan, server) == ([(step, float(step)) for step in range(3)], "FINISHED")
 
 
-def test_a_slow_server_holds_up_no_step_and_gets_all(plan, door, server, monkeypatch):
+def test_a_slow_server_holds_up_no_step_and_gets_all(plan, door, server, caplog, monkeypatch):
     monkeypatch.setattr(
         tracking, "_CLOSE_SECONDS", 0.9
     )  # a third is what the server takes, as of 30 s are 10
@@ -143,7 +143,9 @@ def test_a_slow_server_holds_up_no_step_and_gets_all(plan, door, server, monkeyp
     for step in range(STEPS):
         tracker.log(step, {"train/loss": float(step)})
     seconds = time.monotonic() - began
-    tracker.finish("FINISHED")
+    with caplog.at_level(logging.INFO):
+        tracker.finish("FINISHED")
+    assert said(caplog) == [f"MLflow at {door.address} is slow; the end waits for it for 10 minutes at most"]
     assert points_of(plan, server) == ([(step, float(step)) for step in range(STEPS)], "FINISHED")
     assert seconds < door.requests * door.slow_seconds
 
