@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,10 @@ BERT = (
 """BERT with the last part of each objective; a file has one of them."""
 
 
+_NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", "position_ids", "inv_freq")
+"""Ends of the names of masks and tables that files of old hold."""
+
+
 def table(config: FamilyConfig) -> tuple[Rule, ...]:
     """The rules for an architecture. Raises SpecError where Hugging Face has none like it."""
     if isinstance(config, BertConfig):
@@ -141,6 +146,25 @@ def recognizes(config: FamilyConfig, names: Iterable[str]) -> bool:
         return False
     named = _plain_names(config, names)
     return all(name in named for rule in rules[:1] for name in rule.theirs)
+
+
+def refuse_untied(config: FamilyConfig, weights: Mapping[str, Tensor]) -> None:
+    """Raises SpecError where a head of its own would be dropped, since the model ties its head to its embedding."""
+    if not isinstance(config, GptConfig) or not config.tied_embeddings:
+        return
+    names = _plain_names(config, weights)
+    embedding, head = names[table(config)[0].theirs[0]], names.get("lm_head.weight")
+    if head is not None and not torch.equal(weights[head], weights[embedding]):
+        raise SpecError(
+            f"initialize.weights: {head} is not {embedding}, but the model ties its head to its embedding; set"
+            " model.tied_embeddings: false"
+        )
+
+
+def of_layers(names: Iterable[str]) -> list[str]:
+    """Those that are of a numbered layer under Hugging Face's names, masks left out."""
+    layers = re.compile(r"(^|\.)(h|layers|layer)\.\d+\.")
+    return [name for name in names if layers.search(name) and not name.endswith(_NO_WEIGHTS)]
 
 
 def from_huggingface(config: FamilyConfig, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -299,7 +323,7 @@ def _is_copy(config: FamilyConfig, name: str) -> bool:
     """Whether one of their tensors only repeats another one, holds a mask, or belongs to a task we don't have."""
     if isinstance(config, GptConfig) and config.tied_embeddings and name == "lm_head.weight":
         return True
-    return name.endswith((".attn.bias", ".attn.masked_bias", "position_ids", "inv_freq")) or name.startswith(
+    return name.endswith(_NO_WEIGHTS) or name.startswith(
         ("cls.predictions.decoder.", "cls.seq_relationship.")
     )
 

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from orchestrator.errors import NotFoundError, SpecError
+from orchestrator.models import huggingface
 from orchestrator.models.base import Modules, parameter_names
-from orchestrator.models.configs import FamilyConfig
+from orchestrator.models.configs import FamilyConfig, check_same_function
 from orchestrator.models.deferred import FirstValues
 
 _SHOWN = 5
@@ -107,19 +108,30 @@ def load_weights(
 ) -> LoadReport:
     """Put the weights of a safetensors file or folder in place; see ``place_weights``.
 
-    With the family's config, files of the same architecture with Hugging Face's names are understood too.
+    With the family's config, files of the same architecture with Hugging Face's names are understood too, and weights of
+    another function are refused.
+
+    Raises:
+        SpecError: as ``place_weights``; or the weights are of another function than the config's, as far as their
+            ``config.json`` and their names tell.
     """
     files = WeightFiles(path)
+    if config is not None:
+        check_same_function(config, path, strict=strict)
     weights: Mapping[str, Tensor] = files
     shapes: Mapping[str, Tensor] = files.shapes()
-    if config is not None:
-        from orchestrator.models import huggingface
-
-        if huggingface.recognizes(config, weights):
-            weights, shapes = (huggingface.from_huggingface(config, named) for named in (weights, shapes))
-    return place_weights(
+    if config is not None and huggingface.recognizes(config, weights):
+        huggingface.refuse_untied(config, weights)
+        weights, shapes = (huggingface.from_huggingface(config, named) for named in (weights, shapes))
+    report = place_weights(
         modules, weights, shapes=shapes, prefix=prefix, into=into, strict=strict, values=values
     )
+    if strict and config is not None and (further := huggingface.of_layers(report.unused)):
+        raise SpecError(
+            f"initialize.weights: {path} holds weights of layers that the model lacks: {_listed(further)}; it would compute"
+            " something else without them (initialize.strict: false leaves them out)"
+        )
+    return report
 
 
 def place_weights(

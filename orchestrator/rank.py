@@ -15,6 +15,7 @@ from orchestrator.checkpoint.weights import weights_at
 from orchestrator.data import EvalStream, Prepared, StepBatch, TrainStream
 from orchestrator.models import initialize
 from orchestrator.models.base import Batch, Modules, Objective, check_batch
+from orchestrator.models.configs import refuse_differences
 from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
 from orchestrator.storage import absolute
@@ -140,6 +141,8 @@ def _start_weights(plan: Plan, modules: Modules, values: FirstValues | None) -> 
             )
         else:
             weights = weights_at(path)
+            if not (start.prefix or start.into):  # a part of another model is another function in any case
+                refuse_differences(plan.job.model, weights.model, path, strict=start.strict)
             report = initialize.place_weights(
                 modules,
                 weights,

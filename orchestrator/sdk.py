@@ -20,6 +20,7 @@ from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.packages import problem_with
 from orchestrator.clusters.shared.submitted import recall, remember
 from orchestrator.errors import CheckpointError, NotFoundError, SpecError, StoppedError, TrainwrightError
+from orchestrator.models.configs import check_same_function, filled_in
 from orchestrator.models.sizes import Counts
 from orchestrator.narration import narrated
 from orchestrator.planning.make_plan import make_plan as decide
@@ -33,6 +34,7 @@ from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import store_at
+from orchestrator.storage.uris import absolute
 
 if TYPE_CHECKING:
     from orchestrator.checkpoint import Checkpoint
@@ -79,8 +81,12 @@ def make_plan(
     from orchestrator import data
 
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
+    weights = absolute(job.initialize.weights, folder) if job.initialize.weights else None
+    job = job.model_copy(update={"model": filled_in(job.model, weights)})
     facts = data.inspect(job, folder, cache)
     resolved = with_shard_group(resolve(job, facts), profile)
+    if weights is not None:
+        check_same_function(resolved.model, weights, strict=job.initialize.strict)
     run_id = new_run_id(job.name) if run_id is None else run_id
     context = RunContext(
         version=orchestrator.__version__,

@@ -19,6 +19,7 @@ from orchestrator.models.configs.families import (
     GanConfig,
     MlpConfig,
 )
+from orchestrator.models.configs.foreign import check_same_function, filled_in, refuse_differences
 from orchestrator.models.configs.objectives import (
     AdversarialConfig,
     BinaryConfig,
@@ -106,5 +107,8 @@ __all__ = [
     "RegressionConfig",
     "RnnConfig",
     "TokenClassificationConfig",
+    "check_same_function",
     "default_objective",
+    "filled_in",
+    "refuse_differences",
 ]

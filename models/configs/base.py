@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -139,3 +139,12 @@ class FamilyConfig(Section):
     def open_size(self, tensor: str) -> int | None:
         """What the config says of the size that a tensor's spec leaves open (any image size is taken); None: nothing."""
         return None
+
+
+class WeightsConfig(FamilyConfig):
+    """What the section of a family has whose fields can be taken from weights."""
+
+    from_: Annotated[Literal["weights"] | None, Field(alias="from")] = None
+    """``weights``: all that is not written beside it is as the ``config.json`` of ``initialize.weights`` says."""
+
+    model_config = ConfigDict(populate_by_name=True)

@@ -14,6 +14,7 @@ from orchestrator.models.configs.base import (
     ObjectiveConfig,
     Positive,
     Probability,
+    WeightsConfig,
     label_fields,
     label_outputs,
 )
@@ -161,7 +162,7 @@ class GruConfig(RecurrentConfig):
 _GPT2 = {"feedforward": "gelu_tanh"}
 
 
-class GptConfig(FamilyConfig):
+class GptConfig(WeightsConfig):
     """Pre-norm transformer decoder (Radford et al. 2019; Touvron et al. 2023, arXiv:2302.13971)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -232,6 +233,8 @@ class GptConfig(FamilyConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> GptConfig:
+        if self.from_ is not None:
+            return self  # what is not written is not known yet
         _heads_fit(self.width, self.heads)
         if self.heads % self.heads_per_key_value:
             raise ValueError(
@@ -264,7 +267,7 @@ class GptConfig(FamilyConfig):
         )
 
 
-class BertConfig(FamilyConfig):
+class BertConfig(WeightsConfig):
     """Bidirectional transformer encoder (Devlin et al. 2018, arXiv:1810.04805)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -310,6 +313,8 @@ class BertConfig(FamilyConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> BertConfig:
+        if self.from_ is not None:
+            return self  # what is not written is not known yet
         _heads_fit(self.width, self.heads)
         return self
 

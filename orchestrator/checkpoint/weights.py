@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ class CheckpointWeights(Mapping[str, Tensor]):
     """Parameters by ``module/path``, each read and verified when it is asked for."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self._meta = checkpoint.meta
         self._reader = CheckpointReader(checkpoint)
         self._shapes = {
             name: shape for (kind, name), (shape, _) in self._reader.tensors().items() if kind == "parameter"
@@ -26,6 +28,12 @@ class CheckpointWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         shape = self._shapes[name]
         return self._reader.read("parameter", name, 0, math.prod(shape)).reshape(shape)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The section of the model that they are of."""
+        section: dict[str, Any] = self._meta["model"]
+        return section
 
     def shapes(self) -> dict[str, Tensor]:
         """Tensors without memory by the same names."""

@@ -52,7 +52,9 @@ def test_weights_are_looked_for_from_the_jobs_folder(plan, tmp_path):
 def test_a_rank_starts_from_another_runs_checkpoints(plan, tmp_path):
     other = assemble(plan(seed=5))
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"), attempt=1, rank=0, world_size=1)
-    checkpoints.save(3, other.engine.state(), {"scalars": other.engine.scalars()}, asynchronous=False)
+    model = plan().job.model.model_dump(mode="json")
+    meta = {"scalars": other.engine.scalars(), "model": model}
+    checkpoints.save(3, other.engine.state(), meta, asynchronous=False)
     started = assemble(plan(initialize={"weights": "checkpoints"}))
     assert equal(parameters(started), parameters(other))
     with pytest.raises(CheckpointError, match="nowhere: here is neither"):
@@ -61,6 +63,11 @@ def test_a_rank_starts_from_another_runs_checkpoints(plan, tmp_path):
     loaded = assemble(plan(seed=6))
     loaded.load(newest_good(str(tmp_path / "checkpoints")))
     assert equal(parameters(loaded), parameters(other))
+
+    of_tanh = {**meta, "model": {**model, "activation": "tanh"}}
+    checkpoints.save(4, other.engine.state(), of_tanh, asynchronous=False)
+    with pytest.raises(SpecError, match="another function than the model: activation is 'tanh' there"):
+        assemble(plan(initialize={"weights": "checkpoints"}))
 
 
 def test_frozen_parameters_are_not_trained(plan):
