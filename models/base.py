@@ -59,11 +59,12 @@ class Sample:
     """Something generated, to be looked at in the tracker.
 
     ``kind`` says what ``data`` is: ``text``: token numbers (T,) int64, to be decoded by whoever has the tokenizer;
-    ``image``: (H, W, C) float in [0, 1], C 1 or 3; ``series``: (lines, steps) float with one name in ``lines`` for each.
+    ``image``: (H, W, C) float in [0, 1], C 1 or 3; ``series``: (lines, steps) float with one name in ``lines`` for each;
+    ``matrix``: (rows, rows) counts, of true by predicted class, whose names are ``lines``.
     """
 
     name: str
-    kind: Literal["text", "image", "series"]
+    kind: Literal["text", "image", "series", "matrix"]
     data: np.ndarray[Any, Any]
     lines: tuple[str, ...] = ()
 
@@ -98,8 +99,12 @@ class Objective(Protocol):
         """Forward of one phase on one micro-batch."""
         ...
 
-    def evaluate(self, modules: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Detached sums for evaluation: name -> (sum, count); always has ``loss``."""
+    def evaluate(
+        self, modules: Mapping[str, nn.Module], batch: Batch
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """Detached sums for evaluation: name -> (sum, count); always has ``loss``. What ours give beside numbers is told
+        in ``models.metrics``.
+        """
         ...
 
     def after_step(self, phase: str, modules: Mapping[str, nn.Module]) -> None:

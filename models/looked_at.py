@@ -254,6 +254,7 @@ def try_out(model: CustomConfig, objective: ObjectiveConfig) -> Trial:
         batch = fake_batch(specs, lengths_of(model, specs), samples=_SAMPLES)
         sizes = tuple((name, parameter.numel()) for name, parameter in parameter_names(modules))
         notes: tuple[str, ...] = (_takes_note(batch),)
+        before = _buffers(modules)
         flops = kept = 0
         with _watched(model, objective, modules, batch) as steps:
             try:
@@ -264,6 +265,11 @@ def try_out(model: CustomConfig, objective: ObjectiveConfig) -> Trial:
                     f"forward goes by the values of tensors ({steps.place()}: {type(error).__name__}), so its shapes"
                     " were not tried and its operations not counted",
                 )
+    if changed := [name for name, buffer in _buffers(modules).items() if buffer != before.get(name)]:
+        notes += (
+            f"forward changes buffers ({', '.join(changed[:5])}): each worker's sees its share of the batch, and the first"
+            " worker's is kept, so several workers give what one gives only where the share does not matter",
+        )
     counts = Counts(
         parameters=sum(size for _, size in sizes),
         flops_per_sample=flops // _SAMPLES,
@@ -271,6 +277,17 @@ def try_out(model: CustomConfig, objective: ObjectiveConfig) -> Trial:
         parameter_sizes=sizes,
     )
     return Trial(counts, objective, notes)
+
+
+def _buffers(modules: Modules) -> dict[str, tuple[int, int]]:
+    """What changes with each buffer, by name; batch normalization's are spoken of elsewhere."""
+    return {
+        f"{path}.{name}".lstrip("."): (id(buffer), buffer._version)
+        for module in modules.values()
+        for path, child in module.named_modules()
+        if not isinstance(child, nn.modules.batchnorm._BatchNorm)
+        for name, buffer in child.named_buffers(recurse=False)
+    }
 
 
 def _with_metrics(

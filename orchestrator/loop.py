@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Batch, Objective
+from orchestrator.models.metrics import Evaluated, summarized
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import learning_rate_factor
 from orchestrator.strategies.base import Engine
+from orchestrator.telemetry.evaluation_sums import EvaluationSums
 from orchestrator.telemetry.meter import Meter, clock_of
 from orchestrator.telemetry.not_a_number import FirstDivergence, explained, samples_to_blame
-from orchestrator.telemetry.step_metrics import MetricSums, StepMetrics
+from orchestrator.telemetry.step_metrics import StepMetrics
 
 
 class Step(Protocol):
@@ -41,6 +44,10 @@ class Surroundings(Protocol):
         """The evaluation set's batches: as many on each rank, each sample once over all ranks."""
         ...
 
+    def class_names(self) -> Sequence[str]:
+        """Names of the data's classes, in the order of the model's outputs; empty where it has none."""
+        ...
+
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether a checkpoint with these metrics would be kept as one of the best; the same answer on every rank."""
         ...
@@ -55,6 +62,10 @@ class Surroundings(Protocol):
 
     def show_samples(self, step: int) -> None:
         """Log what the model generates."""
+        ...
+
+    def show_confusion(self, step: int, matrix: np.ndarray[Any, Any]) -> None:
+        """Log which classes were taken for which: (classes, classes) samples by true and by predicted class."""
         ...
 
     def stop_requested(self, step: int) -> bool:
@@ -150,11 +161,19 @@ def train(
         is_best = False
         if evaluates:
             with meter.part("evaluate"):
-                means = evaluate(engine, objective, around.evaluation())
-            evaluated = {f"val/{name}": value for name, value in means.items()}
+                found = evaluate(
+                    engine,
+                    objective,
+                    around.evaluation(),
+                    plan.job.objective.measured,
+                    around.class_names(),
+                )
+            evaluated = {f"val/{name}": value for name, value in found.values.items()}
             around.log(step, evaluated, {})
             measured |= evaluated
             is_best = around.is_best(measured)
+            if found.confusion is not None:
+                around.show_confusion(step, found.confusion)
         outcome.metrics |= measured
 
         if compares:
@@ -201,13 +220,24 @@ def check_replicas(engine: Engine, step: int) -> None:
         raise InfrastructureError(f"after step {step} the workers' copies of {difference} are not equal")
 
 
-def evaluate(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> dict[str, float]:
-    """Means over the whole evaluation set, each sample counted once, the same on every rank."""
-    sums = MetricSums(engine.device)
+def evaluate(
+    engine: Engine,
+    objective: Objective,
+    batches: Iterator[Batch],
+    asked: Collection[str] = (),
+    classes: Sequence[str] = (),
+) -> Evaluated:
+    """Collective. Metrics of the whole evaluation set, each sample counted once, the same on every rank.
+
+    Args:
+        asked: the metrics beside the objective's own, see ``models.metrics.summarized``.
+        classes: names of the classes.
+    """
+    sums = EvaluationSums(engine.device)
     with evaluating(engine):
         for batch in batches:
             sums.add(objective.evaluate(engine.modules, batch))
-    return sums.means()
+    return summarized(asked, sums.totals(), classes)
 
 
 @contextmanager

@@ -1,16 +1,105 @@
-"""A person's own functions, named ``module:function`` in a job file, imported where the job's code is."""
+"""A person's own functions, named ``module:function`` in a job file, imported where the job's code is; and that code
+itself, which a run keeps beside its checkpoints.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module, invalidate_caches
 from importlib.machinery import PathFinder
 from pathlib import Path
 from traceback import extract_tb
+from types import ModuleType
 from typing import Any
 
 from orchestrator.errors import SpecError
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """The Python files of a person's own that a job was trained with."""
+
+    files: Mapping[str, str]
+    """Path below the folder of their code -> text. Empty where the job has no factory of theirs."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of it; empty where there is none."""
+        return hashlib.sha256(self.to_json()).hexdigest() if self.files else ""
+
+    def to_json(self) -> bytes:
+        """As a run keeps it."""
+        return json.dumps(dict(self.files), sort_keys=True, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> OwnCode:
+        """Inverse of ``to_json``."""
+        return cls(json.loads(content))
+
+    def differs_in(self, other: OwnCode) -> list[str]:
+        """Files that are not the same in both."""
+        return sorted(
+            name for name in {*self.files, *other.files} if self.files.get(name) != other.files.get(name)
+        )
+
+    @contextlib.contextmanager
+    def importable(self) -> Iterator[None]:
+        """Inside, it stands first on the import path, whatever lies elsewhere."""
+        if not self.files:
+            yield
+            return
+        with tempfile.TemporaryDirectory(prefix="trainwright-code-") as folder:
+            for name, text in self.files.items():
+                file = Path(folder, name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            put_first(folder)
+            try:
+                yield
+            finally:
+                sys.path.remove(folder)
+                for name in _imported_from(Path(folder)):
+                    del sys.modules[name]
+
+
+def code_of(factories: Iterable[str]) -> OwnCode:
+    """The code of factories that were imported: their files, and what else was imported from the same folder."""
+    found: dict[str, str] = {}
+    for folder in {_folder_of(sys.modules[_top(factory)]) for factory in factories}:
+        for file in _imported_from(folder).values():
+            if file.suffix == ".py":
+                found[file.relative_to(folder).as_posix()] = file.read_text(encoding="utf-8")
+    return OwnCode(found)
+
+
+def _top(name: str) -> str:
+    return name.partition(":")[0].partition(".")[0]
+
+
+def _imported_from(folder: Path) -> dict[str, Path]:
+    """Module -> its file, of those that were imported from a folder; packages that are installed in it are not."""
+    files = {name: Path(getattr(module, "__file__", None) or ".") for name, module in sys.modules.items()}
+    return {
+        name: file
+        for name, file in files.items()
+        if folder in file.parents
+        and "site-packages" not in file.relative_to(folder).parts
+        and _top(name) not in ("orchestrator", "__main__")
+    }
+
+
+def _folder_of(top: ModuleType) -> Path:
+    """The folder on the import path that a module is in."""
+    if top.__file__ is None:  # a package without __init__.py
+        return Path(next(iter(top.__path__))).resolve().parent
+    file = Path(top.__file__)
+    return file.parent.parent if file.name == "__init__.py" else file.parent
 
 
 def put_first(folder: str) -> None:
@@ -72,12 +161,16 @@ def described(error: BaseException) -> str:
 
 
 def _forget_other(module_name: str) -> None:
-    """Forget a module of the same name from another folder: another job's, of the same process."""
-    top = module_name.partition(".")[0]
+    """Forget a module of the same name from another folder, another job's of the same process, and what it imported
+    from there.
+    """
+    top = _top(module_name)
     known, spec = sys.modules.get(top), PathFinder.find_spec(top, sys.path[:1])
     if known is None or spec is None or spec.origin == getattr(known, "__file__", None):
         return
-    for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
+    for name in _imported_from(_folder_of(known)):
+        del sys.modules[name]
+    for name in [name for name in sys.modules if _top(name) == top]:
         del sys.modules[name]
 
 

@@ -10,6 +10,7 @@
     <storage>/control/deleted            the run is being deleted: what else is there is a part of it
     <storage>/control/reached            the last step that any attempt logged
     <storage>/logs/attempt-1/rank-0.log  output of each worker
+    <storage>/code/DIGEST.json           a person's own files, where the model is one of theirs
     <storage>/checkpoints/
 """
 
@@ -22,6 +23,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from orchestrator.errors import RecordError
+from orchestrator.own_code import OwnCode
 from orchestrator.runs import RunStatus
 from orchestrator.section import Section
 from orchestrator.storage import Store, store_at
@@ -123,6 +125,15 @@ class RunRecord:
         for name in (*(name for name in names if name != "control"), ""):
             self.store.remove(name)
 
+    def keep_code(self, code: OwnCode) -> None:
+        """Keep a person's own code under its digest."""
+        if code.files:
+            self.store.write(_code_name(code.digest), code.to_json())
+
+    def code(self, digest: str) -> OwnCode:
+        """The code of a digest; none where that is empty. Raises FileNotFoundError where it is gone."""
+        return OwnCode.from_json(self.store.read(_code_name(digest))) if digest else OwnCode({})
+
     def rank_logs(self, rank: int) -> list[str]:
         """Names of a rank's logs, oldest attempt first."""
         attempts = [int(name[8:]) for name in self.store.list("logs") if re.fullmatch(r"attempt-\d+", name)]
@@ -164,6 +175,10 @@ def _state_name(launch: int) -> str:
 
 def _end_name(launch: int) -> str:
     return f"launches/{launch}/final.json"
+
+
+def _code_name(digest: str) -> str:
+    return f"code/{digest}.json"
 
 
 def _stop_name(launch: int) -> str:

@@ -23,11 +23,13 @@ from orchestrator.errors import CheckpointError, NotFoundError, SpecError, Stopp
 from orchestrator.models.configs import check_same_function, filled_in
 from orchestrator.models.sizes import Counts
 from orchestrator.narration import narrated
+from orchestrator.own_code import OwnCode
 from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import Plan, ResolvedJob, RunContext
 from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
 from orchestrator.planning.shard_group import with_shard_group
+from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus, new_run_id, run_id_problem
 from orchestrator.spec.addresses import store_problem, without_password
 from orchestrator.spec.job import JobSpec
@@ -341,6 +343,17 @@ class Run:
         from orchestrator import checkpoint
 
         return checkpoint.chosen(self.status().urls["checkpoints"], which)
+
+    def code(self, saved: Checkpoint) -> OwnCode:
+        """The person's own files that a checkpoint of it was trained with; none where the model is a family of ours.
+
+        Raises:
+            NotFoundError: they are gone from its storage.
+        """
+        try:
+            return RunRecord(_storage_of(self.status())).code(saved.meta["code"])
+        except FileNotFoundError:
+            raise NotFoundError(f"{self.id} no longer keeps the code of its model") from None
 
     def inputs(self) -> bytes:
         """How rows become what its model takes, as JSON: scaling, categories, the tokenizer. See ``data.Inputs``.

@@ -10,14 +10,18 @@ from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from orchestrator import checkpoint, data, events, loop
+import numpy as np
+
+from orchestrator import checkpoint, data, events, loop, own_code
 from orchestrator.checkpoint import Checkpoint, Checkpoints, Ranking
 from orchestrator.control import Peers, StopCheck
 from orchestrator.data import Prepared, TrainStream
-from orchestrator.errors import DataError
-from orchestrator.models.base import Batch
+from orchestrator.errors import DataError, SpecError
+from orchestrator.models.base import Batch, Sample
+from orchestrator.own_code import OwnCode
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
+from orchestrator.records import RunRecord
 from orchestrator.runs import Best
 from orchestrator.telemetry.rank_log import kept_log
 from orchestrator.telemetry.reporter import Reporter, Teller, open_reporter
@@ -57,7 +61,10 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         )
         held.enter_context(contextlib.closing(checkpoints))
         events.emit("worker", rank=peers.rank, pid=os.getpid(), host=socket.gethostname(), attempt=attempt)
-        start_step, skipped = _go_on_from(newest, rank, prepared, attempt)
+        code = own_code.code_of(plan.job.own_factories)
+        start_step, skipped = _go_on_from(newest, rank, prepared, attempt, code)
+        if peers.rank == 0:
+            RunRecord(plan.storage).keep_code(code)
         reporter = held.enter_context(
             open_reporter(
                 plan,
@@ -74,7 +81,15 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         with contextlib.closing(rank.open_train(prepared, start_step=start_step, skipped=skipped)) as stream:
             ranking = _ranking(plan, there)
             worker = Worker(
-                rank, prepared, stream, checkpoints, ranking, peers, reporter, int(config["launch"])
+                rank,
+                prepared,
+                stream,
+                checkpoints,
+                ranking,
+                peers,
+                reporter,
+                launch=int(config["launch"]),
+                code_digest=code.digest,
             )
             steps = rank.on_device(stream)
             outcome = loop.train(plan, rank.engine, rank.objective, steps, worker, start_step)
@@ -111,16 +126,18 @@ def _ranking(plan: Plan, there: Iterable[Checkpoint]) -> Ranking:
 
 
 def _go_on_from(
-    newest: Checkpoint | None, rank: Rank, prepared: Prepared, attempt: int
+    newest: Checkpoint | None, rank: Rank, prepared: Prepared, attempt: int, code: OwnCode
 ) -> tuple[int, Collection[int]]:
     """Load what there is; the step to go on from, and the samples that were left out up to there.
 
     Raises:
         DataError: the training data has changed, and that is not accepted, or its numbers stand for something else.
+        SpecError: the job's own code has changed, and that is not accepted.
 
     """
     if newest is None:
         return 0, ()
+    _check_code(newest, rank, code)
     change = data.describe_change(newest.meta["identity"], prepared.identity)
     if change is not None:
         said = f"the training data is not what the checkpoint of step {newest.step} was trained on: {change}"
@@ -138,6 +155,21 @@ def _go_on_from(
     if rank.number == 0:
         logger.info("attempt %d goes on from the checkpoint of step %d", attempt, newest.step)
     return newest.step, newest.meta.get("skipped", ()) if change is None else ()
+
+
+def _check_code(newest: Checkpoint, rank: Rank, code: OwnCode) -> None:
+    """Raises SpecError where the job's own code is not what the checkpoint was trained with, and that is not accepted."""
+    if newest.meta["code"] == code.digest:
+        return
+    kept = RunRecord(rank.plan.storage).code(newest.meta["code"])
+    said = (
+        f"the job's own code is not what the checkpoint of step {newest.step} was trained with:"
+        f" {', '.join(kept.differs_in(code))} changed"
+    )
+    if not rank.plan.job.recovery.accept_changed_code:
+        raise SpecError(f"{said}; put it back, or go on with --set recovery.accept_changed_code=true")
+    if rank.number == 0:
+        logger.warning("%s; going on, as recovery.accept_changed_code says", said)
 
 
 def skipped_by_all(stream: TrainStream, peers: Peers) -> list[int]:
@@ -163,12 +195,16 @@ class Worker:
         ranking: Ranking,
         peers: Peers,
         reporter: Reporter,
+        *,
         launch: int,
+        code_digest: str,
     ) -> None:
         self._plan, self._rank, self._prepared, self._stream = rank.plan, rank, prepared, stream
         self._checkpoints, self._ranking = checkpoints, ranking
         self._peers, self._reporter, self._launch = peers, reporter, launch
+        self._code_digest = code_digest
         self._evaluation = rank.open_eval(prepared)
+        self._class_names = data.inputs_of(self._plan.job, prepared).classes
         self._stop_check = StopCheck(peers, reporter.stop_asked)
         self._sample_time = SampleTime()
 
@@ -177,6 +213,10 @@ class Worker:
         assert self._evaluation is not None
         for arrays in self._evaluation.batches():
             yield self._rank.to_device(self._rank.to_tensors(arrays))
+
+    def class_names(self) -> Sequence[str]:
+        """As the training data has them."""
+        return self._class_names
 
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether retention would keep a checkpoint with these metrics as one of the best: rank 0 decides."""
@@ -190,6 +230,7 @@ class Worker:
             "step": step,
             "launch": self._launch,
             "identity": self._prepared.identity,
+            "code": self._code_digest,
             "seed": job.training.seed,
             "position": step * job.training.global_batch_size,
             "skipped": skipped_by_all(self._stream, self._peers) if skips else self._stream.skipped,
@@ -235,6 +276,13 @@ class Worker:
             with loop.evaluating(self._rank.engine):
                 samples = self._rank.objective.samples(self._rank.engine.modules, batch, _SAMPLES)
             self._reporter.generated(step, samples)
+
+    def show_confusion(self, step: int, matrix: np.ndarray[Any, Any]) -> None:
+        """Log it as a picture."""
+        names = self._class_names
+        if len(names) != len(matrix):
+            names = tuple(str(number) for number in range(len(matrix)))
+        self._reporter.generated(step, [Sample("confusion_matrix", "matrix", matrix, names)])
 
     def stop_requested(self, step: int) -> bool:
         """Whether somebody asked for a stop."""

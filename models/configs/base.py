@@ -37,8 +37,13 @@ class ObjectiveConfig(Section):
         return self.PHASES
 
     @property
+    def measured(self) -> tuple[str, ...]:
+        """Metrics that were asked for beside its own: see ``models.metrics``."""
+        return ()
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
-        """What its evaluation measures beside the loss."""
+        """What its evaluation measures beside the loss, but for what goes by the data's classes."""
         return self.METRICS
 
     @property

@@ -6,43 +6,114 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from orchestrator.models.configs.base import ObjectiveConfig, Positive, Probability
+from orchestrator.models.configs.base import Count, ObjectiveConfig, Positive, Probability
 
 NotNegative = Annotated[float, Field(ge=0)]
+LabelMetric = Literal[
+    "precision", "recall", "f1", "auroc", "average_precision", "confusion_matrix", "per_class"
+]
+NumberMetric = Literal["r2"]
+TextMetric = Literal["perplexity"]
 
 
-class ClassificationConfig(ObjectiveConfig):
+class _Asked(ObjectiveConfig):
+    """An objective whose further metrics are called as they are asked for."""
+
+    metrics: tuple[str, ...] = ()
+    """What is measured beside the kind's own."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """As ``metrics`` says."""
+        return self.metrics
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Those of the kind, and those that were asked for."""
+        return (*self.METRICS, *self.metrics)
+
+
+class _OfLabels(ObjectiveConfig):
+    """An objective whose samples (or tokens) have labels."""
+
+    AVERAGED: ClassVar[bool] = True
+    """Whether precision, recall and F1 are means over classes."""
+
+    metrics: tuple[LabelMetric, ...] = ()
+    """What is measured beside accuracy: ``precision``, ``recall``, ``f1`` (as ``f1_macro`` and ``f1_micro``; with
+    ``binary`` as ``f1``), ``auroc``, ``average_precision`` (both keep the evaluation's scores in memory), ``confusion_matrix`` (a
+    picture), ``per_class`` (the others of each class too, as ``f1/CLASS``)."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """As ``metrics`` says."""
+        return self.metrics
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Those of the kind, and those that were asked for."""
+        ends = ("_macro", "_micro") if self.AVERAGED else ("",)
+        rates = [name for name in self.metrics if name in ("precision", "recall", "f1")]
+        ranked = [name for name in self.metrics if name in ("auroc", "average_precision")]
+        return (*self.METRICS, *(f"{name}{end}" for name in rates for end in ends), *ranked)
+
+
+class _OfClasses(_OfLabels):
+    """An objective whose samples (or tokens) have one class of several."""
+
+    top_k: tuple[Count, ...] = ()
+    """For each number: whether the class is among so many most likely ones, as ``accuracy_top_5``."""
+    label_smoothing: Probability = 0.0
+    """Share of the target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
+    class_weights: tuple[Positive, ...] | None = None
+    """Weight of each class in the loss, in the order of the classes: the loss is the weighted mean. Default: all alike."""
+    focal_gamma: NotNegative = 0.0
+    """Exponent by which well-classified samples count less: the loss times (1 - probability of the class) ** gamma (Lin et
+    al. 2017, arXiv:1708.02002)."""
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """With the accuracies of ``top_k``."""
+        return (*super().metric_names, *(f"accuracy_top_{k}" for k in self.top_k))
+
+
+class ClassificationConfig(_OfClasses):
     """Cross-entropy over classes; metrics: accuracy."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     kind: Literal["classification"] = "classification"
     """One class of several."""
-    label_smoothing: Probability = 0.0
-    """Share of the target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
 
 
-class RegressionConfig(ObjectiveConfig):
+class RegressionConfig(_Asked):
     """Mean squared error; metrics: mse, mae."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("mse", "mae")
 
     kind: Literal["regression"] = "regression"
     """One number or several."""
+    metrics: tuple[NumberMetric, ...] = ()
+    """What is measured beside the mean errors: ``r2``, the share of the variance that is explained."""
 
 
-class BinaryConfig(ObjectiveConfig):
+class BinaryConfig(_OfLabels):
     """Logistic loss of one yes-or-no label; metrics: accuracy."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    AVERAGED: ClassVar[bool] = False
 
     kind: Literal["binary"] = "binary"
     """Yes or no."""
     positive_weight: Positive = 1.0
     """Weight of the positive samples against the negative ones."""
+    focal_gamma: NotNegative = 0.0
+    """Exponent by which well-classified labels count less: the loss times (1 - probability of the label) ** gamma (Lin et
+    al. 2017, arXiv:1708.02002)."""
 
 
-class MultilabelConfig(ObjectiveConfig):
+class MultilabelConfig(_OfLabels):
     """Logistic loss of several yes-or-no labels; metrics: accuracy."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
@@ -51,15 +122,20 @@ class MultilabelConfig(ObjectiveConfig):
     """Each class by itself, yes or no."""
     positive_weight: Positive = 1.0
     """Weight of the positive labels against the negative ones."""
+    focal_gamma: NotNegative = 0.0
+    """Exponent by which well-classified labels count less: the loss times (1 - probability of the label) ** gamma (Lin et
+    al. 2017, arXiv:1708.02002)."""
 
 
-class CausalLmConfig(ObjectiveConfig):
+class CausalLmConfig(_Asked):
     """Cross-entropy of each next token; metrics: accuracy; perplexity is exp(loss)."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     kind: Literal["causal_lm"] = "causal_lm"
     """Predict each token from those before it."""
+    metrics: tuple[TextMetric, ...] = ()
+    """What is measured beside accuracy: ``perplexity``, exp(loss)."""
     packed: bool = False
     """The data has ``document``, the number of each token's document in its sequence: no token attends to another
     document's, and none is predicted from it."""
@@ -70,7 +146,7 @@ class CausalLmConfig(ObjectiveConfig):
         return self.packed
 
 
-class MaskedLmConfig(ObjectiveConfig):
+class MaskedLmConfig(_Asked):
     """Cross-entropy of hidden tokens (Devlin et al. 2018, arXiv:1810.04805); metrics: accuracy."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
@@ -78,6 +154,8 @@ class MaskedLmConfig(ObjectiveConfig):
 
     kind: Literal["masked_lm"] = "masked_lm"
     """Predict hidden tokens from both sides."""
+    metrics: tuple[TextMetric, ...] = ()
+    """What is measured beside accuracy: ``perplexity``, exp(loss)."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the tokens (or words) that is predicted; of these 80 % are hidden by the mask token, 10 % replaced by
     a random token, 10 % left as they are."""
@@ -89,7 +167,7 @@ class MaskedLmConfig(ObjectiveConfig):
     """Tokens that are never predicted. Default: the tokenizer's."""
 
 
-class TokenClassificationConfig(ObjectiveConfig):
+class TokenClassificationConfig(_OfClasses):
     """Cross-entropy over classes of each token; metrics: accuracy."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
@@ -98,7 +176,7 @@ class TokenClassificationConfig(ObjectiveConfig):
     """One class for each token; label -100 stands for none."""
 
 
-class ForecastingConfig(ObjectiveConfig):
+class ForecastingConfig(_Asked):
     """Error over the horizon and all series; metrics: mse, mae."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("mse", "mae")
@@ -107,6 +185,8 @@ class ForecastingConfig(ObjectiveConfig):
     """The next steps of some series."""
     loss: Literal["mse", "mae"] = "mse"
     """Squared or absolute error."""
+    metrics: tuple[NumberMetric, ...] = ()
+    """What is measured beside the mean errors: ``r2``, the share of the variance that is explained."""
 
 
 class ReconstructionConfig(ObjectiveConfig):

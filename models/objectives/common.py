@@ -31,7 +31,9 @@ class OnePhase:
         raise NotImplementedError
 
     @torch.no_grad()
-    def evaluate(self, modules: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def evaluate(
+        self, modules: Mapping[str, nn.Module], batch: Batch
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
         """The training loss and its metrics."""
         sums = self.loss("model", modules, batch)
         return {"loss": (sums.loss, sums.count), **sums.metrics}

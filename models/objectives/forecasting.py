@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, weights_of
 from orchestrator.models.configs import CustomConfig, ForecastingConfig, RecurrentConfig
+from orchestrator.models.metrics import of_numbers
 from orchestrator.models.objectives.common import OnePhase, forward
 
 
@@ -24,6 +25,7 @@ class Forecasting(OnePhase):
         self._past = config.input_tensors(objective)
         self._future = TensorSpec((config.horizon, config.series), "float")
         self._values = config.horizon * config.series
+        self._asked = objective.metrics
         self._absolute = objective.loss == "mae"
         self._by_name = config.inputs_by_name
 
@@ -42,14 +44,31 @@ class Forecasting(OnePhase):
 
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
         """See ``Objective.loss``."""
+        return self._sums(self._forecast(modules, batch), batch)
+
+    def _sums(self, forecast_BHS: Tensor, batch: Batch) -> Sums:
         future_BHS = batch["future"].float()
-        error_BHS = self._forecast(modules, batch) - future_BHS
+        error_BHS = forecast_BHS - future_BHS
         weight_B = weights_of(batch, future_BHS)
         squared = (error_BHS.square().sum((1, 2)) * weight_B).sum()
         absolute = (error_BHS.abs().sum((1, 2)) * weight_B).sum()
         count = weight_B.sum() * self._values
         metrics = {"mse": (squared.detach(), count), "mae": (absolute.detach(), count)}
         return Sums(absolute if self._absolute else squared, count, metrics)
+
+    @torch.no_grad()
+    def evaluate(
+        self, modules: Mapping[str, nn.Module], batch: Batch
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """The errors, and the statistics of what else is asked for: of each series over all steps of the horizon."""
+        future_BHS = batch["future"].float()
+        forecast_BHS = self._forecast(modules, batch)
+        sums = self._sums(forecast_BHS, batch)
+        weight_BH = weights_of(batch, future_BHS)[:, None].expand(future_BHS.shape[:2])
+        statistics = of_numbers(
+            self._asked, forecast_BHS.flatten(0, 1), future_BHS.flatten(0, 1), weight_BH.flatten()
+        )
+        return {"loss": (sums.loss, sums.count), **sums.metrics, **statistics}
 
     def _forecast(self, modules: Mapping[str, nn.Module], batch: Batch) -> Tensor:
         given = {name: batch.get(name) for name in self._past}

@@ -109,7 +109,9 @@ class CausalLm(OnePhase):
         return Sums(self._loss(self._logits(modules, batch), batch), self.units(phase, batch), {})
 
     @torch.no_grad()
-    def evaluate(self, modules: Mapping[str, nn.Module], batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def evaluate(
+        self, modules: Mapping[str, nn.Module], batch: Batch
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
         """Loss and the share of tokens that were the most likely one."""
         logits_BTV, count = self._logits(modules, batch), self.units("model", batch)
         right_BT = logits_BTV.argmax(-1) == batch["tokens"][:, 1:]

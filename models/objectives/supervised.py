@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orchestrator.errors import SpecError
 from orchestrator.models.base import Batch, Sums, TensorSpec, weights_of
 from orchestrator.models.configs import (
     BinaryConfig,
@@ -19,7 +20,10 @@ from orchestrator.models.configs import (
     FamilyConfig,
     MultilabelConfig,
     ObjectiveConfig,
+    RegressionConfig,
+    TokenClassificationConfig,
 )
+from orchestrator.models.metrics import Statistics, of_classes, of_labels, of_numbers
 from orchestrator.models.objectives.common import OnePhase, forward
 
 NO_LABEL = -100
@@ -51,35 +55,119 @@ class Supervised(OnePhase):
         """Samples that are not padding, times the units of each."""
         return weights_of(batch, batch["label"]).sum() * (self.units_per_sample or 1)
 
+    @torch.no_grad()
+    def evaluate(
+        self, modules: Mapping[str, nn.Module], batch: Batch
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """The loss and its metrics, and the statistics of what else is asked for."""
+        predicted = self.predict(modules, batch)
+        sums = self.sums(predicted, batch)
+        return {"loss": (sums.loss, sums.count), **sums.metrics, **self.statistics(predicted, batch)}
+
+    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+        """See ``Objective.loss``."""
+        return self.sums(self.predict(modules, batch), batch)
+
+    def sums(self, predicted: Tensor, batch: Batch) -> Sums:
+        """Loss and metrics of what the model predicts."""
+        raise NotImplementedError
+
+    def statistics(self, predicted: Tensor, batch: Batch) -> Statistics:
+        """Of the metrics that are asked for: see ``models.metrics``."""
+        raise NotImplementedError
+
     def predict(self, modules: Mapping[str, nn.Module], batch: Batch) -> Tensor:
         """The model's outputs in fp32: (B, O)."""
         given = {name: batch.get(name) for name in self._tensors}
         return forward(modules["model"], given, by_name=self._by_name).float()
 
 
-class Classification(Supervised):
-    """Cross-entropy over classes."""
+class OfClasses(Supervised):
+    """Cross-entropy over classes, of samples or tokens. Shapes: N of them, O classes."""
 
-    def __init__(self, config: FamilyConfig, objective: ClassificationConfig) -> None:
+    def __init__(
+        self, config: FamilyConfig, objective: ClassificationConfig | TokenClassificationConfig
+    ) -> None:
         super().__init__(config, objective)
-        self._label_smoothing = objective.label_smoothing
+        self._smoothing, self._gamma = objective.label_smoothing, objective.focal_gamma
+        self._asked, self._top_k = objective.metrics, objective.top_k
+        weights = objective.class_weights
+        if weights is not None and len(weights) != self._outputs:
+            raise SpecError(
+                f"objective.class_weights: {len(weights)} weights are given, but there are {self._outputs} classes"
+            )
+        self._class_weights = weights
+        self._held_weights: Tensor | None = None
+
+    def _weights(self, device: torch.device) -> Tensor | None:
+        """The class weights (O,); copied to the device once."""
+        if self._class_weights is None:
+            return None
+        if self._held_weights is None or self._held_weights.device != device:
+            self._held_weights = torch.tensor(self._class_weights, device=device)
+        return self._held_weights
+
+    def _unit_weights(self, label_N: Tensor) -> Tensor:
+        """What each label counts in the loss; 0 of what has none."""
+        has_label_N = (label_N != NO_LABEL).float()
+        weights_O = self._weights(label_N.device)
+        if weights_O is None:
+            return has_label_N
+        return weights_O[label_N.clamp(min=0)] * has_label_N
+
+    def _loss(self, logits_NO: Tensor, label_N: Tensor) -> Tensor:
+        """(N,); with class weights smoothed targets are weighted by their own class, not by the label's."""
+        loss_N = F.cross_entropy(
+            logits_NO,
+            label_N,
+            weight=self._weights(logits_NO.device),
+            reduction="none",
+            label_smoothing=self._smoothing,
+            ignore_index=NO_LABEL,
+        )
+        if not self._gamma:
+            return loss_N
+        log_share_N = -F.cross_entropy(logits_NO, label_N, reduction="none", ignore_index=NO_LABEL)
+        return loss_N * (1 - log_share_N.exp()).clamp(min=0) ** self._gamma
+
+
+class Classification(OfClasses):
+    """One class for each sample."""
 
     def label(self) -> TensorSpec:
         """A class."""
         return TensorSpec((), "int", below=self._outputs)
 
-    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+    @property
+    def units_per_sample(self) -> int | None:
+        """One unit a sample, unless classes weigh differently."""
+        return 1 if self._class_weights is None else None
+
+    def units(self, phase: str, batch: Batch) -> Tensor:
+        """Samples that are not padding, as their classes weigh."""
+        label_B = batch["label"].long()
+        return (self._unit_weights(label_B) * weights_of(batch, label_B)).sum()
+
+    def sums(self, predicted: Tensor, batch: Batch) -> Sums:
         """Unit: sample."""
-        logits_BO, label_B = self.predict(modules, batch), batch["label"].long()
+        label_B = batch["label"].long()
         weight_B = weights_of(batch, label_B)
-        loss_B = F.cross_entropy(logits_BO, label_B, reduction="none", label_smoothing=self._label_smoothing)
-        count = weight_B.sum()
-        right = ((logits_BO.argmax(-1) == label_B) * weight_B).sum()
-        return Sums((loss_B * weight_B).sum(), count, {"accuracy": (right, count)})
+        right = ((predicted.argmax(-1) == label_B) * weight_B).sum()
+        loss = (self._loss(predicted, label_B) * weight_B).sum()
+        return Sums(loss, self.units("model", batch), {"accuracy": (right, weight_B.sum())})
+
+    def statistics(self, predicted: Tensor, batch: Batch) -> Statistics:
+        """Of classes."""
+        label_B = batch["label"].long()
+        return of_classes(self._asked, self._top_k, predicted, label_B, weights_of(batch, label_B))
 
 
 class Regression(Supervised):
     """Mean squared error over all numbers to predict."""
+
+    def __init__(self, config: FamilyConfig, objective: RegressionConfig) -> None:
+        super().__init__(config, objective)
+        self._asked = objective.metrics
 
     @property
     def units_per_sample(self) -> int | None:
@@ -90,9 +178,14 @@ class Regression(Supervised):
         """A number or several."""
         return TensorSpec((self._outputs,) if self._outputs > 1 else (), "float")
 
-    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+    def statistics(self, predicted: Tensor, batch: Batch) -> Statistics:
+        """Of numbers."""
+        label_BO = batch["label"].float().reshape(predicted.shape)
+        return of_numbers(self._asked, predicted, label_BO, weights_of(batch, label_BO))
+
+    def sums(self, predicted: Tensor, batch: Batch) -> Sums:
         """Unit: number to predict."""
-        predicted_BO = self.predict(modules, batch)
+        predicted_BO = predicted
         label_BO = batch["label"].float().reshape(predicted_BO.shape)
         weight_B = weights_of(batch, label_BO)
         error_BO = predicted_BO - label_BO
@@ -107,7 +200,8 @@ class YesNo(Supervised):
 
     def __init__(self, config: FamilyConfig, objective: BinaryConfig | MultilabelConfig) -> None:
         super().__init__(config, objective)
-        self._positive_weight = objective.positive_weight
+        self._positive_weight, self._gamma = objective.positive_weight, objective.focal_gamma
+        self._asked = objective.metrics
 
     @property
     def units_per_sample(self) -> int | None:
@@ -118,23 +212,31 @@ class YesNo(Supervised):
         """0 or 1, once or several times."""
         return TensorSpec((self._outputs,) if self._outputs > 1 else (), "int", below=2)
 
-    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+    def statistics(self, predicted: Tensor, batch: Batch) -> Statistics:
+        """Of labels."""
+        label_BO = batch["label"].float().reshape(predicted.shape)
+        return of_labels(self._asked, predicted, label_BO, weights_of(batch, label_BO))
+
+    def sums(self, predicted: Tensor, batch: Batch) -> Sums:
         """Unit: label."""
-        logits_BO = self.predict(modules, batch)
+        logits_BO = predicted
         label_BO = batch["label"].float().reshape(logits_BO.shape)
         weight_B = weights_of(batch, label_BO)
         positive: Any = torch.full((), self._positive_weight, device=logits_BO.device)
         loss_BO = F.binary_cross_entropy_with_logits(
             logits_BO, label_BO, reduction="none", pos_weight=positive
         )
+        if self._gamma:
+            wrong_BO = torch.where(label_BO > 0.5, -logits_BO, logits_BO).sigmoid()
+            loss_BO = loss_BO * wrong_BO**self._gamma
         right_BO = (logits_BO.detach() > 0) == (label_BO > 0.5)
         count = weight_B.sum() * self._outputs
         right = (right_BO.sum(1) * weight_B).sum()
         return Sums((loss_BO.sum(1) * weight_B).sum(), count, {"accuracy": (right, count)})
 
 
-class TokenClassification(Supervised):
-    """Cross-entropy over classes of each real token that has a label."""
+class TokenClassification(OfClasses):
+    """One class for each real token that has a label."""
 
     def label(self) -> TensorSpec:
         """A class for each token, or none."""
@@ -146,20 +248,27 @@ class TokenClassification(Supervised):
         return None
 
     def units(self, phase: str, batch: Batch) -> Tensor:
-        """Tokens that have a label."""
+        """Tokens that have a label, as their classes weigh."""
         label_BT = _real_labels(batch)
-        return ((label_BT != NO_LABEL).sum(1) * weights_of(batch, label_BT)).sum()
+        return (self._unit_weights(label_BT).sum(1) * weights_of(batch, label_BT)).sum()
 
-    def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
+    def sums(self, predicted: Tensor, batch: Batch) -> Sums:
         """Unit: labeled token."""
-        logits_BTO, label_BT = self.predict(modules, batch), _real_labels(batch)
+        label_BT = _real_labels(batch)
         weight_B = weights_of(batch, label_BT)
-        loss_BT = F.cross_entropy(
-            logits_BTO.transpose(1, 2), label_BT, reduction="none", ignore_index=NO_LABEL
+        loss_BT = self._loss(predicted.flatten(0, 1), label_BT.flatten()).reshape(label_BT.shape)
+        labeled = ((label_BT != NO_LABEL).sum(1) * weight_B).sum()
+        right = ((predicted.argmax(-1) == label_BT).sum(1) * weight_B).sum()
+        return Sums(
+            (loss_BT.sum(1) * weight_B).sum(), self.units("model", batch), {"accuracy": (right, labeled)}
         )
-        count = self.units(phase, batch)
-        right = ((logits_BTO.argmax(-1) == label_BT).sum(1) * weight_B).sum()
-        return Sums((loss_BT.sum(1) * weight_B).sum(), count, {"accuracy": (right, count)})
+
+    def statistics(self, predicted: Tensor, batch: Batch) -> Statistics:
+        """Of the classes of tokens that have one."""
+        label_BT = _real_labels(batch)
+        weight_BT = weights_of(batch, label_BT)[:, None] * (label_BT != NO_LABEL)
+        label_N = label_BT.flatten().clamp(min=0)
+        return of_classes(self._asked, self._top_k, predicted.flatten(0, 1), label_N, weight_BT.flatten())
 
 
 def _real_labels(batch: Batch) -> Tensor:

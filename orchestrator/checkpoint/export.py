@@ -42,7 +42,7 @@ def export(
 
     Args:
         inputs: optional inputs of the forward that the graph takes too, as ``segment``; it always takes ``length``.
-        beside: more files of the folder, by name.
+        beside: more files of the folder, by name, or by path within it.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or what was written does not read back the same.
@@ -61,9 +61,10 @@ def export(
             modules = load_modules(checkpoint, config, objective)
             _to_graph(modules, config, objective, kind, inputs, Path(scratch))
         for name, content in beside.items():
+            (Path(scratch) / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(scratch) / name).write_bytes(content)
         with _folder_made(folder):
-            return [Path(shutil.move(file, folder / file.name)) for file in _in_order(Path(scratch))]
+            return [_moved(file, folder / file.relative_to(scratch)) for file in _in_order(Path(scratch))]
 
 
 @contextlib.contextmanager
@@ -106,7 +107,13 @@ def _to_graph(
 
 def _in_order(folder: Path) -> list[Path]:
     """The model first, then what describes it."""
-    return sorted(folder.iterdir(), key=lambda file: (not file.name.startswith("model"), file.name))
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(files, key=lambda file: (file.parent != folder, not file.name.startswith("model"), file))
+
+
+def _moved(file: Path, to: Path) -> Path:
+    to.parent.mkdir(exist_ok=True, parents=True)
+    return Path(shutil.move(file, to))
 
 
 def _cause(error: BaseException) -> str:

@@ -42,8 +42,11 @@ def export(
     found = trained.checkpoint(which)
     config = TypeAdapter(ModelConfig).validate_python(found.meta["model"])
     objective = TypeAdapter(ObjectiveSection).validate_python(found.meta["objective"])
-    folder, beside = Path(output or run), {INPUTS: trained.inputs()}
-    files = write(found, folder, config, objective, format_, found.meta["inputs"], beside)
+    code = trained.code(found)
+    own = {f"code/{name}": text.encode() for name, text in code.files.items()}
+    folder, beside = Path(output or run), {INPUTS: trained.inputs(), **own}
+    with code.importable():
+        files = write(found, folder, config, objective, format_, found.meta["inputs"], beside)
     if json:
         print_json({"run": run, "step": found.step, "which": which, "files": [str(file) for file in files]})
     else:

@@ -34,8 +34,18 @@ def check_fit(job: JobSpec) -> None:
         )
 
 
-_BEST_IS = {"accuracy": "max", "loss": "min", "mse": "min", "mae": "min"}
-"""Of metrics that have a good end: which."""
+_BEST_IS = {
+    **dict.fromkeys(("accuracy", "precision", "recall", "f1", "auroc", "average_precision", "r2"), "max"),
+    **dict.fromkeys(("loss", "mse", "mae", "perplexity"), "min"),
+}
+"""Of metrics that have a good end: which. ``f1_macro`` is a kind of ``f1``."""
+
+
+def good_end(metric: str) -> str | None:
+    """Whether less (``min``) or more (``max``) of an evaluation's metric is better; None where that isn't known."""
+    name = metric.removeprefix("val/")
+    kinds = (name, name.removesuffix("_macro").removesuffix("_micro"), name.partition("_top_")[0])
+    return next((_BEST_IS[kind] for kind in kinds if kind in _BEST_IS), None)
 
 
 def check_best(job: ResolvedJob) -> None:
@@ -47,7 +57,7 @@ def check_best(job: ResolvedJob) -> None:
         raise SpecError(
             f"checkpoint.keep.metric: {keep.metric!r} is not measured; {job.objective.kind} measures {', '.join(measured)}"
         )
-    mode = _BEST_IS.get(keep.metric.removeprefix("val/"), keep.mode)
+    mode = good_end(keep.metric) or keep.mode
     if keep.best and mode != keep.mode:
         raise SpecError(
             f"checkpoint.keep.mode: {keep.mode} would keep the worst checkpoints by {keep.metric}; write mode: {mode}"

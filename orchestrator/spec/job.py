@@ -246,6 +246,9 @@ class RecoverySpec(Section):
     """Go on from a checkpoint though the training data is not what it was trained on; the run's log says what changed.
     What classes, columns, categories and tokens stand for must be what it was. From there on the order is that of the data as it is: of the epoch that had begun, samples may come again or be left
     out."""
+    accept_changed_code: bool = False
+    """Go on from a checkpoint though the job's own code (``model.factory`` and what it imports) is not what it was
+    trained with; the run's log says which files changed."""
 
 
 class RegisterSpec(Section):

@@ -45,6 +45,7 @@ class TrainedModel(PythonModel):
         from orchestrator.models import build_modules
         from orchestrator.models.configs import ModelConfig, ObjectiveSection
         from orchestrator.models.initialize import restore
+        from orchestrator.own_code import put_first
 
         folder = Path(context.artifacts["model"])
         written = json.loads((folder / "config.json").read_text())
@@ -52,6 +53,8 @@ class TrainedModel(PythonModel):
         objective: Any = TypeAdapter(ObjectiveSection).validate_python(written["objective"])
         self.inputs = Inputs.model_validate_json((folder / "inputs.json").read_text())
         weights = load_file(folder / "model.safetensors")
+        if (folder / "code").is_dir():
+            put_first(str(folder / "code"))
         modules = build_modules(config, objective)
         restore(modules, weights)
         for module in modules.values():

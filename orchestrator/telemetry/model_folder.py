@@ -13,6 +13,7 @@ from orchestrator import data
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.data import Inputs, Prepared
 from orchestrator.planning.plan import Plan
+from orchestrator.records import RunRecord
 
 OWN_CODE = "trainwright.zip"
 """What ``logged_model.py`` puts on the path."""
@@ -23,7 +24,7 @@ class ModelFolder:
     """A trained model, ready to be logged."""
 
     path: Path
-    """``model.safetensors``, ``config.json`` and ``inputs.json``."""
+    """``model.safetensors``, ``config.json`` and ``inputs.json``; and in ``code`` a person's own files."""
     saved: Checkpoint
     """The checkpoint that it is."""
     described: str
@@ -45,6 +46,9 @@ def write_model_folder(
     (folder / "config.json").write_text(config)
     inputs = data.inputs_of(plan.job, prepared)
     (folder / "inputs.json").write_text(inputs.model_dump_json(indent=2))
+    for name, text in RunRecord(plan.storage).code(saved.meta["code"]).files.items():
+        (folder / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "code" / name).write_text(text, encoding="utf-8")
     return ModelFolder(folder, saved, described, inputs, prepared.example)
 
 

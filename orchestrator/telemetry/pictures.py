@@ -16,6 +16,9 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 _SMALLEST_SIDE = 128
 _GAP, _SHEET_WIDTH = 8, 1600
 _CHART_HEIGHT, _CHART_WIDTH, _MARGIN = 240, 480, 12
+_ROOM_FOR_TEXT = 30
+"""Pixels of a cell."""
+_DARK = 0.5
 _COLORS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75))
 
 
@@ -56,6 +59,34 @@ def of_series(series_LT: np.ndarray[Any, Any]) -> Pixels:
                 top, bottom = sorted((rows[i - 1], rows[i]))
                 canvas[top : bottom + 2, columns[i]] = color
     return canvas
+
+
+def of_matrix(counts: np.ndarray[Any, Any], names: Sequence[str]) -> Pixels:
+    """Samples by true class (rows) and predicted class (columns): the darker, the larger the share of its row; where there
+    is room, with the numbers.
+    """
+    from PIL import Image, ImageDraw
+
+    side = max(4, min(48, _SHEET_WIDTH // max(len(counts), 1)))
+    left, top = 120, 40
+    size = side * len(counts)
+    image = Image.new("RGB", (left + size + _MARGIN, top + size + _MARGIN), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((left, 4), "predicted", fill="black")
+    draw.text((4, 4), "true", fill="black")
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    has_room = side >= _ROOM_FOR_TEXT
+    for row, (line, of_row) in enumerate(zip(counts, shares, strict=True)):
+        y = top + row * side
+        if has_room:
+            draw.text((4, y + side // 3), names[row][:18], fill="black")
+            draw.text((left + row * side + 2, 22), names[row][: side // 7], fill="black")
+        for column, (count, share) in enumerate(zip(line, of_row, strict=True)):
+            x, shade = left + column * side, int(255 * (1 - share))
+            draw.rectangle((x, y, x + side - 1, y + side - 1), fill=(shade, shade, 255), outline="lightgray")
+            if has_room:
+                draw.text((x + 3, y + side // 3), f"{count:.0f}", fill="white" if share > _DARK else "black")
+    return np.asarray(image)
 
 
 def sheet(shown: Sequence[Pixels]) -> Pixels:

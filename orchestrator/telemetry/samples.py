@@ -23,6 +23,9 @@ def files_of(step: int, samples: Sequence[tuple[Sample, str]]) -> Iterator[tuple
         samples: each with its text, which is empty where it is none.
 
     """
+    for sample, _ in samples:
+        if sample.kind == "matrix":
+            yield f"{sample.name}/step-{step:08d}.png", png_of(pictures.of_matrix(sample.data, sample.lines))
     texts = [(sample.name, text) for sample, text in samples if sample.kind == "text"]
     if texts:
         yield f"samples/step-{step:08d}.html", text_page(step, texts)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from orchestrator.checkpoint import Checkpoints, Ranking
 from orchestrator.models.base import Batch
@@ -83,6 +86,10 @@ class RecordingSurroundings:
         self.calls.append(("evaluation",))
         return iter(self._evaluation)
 
+    def class_names(self) -> Sequence[str]:
+        """None."""
+        return ()
+
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether the ranking admits them."""
         return self._ranking is not None and self._ranking.admits(metrics)
@@ -105,6 +112,10 @@ class RecordingSurroundings:
     def show_samples(self, step: int) -> None:
         """Note the step; nothing is drawn."""
         self.calls.append(("show_samples", step))
+
+    def show_confusion(self, step: int, matrix: np.ndarray[Any, Any]) -> None:
+        """Note the step and the matrix."""
+        self.calls.append(("show_confusion", step, matrix))
 
     def stop_requested(self, step: int) -> bool:
         """Whether ``stop_at`` is reached."""

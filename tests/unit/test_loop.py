@@ -420,8 +420,8 @@ def test_modules_train_again_after_an_evaluation_that_failed():
 
 def test_evaluation_counts_each_sample_once():
     data = iter([{"x": torch.tensor([1.0, 2.0, 3.0])}, {"x": torch.tensor([10.0])}])
-    assert loop.evaluate(RecordingEngine(), AddsUp(), data) == {"loss": 4.0}
-    assert loop.evaluate(RecordingEngine(), AddsUp(), iter([])) == {}
+    assert loop.evaluate(RecordingEngine(), AddsUp(), data).values == {"loss": 4.0}
+    assert loop.evaluate(RecordingEngine(), AddsUp(), iter([])).values == {}
 
 
 # -- what is logged, and how the loop ends -------------------------------------------------------------------

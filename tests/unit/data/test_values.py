@@ -20,6 +20,7 @@ from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import Prepared, PreparedSource
 from orchestrator.data.transforms import apply_all
 from orchestrator.errors import DataError, SpecError
+from orchestrator.own_code import OwnCode
 
 ENCODE = {"kind": "encode", "tensor": "label"}
 ALL = {"features": "*"}
@@ -483,9 +484,9 @@ def test_changed_data_is_accepted_only_where_its_numbers_mean_the_same(tmp_path)
         job = job_of({"train": {"kind": "builtin", "name": "iris"}}, recovery={"accept_changed_data": True})
         loaded: list[Any] = []
         rank: Any = SimpleNamespace(plan=SimpleNamespace(job=job), number=0, load=loaded.append)
-        kept: Any = SimpleNamespace(meta={"identity": before.identity}, step=3)
+        kept: Any = SimpleNamespace(meta={"identity": before.identity, "code": ""}, step=3)
         try:
-            assert worker._go_on_from(kept, rank, now, 1)[0] == 3 and loaded == [kept]
+            assert worker._go_on_from(kept, rank, now, 1, OwnCode({}))[0] == 3 and loaded == [kept]
         except DataError as error:
             assert not loaded
             return str(error)
