@@ -30,7 +30,7 @@ from orchestrator.clusters.kubernetes.request import (
     stop_patch,
 )
 from orchestrator.clusters.kubernetes.run_log import parse_rank_line
-from orchestrator.clusters.kubernetes.status import rayjob_to_status
+from orchestrator.clusters.kubernetes.status import half_sent, rayjob_to_status
 from orchestrator.clusters.shared.launches import (
     folder_of,
     newest_launches,
@@ -85,9 +85,13 @@ class KubernetesCluster:
         return self._send(request.plan, 1)
 
     def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
-        """Another RayJob with the plan of the last, or its revision, and the working directory as it is now."""
+        """Another RayJob with the plan of the last, or its revision, and the working directory as it is now. Where a command
+        was killed while it sent one, what that lacks.
+        """
         rayjob = self._newest(run_id)
-        launch = next_launch(self._status_of(rayjob))
+        status = self._status_of(rayjob)
+        is_half_sent = status.launch > 1 and self._is_half_sent(rayjob, status)
+        launch = status.launch if is_half_sent else next_launch(status)
         plan = self._plan_of(rayjob)
         if self._is_object_store:
             refuse_deleted(storage_record(plan.storage), run_id)
@@ -307,6 +311,8 @@ class KubernetesCluster:
     def _status_of(self, rayjob: dict[str, Any]) -> RunStatus:
         record = self._record_of(rayjob)
         status = rayjob_to_status(rayjob, self.profile, record)
+        if self._is_half_sent(rayjob, status):
+            return rayjob_to_status(rayjob, self.profile, record, half_sent(status))
         if status.state is RunState.PENDING:
             return rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob))
         if record is None and (pod := self._head_pod(rayjob)):
@@ -315,6 +321,16 @@ class KubernetesCluster:
             # the head runs and its driver waits for workers: autoscaled ones, or one that was lost and is made again
             return status.saying(problem)
         return status
+
+    def _is_half_sent(self, rayjob: dict[str, Any], status: RunStatus) -> bool:
+        """Whether it waits for a ConfigMap that its command never made."""
+        if status.state is not RunState.PENDING:
+            return False
+        try:
+            self._api.config_map(rayjob["metadata"]["name"])
+        except NotFoundError:
+            return True
+        return False
 
     def _record_of(self, rayjob: dict[str, Any]) -> RunStatus | None:
         """What the run says of itself, where its storage can be read from here."""

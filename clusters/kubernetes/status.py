@@ -127,6 +127,16 @@ def rayjob_to_status(
     return with_progress(base, said.splitlines()) if state.is_final and STOP not in notes else base
 
 
+def half_sent(status: RunStatus) -> str:
+    """Why a launch without a ConfigMap does not begin, and what mends that."""
+    mend = (
+        f"submit the job again with --id {status.run_id}"
+        if status.launch == 1
+        else f"trainwright resume {status.run_id}"
+    )
+    return f"its plan is not there yet: if the command that sent it was killed, {mend}"
+
+
 def seconds_since_epoch(stamp: str | None) -> float | None:
     """A Kubernetes time stamp as seconds since the epoch."""
     return datetime.fromisoformat(stamp).timestamp() if stamp else None

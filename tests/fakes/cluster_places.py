@@ -58,6 +58,10 @@ class Place:
             launch=launch,
         )
 
+    def may_begin(self, launch=1):
+        """Whether a launch that the place has been sent has all that its driver needs."""
+        return True
+
     def fails(self, launch=1):
         self.ends(RunState.FAILED, EndReason.INFRASTRUCTURE, "the network failed", launch)
 
@@ -276,6 +280,10 @@ class Kubernetes(Place):
     def launches(self, run_id=RUN):
         jobs = self.server.objects["rayjobs"].values()
         return sum(job["metadata"]["annotations"]["trainwright/run-id"] == run_id for job in jobs)
+
+    def may_begin(self, launch=1):
+        """Its pods wait for the ConfigMap that they mount."""
+        return submission_id(RUN, launch) in self.server.objects["configmaps"]
 
     def was_asked_to_stop(self):
         return "stop-1" in self.server.objects["configmaps"][RUN]["data"]

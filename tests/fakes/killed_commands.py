@@ -1,10 +1,13 @@
-"""Commands that are killed before any one of the system calls by which they change the machine."""
+"""Commands that are killed before any one of the system calls by which they change the machine, and before and after any
+request to a server.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 from orchestrator.storage.local import SystemCalls
@@ -56,6 +59,18 @@ def _be_killed(at: int) -> None:
         change()
         return half + os.write(descriptor, data[half:])
 
+    def ask(self: HTTPConnection, *arguments: Any, **named: Any) -> None:
+        change()
+        put_request(self, *arguments, **named)
+
+    def hear_answer(self: HTTPConnection, *arguments: Any, **named: Any) -> Any:
+        answer = get_response(self, *arguments, **named)
+        change()
+        return answer
+
+    put_request, get_response = HTTPConnection.putrequest, HTTPConnection.getresponse
+    HTTPConnection.putrequest = ask  # type: ignore[method-assign]
+    HTTPConnection.getresponse = hear_answer  # type: ignore[method-assign]
     sys.addaudithook(hear)
     SystemCalls.write = write  # type: ignore[method-assign]
     SystemCalls.fsync = lambda self, descriptor: change()  # type: ignore[method-assign]
