@@ -1,11 +1,12 @@
 """What trainwright costs beside bare scripts of the same model: step time and time to the first step, as ratios.
 
-``python benchmarks/versus_bare.py [step-1] [step-2] [ray-2] [start] [--rounds 3]``
+``python benchmarks/versus_bare.py [step-1] [step-2] [ray-2] [start-1] [start-2] [--rounds 3]``
 
 Each ratio comes from rounds that alternate ours and the peer's in one run, so that whatever else the machine does
 falls on both. ``step-N``: median step of N workers against a bare PyTorch loop (N = 1) or torchrun DDP (N = 2), data
 in memory, tracking on. ``ray-N``: the same against that loop in Ray Train, whose own processes take their share of the
-cores as well. ``start``: from the command to the first step, against the smallest Ray Train script.
+cores as well. ``start-N``: from ``trainwright run`` to the first step, against the smallest Ray Train script; and at
+which second each of our stages began, medians over the rounds.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 STEPS = 300
 WARM = 60
+FIRST_STEP = "the first step is taken"
 JOB = {
     "name": "bench",
     "model": {"family": "cnn", "size": "small", "in_channels": 1, "outputs": 10},
@@ -108,8 +111,9 @@ def loop(config):
     if ray.train.get_context().get_world_rank() == 0:
         open(os.environ["FIRST_STEP"], "w").write(str(time.time()))
 
-ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1})).fit()
+workers = int(os.environ["WORKERS"])
+ray.init(num_cpus=workers + 1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1})).fit()
 """
 
 
@@ -118,43 +122,35 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "TRAINWRIGHT_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
-def ours(home: Path, workers: int, steps: int = STEPS) -> list[dict[str, float]]:
-    """Metrics events of a run through the command line."""
+def ours(home: Path, workers: int, steps: int = STEPS) -> list[dict[str, Any]]:
+    """Events of a run by the command line."""
     job = home / "job.json.yaml"
     job.write_text(json.dumps({**JOB, "scaling": {"workers": workers}}))
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
-    submitted = subprocess.run(
-        [
-            *command,
-            "submit",
-            str(job),
-            "--json",
-            "--set",
-            f"training.max_steps={steps}",
-            "--set",
-            f"checkpoint.every_steps={steps}",
-        ],
+    last = [f"training.max_steps={steps}", f"checkpoint.every_steps={steps}"]
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "run", str(job), "--json"]
+    answer = subprocess.run(
+        [*command, "--set", last[0], "--set", last[1]],
         env=environment(home),
         capture_output=True,
         text=True,
         check=True,
     )
-    run = json.loads(submitted.stdout)["run_id"]
-    log = subprocess.run(
-        [*command, "logs", run, "--follow"], env=environment(home), capture_output=True, text=True, check=True
-    )
-    events = subprocess.run(
-        [*command, "logs", run, "--json"], env=environment(home), capture_output=True, text=True, check=True
-    )
-    metrics = [event for event in json.loads(events.stdout) if event["event"] == "metrics"]
-    if not metrics:
-        raise SystemExit(f"the run took no step:\n{log.stdout[-2000:]}")
-    return metrics
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    events = [line for line in lines if "event" in line]
+    if not any(event["event"] == "metrics" for event in events):
+        raise SystemExit(f"the run took no step:\n{answer.stdout[-2000:]}")
+    return events
+
+
+def metrics_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event["event"] == "metrics"]
 
 
 def our_step_ms(home: Path, workers: int) -> float:
-    events = ours(home, workers)
-    return statistics.median(event["values"]["system/step_ms"] for event in events if event["step"] > WARM)
+    metrics = metrics_of(ours(home, workers))
+    return statistics.median(
+        float(event["values"]["system/step_ms"]) for event in metrics if event["step"] > WARM
+    )
 
 
 def bare_step_ms(home: Path, workers: int, in_ray: bool) -> float:
@@ -178,50 +174,61 @@ def bare_step_ms(home: Path, workers: int, in_ray: bool) -> float:
     line = next(line for line in answer.stdout.splitlines() if "RESULT" in line)
     seconds = json.loads(line.split("RESULT", 1)[1])[WARM:]
     windows = [statistics.mean(seconds[i : i + 20]) for i in range(0, len(seconds), 20)]
-    return 1e3 * statistics.median(windows)
+    return float(1e3 * statistics.median(windows))
 
 
-def our_start(home: Path) -> float:
+def our_start(home: Path, workers: int) -> dict[str, float]:
+    """Stage -> seconds from the command to its beginning; the first step is the last."""
     began = time.time()
-    return ours(home, 2, steps=1)[0]["time"] - began
+    events = ours(home, workers, steps=1)
+    stages = {event["doing"]: event["time"] - began for event in events if event["event"] == "stage"}
+    return {**stages, FIRST_STEP: metrics_of(events)[0]["time"] - began}
 
 
-def smallest_start(home: Path) -> float:
+def smallest_start(home: Path, workers: int) -> float:
     script, mark = home / "smallest.py", home / "first_step"
     script.write_text(SMALLEST)
     began = time.time()
     subprocess.run(
         [sys.executable, str(script)],
-        env={**environment(home), "FIRST_STEP": str(mark)},
+        env={**environment(home), "FIRST_STEP": str(mark), "WORKERS": str(workers)},
         capture_output=True,
         check=True,
     )
     return float(mark.read_text()) - began
 
 
+def pair(case: str, home: Path, stages: list[dict[str, float]]) -> tuple[float, float]:
+    """Ours and the peer's, one after the other; with the stages of ours put to the others."""
+    kind, _, count = case.partition("-")
+    workers = int(count)
+    if kind in ("step", "ray"):
+        peer = bare_step_ms(home, workers, kind == "ray")
+        return our_step_ms(home, workers), peer
+    stages.append(our_start(home, workers))
+    return stages[-1][FIRST_STEP], smallest_start(home, workers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", default=["step-1", "step-2", "ray-2", "start"])
+    parser.add_argument("cases", nargs="*", default=["step-1", "step-2", "ray-2", "start-1", "start-2"])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(f"{'case':<8} {'ours':>10} {'peer':>10} {'ratio':>7}   rounds")
     for case in options.cases:
+        stages: list[dict[str, float]] = []
         with tempfile.TemporaryDirectory() as folder:
-            home = Path(folder)
-            kind, _, workers = case.partition("-")
-            pairs = []
-            for _ in range(options.rounds):
-                if kind in ("step", "ray"):
-                    peer = bare_step_ms(home, int(workers), kind == "ray")
-                    pairs.append((our_step_ms(home, int(workers)), peer))
-                else:
-                    pairs.append((our_start(home), smallest_start(home)))
+            if case.startswith("start"):
+                our_start(Path(folder), int(case.partition("-")[2]))  # what is counted and prepared once
+            pairs = [pair(case, Path(folder), stages) for _ in range(options.rounds)]
         mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         # what else the machine does falls on both of a round
         ratio = statistics.median(a / b for a, b in pairs)
-        unit = "s" if kind == "start" else "ms"
+        unit = "s" if stages else "ms"
         each = ", ".join(f"{a / b:.3f}" for a, b in pairs)
         print(f"{case:<8} {mine:>8.2f}{unit} {theirs:>8.2f}{unit} {ratio:>7.3f}   {each}", flush=True)
+        for stage in stages[0] if stages else ():
+            print(f"    {statistics.median(round_[stage] for round_ in stages):6.2f}  {stage}", flush=True)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     return Driver(plan, options.launch, options.start_ray, started_at).run()
 
 
+class _EndNow(KeyboardInterrupt):
+    """A signal that ends the launch at once: of the kind that nothing between here and its handler takes for a failure of
+    its own to deal with, as Ray Train's controller and asyncio do with others.
+    """
+
+
 class Driver:
     """One launch."""
 
@@ -81,6 +87,8 @@ class Driver:
         try:
             self._say_starting()
             end = self._train()
+        except _EndNow:
+            end = self._end_of(StoppedError(self._why_at_once))
         except BaseException as error:
             end = self._end_of(error)
         self._over.set()
@@ -170,7 +178,7 @@ class Driver:
         self._stops_asked += 1
         self._record.ask_to_stop(self._launch)
         if self._stops_asked > 1 or not self._has_workers:
-            raise StoppedError(self._why_at_once)
+            raise _EndNow
 
 
 def _doing(text: str) -> None:

@@ -29,10 +29,6 @@ from orchestrator.storage.faults import first_line
 DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
 
-_UNUSED_CALLBACKS = {"PlacementGroupCleanerCallback"}
-"""What Ray Train starts beside the workers and a private instance has no use for: this one needs the dashboard, and there
-the driver's end frees all."""
-
 _NODE_POLL_SECONDS = 1.0
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Where the workers of one machine talk to each other: nobody else can listen in or join."""
@@ -101,23 +97,19 @@ class RaySession:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.update(_LOOPBACK)
         os.environ["RAY_AUTH_TOKEN_PATH"] = write_token(folder)
-        import ray
+        from orchestrator.own_ray import OwnRay
 
         plan = self._plan
         gpus = plan.world_size * plan.job.scaling.gpus_per_worker
         self._held.enter_context(held_gpus(gpus, plan.run_id))
-        ray.init(
-            address="local",
-            num_cpus=private_cpus(plan),
-            num_gpus=gpus or None,
-            include_dashboard=False,
-            object_store_memory=_object_store_bytes_here(),
-            logging_level="WARNING",
-            log_to_driver=True,
+        own = OwnRay(
+            f"{folder}/r",  # Ray opens it to everybody, so it is no place for the token
+            cpus=private_cpus(plan),
+            gpus=gpus,
+            object_store_bytes=_object_store_bytes_here(),
             runtime_env=runtime_env(plan),
-            _temp_dir=f"{folder}/r",  # Ray opens it to everybody, so it is no place for the token
-            _node_ip_address="127.0.0.1",
         )
+        self._held.callback(own.close)
 
     def _leave(self) -> None:
         import ray
@@ -162,27 +154,37 @@ class RaySession:
             ray.train.TrainingFailedError: see ``recovery.incidents``.
 
         """
-        from orchestrator import worker
+        from orchestrator.trainer import Trainer
         from orchestrator.worker_group import GroupConfig
 
         plan = self._plan
-        trainer = _trainer_class(plan.job.recovery.max_failures, own_ray=bool(self._private_dir))(
-            worker.run,
+        trainer = Trainer(
+            _work,
             train_loop_config={
                 "plan": plan.model_dump_json(),
                 "prepared": prepared,
                 "launch": launch,
                 "started_at": started_at,
             },
-            torch_config=GroupConfig(
+            max_failures=plan.job.recovery.max_failures,
+            own_processes=bool(self._private_dir),
+            shares_cpus=not self._private_dir or plan.job.data.reader == "ray",
+            backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
-                timeout_s=int(plan.job.recovery.hang_timeout),
+                timeout_seconds=plan.job.recovery.hang_timeout,
             ),
             scaling_config=_scaling_config(plan),
             run_config=_run_config(plan, launch),
         )
         result: dict[str, Any] = trainer.fit().return_value
         return result
+
+
+def _work(config: Mapping[str, Any]) -> dict[str, Any]:
+    """In each worker's process, which alone imports torch."""
+    from orchestrator import worker
+
+    return worker.run(config)
 
 
 # -- what Ray reads ------------------------------------------------------------------------------------------
@@ -216,15 +218,18 @@ def environment_of(plan: Plan) -> dict[str, str]:
 
 
 def runtime_env(plan: Plan) -> dict[str, Any]:
-    """Ray's runtime environment for a private instance: the job's variables, folder and packages."""
+    """Ray's runtime environment for a private instance: the job's folder and packages. Its variables are the driver's
+    already, and so those of all that it starts.
+    """
     environment = plan.job.environment
-    variables = dict(environment.env)
+    needed: dict[str, Any] = {}
     if environment.working_dir:
         folder = Path(plan.base_dir) / environment.working_dir
         if folder.is_dir():
-            variables["PYTHONPATH"] = str(folder)
-    packages = {"pip": list(environment.pip)} if environment.pip else {}
-    return {"env_vars": variables, **packages}
+            needed["env_vars"] = {"PYTHONPATH": str(folder)}
+    if environment.pip:
+        needed["pip"] = list(environment.pip)
+    return needed
 
 
 def private_cpus(plan: Plan) -> int:
@@ -294,29 +299,6 @@ def resources_per_worker(plan: Plan) -> dict[str, float]:
 
 
 # -- Ray Train -----------------------------------------------------------------------------------------------
-
-
-def _trainer_class(max_failures: int, *, own_ray: bool) -> Any:
-    from ray.train.torch import TorchTrainer
-
-    from orchestrator.recovery.policy import RetryWhatCanHelp
-
-    unused = _UNUSED_CALLBACKS if own_ray else set()
-
-    class Trainer(TorchTrainer):
-        """TorchTrainer with our failure policy in place of Ray's, which retries user errors and waits without end."""
-
-        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-            arguments["failure_policy"] = RetryWhatCanHelp(max_failures)
-            return super()._initialize_and_run_controller(**arguments)
-
-        def _create_default_callbacks(self) -> Any:
-            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in unused]
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Ours stays: it stops gracefully where Ray's aborts."""
-
-    return Trainer
 
 
 def _scaling_config(plan: Plan) -> Any:

@@ -92,17 +92,20 @@ class Home(CommandLine):
         return newest.step, tensors
 
     def processes(self, run: str) -> list[str]:
-        """Command lines of a run's driver and of all that belongs to its private Ray instance."""
+        """Command lines of a run's drivers and of all that belongs to their private Ray instances."""
+        known = self.folder.glob(f"runs/{run}/launches/*/process.json")
+        tokens = [f"{json.loads(path.read_text())['ray_dir']}/token".encode() for path in known]
+        assert tokens
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
                     command = (entry / "cmdline").read_bytes()
-                    words = command + (entry / "environ").read_bytes()
+                    variables = (entry / "environ").read_bytes().split(b"\0")
                     state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
                 except OSError:
                     continue
-                if state != "Z" and f"/{run[-8:]}-".encode() in words:
+                if state != "Z" and any(b"RAY_AUTH_TOKEN_PATH=" + token in variables for token in tokens):
                     found.append(command.replace(b"\0", b" ").decode(errors="replace")[:150])
         return found
 

@@ -122,6 +122,25 @@ def test_a_run_listens_on_loopback_alone(home):
     assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
+def test_a_run_starts_no_process_that_it_has_no_use_for(home):
+    """Each takes from half a second to three on a core before the first step."""
+    run = submit(home, home.job(scaling={"workers": 1}), "--set", "data.reader=worker")
+    home.wait_for(run, lambda event: event["event"] == "metrics")
+    commands = home.processes(run)
+    assert home.call("stop", run, "--now").returncode == 0
+    known = {
+        "driver": "-m orchestrator.driver",
+        "gcs": "gcs_server",
+        "raylet": "raylet/raylet",
+        "agents": "stand_in_agent.py",
+        "log": "log_monitor.py",
+        "worker": "RayTrainWorker",
+        "barrier": "ray::SynchronizationActor",
+    }
+    kinds = [next((kind for kind, word in known.items() if word in command), command) for command in commands]
+    assert sorted(kinds) == ["agents", "agents", "barrier", "driver", "gcs", "log", "raylet", "worker"]
+
+
 def test_mlflow_holds_the_run(home, uninterrupted):
     from mlflow import MlflowClient
 

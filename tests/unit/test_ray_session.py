@@ -73,11 +73,11 @@ def test_the_jobs_own_variables_come_last(plan):
 
 
 def test_workers_import_from_the_jobs_folder(plan, tmp_path):
-    assert runtime_env(plan()) == {"env_vars": {}}
+    assert runtime_env(plan(environment={"env": {"A": "1"}})) == {}  # the processes that wait can be taken
     made = plan(environment={"working_dir": "code", "pip": ["a==1"], "env": {"A": "1"}})
-    assert runtime_env(made) == {"env_vars": {"A": "1"}, "pip": ["a==1"]}  # not where there is no such folder
+    assert runtime_env(made) == {"pip": ["a==1"]}  # not where there is no such folder
     (tmp_path / "code").mkdir()
-    assert runtime_env(made)["env_vars"] == {"A": "1", "PYTHONPATH": str(tmp_path / "code")}
+    assert runtime_env(made) == {"env_vars": {"PYTHONPATH": str(tmp_path / "code")}, "pip": ["a==1"]}
 
 
 def test_a_token_is_new_and_read_by_its_user_alone(tmp_path):

@@ -1,0 +1,99 @@
+"""Ray Train with its controller in the driver's process, and without the helpers that nobody here asks anything.
+
+By itself Ray Train starts a process each for the controller, for shards of datasets (ours are read otherwise, see
+``data.reading``) and for removing the placement group of a controller that died (here it goes with the driver's job).
+
+Seam: ``ray.train.v2``; covered by the runs of the integration tests, the Ray minor is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from orchestrator.recovery.policy import RetryWhatCanHelp
+
+_UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+
+class Trainer(DataParallelTrainer):
+    """DataParallelTrainer with our failure policy in place of Ray's, which retries user errors and waits without end."""
+
+    def __init__(
+        self, *arguments: Any, max_failures: int, own_processes: bool, shares_cpus: bool, **named: Any
+    ) -> None:
+        """
+        Args:
+            arguments: as DataParallelTrainer's, and so those in ``named``.
+            max_failures: how often is tried again.
+            own_processes: all of Ray's processes were started by this one, and so have its environment.
+            shares_cpus: others take CPUs of the same nodes, and have to know how many the workers need.
+            named: see ``arguments``.
+
+        """
+        super().__init__(*arguments, **named)
+        self._max_failures, self._shares_cpus = max_failures, shares_cpus
+        self._controller_class = _OwnController if own_processes else _Controller
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures)
+        if not self._shares_cpus:
+            arguments["scaling_policy"] = _TakesWhatIsThere(self.scaling_config)
+        controller = self._controller_class(**arguments)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+    def _create_default_callbacks(self) -> Any:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
+
+
+class _Group(WorkerGroup):
+    def _init_train_context_on_workers(self, workers: Any, sync_actor: Any, arguments: Any) -> None:
+        """As Ray's, but the workers can't ask the controller for checkpoints: it is no actor, and has none of ours."""
+        ray.get(
+            [
+                worker.actor.init_train_context.remote(
+                    train_run_context=self._train_run_context,
+                    distributed_context=worker.distributed_context,
+                    synchronization_actor=sync_actor,
+                    storage_context=self._storage_context,
+                    worker_callbacks=self._worker_callbacks_to_propagate,
+                    controller_actor=None,
+                    **{name: values[number] for name, values in arguments.items()},
+                )
+                for number, worker in enumerate(workers)
+            ]
+        )
+
+
+class _Controller(TrainController):
+    worker_group_cls = _Group
+
+
+class _OwnGroup(_Group):
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
+        """The job's, without variables: with those, Ray would start other processes than those that wait."""
+        return custom_runtime_env
+
+
+class _OwnController(_Controller):
+    worker_group_cls = _OwnGroup
+
+
+class _TakesWhatIsThere(FixedScalingPolicy):
+    """Tells nobody what the workers need, for which Ray starts a process."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Nothing to register with."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Nothing to send."""
