@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench reference recorded quickstart clean
+.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench gpu reference recorded quickstart clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ mutants: install  ## put small faults into the core, one at a time, and count th
 
 bench: install  ## what trainwright costs beside bare scripts, as ratios
 	$(BIN)/python benchmarks/versus_bare.py
+
+gpu: install  ## all that a GPU is asked for: tests, speed, memory, in ten minutes; again to go on. On a CPU with debug sizes
+	$(BIN)/python benchmarks/gpu_session.py
 
 reference: install  ## write the pages and the drawing that are made from the code
 	$(BIN)/python scripts/written_pages.py

@@ -22,6 +22,8 @@ from engine_bench import CLIP, plan_for
 from orchestrator import loop, models, strategies
 from orchestrator.models.configs import CausalLmConfig, GptConfig
 from orchestrator.models.sizes import count
+from orchestrator.planning.plan import Plan
+from orchestrator.strategies.blocks import compile_blocks
 from orchestrator.strategies.optimizers import build_optimizer, parameter_groups
 from orchestrator.telemetry.device_peaks import peak_tflops
 from orchestrator.testing import RecordingSurroundings, steps_of
@@ -30,7 +32,9 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "bare": None,
     "ddp": {"kind": "ddp"},
     "fsdp": {"kind": "fsdp"},
+    "zero-1": {"kind": "zero", "stage": 1},
     "zero-2": {"kind": "zero", "stage": 2},
+    "zero-3": {"kind": "zero", "stage": 3},
     "bare again": None,
 }
 VOCABULARY, WARM = 50_304, 5
@@ -48,19 +52,31 @@ def train_through_loop(
     batch: int,
     steps: int,
     tokens: Iterator[Tokens],
+    compiled: bool,
 ) -> None:
     kind = CausalLmConfig()
     objective = models.build_objective(config, kind)
     parameters = count(config, kind).parameters
     plan = plan_for(strategy, 1, steps=steps, parameters=parameters, precision="bf16", batch=batch)
+    plan = on_device(plan, device, compile=compiled)
     engine = strategies.prepare(plan, models.build_modules(config, kind), objective, device)
     given = steps_of(({"tokens": one} for one in tokens), plan, device=device)
     loop.train(plan, engine, objective, given, RecordingSurroundings(), 0)
 
 
-def train_bare(config: GptConfig, device: torch.device, tokens: Iterator[Tokens]) -> None:
+def on_device(plan: Plan, device: torch.device, **training: Any) -> Plan:
+    """The plan with a GPU for its worker where the device is one, and more of the job's section ``training``."""
+    job = plan.job
+    scaling = job.scaling.model_copy(update={"gpus_per_worker": int(device.type == "cuda")})
+    more = {"scaling": scaling, "training": job.training.model_copy(update=training)}
+    return plan.model_copy(update={"job": job.model_copy(update=more)})
+
+
+def train_bare(config: GptConfig, device: torch.device, tokens: Iterator[Tokens], compiled: bool) -> None:
     """The model, autocast and the optimizer, and nothing else."""
     model = models.build_modules(config, CausalLmConfig())["model"].to(device)
+    if compiled:
+        compile_blocks(model)
     spec = plan_for({"kind": "ddp"}, 1, steps=1, parameters=1).job.training.optimizer
     optimizer = build_optimizer(parameter_groups(model.named_parameters(), spec), spec, device)
     for one in tokens:
@@ -90,7 +106,12 @@ def timed(
 
 
 def measure(
-    size: str, context: int, batch: int, steps: int, strategy: dict[str, Any] | None
+    size: str,
+    context: int,
+    batch: int,
+    steps: int,
+    strategy: dict[str, Any] | None,
+    compiled: bool = False,
 ) -> tuple[float, float]:
     """(median seconds of a step, peak bytes on the device)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,9 +119,9 @@ def measure(
     config, seconds, total = config_of(size, context), [], WARM + steps + 1  # the last one ends untimed
     tokens = timed(config, batch, device, total, seconds)
     if strategy is None:
-        train_bare(config, device, tokens)
+        train_bare(config, device, tokens, compiled)
     else:
-        train_through_loop(config, strategy, device, batch, total, tokens)
+        train_through_loop(config, strategy, device, batch, total, tokens, compiled)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     return statistics.median(seconds[:steps]), float(peak)
 

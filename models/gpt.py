@@ -81,6 +81,9 @@ class Attention(nn.Module):
         q_BHTD, k_BGTD = qk_BNTD.split((qk_BNTD.shape[1] - self.key_value_heads, self.key_value_heads), dim=1)
         if past is not None:
             k_BGTD, v_BGTD = past.with_more(k_BGTD, v_BGTD)
+        spreads = self.shared and mask_B1TT is not None and mask_B1TT.is_cuda
+        if spreads:  # of a GPU's kernels none but the slowest takes a mask and shared heads at once
+            k_BGTD, v_BGTD = (self._for_each_query(x) for x in (k_BGTD, v_BGTD))
         y_BHTD = F.scaled_dot_product_attention(
             q_BHTD,
             k_BGTD,
@@ -89,10 +92,15 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             # one token after others sees all of them
             is_causal=mask_B1TT is None and q_BHTD.shape[2] == k_BGTD.shape[2],
-            enable_gqa=self.shared,
+            enable_gqa=self.shared and not spreads,
         )
         y_BTW: Tensor = self.project(y_BHTD.transpose(1, 2).flatten(2))
         return y_BTW
+
+    def _for_each_query(self, x_BGTD: Tensor) -> Tensor:
+        """(B, G, T, D) -> (B, H, T, D), without a scatter in the backward."""
+        sharing = self.widths[0] // self.widths[1]
+        return x_BGTD[:, :, None].expand(-1, -1, sharing, -1, -1).flatten(1, 2)
 
 
 def rotated(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
@@ -204,6 +212,8 @@ class Gpt(nn.Module):
         else:
             x_BTW = x_BTW + self.position_embedding(positions_in_document(mask_B1TT))
         x_BTW = self.dropout(x_BTW)
+        if mask_B1TT is not None and mask_B1TT.is_cuda:
+            mask_B1TT = as_bias(mask_B1TT, x_BTW.dtype)
         for index, block in enumerate(self.layers):
             x_BTW = block(x_BTW, rotation, mask_B1TT, past[index] if past else None)
         if past:
@@ -217,6 +227,15 @@ def document_mask(document_BT: Tensor) -> Tensor:
     length = document_BT.shape[1]
     causal_TT = torch.ones(length, length, dtype=torch.bool, device=document_BT.device).tril()
     return ((document_BT[:, :, None] == document_BT[:, None, :]) & causal_TT)[:, None]
+
+
+def as_bias(mask_B1TT: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its scores: 0 where a token is seen, else -inf. A GPU's kernels want it so, in the format that
+    they compute in, and each would make it anew of a mask.
+    """
+    if torch.is_autocast_enabled(mask_B1TT.device.type):
+        dtype = torch.get_autocast_dtype(mask_B1TT.device.type)
+    return torch.zeros_like(mask_B1TT, dtype=dtype).masked_fill_(~mask_B1TT, -math.inf)
 
 
 def positions_in_document(mask_B1TT: Tensor) -> Tensor:

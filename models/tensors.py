@@ -57,7 +57,8 @@ def _check_tensor(name: str, spec: TensorSpec, tensor: Any) -> None:
             f"a sample's {name!r} is {shape[0]} long, but the model takes at most {spec.longest}: make the "
             "sequences shorter or the model's context longer"
         )
-    is_float = "float" in str(tensor.dtype)
+    # images may come as bytes, which the device makes fractions
+    is_float = "float" in str(tensor.dtype) or (name == "image" and "uint8" in str(tensor.dtype))
     if is_float != (spec.kind == "float"):
         raise DataError(f"tensor {name!r} holds {tensor.dtype} values, but the model takes {spec.kind}s")
     if spec.kind == "int" and spec.below is not None:

@@ -20,14 +20,12 @@ from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
 from orchestrator.storage import absolute
 from orchestrator.strategies.base import Engine
+from orchestrator.strategies.copies import Copies, for_kernels
 from orchestrator.strategies.device import set_up
 from orchestrator.strategies.materialize import release_freed_memory
 from orchestrator.strategies.replicated import rank_and_world_size
 
 logger = logging.getLogger("orchestrator")
-
-_PICTURES = 4
-"""Dimensions of a batch of them."""
 
 
 def assemble(plan: Plan) -> Rank:
@@ -59,6 +57,7 @@ class Rank:
         self.number, self.world_size = rank_and_world_size()
         self._inputs = objective.inputs()
         self._on_gpu = engine.device.type == "cuda"
+        self._copies = Copies(engine.device)
 
     def load(self, saved: Checkpoint) -> None:
         """Put a checkpoint's state in place, whatever strategy and world size wrote it."""
@@ -101,17 +100,13 @@ class Rank:
         return {name: tensor.pin_memory() for name, tensor in tensors.items()}
 
     def to_device(self, batch: Batch) -> Batch:
-        """The batch where the engine computes; the copy need not have ended."""
+        """The batch where the engine computes; the copy need not have ended, and waits for no kernel."""
         if not self._on_gpu:
             return batch
-        there = {name: tensor.to(self.engine.device, non_blocking=True) for name, tensor in batch.items()}
-        # pictures as cuDNN's fast kernels read them; other tensors have no such order
-        return {
-            name: tensor.contiguous(memory_format=torch.channels_last)
-            if tensor.dim() == _PICTURES
-            else tensor
-            for name, tensor in there.items()
-        }
+        with self._copies.aside():
+            there = {name: for_kernels(self._copies.begun(tensor)) for name, tensor in batch.items()}
+        self._copies.wait_for(there.values())
+        return there
 
     def on_device(self, stream: Iterator[StepBatch]) -> Iterator[StepBatch]:
         """The same steps with their tensors where the engine computes; the stream itself where they are there already."""

@@ -104,9 +104,23 @@ def make_plan(
     resolved, counts, trial_notes = _tried(resolved)
     facts = facts.model_copy(update={"notes": (*facts.notes, *own_notes, *trial_notes)})
     made = decide(resolved, facts, counts, context)
+    _refuse_chance(resolved)
     if profile.kind == "local" and (unresolved := problem_with(job.environment.pip)):
         raise SpecError(unresolved)
     return made
+
+
+def _refuse_chance(job: ResolvedJob) -> None:
+    """Raises SpecError where the same bits are asked for each time and a GPU can't give them."""
+    if not (job.training.deterministic and job.scaling.gpus_per_worker):
+        return
+    from orchestrator.models.determinism import first_without
+
+    if operation := first_without(job.model, job.objective):
+        raise SpecError(
+            f"training.deterministic: the model uses {operation}, of which torch has no deterministic algorithm on a GPU;"
+            " use another operation, or write deterministic: false"
+        )
 
 
 def _refuse_missing_working_dir(job: JobSpec, base_dir: str) -> None:

@@ -118,6 +118,8 @@ class DdpStrategy(Section):
     """Distributed data parallel."""
     bucket_megabytes: PositiveFloat = 25
     """Size of the buckets in which gradients are averaged while the backward goes on."""
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which gradients are exchanged: ``bf16`` sends half the bytes, and changes the numbers."""
 
 
 class FsdpStrategy(Section):
@@ -126,7 +128,9 @@ class FsdpStrategy(Section):
     kind: Literal["fsdp"] = "fsdp"
     """Fully sharded data parallel."""
     reshard_after_forward: bool = True
-    """Free gathered parameters after the forward: less memory, one more gather."""
+    """Free the gathered parameters of blocks after the forward: less memory, one more gather. Those outside of blocks stay."""
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which gradients are exchanged: ``bf16`` sends half the bytes, and changes the numbers."""
     offload: bool = False
     """Keep shards in CPU memory."""
     shard_group: Positive | Literal["node"] | None = None

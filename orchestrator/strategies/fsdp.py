@@ -61,16 +61,18 @@ class FsdpEngine(TorchEngine):
                 )
         compute = COMPUTE_DTYPES[training.precision]
         self._mixed = (
-            MixedPrecisionPolicy()
+            MixedPrecisionPolicy(reduce_dtype=COMPUTE_DTYPES[plan.job.strategy.reduce_dtype])
             if compute == torch.float32
             else MixedPrecisionPolicy(
-                param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False
+                param_dtype=compute,
+                reduce_dtype=COMPUTE_DTYPES[plan.job.strategy.reduce_dtype],
+                cast_forward_inputs=False,
             )
         )
         # an adversarial loss may differentiate a gradient (a gradient penalty), which needs the same gathered
         # parameters once more after a backward has passed; so they stay until the micro-batch is done
         self._stays_gathered = len(objective.phases) > 1
-        self._own_group = SingleProcessGroup()
+        self._own_group = SingleProcessGroup(device)
         self._mesh = _mesh(device, dist.get_world_size(), plan.job.strategy.shard_group)
         if self._mesh.ndim > 1:
             self._shard_group, self._copy_group = self._mesh.get_group("shard"), self._mesh.get_group("copy")
@@ -88,10 +90,12 @@ class FsdpEngine(TorchEngine):
             offload = CPUOffloadPolicy()
         for part in (*blocks_of(module), module):
             _fill(part, materializer)
+            # the root's own parameters are the first that the backward needs and the last that the forward did
+            stays = self._stays_gathered or part is module
             fully_shard(
                 part,
                 mesh=self._mesh,
-                reshard_after_forward=self._strategy.reshard_after_forward and not self._stays_gathered,
+                reshard_after_forward=self._strategy.reshard_after_forward and not stays,
                 mp_policy=self._mixed,
                 offload_policy=offload,
             )

@@ -22,12 +22,18 @@ from orchestrator.errors import InfrastructureError, TrainwrightError
 class Ranks:
     """Worker processes of one process group, kept for several calls.
 
-    ``run`` calls a function on every rank at once, with torch.distributed initialized (gloo). The function and what
+    ``run`` calls a function on every rank at once, with torch.distributed initialized. The function and what
     it takes and returns are pickled, so it must be importable.
     """
 
     def __init__(
-        self, world_size: int, *, threads: int = 1, timeout_seconds: float = 300, preload: Sequence[str] = ()
+        self,
+        world_size: int,
+        *,
+        threads: int = 1,
+        timeout_seconds: float = 300,
+        preload: Sequence[str] = (),
+        backend: str = "gloo",
     ) -> None:
         """
         Args:
@@ -35,6 +41,7 @@ class Ranks:
             threads: torch threads of each rank.
             timeout_seconds: longest wait of a collective, and of a call.
             preload: modules imported once and shared by all processes; the first Ranks of a process decides.
+            backend: torch.distributed's.
 
         """
         self._timeout_seconds = timeout_seconds
@@ -56,6 +63,7 @@ class Ranks:
                     str(Path(self._folder.name) / "store"),
                     threads,
                     timeout_seconds,
+                    backend,
                 ),
                 daemon=True,
             )
@@ -119,7 +127,13 @@ class Ranks:
 
 
 def _serve(
-    pipe: Connection, rank: int, world_size: int, store_file: str, threads: int, timeout_seconds: float
+    pipe: Connection,
+    rank: int,
+    world_size: int,
+    store_file: str,
+    threads: int,
+    timeout_seconds: float,
+    backend: str,
 ) -> None:
     os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)})
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -129,7 +143,7 @@ def _serve(
 
     torch.set_num_threads(threads)
     dist.init_process_group(
-        "gloo",
+        backend,
         store=FileStore(store_file, world_size),
         rank=rank,
         world_size=world_size,

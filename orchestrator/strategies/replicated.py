@@ -25,6 +25,22 @@ def persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, buffer) for name, buffer in module.named_buffers() if name in kept]
 
 
+class Buffers:
+    """A module's persistent buffers, step after step: which they are is found out once, since a state dict takes
+    milliseconds to make.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._held: list[tuple[dict[str, Tensor | None], str]] = []
+        for path, _ in persistent_buffers(module):
+            owner, _, name = path.rpartition(".")
+            self._held.append((module.get_submodule(owner)._buffers, name))
+
+    def now(self) -> list[Tensor]:
+        """As they are."""
+        return [buffer for buffers, name in self._held if (buffer := buffers[name]) is not None]
+
+
 def share_of(tensors: Sequence[Named], rank: int, world_size: int) -> Iterator[StateRange]:
     """The rank's contiguous share of all elements, so that over all ranks each is written once."""
     total = sum(tensor.numel() for _, _, tensor in tensors)

@@ -59,6 +59,7 @@ class TorchEngine(ABC):
         self._bare: Modules = {
             name: self._distribute(module, materializer) for name, module in modules.items()
         }
+        self._buffers = {name: replicated.Buffers(module) for name, module in self._bare.items()}
         self._trainable = {
             name: [p for p in module.parameters() if p.requires_grad] for name, module in self._bare.items()
         }
@@ -145,9 +146,7 @@ class TorchEngine(ABC):
 
     def _level_buffers(self, name: str) -> None:
         """Rank 0's running statistics become everybody's, so that all ranks evaluate and save the same."""
-        if self._world_size == 1 or next(self._bare[name].buffers(), None) is None:
-            return
-        if buffers := [buffer for _, buffer in replicated.persistent_buffers(self._bare[name])]:
+        if self._world_size > 1 and (buffers := self._buffers[name].now()):
             replicated.broadcast_from_rank_zero(buffers)
 
     def _tensors(self) -> Iterator[replicated.Named]:

@@ -90,7 +90,7 @@ class ZeroEngine:
         self._precision, self._stage = training.precision, strategy.stage
         self._module_of = {phase: objective.trains(phase) for phase in objective.phases}
         self._specs = {p: training.phase_optimizers.get(p, training.optimizer) for p in objective.phases}
-        self._own_group = SingleProcessGroup()
+        self._own_group = SingleProcessGroup(device)
         self._rank, self._world_size = replicated.rank_and_world_size()
         deepspeed = import_deepspeed(device, self._world_size)
         if "nvme" in (strategy.offload.optimizer, strategy.offload.parameters):
@@ -122,6 +122,7 @@ class ZeroEngine:
         self._trainable = {
             name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()
         }
+        self._buffers = {name: replicated.Buffers(module) for name, module in self.modules.items()}
         self._untrained = self._keep_untrained()
         self._engines: dict[str, Any] = {}
         for phase in objective.phases:
@@ -230,8 +231,7 @@ class ZeroEngine:
         engine.optimizer.clip_grad = clip_norm or 0.0
         engine.step()
         self._updates[phase] += engine.was_step_applied()
-        buffers = [b for _, b in replicated.persistent_buffers(self.modules[self._module_of[phase]])]
-        if buffers and self._world_size > 1:
+        if self._world_size > 1 and (buffers := self._buffers[self._module_of[phase]].now()):
             replicated.broadcast_from_rank_zero(buffers)
         norm = float(engine.get_global_grad_norm())
         diverged = not math.isfinite(norm) and self._precision != "fp16"  # whose scaler ends a run by itself

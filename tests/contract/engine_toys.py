@@ -281,6 +281,18 @@ def second_copies(plan: Plan) -> tuple[int, int]:
     return held, weight.ds_numel
 
 
+def gathered_after_forward(plan: Plan) -> tuple[bool, bool]:
+    """Whether a weight outside of blocks, and one of a block, are whole on this rank between forward and backward."""
+    engine = strategies.prepare(plan, toy_modules("classify"), toy_objective("classify"), torch.device("cpu"))
+    engine.modules["model"](global_batch(0)["x"])
+    held = [
+        not hasattr(engine.modules["model"].get_parameter(name), "to_local")
+        for name in ("head.weight", "layers.1.up.weight")
+    ]
+    engine.close()
+    return held[0], held[1]
+
+
 def most_while_placed(plan: Plan) -> tuple[int, int, int]:
     """Bytes of parameters on this rank at the most while an engine gives them memory; of all, and of the largest part."""
     modules, values = build_deferred(lambda: {"model": ToyModel(64, depth=12)}, 0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from engine_toys import Run, checkpoints_in, run_of
 from family_cases import CASES, IDS, random_batch
 
@@ -15,7 +16,9 @@ from orchestrator.models import build_modules, build_objective
 from orchestrator.models.base import Batch, Objective
 from orchestrator.models.deferred import build_deferred
 from orchestrator.planning.plan import Plan
+from orchestrator.rank import Rank
 from orchestrator.strategies.base import Engine
+from orchestrator.strategies.device import set_up
 from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
 
 BATCH, MICRO = 8, 2
@@ -64,18 +67,24 @@ class Drawing(RecordingSurroundings):
             self._draws.samples(self._drawn_from.modules, next(self.evaluation()), 1)
 
 
-def train_family(plan: Plan, name: str, steps: int, folder: str | None = None, start: int = 0) -> Run:
+def train_family(
+    plan: Plan, name: str, steps: int, folder: str | None = None, start: int = 0, device: str = "cpu"
+) -> Run:
     """Train a case on this rank, up to a step.
 
     Args:
         folder: where checkpoints go, and where the one of ``start`` is.
         start: the step to go on from.
+        device: ``cuda``: the GPU of this rank's number.
     """
     case = CASES[IDS.index(name)]
     torch.set_num_threads(1)
+    where = own_device(device)
+    set_up(plan.job.training, where)
     modules, values = build_deferred(lambda: build_modules(case.config, case.objective), 0)
     objective = build_objective(case.config, case.objective)
-    engine = strategies.prepare(plan, modules, objective, torch.device("cpu"), values)
+    engine = strategies.prepare(plan, modules, objective, where, values)
+    rank = Rank(plan, objective, engine)
     specs = dict(objective.inputs())
     if start:
         saved = checkpoint_at(f"{folder}/step-{start:08d}.attempt-1")
@@ -84,9 +93,19 @@ def train_family(plan: Plan, name: str, steps: int, folder: str | None = None, s
     batches = (random_batch(case, specs, BATCH, seed=step) for step in range(start, steps))
     evaluation = random_batch(case, specs, MICRO, seed=steps)
     with checkpoints_in(None if start else folder) as checkpoints:
-        around = Drawing(steps, evaluation, engine, objective, checkpoints)
-        outcome = loop.train(plan, engine, objective, steps_of(batches, plan), around, start)
+        around = Drawing(steps, rank.to_device(evaluation), engine, objective, checkpoints)
+        given = rank.on_device(steps_of(batches, plan))
+        outcome = loop.train(plan, engine, objective, given, around, start)
     assert around.steps("show_samples") == [3] and any(name.startswith("val/") for name in outcome.metrics)
     run = run_of(engine, around)
-    engine.close()
+    rank.close()
     return run
+
+
+def own_device(kind: str) -> torch.device:
+    """The device of this rank, made the current one where it is a GPU."""
+    if kind == "cpu":
+        return torch.device("cpu")
+    device = torch.device(kind, dist.get_rank() if dist.is_initialized() else 0)
+    torch.cuda.set_device(device)
+    return device

@@ -165,6 +165,27 @@ def test_bf16_keeps_fp32_masters(pools: Pools, alone: Any, strategy: str) -> Non
     )
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_gradients_exchanged_in_bf16_are_nearly_those_of_fp32(
+    pools: Pools, alone: Any, strategy: str
+) -> None:
+    plan = toys.toy_plan(2, {**STRATEGIES[strategy], "reduce_dtype": "bf16"})
+    runs, expected = pools.run(2, toys.train, plan), alone("classify")
+    assert all(run.losses == runs[0].losses for run in runs)
+    assert runs[0].norms != expected.norms
+    torch.testing.assert_close(
+        torch.tensor(runs[0].norms), torch.tensor(expected.norms), rtol=0.02, atol=1e-3
+    )
+    torch.testing.assert_close(
+        torch.tensor(runs[0].losses), torch.tensor(expected.losses), rtol=0.01, atol=1e-2
+    )
+
+
+def test_what_is_outside_of_blocks_is_gathered_once_a_micro_batch(pools: Pools) -> None:
+    plan = toys.toy_plan(2, {"kind": "fsdp"})
+    assert pools.run(2, toys.gathered_after_forward, plan) == [(True, False)] * 2
+
+
 @pytest.mark.parametrize("strategy", MAIN)
 def test_recomputation_changes_no_number(pools: Pools, alone: Any, strategy: str) -> None:
     plan = toys.toy_plan(2, STRATEGIES[strategy], activation_checkpointing=True)

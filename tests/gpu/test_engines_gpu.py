@@ -41,7 +41,7 @@ def plan_on_gpu(strategy: str, **training: Any) -> Plan:
 
 
 def on_gpu(strategy: str, **training: Any) -> toys.Run:
-    return toys.train(plan_on_gpu(strategy, **training), device="cuda")
+    return toys.train(plan_on_gpu(strategy, **training), device="cuda:0")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -24,8 +24,8 @@ class TensorLayout(Section):
     ``text``: strings, and ``dates``: dates and times, which a transform must turn into numbers."""
     shape: tuple[int, ...] = ()
     """Of one sample; empty for one number or text."""
-    dtype: Literal["float32", "int64", "object", "datetime64[us]"] = "float32"
-    """As the loop gets it, and a transform that computes with it."""
+    dtype: Literal["float32", "int64", "uint8", "object", "datetime64[us]"] = "float32"
+    """As the loop gets it, and a transform that computes with it; ``uint8`` of images that a device brings to 0..1."""
     carried: str = "float32"
     """As it is read: ``dtype``; the smaller type of the source where no transform computes with it; a wider one where one
     does and ``dtype`` can't tell the source's values apart. Images carried as uint8 are still in 0..255."""
@@ -51,6 +51,16 @@ class TensorLayout(Section):
 def source_column(name: str, there: Container[str]) -> str:
     """The source's column for one of ``data.columns``: a column's own name may hold dots."""
     return name if name in there else name.split(".", 1)[0]
+
+
+def for_device(layouts: Sequence[TensorLayout], *, is_gpu: bool) -> tuple[TensorLayout, ...]:
+    """The layouts of batches that go to a device: a GPU gets images as bytes, a quarter of what goes through the link."""
+    return tuple(
+        layout.model_copy(update={"dtype": "uint8"})
+        if is_gpu and layout.kind == "image" and layout.carried == "uint8"
+        else layout
+        for layout in layouts
+    )
 
 
 def finished(batch: dict[str, np.ndarray], layouts: Sequence[TensorLayout]) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.data.columns.layout import for_device
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.reading.bad_samples import BadSamples, bad_samples_of
 from orchestrator.data.reading.evaluation_chunks import EvaluationChunks
@@ -28,6 +29,7 @@ class EvalStream:
         self._open = lambda: EvaluationChunks(prepared, plan, rank=rank, world_size=world_size)
         chunks = self._open()
         self._batches = chunks.stop
+        self._layouts = for_device(prepared.train[0].layouts, is_gpu=bool(plan.job.scaling.gpus_per_worker))
         self._ahead = chunks_ahead(plan, chunks.most_steps)
         self._threads = decoding_threads(plan)
         self._fits_in_memory = chunks.stop * chunks.samples * prepared.sample_bytes <= IN_MEMORY_BYTES
@@ -42,8 +44,7 @@ class EvalStream:
             yield from self._in_memory
             return
         batches: list[Batch] = []
-        layouts = self._prepared.train[0].layouts
-        source = ahead_of(read_here(self._open(), 0, layouts, threads=self._threads), self._ahead)
+        source = ahead_of(read_here(self._open(), 0, self._layouts, threads=self._threads), self._ahead)
         try:
             for chunk in source:
                 for batch in chunk:

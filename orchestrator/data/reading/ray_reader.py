@@ -24,7 +24,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayTaskError
 
-from orchestrator.data.columns.layout import finished_steps
+from orchestrator.data.columns.layout import finished_steps, for_device
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.reading.chunks import CHUNK_BYTES, chunk_bounds
 from orchestrator.data.reading.training_chunks import TrainingChunks
@@ -116,7 +116,8 @@ def read_with_ray(
     inputs = ray.put((prepared.model_dump_json(), plan.model_dump_json()))
     bounds = chunks.task_bounds(first_step)
     step_bytes = chunks.samples * prepared.carried_bytes
-    spec, layouts = plan.job.data, prepared.train[0].layouts
+    spec = plan.job.data
+    layouts = for_device(prepared.train[0].layouts, is_gpu=bool(plan.job.scaling.gpus_per_worker))
     _set_context(chunks.most_steps * step_bytes)
     # The views are of memory that nobody may write to, and nobody does.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -155,7 +155,7 @@ class FetchedRows:
                         raise
                     out[slot], weight[slot] = 0, 0
                     _LOGGER.warning("%s; it is skipped", error)
-        if layout.kind == "image" and layout.carried == layout.dtype:
+        if layout.kind == "image" and layout.carried == "float32":
             out *= np.float32(1 / 255)
         return out
 

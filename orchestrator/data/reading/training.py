@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.data.columns.layout import for_device
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.reading.bad_samples import BadSamples, bad_samples_of
 from orchestrator.data.reading.prefetch import ahead_of
@@ -160,7 +161,7 @@ def open_train(
             prepared, plan, chunks, rank=rank, world_size=world_size, first_step=start_step
         )
     else:
-        layouts = prepared.train[0].layouts
+        layouts = for_device(prepared.train[0].layouts, is_gpu=bool(plan.job.scaling.gpus_per_worker))
         source = read_here(chunks, start_step, layouts, threads=decoding_threads(plan))
     return TrainStream(
         prepared,

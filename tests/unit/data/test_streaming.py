@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from data_jobs import job_of, plan_of
 
 from orchestrator import data
@@ -16,6 +17,7 @@ from orchestrator.data import Prepared
 from orchestrator.data.order import OrderShape
 from orchestrator.data.sources.formats.parquet import ParquetFormat
 from orchestrator.errors import DataError
+from orchestrator.strategies.copies import for_kernels
 
 ROWS = 1000
 
@@ -416,9 +418,11 @@ def test_small_types_are_carried_and_finished_alike(tmp_path):
     small = pa.array(np.arange(20, dtype=np.int16))
     pq.write_table(pa.table({"image": encoded, "label": small}), path)
 
-    def first(transforms: list[dict]) -> dict[str, np.ndarray]:
+    def first(transforms: list[dict], gpus: int = 0) -> dict[str, np.ndarray]:
         spec = {"train": {"kind": "images", "path": str(path)}, "transforms": transforms}
         plan = plan_of(job_of(spec, batch=20, family="cnn"), tmp_path)
+        scaling = plan.job.scaling.model_copy(update={"gpus_per_worker": gpus})
+        plan = plan.model_copy(update={"job": plan.job.model_copy(update={"scaling": scaling})})
         prepared = prepared_of(plan)
         carried.append(prepared.train[0].layouts[0].carried)
         return global_steps(prepared, plan, 0, 1)[0]
@@ -433,6 +437,10 @@ def test_small_types_are_carried_and_finished_alike(tmp_path):
     np.testing.assert_allclose(plain["image"][:, 0, 0, 0], plain["sample_id"] * 10 / 255, rtol=1e-6)
     np.testing.assert_array_equal(plain["image"], moved["image"])
     np.testing.assert_allclose(plain["image"] * 2, scaled["image"], rtol=1e-6)
+    for step, transforms in ((plain, []), (scaled, [{"kind": "scale", "tensor": "image", "factor": 2}])):
+        sent = first(transforms, gpus=1)["image"]  # to a GPU as bytes, where they are still bytes
+        assert sent.dtype == (np.uint8 if step is plain else np.float32)
+        np.testing.assert_array_equal(for_kernels(torch.from_numpy(sent)).numpy(), step["image"])
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.configs import CausalLmConfig, GptConfig
-from orchestrator.models.gpt import document_mask, positions_in_document
+from orchestrator.models.gpt import Attention, as_bias, document_mask, positions_in_document
 
 VARIANTS = {
     "learned": GptConfig(vocabulary=23, context=16, layers=2, heads=2, width=16),
@@ -101,3 +102,20 @@ def test_the_first_weights_deviate_as_the_config_says():
     layer = build_modules(config, CausalLmConfig())["model"].layers[0]
     assert layer.feedforward.expand.weight.std().item() == pytest.approx(0.05, rel=0.05)
     assert layer.feedforward.project.weight.std().item() == pytest.approx(0.05 / 8**0.5, rel=0.05)
+
+
+def test_what_a_gpu_adds_to_scores_is_the_mask():
+    document = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2]])
+    mask, (q, k, v) = document_mask(document), torch.randn(3, 1, 4, 8, 16)
+    bias = as_bias(mask, torch.float32)
+    given, added = (F.scaled_dot_product_attention(q, k, v, attn_mask=one) for one in (mask, bias))
+    torch.testing.assert_close(added, given)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert as_bias(mask, torch.float32).dtype == torch.bfloat16
+
+
+def test_heads_spread_over_their_queries_are_those_that_torch_shares():
+    q, k, v = torch.randn(2, 4, 8, 4), torch.randn(2, 2, 8, 4), torch.randn(2, 2, 8, 4)
+    spread = Attention(VARIANTS["rotary"])._for_each_query
+    shared = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    torch.testing.assert_close(F.scaled_dot_product_attention(q, spread(k), spread(v)), shared)

@@ -1,0 +1,30 @@
+"""``make gpu`` on the CPU with sizes of debugging: what it does is kept, and not done again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DONE = ("switch: buffers remembered", "gpt debug ddp")
+
+
+def session(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "benchmarks/gpu_session.py", "--folder", str(folder), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_session_goes_on_where_it_was(tmp_path: Path) -> None:
+    session(tmp_path, "--only", ",".join(DONE))
+    first = json.loads((tmp_path / "results.json").read_text())
+    assert set(first["results"]) == set(DONE) and not first["left"]
+    assert first["results"]["gpt debug ddp"]["tokens_per_second"] > 0
+    said = session(tmp_path, "--only", ",".join((*DONE, "samples")), "--seconds", "0")
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["results"] == first["results"] and again["left"] == ["samples"]
+    assert "no time was left for samples" in said
+    assert all(name in (tmp_path / "results.md").read_text() for name in DONE)
