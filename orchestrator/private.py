@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import stat
 import tempfile
@@ -61,6 +62,30 @@ def files_for_this_user_alone() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+@contextlib.contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """This process's temporary files, and those of what it starts meanwhile, go to a new folder of this user alone. What
+    torch compiles stays where it was, for later runs.
+    """
+    compiled = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    changed = {
+        "TMPDIR": str(folder),
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(compiled)),
+    }
+    before = {name: os.environ.get(name) for name in changed}
+    folder.mkdir(mode=0o700)
+    os.environ.update(changed)
+    tempfile.tempdir = None  # Python looks again
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+        tempfile.tempdir = None
 
 
 def new_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from orchestrator import events
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
 from orchestrator.gpus import held_gpus
 from orchestrator.planning.plan import Plan
-from orchestrator.private import new_folder
+from orchestrator.private import new_folder, temporary_files_in
 from orchestrator.runs import EndReason
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
@@ -102,6 +102,8 @@ class RaySession:
         plan = self._plan
         gpus = plan.world_size * plan.job.scaling.gpus_per_worker
         self._held.enter_context(held_gpus(gpus, plan.run_id))
+        if "TMPDIR" not in plan.job.environment.env:
+            self._held.enter_context(temporary_files_in(Path(folder, "tmp")))
         own = OwnRay(
             f"{folder}/r",  # Ray opens it to everybody, so it is no place for the token
             cpus=private_cpus(plan),

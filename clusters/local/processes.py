@@ -68,7 +68,12 @@ class DriverProcess:
         assert gate.stdin is not None
         with gate.stdin as told:
             known = {"pid": gate.pid, "started": _start_ticks(gate.pid), "boot": _boot(), "ray_dir": ray_dir}
-            self._store.write(self._name, json.dumps(known).encode())
+            try:
+                self._store.write(self._name, json.dumps(known).encode())
+            except OSError as error:
+                raise InfrastructureError(
+                    f"{self._store.root}/{self._name} can't be written: {error.strerror}"
+                ) from None
             told.write(b"go\n")
 
     @property

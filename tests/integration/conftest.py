@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -132,3 +133,12 @@ def small_disk(tmp_path):
         pytest.skip("this user may not mount a file system")
     yield Home(folder)
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def own_tmpdir(tmp_path):
+    """A home whose temporary files go to a folder that nothing else uses, short for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="tw", ignore_cleanup_errors=True) as folder:
+        home = Home(tmp_path)
+        home.environment["TMPDIR"] = folder
+        yield home

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from programmable_server import wait_until
 
 from orchestrator import data
 from orchestrator.errors import InfrastructureError
@@ -320,6 +321,19 @@ def test_stop_now_ends_a_run_at_any_moment(home):
     assert home.call("stop", run, "--now").returncode == 0
     status = home.status(run)
     assert (status["state"], status["reason"]) == ("stopped", "stopped_by_user")
+    home.wait_until_gone(run)
+
+
+def test_a_run_that_is_killed_while_its_model_is_logged_leaves_nothing(own_tmpdir):
+    home, place = own_tmpdir, Path(own_tmpdir.environment["TMPDIR"])
+    job = home.job(training={"max_steps": 20, "evaluate_every": None}, tracking={"log_model": True})
+    run = submit(home, job, "--set", "scaling.workers=1", "--set", "data.reader=worker")
+    home.wait_for(run, lambda event: event["event"] == "metrics")
+    wait_until(lambda: list(place.rglob("model.safetensors")), "the model that is logged", seconds=120)
+    os.killpg(process_of(home, run)["pid"], signal.SIGKILL)
+    assert home.status(run)["reason"] == "driver_lost"
+    kept = (f"tw-{os.getuid()}", "torchinductor_")  # what torch has compiled, later runs take
+    assert [path for path in place.glob("**/*") if not path.name.startswith(kept)] == []
     home.wait_until_gone(run)
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from killed_commands import is_killed, points
 
 from orchestrator.clusters.local.cluster import LocalCluster
 from orchestrator.clusters.local.processes import TOKEN
-from orchestrator.errors import NotFoundError, SpecError
+from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.runs import EndReason, RunState
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage.local import SystemCalls
@@ -123,6 +125,49 @@ def test_a_killed_submit_is_mended_by_another(tmp_path):
             assert not home.pids("begun") and "trainwright resume" in status.message
             home.cluster.resume(RUN)
         home.assert_one_driver_lives(status.launch + (status.state is RunState.FAILED))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 100 pages."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_at_any_point_of_a_submit_is_one_sentence(small_disk):
+    filler = small_disk / "filler"
+    for free in range(1, 60):
+        home = Home(small_disk / f"{free}")
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        os.truncate(filler, filler.stat().st_size - 4096 * (free - 1))
+        is_refused = False
+        try:
+            home.submit()
+        except InfrastructureError as error:
+            is_refused = True
+            assert str(home.folder) in str(error) and "No space left" in str(error), error
+        filler.unlink()
+        if is_refused:
+            home.submit()
+            status = home.settled()
+            if status.state is RunState.FAILED:
+                assert not home.pids("begun") and "trainwright resume" in status.message
+                status = home.cluster.resume(RUN)
+            home.assert_one_driver_lives(status.launch)
+        else:
+            home.cluster.stop(RUN, now=True)
+            home.assert_nothing_is_left()
+        shutil.rmtree(home.folder)
+        if not is_refused:
+            assert free > 3, free
+            return
 
 
 def test_a_killed_submit_is_told_by_status_and_mended_by_resume(tmp_path):
