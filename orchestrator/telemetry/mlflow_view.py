@@ -23,7 +23,7 @@ _COMPARED = ("training.optimizer.learning_rate", "training.global_batch_size", "
 _CHARTS = {
     "Comparison": (("train/loss", "val/loss"),),
     "val": (("val/loss",), ("val/accuracy",)),
-    "train": (("train/loss",), ("train/learning_rate",), ("train/gradient_norm",)),
+    "train": (("train/loss",), ("train/learning_rate",), ("train/grad_norm",)),
 }
 """By section the metrics of each chart of lines."""
 _FOLDED = "System metrics"
@@ -34,10 +34,12 @@ def view_state() -> str:
     sections = [_section(name, is_open=True) for name in _CHARTS] + [_section(_FOLDED, is_open=False)]
     charts: list[dict[str, Any]] = [_comparison("Comparison")]
     charts += [_lines(section, metrics) for section, of_section in _CHARTS.items() for metrics in of_section]
+    columns = [f"{kind}.`{name}`" for kind, name in _COLUMNS]
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
-        "selectedColumns": [f"{kind}.`{name}`" for kind, name in _COLUMNS],
+        "selectedColumns": columns,
+        "columnOrder": columns,
         "compareRunCharts": charts,
         "compareRunSections": sections,
         "isAccordionReordered": True,  # else sections are put in the order of the alphabet

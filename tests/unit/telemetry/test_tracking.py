@@ -13,17 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from orchestrator.errors import InfrastructureError, NotFoundError
+from orchestrator.models.objectives.common import OnePhase
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.telemetry import tracking
 from orchestrator.telemetry.closing import close_quietly, describe_run, is_closed, sync
+from orchestrator.telemetry.meter import PARTS
 from orchestrator.telemetry.mlflow_run import connect, flat_params, run_url
+from orchestrator.telemetry.mlflow_view import NOTE_TAG, VIEW_TAG
 from orchestrator.telemetry.spool import FileSpool, Part, Spool
+from orchestrator.telemetry.step_metrics import StepMetrics
 from orchestrator.telemetry.tracking import NullTracker, open_tracker
 
 LINEAGE = {
@@ -388,6 +393,39 @@ def test_processes_that_come_first_to_a_database_make_its_tables_once(tmp_path):
     for process in processes:
         process.join()
     assert problems.empty()
+
+
+def test_an_experiment_comes_with_a_view_of_metrics_that_runs_have(plan):
+    made = plan()
+    opened(made).finish("FINISHED")
+    client, run = stored(made)
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert (
+        f"#/experiments/{run.info.experiment_id}/runs?viewStateShareKey=trainwright"
+        in experiment.tags[NOTE_TAG]
+    )
+    view = json.loads(experiment.tags[VIEW_TAG])
+    sections = {section["uuid"] for section in view["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} < sections
+    drawn = {name for chart in view["compareRunCharts"] for name in chart.get("selectedMetricKeys", ())}
+    metrics = StepMetrics(made, OnePhase(), torch.device("cpu"))
+    metrics.add_step(samples=1, tokens=1)
+    logged = metrics.named({"loss": 1.0}, factor=1.0, epoch=1.0, seconds=dict.fromkeys(PARTS, 1.0))
+    assert drawn - {"val/loss", "val/accuracy"} <= {*logged, "train/grad_norm"}
+    (compared,) = (chart for chart in view["compareRunCharts"] if chart["type"] == "PARALLEL")
+    assert set(compared["selectedParams"]) <= run.data.params.keys()
+
+
+def test_an_experiment_of_somebody_else_gets_the_view_and_keeps_what_it_has(plan):
+    made = plan()
+    client = MlflowClient(made.tracking_uri)
+    number = client.create_experiment("trainwright", tags={NOTE_TAG: "Ours"})
+    opened(made).finish("FINISHED")
+    tags = client.get_experiment(number).tags
+    assert tags[NOTE_TAG] == "Ours" and json.loads(tags[VIEW_TAG])
+    client.set_experiment_tag(number, VIEW_TAG, "{}")
+    opened(plan(run_id="job-b")).finish("FINISHED")
+    assert client.get_experiment(number).tags[VIEW_TAG] == "{}"
 
 
 def test_a_run_that_keeps_nothing_is_said(tmp_path):
