@@ -55,12 +55,20 @@ class MlflowModels:
             if step not in there:
                 self._record(saved)
 
-    def log(self, folder: ModelFolder) -> None:
-        """Log a model with its weights, in the place of its checkpoint's record, and register it where the job says so."""
+    def log(self, folder: ModelFolder, kept: Iterable[Checkpoint]) -> None:
+        """Log a model with its weights, in the place of its checkpoint's record, and register it where the job says so.
+
+        Args:
+            folder: the model.
+            kept: all checkpoints that have or will get a record.
+
+        """
+        self._times.read({saved.step for saved in kept} | {folder.saved.step})
         step = folder.saved.step
         if step in (there := self._there()):
             self._client.delete_logged_model(there[step][0])
-        model_id = self._log_whole(folder)
+        model_id = self._create(folder.saved, _WHOLE, which=folder.described)
+        self._fill(model_id, folder)
         if self._plan.job.tracking.register is not None:
             self._register(model_id)
 
@@ -76,45 +84,40 @@ class MlflowModels:
         }
 
     def _record(self, saved: Checkpoint) -> None:
+        self._client.finalize_logged_model(self._create(saved, _RECORD), "READY")
+
+    def _create(self, saved: Checkpoint, kind: str, **tags: str) -> str:
         from mlflow.entities import LoggedModelOutput
 
         model = self._client.create_logged_model(
             self._experiment_id,
             name=self._plan.job.name,
             source_run_id=self._run_id,
-            tags=self._tags(saved, _RECORD),
+            tags={**self._tags(saved, kind), **tags},
             params=self._params(saved),
             model_type=self._plan.job.model.family,
         )
-        self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, saved.step)])
         self._add_metrics(model.model_id, saved)
+        return str(model.model_id)
 
-    def _log_whole(self, folder: ModelFolder) -> str:
+    def _fill(self, model_id: str, folder: ModelFolder) -> None:
+        """Give a model its files. In no run of MLflow's own: that would ask for each metric's whole history."""
         import mlflow
 
-        plan, saved = self._plan, folder.saved
-        mlflow.set_tracking_uri(plan.tracking_uri)
-        with (
-            tempfile.TemporaryDirectory() as place,
-            _without_advice(),
-            mlflow.start_run(run_id=self._run_id, log_system_metrics=False),
-        ):
-            logged = mlflow.pyfunc.log_model(
-                name=plan.job.name,
+        mlflow.set_tracking_uri(self._plan.tracking_uri)
+        with tempfile.TemporaryDirectory() as place, _without_advice():
+            mlflow.pyfunc.log_model(
+                name=self._plan.job.name,
+                model_id=model_id,
                 python_model=str(Path(__file__).parent / "logged_model.py"),
                 artifacts={"model": str(folder.path)},
                 # no index has this project, so its code travels with the model
                 code_paths=[str(write_own_code(Path(place)))],
                 pip_requirements=list(_requirements()),
-                signature=signature_of(plan.job, folder.inputs, folder.example),
+                signature=signature_of(self._plan.job, folder.inputs, folder.example),
                 input_example=example_of(folder.inputs, folder.example),
-                params=self._params(saved),
-                tags={**self._tags(saved, _WHOLE), "which": folder.described},
-                model_type=plan.job.model.family,
-                step=saved.step,  # by which MLflow gives it the run's metrics; given again they would be refused
             )
-        return str(logged.model_id)
 
     def _tags(self, saved: Checkpoint, kind: str) -> dict[str, str]:
         return {_KIND_TAG: kind, "step": str(saved.step), "checkpoint": saved.path}

@@ -21,7 +21,7 @@ from orchestrator.spec.addresses import with_password
 from orchestrator.telemetry import mlflow_view
 from orchestrator.telemetry.mlflow_errors import TrackedRunGoneError
 from orchestrator.telemetry.mlflow_models import MlflowModels
-from orchestrator.telemetry.report import REPORT, report_page
+from orchestrator.telemetry.report import REPORT, newest_values, report_page
 from orchestrator.telemetry.sending import LARGEST_BATCH, Point
 from orchestrator.telemetry.spool import FOUND, Spool
 
@@ -31,6 +31,8 @@ _SENT_TAG = "mlflow.trainwright.sent"
 """How far each part of the spool was sent. The prefix hides it from MLflow's pages."""
 RUN_TAG = "trainwright.run_id"
 """By which a run is found there."""
+_NEWEST = "\n\nNewest: "
+"""What parts a description from the metrics below it."""
 _ARTIFACTS = "mlartifacts"
 _PLACES = (
     ("experiments", "artifact_location"),
@@ -148,7 +150,7 @@ class MlflowRun:
         )
 
     def close(self, launch: int, status: str, ended_at: float | None) -> None:
-        """Add the report, set its end, and note that it has been told.
+        """Add the report, put the newest metrics into the description, set its end, and note that it has been told.
 
         Args:
             launch: whose end it is.
@@ -157,10 +159,22 @@ class MlflowRun:
 
         """
         self.send_file(REPORT, report_page(self._plan, self._spool, status))
+        self._describe_end()
         end_time = int(ended_at * 1000) if ended_at else None
         self._client.set_terminated(self.id, status=status, end_time=end_time)
         self._is_running = False
         self._spool.set_note(CLOSED, {"launch": launch, "status": status})
+
+    def _describe_end(self) -> None:
+        """What a run came to stands in its description, since MLflow lists a run's metrics with those of the system first.
+        A description that somebody changed there stays.
+        """
+        ours = self._plan.job.description
+        there = self._alive().data.tags.get(mlflow_view.NOTE_TAG, "")
+        values = newest_values(self._spool)
+        if values and there.partition(_NEWEST)[0] == ours:
+            shown = " · ".join(f"{name} **{value}**" for name, value in values.items())
+            self._client.set_tag(self.id, mlflow_view.NOTE_TAG, f"{ours}{_NEWEST}{shown}")
 
     def _alive(self) -> Any:
         run = _alive(self._client, self.id)

@@ -63,7 +63,7 @@ def report_page(plan: Plan, spool: Spool, status: str) -> bytes:
         "strategy": f"{job.strategy.kind} on {plan.world_size} workers ({plan.cluster})",
         "steps": f"{plan.total_steps:,} of {job.training.global_batch_size:,} samples",
     }
-    newest = {name: f"{curve.points()[-1][1]:.6g}" for name, curve in sorted(curves.items())}
+    newest = _newest(curves)
     total = sum(seconds.values()) or 1.0
     ledger = {
         part: f"{spent:,.1f} s ({spent / total:.0%})"
@@ -74,6 +74,15 @@ def report_page(plan: Plan, spool: Spool, status: str) -> bytes:
     body += f"<h2>Metrics</h2>{_table(newest)}<h2>Curves</h2>{drawn}" if curves else ""
     body += f"<h2>Where the time of rank 0 went</h2>{_table(ledger)}" if seconds else ""
     return _PAGE.format(title=html.escape(f"{job.name}: {plan.run_id}"), body=body).encode()
+
+
+def newest_values(spool: Spool) -> dict[str, str]:
+    """The newest training loss and evaluation metrics by name, as they are shown."""
+    return _newest(_read(spool)[0])
+
+
+def _newest(curves: Mapping[str, Curve]) -> dict[str, str]:
+    return {name: f"{curve.points()[-1][1]:.6g}" for name, curve in sorted(curves.items())}
 
 
 def _read(spool: Spool) -> tuple[dict[str, Curve], dict[str, float]]:

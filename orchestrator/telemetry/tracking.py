@@ -230,7 +230,7 @@ class MlflowTracker:
 
     def _end(self, run: MlflowRun) -> None:
         if self._model is not None:
-            run.models.log(self._model)
+            run.models.log(self._model, self._kept())
             self._went_well()
             self._model = None  # where what follows fails, this is not done again
         if self._status is not None:

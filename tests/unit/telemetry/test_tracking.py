@@ -149,7 +149,13 @@ def test_a_run_is_found_again_and_no_point_is_there_twice(plan):
     assert run.info.status == "FINISHED"
     assert run.info.start_time == 1_000_000
     assert run.data.metrics["val/top_5"] == 1.0
-    assert run.data.tags["mlflow.note.content"] == "What it is for"
+    assert (
+        run.data.tags[NOTE_TAG]
+        == "What it is for\n\nNewest: train/loss **0.142857** · val/late **1** · val/top@5 **1**"
+    )
+    client.set_tag(run.info.run_id, NOTE_TAG, "Look at this one")
+    opened(made, attempt=3, start_step=7).finish("FINISHED")
+    assert stored(made)[1].data.tags[NOTE_TAG] == "Look at this one"
     assert run.inputs.dataset_inputs[0].dataset.name == "iris"
     paths = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"job.yaml", "plan.json", "environment.txt", "samples"} <= paths
