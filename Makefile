@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench gpu reference recorded quickstart clean
+.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench gpu reference recorded pictures quickstart clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -96,6 +96,11 @@ reference: install  ## write the pages and the drawing that are made from the co
 
 recorded: install  ## run what the README and the docs show, and write down what it prints
 	$(BIN)/python scripts/recorded_runs.py
+
+pictures: install  ## twelve small runs, and a picture of each of MLflow's pages in a real browser
+	test -x build/pictures/bin/python || $(PYTHON) -m venv build/pictures
+	build/pictures/bin/python -m pip install --quiet playwright
+	PATH="$(abspath $(BIN)):$$PATH" build/pictures/bin/python scripts/dashboard_pictures.py
 
 quickstart: install  ## the quickstart's commands and the README's, as they stand there
 	$(PYTEST) tests/integration/test_quickstart.py

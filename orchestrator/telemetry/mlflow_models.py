@@ -7,6 +7,7 @@ checkpoint lies. It goes when retention removes the checkpoint, so that the tabl
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import tempfile
 import warnings
@@ -21,6 +22,8 @@ from orchestrator.telemetry.model_folder import ModelFolder, write_own_code
 from orchestrator.telemetry.model_signature import example_of, signature_of
 from orchestrator.telemetry.spool import Part, Spool
 
+_VERSIONS_TAG = "mlflow.modelVersions"
+"""By which the page of a model names where it is registered."""
 _KIND_TAG = "trainwright.model"
 _RECORD, _WHOLE = "checkpoint", "weights"
 _NEEDED = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "pillow", "tokenizers")
@@ -120,7 +123,8 @@ class MlflowModels:
             )
 
     def _tags(self, saved: Checkpoint, kind: str) -> dict[str, str]:
-        return {_KIND_TAG: kind, "step": str(saved.step), "checkpoint": saved.path}
+        of_checkpoint = {_KIND_TAG: kind, "step": str(saved.step), "checkpoint": saved.path}
+        return {**of_checkpoint, **source_tags(self._plan)}
 
     def _params(self, saved: Checkpoint) -> dict[str, str]:
         job = self._plan.job
@@ -172,6 +176,8 @@ class MlflowModels:
         made = self._client.create_model_version(
             section.name, f"models:/{model_id}", run_id=self._run_id, model_id=model_id
         )
+        versions = json.dumps([{"name": section.name, "version": made.version}])
+        self._client.set_logged_model_tags(model_id, {_VERSIONS_TAG: versions})
         if section.alias is not None:
             self._client.set_registered_model_alias(section.name, section.alias, made.version)
 
@@ -210,6 +216,15 @@ class _PointTimes:
         }
         if named:
             self._points.setdefault(step, {}).update(named)
+
+
+def source_tags(plan: Plan) -> dict[str, str]:
+    """Who made a run and its models, and from what: MLflow alone would name the script of Ray's that runs a worker."""
+    return {
+        "mlflow.user": plan.user,
+        "mlflow.source.name": f"{plan.job.name} (trainwright job)",
+        "mlflow.source.type": "JOB",
+    }
 
 
 def _requirements() -> Iterator[str]:

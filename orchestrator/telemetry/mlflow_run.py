@@ -20,7 +20,7 @@ from orchestrator.private import files_for_this_user_alone
 from orchestrator.spec.addresses import with_password
 from orchestrator.telemetry import mlflow_view
 from orchestrator.telemetry.mlflow_errors import TrackedRunGoneError
-from orchestrator.telemetry.mlflow_models import MlflowModels
+from orchestrator.telemetry.mlflow_models import MlflowModels, source_tags
 from orchestrator.telemetry.report import REPORT, newest_values, report_page
 from orchestrator.telemetry.sending import LARGEST_BATCH, Point
 from orchestrator.telemetry.spool import FOUND, Spool
@@ -368,9 +368,7 @@ def _tags(plan: Plan) -> dict[str, str]:
         "family": job.model.family,
         "strategy": job.strategy.kind,
         "cluster": plan.cluster,
-        "mlflow.user": plan.user,
-        "mlflow.source.name": f"{job.name} (trainwright job)",
-        "mlflow.source.type": "JOB",
+        **source_tags(plan),
         **job.tracking.tags,
     }
     more = {"mlflow.note.content": job.description, "mlflow.source.git.commit": plan.git_commit}

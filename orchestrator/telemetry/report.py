@@ -60,7 +60,7 @@ def report_page(plan: Plan, spool: Spool, status: str) -> bytes:
         "end": status.lower(),
         "model": f"{job.model.family}, {plan.parameters:,} parameters",
         "objective": job.objective.kind,
-        "strategy": f"{job.strategy.kind} on {plan.world_size} workers ({plan.cluster})",
+        "strategy": f"{job.strategy.kind} on {plan.world_size} worker{'s' if plan.world_size > 1 else ''} ({plan.cluster})",
         "steps": f"{plan.total_steps:,} of {job.training.global_batch_size:,} samples",
     }
     newest = _newest(curves)

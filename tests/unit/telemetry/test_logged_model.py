@@ -106,6 +106,8 @@ def test_mlflow_shows_the_best_model_and_what_checkpoints_there_are(logged, capl
     of_evaluation = {metric.key: metric for metric in model.metrics if metric.key.startswith("val/")}
     assert of_evaluation.keys() >= {"val/loss", "val/accuracy"}
     assert {metric.step for metric in of_evaluation.values()} == {2}
+    assert {metric.dataset_name for metric in model.metrics} == {"iris"}
+    assert model.tags["mlflow.source.name"] == "mlp (trainwright job)"
     assert "training goes on" not in caplog.text, "MLflow took all at once"
     (record,) = (one for one in logged.every if one.tags["trainwright.model"] == "checkpoint")
     assert {(metric.step, metric.dataset_name) for metric in record.metrics} == {(6, "iris")}
@@ -118,6 +120,8 @@ def test_mlflow_shows_the_best_model_and_what_checkpoints_there_are(logged, capl
     }, "the record of step 4 went with its checkpoint"
     version = MlflowClient(mlflow.get_tracking_uri()).get_model_version_by_alias("flowers", "champion")
     assert model.model_id in version.source
+    (listed,) = json.loads(model.tags["mlflow.modelVersions"])
+    assert (listed["name"], int(listed["version"])) == ("flowers", int(version.version))
     history = MlflowClient(mlflow.get_tracking_uri()).get_metric_history(model.source_run_id, "val/loss")
     assert [point.step for point in history] == [2, 4, 6], "a model's metrics are the run's points, once"
 
