@@ -25,6 +25,7 @@ from orchestrator import loop, strategies
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.deferred import build_deferred
 from orchestrator.models.metrics import Evaluated
+from orchestrator.models.objectives import language
 from orchestrator.rank import Rank
 from orchestrator.strategies import replicated
 from orchestrator.strategies.copies import Copies
@@ -87,6 +88,7 @@ class Looking(Drawing):
             patch.setattr(FakeTensor, "numpy", lambda fake: np.zeros(fake.shape), raising=False)
             patch.setattr(FakeTensor, "__int__", lambda fake: 2)
             patch.setattr(self.crossings, "allowed", True)
+            patch.setattr(language, "SAMPLE_TOKENS", 4)
             super().show_samples(step)
 
 
