@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ class Driver:
         state, reason, message = (
             (RunState.STOPPED, EndReason.STOPPED_BY_USER, f"stopped after step {outcome['step']}")
             if outcome["stopped"]
-            else (RunState.SUCCEEDED, EndReason.COMPLETED, f"took all {outcome['step']} steps")
+            else (RunState.SUCCEEDED, EndReason.COMPLETED, _succeeded(outcome))
         )
         return reached.ended(state, reason, message, ended_at=time.time())
 
@@ -179,6 +180,12 @@ class Driver:
         self._record.ask_to_stop(self._launch)
         if self._stops_asked > 1 or not self._has_workers:
             raise _EndNow
+
+
+def _succeeded(outcome: Mapping[str, Any]) -> str:
+    if outcome["enough"]:
+        return f"ended early after step {outcome['step']}: {outcome['enough']}"
+    return f"took all {outcome['step']} steps"
 
 
 def _doing(text: str) -> None:

@@ -48,6 +48,12 @@ class Surroundings(Protocol):
         """Names of the data's classes, in the order of the model's outputs; empty where it has none."""
         ...
 
+    def enough(self, measured: dict[str, float]) -> str:
+        """Why training no longer helps, with what an evaluation just measured (empty: none was made yet in this attempt);
+        empty where it may. The same answer on every rank.
+        """
+        ...
+
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether a checkpoint with these metrics would be kept as one of the best; the same answer on every rank."""
         ...
@@ -91,6 +97,8 @@ class Outcome:
 
     step: int
     stopped: bool = False
+    enough: str = ""
+    """Why training ended before the plan's last step without being stopped; empty where it did not."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The newest of each, of training (``train/loss``) and of evaluation (``val/loss``); nothing that is a speed."""
 
@@ -114,6 +122,9 @@ def train(
     training, meter = plan.job.training, Meter(clock_of(engine.device))
     outcome, recent = Outcome(start_step), StepMetrics(plan, objective, engine.device)
     divergence = FirstDivergence(objective.phases, engine.device)
+    outcome.enough = around.enough({})
+    if outcome.enough:
+        return outcome
     for step in range(start_step + 1, plan.total_steps + 1):
         _seed_generators(step_seed(training.seed, step))
         with meter.part("data_wait"):
@@ -172,14 +183,16 @@ def train(
             around.log(step, evaluated, {})
             measured |= evaluated
             is_best = around.is_best(measured)
+            enough = around.enough(measured)
+            outcome.enough = "" if ends else enough
             if found.confusion is not None:
                 around.show_confusion(step, found.confusion)
         outcome.metrics |= measured
 
-        if compares:
+        if compares or outcome.enough:
             check_replicas(engine, step)
 
-        if saves or is_best:
+        if saves or is_best or outcome.enough:
             with meter.part("checkpoint"):
                 around.save(step, measured)
 
@@ -188,7 +201,7 @@ def train(
             with meter.part("evaluate"):
                 around.show_samples(step)
 
-        if outcome.stopped:
+        if outcome.stopped or outcome.enough:
             break
     return outcome
 

@@ -19,6 +19,7 @@ from orchestrator.data import Prepared, TrainStream
 from orchestrator.errors import DataError, SpecError
 from orchestrator.models.base import Batch, Sample
 from orchestrator.own_code import OwnCode
+from orchestrator.planning.patience import Patience
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
 from orchestrator.records import RunRecord
@@ -90,6 +91,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
                 reporter,
                 launch=int(config["launch"]),
                 code_digest=code.digest,
+                patience=Patience(plan.job.training.stop_early, newest.meta["stop_early"] if newest else {}),
             )
             steps = rank.on_device(stream)
             outcome = loop.train(plan, rank.engine, rank.objective, steps, worker, start_step)
@@ -97,6 +99,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "step": outcome.step,
         "stopped": outcome.stopped,
+        "enough": outcome.enough,
         "metrics": {**(newest.meta["metrics"] if newest else {}), **outcome.metrics},
         "attempt": attempt,
     }
@@ -198,11 +201,12 @@ class Worker:
         *,
         launch: int,
         code_digest: str,
+        patience: Patience,
     ) -> None:
         self._plan, self._rank, self._prepared, self._stream = rank.plan, rank, prepared, stream
         self._checkpoints, self._ranking = checkpoints, ranking
         self._peers, self._reporter, self._launch = peers, reporter, launch
-        self._code_digest = code_digest
+        self._code_digest, self._patience = code_digest, patience
         self._evaluation = rank.open_eval(prepared)
         self._class_names = data.inputs_of(self._plan.job, prepared).classes
         self._stop_check = StopCheck(peers, reporter.stop_asked)
@@ -218,6 +222,12 @@ class Worker:
         """As the training data has them."""
         return self._class_names
 
+    def enough(self, measured: dict[str, float]) -> str:
+        """Whether ``training.stop_early`` ends it: rank 0 decides."""
+        if measured:
+            self._patience.note(measured)
+        return self._peers.agree(self._patience.end)
+
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether retention would keep a checkpoint with these metrics as one of the best: rank 0 decides."""
         return self._peers.agree(lambda: self._ranking.admits(metrics))
@@ -231,6 +241,7 @@ class Worker:
             "launch": self._launch,
             "identity": self._prepared.identity,
             "code": self._code_digest,
+            "stop_early": self._patience.state(),
             "seed": job.training.seed,
             "position": step * job.training.global_batch_size,
             "skipped": skipped_by_all(self._stream, self._peers) if skips else self._stream.skipped,

@@ -38,6 +38,7 @@ from orchestrator.clusters.shared.launches import (
     refuse_deleted,
     refuse_forgotten,
     refuse_living,
+    refuse_nothing_left,
 )
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack
@@ -95,7 +96,9 @@ class KubernetesCluster:
         plan = self._plan_of(rayjob)
         if self._is_object_store:
             refuse_deleted(storage_record(plan.storage), run_id)
-        return self._send(plan if revise is None else revise(plan), launch)
+        plan = plan if revise is None else revise(plan)
+        refuse_nothing_left(status, plan)
+        return self._send(plan, launch)
 
     def status(self, run_id: str) -> RunStatus:
         """From the RayJob, the run's records, its log, and its pods where they don't run."""

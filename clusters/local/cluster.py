@@ -32,6 +32,7 @@ from orchestrator.clusters.shared.launches import (
     refuse_another_job,
     refuse_deleted,
     refuse_living,
+    refuse_nothing_left,
 )
 from orchestrator.clusters.shared.log_lines import GrowingFile, some_lines
 from orchestrator.clusters.shared.progress import with_progress
@@ -95,10 +96,12 @@ class LocalCluster:
         self._state(run_id)  # a lost driver has its end before the lock is held
         with locked(self._runs / run_id):
             refuse_deleted(self._record(run_id), run_id)
-            launch = next_launch(self.status(run_id))
+            status = self.status(run_id)
+            launch = next_launch(status)
             plan = self._plan(run_id, launch - 1)
             if revise is not None:
                 plan = revise(plan)
+            refuse_nothing_left(status, plan)
             self._launch(plan, launch, plan_to_process(plan, launch, self._driver))
         return self.status(run_id)
 

@@ -21,6 +21,7 @@ from orchestrator.clusters.shared.launches import (
     refuse_deleted,
     refuse_forgotten,
     refuse_living,
+    refuse_nothing_left,
 )
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack, pack_own_code
@@ -67,11 +68,13 @@ class RayJobsCluster:
     def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
         """Another launch with the plan of the last, or its revision, and the working directory as it is now."""
         job = self._newest(run_id)
-        launch = next_launch(self._status_of(job))
+        status = self._status_of(job)
+        launch = next_launch(status)
         plan = job_to_plan(job)
         refuse_deleted(self._record(plan), run_id)
         if revise is not None:
             plan = self.render(revise(plan)).plan
+        refuse_nothing_left(status, plan)
         package = pack(plan, with_own_code=True)
         self._client.check_versions()
         return self._send(plan, launch, package)

@@ -14,13 +14,24 @@ Launched = TypeVar("Launched")
 
 
 def next_launch(status: RunStatus) -> int:
-    """Number of the launch that resumes a run. Raises SpecError where it has not ended or has nothing left to do."""
+    """Number of the launch that resumes a run. Raises SpecError where it has not ended."""
     refuse_living(status)
-    if status.state is RunState.SUCCEEDED:
-        raise SpecError(
-            f"run {status.run_id} has taken all its {status.total_steps} steps; nothing is left to resume"
-        )
     return status.launch + 1
+
+
+def refuse_nothing_left(status: RunStatus, plan: Plan) -> None:
+    """Raises SpecError where the plan of a run's next launch leaves nothing to do. One that stopped early may go on, as far
+    as its patience is longer by now.
+    """
+    if (
+        status.state is RunState.SUCCEEDED
+        and plan.total_steps <= status.total_steps
+        and plan.job.training.stop_early is None
+    ):
+        raise SpecError(
+            f"run {status.run_id} has taken all its {status.total_steps} steps; nothing is left to resume, but it can"
+            " train longer: --set training.epochs=N, or training.max_steps=N"
+        )
 
 
 def folder_of(run_id: str) -> str:

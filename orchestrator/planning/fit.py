@@ -67,6 +67,25 @@ def check_best(job: ResolvedJob) -> None:
         raise SpecError(f"tracking.log_checkpoint: best needs {missing}; or write newest")
 
 
+def check_stop_early(job: ResolvedJob) -> None:
+    """Raises SpecError where training is to end by a metric that is not measured, or by the wrong end of it."""
+    early = job.training.stop_early
+    if early is None:
+        return
+    if job.data.eval is None:
+        raise SpecError("training.stop_early needs data.eval: nothing is evaluated")
+    measured = [f"val/{name}" for name in ("loss", *job.objective.metric_names)]
+    if early.metric not in measured:
+        raise SpecError(
+            f"training.stop_early.metric: {early.metric!r} is not measured; {job.objective.kind} measures"
+            f" {', '.join(measured)}"
+        )
+    if (mode := good_end(early.metric) or early.mode) != early.mode:
+        raise SpecError(
+            f"training.stop_early.mode: {early.mode} would wait for {early.metric} to get worse; write mode: {mode}"
+        )
+
+
 def check_phases(job: ResolvedJob) -> None:
     """Raises SpecError where an optimizer is given for a phase that the objective has not."""
     phases = job.objective.phase_names

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.batch import BatchSplit, split_batch
 from orchestrator.planning.deepspeed_config import deepspeed_config, describe_choices
-from orchestrator.planning.fit import check_best, check_fit, check_phases, memory_warning
+from orchestrator.planning.fit import (
+    check_best,
+    check_fit,
+    check_phases,
+    check_stop_early,
+    memory_warning,
+)
 from orchestrator.planning.memory import estimate_memory
 from orchestrator.planning.plan import DataFacts, MemoryEstimate, Plan, ResolvedJob, RunContext
 from orchestrator.planning.shard_group import check_shard_group
@@ -34,6 +40,7 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
     check_fit(job)
     check_shard_group(job)
     check_best(job)
+    check_stop_early(job)
     check_phases(job)
     cadence = choose_cadence(job, total_steps)
     trainable = count_trainable(counts, job.initialize.freeze)

@@ -9,6 +9,7 @@ from orchestrator.errors import SpecError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob
+from orchestrator.planning.schedule import learning_rate_factor
 from orchestrator.spec.job import JobSpec
 
 MAY_CHANGE = (
@@ -17,6 +18,9 @@ MAY_CHANGE = (
     "checkpoint",
     "recovery",
     "environment",
+    "training.epochs",
+    "training.max_steps",
+    "training.stop_early",
     "training.micro_batch_size",
     "training.activation_checkpointing",
     "training.compile",
@@ -24,7 +28,7 @@ MAY_CHANGE = (
     "training.evaluate_every",
     "training.check_replicas_every",
 )
-"""What leaves the samples of each step, and the mathematics of it, as they are."""
+"""What leaves the samples of each step, and the mathematics of it, as they are; and how long is trained."""
 
 
 def revise(plan: Plan, job: JobSpec, counts: Counts, *, version: str) -> Plan:
@@ -47,11 +51,28 @@ def revise(plan: Plan, job: JobSpec, counts: Counts, *, version: str) -> Plan:
                 " submit a new run, which may start from this one's weights (initialize.weights)"
             )
     facts = DataFacts(train_samples=plan.train_samples or None, eval_samples=plan.eval_samples)
-    return make_plan(
+    made = make_plan(
         ResolvedJob.model_validate(dict(job)),
         facts,
         counts,
         plan.context.model_copy(update={"version": version}),
+    )
+    return made.model_copy(update={"notes": (*made.notes, *_length_notes(plan, made))})
+
+
+def _length_notes(before: Plan, now: Plan) -> Iterator[str]:
+    """What another length means for the learning rate, whose schedule is a function of the step and of all steps."""
+    if before.total_steps == now.total_steps:
+        return
+    schedule = now.job.training.schedule
+    was, becomes = (
+        learning_rate_factor(schedule, min(before.total_steps, now.total_steps), plan.total_steps)
+        for plan in (before, now)
+    )
+    yield (
+        f"trained to step {now.total_steps} instead of {before.total_steps}: from here on the learning rate is that of a"
+        f" run of {now.total_steps} steps, at step {min(before.total_steps, now.total_steps)} {becomes:.3g} of its peak"
+        f" instead of {was:.3g}"
     )
 
 

@@ -62,6 +62,19 @@ class ScheduleSpec(Section):
     """Last learning rate as a share of the peak (linear, cosine)."""
 
 
+class StopEarlySpec(Section):
+    """When training no longer helps."""
+
+    metric: str = "val/loss"
+    """An evaluation metric, named as it is shown."""
+    mode: Literal["min", "max"] = "min"
+    """Whether less or more of it is better."""
+    patience: Positive = 3
+    """Evaluations in a row without a better value, after which training ends."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """By how much a value must be better than the best one to count, in the metric's units."""
+
+
 class TrainingSpec(Section):
     """How long, in what batches, at what precision."""
 
@@ -87,6 +100,8 @@ class TrainingSpec(Section):
     """Decides the initial weights, the order of samples, augmentation, masks and noise."""
     evaluate_every: Positive | None = None
     """Steps between evaluations. Default: a tenth of the run, and always at the end."""
+    stop_early: StopEarlySpec | None = None
+    """End when an evaluation metric no longer gets better; the run has then succeeded. Default: all steps are taken."""
     log_every: Positive = 10
     """Steps between logged metrics."""
     sample_every: Positive | None = None

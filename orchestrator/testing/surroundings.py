@@ -10,6 +10,7 @@ import numpy as np
 
 from orchestrator.checkpoint import Checkpoints, Ranking
 from orchestrator.models.base import Batch
+from orchestrator.planning.patience import Patience
 from orchestrator.strategies.base import Engine
 from orchestrator.testing.calls import Calls
 
@@ -43,12 +44,14 @@ class RecordingSurroundings:
         checkpoints: Checkpoints | None = None,
         engine: Engine | None = None,
         ranking: Ranking | None = None,
+        patience: Patience | None = None,
         calls: Calls | None = None,
     ) -> None:
         """
         Args:
             stop_at: the step after which a stop is asked for. Default: none is.
             ranking: which metrics are the best so far. Default: none are.
+            patience: what says that training is enough. Default: it never is.
             evaluation: this rank's batches of the evaluation set.
             again: this rank's micro-batches of a step, for the loop to look at once more. Default: none.
             checkpoints: where ``save`` writes the state of ``engine``. Default: it writes nothing.
@@ -62,7 +65,7 @@ class RecordingSurroundings:
         self.logged: list[Logged] = []
         self._stop_at, self._evaluation = stop_at, tuple(evaluation)
         self._checkpoints, self._engine = checkpoints, engine
-        self._ranking, self._again = ranking, again
+        self._ranking, self._again, self._patience = ranking, again, patience
 
     def metric(self, name: str) -> dict[int, float]:
         """A metric's values by step, as far as it was logged."""
@@ -89,6 +92,12 @@ class RecordingSurroundings:
     def class_names(self) -> Sequence[str]:
         """None."""
         return ()
+
+    def enough(self, measured: dict[str, float]) -> str:
+        """As the patience that was given says."""
+        if measured and self._patience is not None:
+            self._patience.note(measured)
+        return "" if self._patience is None else self._patience.end()
 
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether the ranking admits them."""

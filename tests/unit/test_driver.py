@@ -12,7 +12,7 @@ from orchestrator.errors import DataError, ResourcesError
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState
 
-OUTCOME = {"step": 10, "stopped": False, "metrics": {"loss": 0.5}, "attempt": 1}
+OUTCOME = {"step": 10, "stopped": False, "enough": "", "metrics": {"loss": 0.5}, "attempt": 1}
 
 
 class Session:

@@ -13,6 +13,8 @@ from orchestrator.checkpoint import Ranking
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Sums
 from orchestrator.models.objectives.common import OnePhase
+from orchestrator.planning.patience import Patience
+from orchestrator.spec.job import StopEarlySpec
 from orchestrator.strategies.base import Update
 from orchestrator.testing import RecordingEngine, RecordingSurroundings, small_plan, steps_of
 
@@ -556,3 +558,49 @@ def test_no_update_begins_before_a_save_has_let_it():
     _, around, _ = run(plan_of(fields={"checkpoint_every": 1}), objective=AddsUp(phases=("first", "second")))
     order = [name for name, *_ in around.calls if name in ("before_update", "save")]
     assert order == ["before_update", "before_update", "save"] * 4
+
+
+# -- when it no longer helps -----------------------------------------------------------------------------------
+
+
+class Evaluates(AddsUp):
+    """Its evaluations give these losses, one after the other."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self._losses = iter(losses)
+
+    def evaluate(self, modules, batch):
+        return {"loss": (torch.tensor(next(self._losses)), torch.tensor(1))}
+
+
+EARLY = StopEarlySpec(patience=2, min_delta=0.5)
+
+
+def early(losses, patience, steps=12, start=0):
+    plan = plan_of(steps, fields={"evaluate_every": 2, "checkpoint_every": 100})
+    evaluation = [{"x": torch.ones(1)}]
+    objective = Evaluates(losses)
+    return run(plan, objective=objective, evaluation=evaluation, patience=patience, start=start)[:2]
+
+
+def test_training_ends_after_so_many_evaluations_that_are_no_better_and_is_saved():
+    outcome, around = early([5.0, 4.0, 3.8, 3.6, 0.0], Patience(EARLY, {}))
+    assert (outcome.step, outcome.stopped) == (8, False)
+    assert outcome.enough == "val/loss got no better in 2 evaluations (4 at best)"
+    assert around.steps("save") == [8]
+
+
+def test_what_gets_better_in_time_and_what_is_no_number_counts_as_it_should():
+    outcome, _ = early([5.0, 4.8, 4.0, math.nan, 3.0, 2.0], Patience(EARLY, {}))
+    assert (outcome.step, outcome.enough) == (12, "")
+
+
+def test_a_resumed_run_waits_no_longer_than_one_that_was_never_ended():
+    before = Patience(EARLY, {})
+    early([5.0, 4.9], before, steps=4)
+    outcome, _ = early([4.9, 0.0], Patience(EARLY, before.state()), start=4)
+    assert outcome.step == 6
+    ended = Patience(EARLY, {"best": 5.0, "without": 2})
+    outcome, around = early([], ended, start=6)
+    assert outcome.step == 6 and outcome.enough and not around.steps("save")

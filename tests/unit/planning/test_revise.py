@@ -56,6 +56,15 @@ def test_other_workers_take_the_same_global_batches(plan):
         assert getattr(new, field) == getattr(plan, field), field
 
 
+def test_a_run_can_go_on_longer_and_says_what_that_does_to_the_learning_rate(plan):
+    new = revised(plan, "training.epochs=6")
+    assert (plan.total_steps, new.total_steps) == (15, 30)
+    assert any("to step 30 instead of 15" in note and "at step 15" in note for note in new.notes)
+    by_steps = revised(plan, "training.epochs=null", "training.max_steps=40")
+    assert by_steps.total_steps == 40
+    assert not any("instead of" in note for note in revised(plan).notes)
+
+
 def test_another_strategy(plan):
     assert revised(plan, "strategy={kind: zero, stage: 2}").job.strategy.kind == "zero"
 
