@@ -23,6 +23,7 @@ FAMILIES = {
     "gan": "orchestrator.models.gan:build",
     "autoencoder": "orchestrator.models.autoencoder:build",
     "custom": "orchestrator.models.custom:build",
+    "huggingface": "orchestrator.models.transformers_models:build",
 }
 """Family -> its ``build(config, objective) -> Modules``, imported on use."""
 

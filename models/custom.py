@@ -44,9 +44,14 @@ def build(config: CustomConfig, objective: ObjectiveConfig) -> Modules:
         raise SpecError(
             f"model.factory: {config.factory} must return an nn.Module or a dict of them by name, not {what}"
         )
+    return with_blocks(modules, config.blocks)
+
+
+def with_blocks(modules: Modules, names: tuple[str, ...] | None) -> Modules:
+    """The same modules, each with its blocks: those named, or found. Raises SpecError for a name that isn't there."""
     for module in modules.values():
-        object.__setattr__(module, "block_classes", _block_classes(module, config.blocks))
-    _check_named(modules, config.blocks or ())
+        object.__setattr__(module, "block_classes", _block_classes(module, names))
+    _check_named(modules, names or ())
     return modules
 
 

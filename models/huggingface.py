@@ -182,7 +182,7 @@ def from_huggingface(config: FamilyConfig, weights: Mapping[str, Tensor]) -> Map
     for name in weights:
         if name not in used and not _is_copy(config, name):
             readers[name] = lambda name=name: weights[name]  # type: ignore[misc]
-    return _Lazy(readers)
+    return LazyWeights(readers)
 
 
 def to_huggingface(config: FamilyConfig, modules: Modules) -> dict[str, Tensor]:
@@ -333,7 +333,7 @@ def _joined(parts: list[Tensor], transposed: bool) -> Tensor:
     return whole.t() if transposed else whole
 
 
-class _Lazy(Mapping[str, Tensor]):
+class LazyWeights(Mapping[str, Tensor]):
     """Tensors that are made when they are asked for."""
 
     def __init__(self, readers: dict[str, Callable[[], Tensor]]) -> None:

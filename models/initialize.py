@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.models import huggingface
 from orchestrator.models.base import Modules, parameter_names
-from orchestrator.models.configs import FamilyConfig, check_same_function
+from orchestrator.models.configs import FamilyConfig, HuggingFaceConfig, check_same_function
 from orchestrator.models.deferred import FirstValues
 
 _SHOWN = 5
@@ -120,7 +120,11 @@ def load_weights(
         check_same_function(config, path, strict=strict)
     weights: Mapping[str, Tensor] = files
     shapes: Mapping[str, Tensor] = files.shapes()
-    if config is not None and huggingface.recognizes(config, weights):
+    if isinstance(config, HuggingFaceConfig):
+        from orchestrator.models.transformers_models import renamed
+
+        weights, shapes = (renamed(modules["model"], named) for named in (weights, shapes))
+    elif config is not None and huggingface.recognizes(config, weights):
         huggingface.refuse_untied(config, weights)
         weights, shapes = (huggingface.from_huggingface(config, named) for named in (weights, shapes))
     report = place_weights(

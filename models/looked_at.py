@@ -84,7 +84,7 @@ def look(model: CustomConfig, objective: ObjectiveConfig, seed: int) -> Look:
     """
     if objective.kind not in model.OBJECTIVES:
         raise SpecError(
-            f"objective.kind: family custom can't be trained with {objective.kind}; it can with"
+            f"objective.kind: family {model.family} can't be trained with {objective.kind}; it can with"
             f" {', '.join(model.OBJECTIVES)}"
         )
     model, modules, notes = _built(model, objective, seed)

@@ -20,7 +20,7 @@ from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.packages import problem_with
 from orchestrator.clusters.shared.submitted import recall, remember
 from orchestrator.errors import CheckpointError, NotFoundError, SpecError, StoppedError, TrainwrightError
-from orchestrator.models.configs import check_same_function, filled_in
+from orchestrator.models.configs import check_same_function, default_objective, filled_in, with_architecture
 from orchestrator.models.sizes import Counts
 from orchestrator.narration import narrated
 from orchestrator.own_code import OwnCode
@@ -78,13 +78,13 @@ def make_plan(
     folder = str(Path(base_dir or ".").resolve())
     _refuse_missing_working_dir(job, folder)
 
-    job, own_notes = _with_own_code(job, folder)
+    weights = absolute(job.initialize.weights, folder) if job.initialize.weights else None
+    model = with_architecture(filled_in(job.model, weights), folder)
+    job, own_notes = _with_own_code(job.model_copy(update={"model": model}), folder)
 
     from orchestrator import data
 
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
-    weights = absolute(job.initialize.weights, folder) if job.initialize.weights else None
-    job = job.model_copy(update={"model": filled_in(job.model, weights)})
     facts = data.inspect(job, folder, cache)
     resolved = with_shard_group(resolve(job, facts), profile)
     if weights is not None:
@@ -430,7 +430,8 @@ def _with_own_code(job: JobSpec, folder: str) -> tuple[JobSpec, tuple[str, ...]]
     if not job.own_factories:
         return job, ()
     notes: tuple[str, ...] = ()
-    if job.environment.working_dir is None:
+    objective = job.objective or default_objective(job.model)
+    if job.environment.working_dir is None and "custom" in (job.model.family, objective.kind):
         # the code travels with the job, or workers elsewhere would not find it
         environment = job.environment.model_copy(update={"working_dir": "."})
         job = job.model_copy(update={"environment": environment})
@@ -439,7 +440,7 @@ def _with_own_code(job: JobSpec, folder: str) -> tuple[JobSpec, tuple[str, ...]]
 
     from orchestrator.models.looked_at import look
 
-    seen = look(job.model, job.objective, job.training.seed)  # type: ignore[arg-type]
+    seen = look(job.model, objective, job.training.seed)  # type: ignore[arg-type]
     job = job.model_copy(update={"model": seen.model, "objective": seen.objective})
     return job, (*notes, *seen.notes)
 

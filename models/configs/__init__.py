@@ -12,14 +12,24 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, Probability
-from orchestrator.models.configs.custom import CustomConfig, CustomObjectiveConfig, InputTensor
+from orchestrator.models.configs.custom import (
+    CustomConfig,
+    CustomObjectiveConfig,
+    HuggingFaceConfig,
+    InputTensor,
+)
 from orchestrator.models.configs.families import (
     AutoencoderConfig,
     CnnConfig,
     GanConfig,
     MlpConfig,
 )
-from orchestrator.models.configs.foreign import check_same_function, filled_in, refuse_differences
+from orchestrator.models.configs.foreign import (
+    check_same_function,
+    filled_in,
+    refuse_differences,
+    with_architecture,
+)
 from orchestrator.models.configs.objectives import (
     AdversarialConfig,
     BinaryConfig,
@@ -51,7 +61,8 @@ ModelConfig = Annotated[
     | BertConfig
     | GanConfig
     | AutoencoderConfig
-    | CustomConfig,
+    | CustomConfig
+    | HuggingFaceConfig,
     Field(discriminator="family"),
 ]
 
@@ -72,9 +83,9 @@ ObjectiveSection = Annotated[
 
 
 def default_objective(model: FamilyConfig) -> ObjectiveConfig:
-    """The objective that a family has when the job file names none: the first of those it can be trained with."""
+    """The objective that a family has when the job file names none."""
     adapter: TypeAdapter[ObjectiveConfig] = TypeAdapter(ObjectiveSection)
-    return adapter.validate_python({"kind": model.OBJECTIVES[0]})
+    return adapter.validate_python({"kind": model.own_objective})
 
 
 __all__ = [
@@ -93,6 +104,7 @@ __all__ = [
     "GanConfig",
     "GptConfig",
     "GruConfig",
+    "HuggingFaceConfig",
     "InputTensor",
     "LstmConfig",
     "MaskedLmConfig",
@@ -111,4 +123,5 @@ __all__ = [
     "default_objective",
     "filled_in",
     "refuse_differences",
+    "with_architecture",
 ]

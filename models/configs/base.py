@@ -112,6 +112,11 @@ class FamilyConfig(Section):
         return None
 
     @property
+    def own_objective(self) -> str:
+        """Kind of the objective that it is trained with where the job names none."""
+        return self.OBJECTIVES[0]
+
+    @property
     def inputs_by_name(self) -> bool:
         """Whether forward takes the batch's tensors by name, not in their order."""
         return False

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, label_fields, label_outputs
 from orchestrator.models.tensors import TensorSpec
-from orchestrator.section import Section, Written
+from orchestrator.section import PathText, Section, Written
 
 Factory = Annotated[
     str,
@@ -149,6 +149,50 @@ class CustomConfig(FamilyConfig):
     def open_size(self, tensor: str) -> int | None:
         """A size that varies is counted as long as the context."""
         return self.context
+
+
+class HuggingFaceConfig(CustomConfig):
+    """A Hugging Face architecture, as ``transformers`` computes it (install ``trainwright[hf]``)."""
+
+    OBJECTIVES: ClassVar[tuple[str, ...]] = (
+        "causal_lm",
+        "masked_lm",
+        "classification",
+        "regression",
+        "binary",
+        "multilabel",
+        "token_classification",
+    )
+
+    family: Literal["huggingface"] = "huggingface"  # type: ignore[assignment]
+    """The architecture family."""
+    architecture: PathText
+    """Folder with a ``config.json``, or a name that ``transformers`` can look up where the network allows it."""
+    head: Literal[
+        "causal_lm", "masked_lm", "sequence_classification", "token_classification", "image_classification"
+    ] = "causal_lm"
+    """What the architecture ends in; the objective follows from it where it is not written."""
+    factory: Literal["orchestrator.models.transformers_models:build"] = (
+        "orchestrator.models.transformers_models:build"
+    )
+    """Ours; nothing to write."""
+    config: dict[str, Any] = {}
+    """Fields of ``config.json`` to change. The others are filled in when the job is planned."""
+
+    @property
+    def own_objective(self) -> str:
+        """The kind of objective that goes with the head."""
+        return {"sequence_classification": "classification", "image_classification": "classification"}.get(
+            self.head, self.head
+        )
+
+    def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
+        """What the objective's outputs have."""
+        return ("vocabulary",) if objective.kind == "masked_lm" else super().needed(objective)
+
+    def output_shape(self, objective: ObjectiveConfig) -> tuple[int | None, ...] | None:
+        """What the model must return for one sample."""
+        return (None, self.vocabulary) if objective.kind == "masked_lm" else super().output_shape(objective)
 
 
 def _from_data(

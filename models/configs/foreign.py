@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from orchestrator.errors import SpecError
 from orchestrator.models.configs.base import FamilyConfig, WeightsConfig
+from orchestrator.models.configs.custom import HuggingFaceConfig
+from orchestrator.registry import suggest
 
 Fields = dict[str, Any]
 
@@ -33,6 +35,19 @@ _OF_TRAINING = ("family", "size", "dropout", "initial_deviation")
 """Fields that don't change what a trained model computes."""
 _SEEN_IN_SHAPES = ("vocabulary", "context", "layers", "width", "feedforward_ratio", "segments")
 """Fields that decide shapes or which parameters there are: without ``strict`` they may differ."""
+
+_NOT_THE_ARCHITECTURE = {
+    "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "id2label", "label2id",
+    "num_labels", "use_cache", "initializer_range",
+}  # fmt: skip
+"""Of a ``config.json``: what says nothing of the function."""
+_SEEN_IN_SHAPES_THERE = {
+    "vocab_size",
+    "num_hidden_layers",
+    "n_layer",
+    "max_position_embeddings",
+    "n_positions",
+}
 
 
 def read_config(path: str) -> dict[str, Any] | None:
@@ -111,6 +126,32 @@ def filled_in(config: FamilyConfig, path: str | None) -> FamilyConfig:
     return filled
 
 
+def with_architecture(config: FamilyConfig, base_dir: str) -> FamilyConfig:
+    """A Hugging Face config with all fields of its architecture, so that a worker needs no file; others as they are.
+
+    Raises:
+        SpecError: there is no ``config.json``, or ``transformers`` is needed to look it up and missing.
+    """
+    if not isinstance(config, HuggingFaceConfig) or "model_type" in config.config:
+        return config
+    from orchestrator.models import transformers_models
+
+    folder = Path(base_dir, config.architecture)
+    found = read_config(str(folder)) if folder.exists() else None
+    if found is None:
+        found = transformers_models.described(config.architecture)
+    fields = {name: value for name, value in found.items() if name not in _NOT_THE_ARCHITECTURE}
+    known = {*fields, *transformers_models.known_fields(found.get("model_type"))}
+    if unknown := sorted(set(config.config) - known):
+        raise SpecError(
+            f"model.config: {config.architecture} has no {unknown[0]}{suggest(unknown[0], sorted(known))}"
+        )
+    fields |= config.config
+    return config.model_copy(
+        update={"config": fields, "vocabulary": config.vocabulary or fields.get("vocab_size")}
+    )
+
+
 def check_same_function(config: FamilyConfig, path: str, *, strict: bool) -> None:
     """Refuse weights that are of another function than the model that is to take them.
 
@@ -123,7 +164,9 @@ def check_same_function(config: FamilyConfig, path: str, *, strict: bool) -> Non
         SpecError: a field of the model differs from what ``config.json`` says, or no family computes that; by name.
     """
     theirs = read_config(path)
-    if theirs is not None:
+    if isinstance(config, HuggingFaceConfig):
+        _refuse_other_architecture(config, theirs or {}, path, strict)
+    elif theirs is not None:
         refuse_differences(config, fields_of(theirs, path), path, strict=strict)
 
 
@@ -143,6 +186,21 @@ def refuse_differences(config: FamilyConfig, said: Fields, path: str, *, strict:
             f"initialize.weights: {path} is of another function than the model: {', '.join(other)}; set these fields"
             " of model as the weights have them, or write model: {family: "
             f"{config.family}, from: weights}} to take all that its config.json says"
+        )
+
+
+def _refuse_other_architecture(
+    config: HuggingFaceConfig, theirs: dict[str, Any], path: str, strict: bool
+) -> None:
+    left_out = {*_NOT_THE_ARCHITECTURE, *(() if strict else _SEEN_IN_SHAPES_THERE)}
+    other = [
+        f"{name} is {theirs[name]!r} there and {config.config[name]!r} here"
+        for name in sorted(set(theirs) & set(config.config) - left_out)
+        if theirs[name] != config.config[name] and "dropout" not in name and "pdrop" not in name
+    ]
+    if other:
+        raise SpecError(
+            f"initialize.weights: {path} is of another function than the model: {', '.join(other)}"
         )
 
 

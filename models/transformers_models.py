@@ -1,0 +1,198 @@
+"""Architectures of ``transformers`` (extra ``hf``) as models of ours: their modules, our loop.
+
+A model's parameters are named as theirs with ``network.`` in front.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._guards import active_fake_mode
+
+from orchestrator.errors import SpecError
+from orchestrator.models.base import Modules
+from orchestrator.models.custom import with_blocks
+from orchestrator.models.huggingface import LazyWeights
+
+if TYPE_CHECKING:
+    from orchestrator.models.configs import HuggingFaceConfig, ObjectiveConfig
+
+_CLASSES = {
+    "causal_lm": "AutoModelForCausalLM",
+    "masked_lm": "AutoModelForMaskedLM",
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "image_classification": "AutoModelForImageClassification",
+}
+"""Head -> their class that builds any architecture with it."""
+
+
+class _Wrapped(nn.Module):
+    """One of their modules."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._takes = set(inspect.signature(network.forward).parameters)
+
+    def _logits(self, **given: Tensor | None) -> Tensor:
+        named = {name: value for name, value in given.items() if value is not None and name in self._takes}
+        logits: Tensor = self.network(**named).logits
+        return logits
+
+
+class CausalLanguageModel(_Wrapped):
+    """Tokens (B, T) -> logits (B, T, V). What comes after a token does not change its logits, so no mask is needed."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """See the class."""
+        return self._logits(input_ids=tokens)
+
+
+class TextModel(_Wrapped):
+    """Tokens (B, T), how many are real (B,), segments (B, T) -> logits of each sample or token."""
+
+    def forward(self, tokens: Tensor, length: Tensor | None = None, segment: Tensor | None = None) -> Tensor:
+        """See the class."""
+        return self._logits(input_ids=tokens, attention_mask=_mask(tokens, length), token_type_ids=segment)
+
+
+class MaskedLanguageModel(TextModel):
+    """The same; with places (B, K) the logits (B, K, V) of these alone."""
+
+    def forward(
+        self,
+        tokens: Tensor,
+        length: Tensor | None = None,
+        segment: Tensor | None = None,
+        place: Tensor | None = None,
+    ) -> Tensor:
+        """See the class."""
+        logits_BTV = super().forward(tokens, length, segment)
+        if place is None:
+            return logits_BTV
+        return logits_BTV.take_along_dim(place[:, :, None], dim=1)
+
+
+class ImageModel(_Wrapped):
+    """Pictures (B, C, H, W) -> logits (B, outputs)."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
+        return self._logits(pixel_values=image)
+
+
+_WRAPPERS: dict[str, type[_Wrapped]] = {
+    "causal_lm": CausalLanguageModel,
+    "masked_lm": MaskedLanguageModel,
+    "image_classification": ImageModel,
+}
+
+
+def build(config: HuggingFaceConfig, objective: ObjectiveConfig) -> Modules:
+    """The architecture with its head.
+
+    Raises:
+        SpecError: ``transformers`` is missing, does not know the architecture, or has no such head for it.
+    """
+    transformers = library()
+    fields = dict(config.config)
+    kind = fields.pop("model_type", None)
+    if config.vocabulary is not None and "vocab_size" in fields:
+        fields["vocab_size"] = max(fields["vocab_size"], config.vocabulary)
+    if config.head.endswith("classification"):
+        fields["num_labels"] = 1 if objective.kind == "binary" else config.outputs or 2
+        for repeated in ("id2label", "label2id"):
+            fields.pop(repeated, None)
+    try:
+        theirs = transformers.AutoConfig.for_model(kind, **fields)
+        theirs.use_cache = False
+        with _without_values():
+            network = getattr(transformers, _CLASSES[config.head]).from_config(theirs, dtype=torch.float32)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise SpecError(
+            f"model.architecture: transformers {transformers.__version__} builds no {config.head} of {kind!r}: {first}"
+        ) from error
+    wrapper = _WRAPPERS.get(config.head, TextModel)
+    return with_blocks({"model": wrapper(network.train())}, config.blocks)
+
+
+def renamed(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A file's tensors under our names, by what ``transformers`` itself renames for the architecture.
+
+    Files that it converts in other ways (experts that it joins, say) keep names that nothing here has.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    network: Any = model.network
+    rules = [rule for rule in get_model_conversion_mapping(network) if isinstance(rule, WeightRenaming)]
+    there = network.state_dict()
+    names = {
+        f"network.{rename_source_key(name, rules, [], network.base_model_prefix, there)[0]}": name
+        for name in weights
+    }
+    return LazyWeights({ours: partial(weights.__getitem__, name) for ours, name in names.items()})
+
+
+def _without_values() -> AbstractContextManager[Any]:
+    """No first values for fake tensors, which have none: some of theirs go by what was drawn."""
+    if active_fake_mode() is None:
+        return nullcontext()
+    from transformers.initialization import no_init_weights
+
+    context: AbstractContextManager[Any] = no_init_weights()
+    return context
+
+
+def library() -> Any:
+    """The module ``transformers``. Raises SpecError where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise SpecError(
+            "model.family: huggingface needs transformers; install trainwright[hf], here and on the workers"
+            " (environment.pip)"
+        ) from None
+    return transformers
+
+
+def known_fields(model_type: str | None) -> list[str]:
+    """Names of a kind's config. Raises SpecError where ``transformers`` does not know the kind."""
+    transformers = library()
+    try:
+        return list(transformers.AutoConfig.for_model(model_type).to_dict())
+    except (ValueError, KeyError) as error:
+        raise SpecError(
+            f"model.architecture: transformers {transformers.__version__} knows no model_type {model_type!r}"
+        ) from error
+
+
+def described(architecture: str) -> dict[str, Any]:
+    """The ``config.json`` of a name that is no folder here.
+
+    Raises:
+        SpecError: ``transformers`` can't look it up.
+    """
+    transformers = library()
+    try:
+        found: dict[str, Any] = transformers.AutoConfig.from_pretrained(architecture).to_dict()
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise SpecError(
+            f"model.architecture: {architecture} is no folder with a config.json, and transformers can't look it up: {first}"
+        ) from error
+    return found
+
+
+def _mask(tokens: Tensor, length: Tensor | None) -> Tensor | None:
+    if length is None:
+        return None
+    return (torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]).long()
