@@ -6,6 +6,7 @@ A model's parameters are named as theirs with ``network.`` in front.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -115,10 +116,10 @@ def build(config: HuggingFaceConfig, objective: ObjectiveConfig) -> Modules:
         theirs.use_cache = False
         with _without_values():
             network = getattr(transformers, _CLASSES[config.head]).from_config(theirs, dtype=torch.float32)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        first = str(error).strip().splitlines()[0][:200]
+    except Exception as error:  # whatever their validators raise
         raise SpecError(
-            f"model.architecture: transformers {transformers.__version__} builds no {config.head} of {kind!r}: {first}"
+            f"model.architecture: transformers {transformers.__version__} builds no {config.head} of {kind!r}:"
+            f" {_one_line(error)}"
         ) from error
     wrapper = _WRAPPERS.get(config.head, TextModel)
     return with_blocks({"model": wrapper(network.train())}, config.blocks)
@@ -182,14 +183,19 @@ def described(architecture: str) -> dict[str, Any]:
         SpecError: ``transformers`` can't look it up.
     """
     transformers = library()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each retry
     try:
         found: dict[str, Any] = transformers.AutoConfig.from_pretrained(architecture).to_dict()
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0][:200]
+    except Exception as error:  # of their own, of the network, of the name
         raise SpecError(
-            f"model.architecture: {architecture} is no folder with a config.json, and transformers can't look it up: {first}"
+            f"model.architecture: {architecture} is no folder with a config.json, and transformers can't look it up:"
+            f" {_one_line(error)}"
         ) from error
     return found
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _mask(tokens: Tensor, length: Tensor | None) -> Tensor | None:

@@ -138,6 +138,8 @@ def with_architecture(config: FamilyConfig, base_dir: str) -> FamilyConfig:
 
     folder = Path(base_dir, config.architecture)
     found = read_config(str(folder)) if folder.exists() else None
+    if found is None and (folder.exists() or config.architecture[:1] in "./"):
+        raise SpecError(f"model.architecture: {folder} is no folder with a config.json")
     if found is None:
         found = transformers_models.described(config.architecture)
     fields = {name: value for name, value in found.items() if name not in _NOT_THE_ARCHITECTURE}
@@ -146,6 +148,8 @@ def with_architecture(config: FamilyConfig, base_dir: str) -> FamilyConfig:
         raise SpecError(
             f"model.config: {config.architecture} has no {unknown[0]}{suggest(unknown[0], sorted(known))}"
         )
+    if "num_hidden_layers" in config.config:
+        fields.pop("layer_types", None)  # one for each layer; theirs follow from the number
     fields |= config.config
     return config.model_copy(
         update={"config": fields, "vocabulary": config.vocabulary or fields.get("vocab_size")}

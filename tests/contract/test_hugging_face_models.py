@@ -1,0 +1,235 @@
+"""An architecture of transformers trains here as in a plain loop of torch and transformers, by any strategy."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import lru_cache
+from typing import Any
+
+import engine_toys as toys
+import pytest
+import torch
+import torch.nn.functional as F
+from ranks_fixture import Pools, pools
+
+from orchestrator import loop, strategies
+from orchestrator.models import build_objective, build_with_values
+from orchestrator.models.configs import (
+    CausalLmConfig,
+    ClassificationConfig,
+    HuggingFaceConfig,
+    InputTensor,
+    MaskedLmConfig,
+    ObjectiveConfig,
+    TokenClassificationConfig,
+    with_architecture,
+)
+from orchestrator.models.initialize import load_weights
+from orchestrator.planning.plan import Plan
+from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
+
+transformers = pytest.importorskip("transformers")
+__all__ = ["pools"]
+
+BATCH, STEPS, TOKENS, VOCABULARY, OUTPUTS, RATE = 8, 20, 12, 61, 3, 0.05
+_TEXT = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+    "max_position_embeddings": 24, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+_GROUPED = {**_TEXT, "num_key_value_heads": 2}
+_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("causal_lm", _GROUPED),
+    "mistral": ("causal_lm", {**_GROUPED, "sliding_window": 4}),
+    "qwen2": ("causal_lm", _GROUPED),
+    "qwen3": ("causal_lm", {**_GROUPED, "head_dim": 8}),
+    "gemma": ("causal_lm", {**_GROUPED, "head_dim": 8}),
+    "gpt2": (
+        "causal_lm",
+        {
+            "vocab_size": VOCABULARY, "n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1,
+            "eos_token_id": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+        },
+    ),
+    "bert": ("sequence_classification", {**_TEXT, **_NO_DROPOUT}),
+    "bert-token": ("token_classification", {**_TEXT, **_NO_DROPOUT}),
+    "bert-masked": ("masked_lm", {**_TEXT, **_NO_DROPOUT}),
+    "vit": (
+        "image_classification",
+        {
+            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 8,
+            "patch_size": 4, **_NO_DROPOUT,
+        },
+    ),
+}  # fmt: skip
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"kind": "ddp"},
+    "fsdp": {"kind": "fsdp"},
+    "zero3": {"kind": "zero", "stage": 3},
+}
+_OBJECTIVES: dict[str, ObjectiveConfig] = {
+    "causal_lm": CausalLmConfig(),
+    "masked_lm": MaskedLmConfig(mask_token=3),
+    "sequence_classification": ClassificationConfig(),
+    "token_classification": TokenClassificationConfig(),
+    "image_classification": ClassificationConfig(),
+}
+_AUTO = {
+    "causal_lm": "AutoModelForCausalLM",
+    "masked_lm": "AutoModelForMaskedLM",
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "image_classification": "AutoModelForImageClassification",
+}
+
+
+@lru_cache
+def written(name: str) -> str:
+    """Folder with a random model of theirs."""
+    head, fields = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(name.partition("-")[0], **fields, num_labels=OUTPUTS)
+    folder = tempfile.mkdtemp(prefix="hugging-face-")
+    getattr(transformers, _AUTO[head]).from_config(config).save_pretrained(folder)
+    return folder
+
+
+def batch_of(head: str, step: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+
+    def draw(low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, (BATCH, *shape), generator=generator)
+
+    batch = {"sample_seed": draw(0, 2**62)}
+    if head == "image_classification":
+        return {
+            **batch,
+            "image": torch.randn(BATCH, 3, 8, 8, generator=generator),
+            "label": draw(0, OUTPUTS),
+        }
+    batch["tokens"] = draw(4, VOCABULARY, TOKENS + 1 if head == "causal_lm" else TOKENS)
+    if head == "sequence_classification":
+        batch |= {"length": draw(3, TOKENS + 1), "label": draw(0, OUTPUTS)}
+    if head == "token_classification":
+        batch["label"] = draw(0, OUTPUTS, TOKENS)
+    return batch
+
+
+def train(plan: Plan, name: str, folder: str) -> toys.Run:
+    """Train it on this rank from the weights in a folder."""
+    head, _ = ARCHITECTURES[name]
+    torch.set_num_threads(1)
+    names = {
+        "image_classification": {"image": (3, 8, 8)},
+        "sequence_classification": {"tokens": (None,), "length": ()},
+    }
+    inputs = {
+        name: InputTensor(shape=shape, kind="float" if name == "image" else "int", optional=name == "length")
+        for name, shape in names.get(head, {"tokens": (None,)}).items()
+    }
+    asked = HuggingFaceConfig(
+        architecture=folder,
+        head=head,
+        outputs=OUTPUTS,
+        context=TOKENS,
+        inputs=inputs,
+        deferred=name != "gemma",
+    )
+    config, kind = with_architecture(asked, "/"), _OBJECTIVES[head]
+    modules, values = build_with_values(config, kind, 0)
+    load_weights(modules, folder, config=config, values=values)
+    objective = build_objective(config, kind)
+    engine = strategies.prepare(plan, modules, objective, torch.device("cpu"), values)
+    around = RecordingSurroundings(stop_at=STEPS)
+    batches = (batch_of(head, step) for step in range(STEPS))
+    loop.train(plan, engine, objective, steps_of(batches, plan), around, 0)
+    run = toys.run_of(engine, around)
+    engine.close()
+    return run
+
+
+def plan_for(world_size: int, strategy: dict[str, Any]) -> Plan:
+    optimizer = {"kind": "sgd", "learning_rate": RATE, "momentum": 0.9, "weight_decay": 0.0}
+    return small_plan(
+        world_size,
+        strategy=strategy,
+        training={
+            "max_steps": 100,
+            "global_batch_size": BATCH,
+            "optimizer": optimizer,
+            "schedule": {"kind": "constant"},
+            "clip_grad_norm": None,
+        },
+        micro_batch_size=BATCH // world_size,
+        parameters=1000,
+    )
+
+
+@lru_cache
+def plain(name: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and parameters of a loop that knows nothing of this project."""
+    head, _ = ARCHITECTURES[name]
+    torch.set_num_threads(1)
+    model = getattr(transformers, _AUTO[head]).from_pretrained(written(name), num_labels=OUTPUTS).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    losses = []
+    for step in range(STEPS):
+        batch = batch_of(head, step)
+        if head == "causal_lm":
+            logits = model(input_ids=batch["tokens"][:, :-1]).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), batch["tokens"][:, 1:].flatten())
+        elif head == "image_classification":
+            loss = F.cross_entropy(model(pixel_values=batch["image"]).logits, batch["label"])
+        elif head == "token_classification":
+            logits = model(input_ids=batch["tokens"]).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), batch["label"].flatten())
+        else:
+            mask = (torch.arange(TOKENS) < batch["length"][:, None]).long()
+            loss = F.cross_entropy(
+                model(input_ids=batch["tokens"], attention_mask=mask).logits, batch["label"]
+            )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def differences(run: list[toys.Run], name: str) -> tuple[float, float]:
+    """The largest of the losses', and of the parameters'."""
+    losses, parameters = plain(name)
+    ours = {key: value for (kind, key), value in toys.assembled(run).items() if kind == "parameter"}
+    assert len(ours) == len(parameters)
+    apart = [
+        (tensor.flatten() - parameters[key.rpartition("network.")[2]].flatten()).abs().max().item()
+        for key, tensor in ours.items()
+    ]
+    return max(abs(one - other) for one, other in zip(run[0].losses, losses, strict=True)), max(apart)
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "bert-masked"])
+def test_one_worker_trains_as_a_plain_loop(name: str) -> None:
+    of_losses, of_parameters = differences([train(plan_for(1, {"kind": "ddp"}), name, written(name))], name)
+    assert of_losses <= 1e-5 and of_parameters <= 1e-5
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("llama", "gpt2") else pytest.mark.slow)
+        for name in ARCHITECTURES
+        if name != "bert-masked"
+    ],
+)
+def test_two_workers_train_as_a_plain_loop(pools: Pools, name: str, strategy: str) -> None:
+    runs = pools.run(2, train, plan_for(2, STRATEGIES[strategy]), name, written(name))
+    of_losses, of_parameters = differences(runs, name)
+    assert of_losses <= 1e-5 and of_parameters <= 1e-5
+
+
+def test_hidden_words_are_trained_alike_by_one_and_by_two(pools: Pools) -> None:
+    name = "bert-masked"
+    alone = train(plan_for(1, {"kind": "ddp"}), name, written(name))
+    two = pools.run(2, train, plan_for(2, {"kind": "fsdp"}), name, written(name))
+    torch.testing.assert_close(torch.tensor(two[0].losses), torch.tensor(alone.losses), rtol=1e-5, atol=1e-5)
