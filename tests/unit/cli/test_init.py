@@ -5,7 +5,7 @@ import time
 import pytest
 
 from orchestrator import cli, data, sdk, worker
-from orchestrator.models import FAMILIES
+from orchestrator.cli.first_job.bundled import FAMILIES
 
 
 @pytest.fixture(scope="module")

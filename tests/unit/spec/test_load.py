@@ -158,6 +158,7 @@ def test_explain_lists_the_kinds_of_a_choice_with_their_fields():
         "gan",
         "autoencoder",
         "custom",
+        "huggingface",
     }
     (training,) = explain(JobSpec, "training")
     assert training["kinds"] == {}
