@@ -121,7 +121,7 @@ class RunRecord:
         """Remove all of the run. If this process ends meanwhile, what is left says so, and doing it again ends it."""
         self.store.write(_DELETED, b"deleted\n")
         # behind all others what says that there is a run, then what keeps other commands away, then the word above
-        names = sorted(self.store.list(""), key=lambda name: (name == "plan.json", name == "lock"))
+        names = sorted(self.store.list(""), key=lambda name: (name == "lock", name == "plan.json"))
         for name in (*(name for name in names if name != "control"), ""):
             self.store.remove(name)
 

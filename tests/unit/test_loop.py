@@ -268,7 +268,7 @@ def test_the_device_is_seeded_where_it_is_in_use(monkeypatch):
 @pytest.mark.parametrize("seed", [140_000_000, 2_000_000_000, 2**31 - 1])
 def test_every_seed_that_a_job_may_have_is_one_of_torchs(seed):
     of_steps = {loop.step_seed(seed, step) for step in range(1, 100)}
-    assert len(of_steps) == 99
+    assert len(of_steps) == 99 and max(of_steps) < 2**63
     for value in of_steps:
         torch.default_generator.manual_seed(value)
 
@@ -331,6 +331,28 @@ def test_the_rows_that_a_gradient_is_no_number_for_are_named(micro):
         "step 2: the gradient of model is nan, since the loss of some samples is no finite number"
         " (sample 11; sample 13): mend or leave out these rows"
     )
+
+
+def test_the_rows_are_looked_for_with_the_phase_and_the_modules_that_diverged():
+    class Scales(AddsUp):
+        def loss(self, phase, modules, batch):
+            factor = modules["model"](torch.zeros(())) if phase == "second" else 1.0
+            return super().loss(phase, modules, {**batch, "x": batch["x"] * factor})
+
+    class Huge(nn.Module):
+        def forward(self, x):
+            return x + 1e38
+
+    engine = RecordingEngine({"model": Huge()}, norms=[1.0, math.inf])
+    plan, data = plan_of(), bad_batches(1.0, 2.0, 3.0, 4.0)
+    with pytest.raises(NotANumberError, match=r"gradient of second is inf.* \(sample 13\): mend"):
+        run(
+            plan,
+            objective=Scales(phases=("first", "second")),
+            engine=engine,
+            data=data,
+            again=lambda step: next(steps_of(data, plan)).micros,
+        )
 
 
 def test_where_every_sample_gives_no_number_it_is_the_model_that_is_to_blame():
@@ -426,6 +448,29 @@ def test_evaluation_counts_each_sample_once():
     assert loop.evaluate(RecordingEngine(), AddsUp(), iter([])).values == {}
 
 
+class Classifies(AddsUp):
+    """Its evaluation also says which classes were taken for which."""
+
+    def evaluate(self, modules, batch):
+        return super().evaluate(modules, batch) | {"confusion": (batch["confusion"], torch.tensor(1))}
+
+
+def test_an_evaluation_has_what_the_job_asks_for_by_the_names_of_its_classes():
+    plan = plan_of(2, fields={"evaluate_every": 2})
+    asked = {"metrics": ("recall", "per_class", "confusion_matrix")}
+    job = plan.job.model_copy(update={"objective": plan.job.objective.model_copy(update=asked)})
+    parts = [torch.tensor([[1, 1], [0, 2]]), torch.tensor([[2, 0], [2, 0]])]
+    evaluation = [{"x": torch.ones(2), "confusion": part} for part in parts]
+    around = RecordingSurroundings(evaluation=evaluation)
+    around.class_names = lambda: ("cat", "dog")
+    plan = plan.model_copy(update={"job": job})
+    loop.train(plan, RecordingEngine(), Classifies(), steps_of(batches(), plan), around, 0)
+    assert around.metrics("val/recall") == {2: [0.75, 0.5, 0.625, 0.625]}
+    assert list(around.metrics("val/recall/cat")) == [2] == list(around.metrics("val/recall/dog"))
+    [(_, step, matrix)] = [call for call in around.calls if call[0] == "show_confusion"]
+    assert (step, matrix.tolist()) == (2, [[3, 1], [2, 2]])
+
+
 # -- what is logged, and how the loop ends -------------------------------------------------------------------
 
 
@@ -449,8 +494,8 @@ def test_metrics_have_one_name_and_are_saved_with_the_state_that_they_were_measu
     outcome, around, _ = run(plan, evaluation=evaluation)
     step = {"train/grad_norm": 1.0, "train/learning_rate": 0.001, "train/epoch": 0.0}
     assert outcome.metrics == {"train/loss": 17.5, "train/seen": 19.0, "val/loss": 3.0, **step}
-    assert [(one.step, one.values) for one in around.logged if not one.seconds] == [
-        (2, {"val/loss": 3.0}), (3, {"val/loss": 3.0})
+    assert [(one.step, one.values, one.seconds) for one in around.logged if not one.seconds] == [
+        (2, {"val/loss": 3.0}, {}), (3, {"val/loss": 3.0}, {})
     ]  # fmt: skip
     assert [call for call in around.calls if call[0] == "save"] == [
         ("save", 1, {"train/loss": 2.5, "train/seen": 4.0, **step}),

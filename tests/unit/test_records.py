@@ -4,10 +4,12 @@ import time
 import pytest
 from faulty_disk import at_every_point
 from object_buckets import bucket_at
+from pydantic import ValidationError
 
 from orchestrator.errors import RecordError
-from orchestrator.records import LONGEST_READ_BYTES, RunRecord, driver_log_name, rank_log_name
-from orchestrator.runs import EndReason, RunState, RunStatus, new_run_id
+from orchestrator.own_code import OwnCode
+from orchestrator.records import LONGEST_READ_BYTES, RunRecord, driver_log_name, first_fault, rank_log_name
+from orchestrator.runs import Best, EndReason, RunState, RunStatus, new_run_id
 from orchestrator.storage import is_uri
 
 
@@ -101,9 +103,9 @@ def test_a_long_log_is_read_in_parts(tmp_path):
     assert record.read_log("logs/attempt-1/rank-0.log/below") == b""
 
 
-def test_the_last_step_is_remembered(tmp_path):
+def test_the_last_step_is_remembered(tmp_path, caplog):
     record = RunRecord(str(tmp_path))
-    assert record.reached() == 0
+    assert record.reached() == 0 and caplog.messages == []
     record.set_reached(12)
     assert record.reached() == 12
     record.set_reached(7)
@@ -228,3 +230,62 @@ def test_a_damaged_number_of_the_last_step_is_a_warning(tmp_path, caplog):
     record.store.write("control/reached", b"\x00\x01")
     assert record.reached() == 0
     assert caplog.messages == [f"{tmp_path}/control/reached is damaged: it should hold the number of a step"]
+
+
+def test_a_file_of_the_run_is_read_as_what_it_is(tmp_path):
+    record = RunRecord(str(tmp_path))
+    assert record.section("best.json", Best) is None
+    best = Best(step=3, metric="val/loss", value=0.5)
+    record.store.write("best.json", best.model_dump_json().encode())
+    record.store.write("status.json", status(RunState.RUNNING).model_dump_json().encode())
+    record.store.write("empty.json", b"")
+    assert record.section("best.json", Best) == best
+    assert record.section("empty.json", Best) is None
+    with pytest.raises(RecordError) as raised:
+        record.section("status.json", Best)
+    assert str(raised.value).startswith(
+        f"{tmp_path}/status.json is damaged, or was not written by trainwright: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[1]", "Input should be an object"),
+        (b'{"run_id": "r", "state": "running", "best": {"step": "no"}}', "best.step: Input should be a valid integer"),
+    ],
+)  # fmt: skip
+def test_the_first_fault_says_where_it_is_as_far_as_it_is_somewhere(content, said):
+    with pytest.raises(ValidationError) as raised:
+        RunStatus.model_validate_json(content)
+    assert first_fault(raised.value).startswith(said)
+    assert first_fault(RecursionError("maximum recursion depth exceeded")) == "nested without end"
+
+
+def test_code_is_kept_under_its_digest(tmp_path):
+    record = RunRecord(str(tmp_path))
+    code = OwnCode({"model.py": "def make(): ..."})
+    record.keep_code(code)
+    record.keep_code(OwnCode({}))
+    assert record.store.list("code") == [f"{code.digest}.json"]
+    assert record.code(code.digest) == code and record.code("") == OwnCode({})
+    with pytest.raises(FileNotFoundError):
+        record.code("0" * 64)
+
+
+def test_a_deletion_says_so_first_and_gives_up_the_lock_when_nothing_shows_a_run(tmp_path, monkeypatch):
+    record = RunRecord(f"{tmp_path}/r")
+    others = ("a.json", "checkpoints/step-1/manifest.json", "logs/attempt-1/rank-0.log", "z.json")
+    for name in ("control/stop-1", "launches/1/state.json", "lock", "plan.json", *others):
+        record.store.write(name, b"x")
+    removed, remove = [], record.store.remove
+
+    def noted(path):
+        assert record.is_deleted and record.store.read("control/deleted") == b"deleted\n"
+        removed.append(path)
+        remove(path)
+
+    monkeypatch.setattr(record.store, "remove", noted)
+    record.delete()
+    assert removed == ["a.json", "checkpoints", "launches", "logs", "z.json", "plan.json", "lock", ""]
+    assert not (tmp_path / "r").exists() and not record.is_deleted

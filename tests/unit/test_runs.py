@@ -8,9 +8,10 @@ from pydantic import ValidationError
 
 from orchestrator.errors import TrainwrightError
 from orchestrator.planning.plan import Plan
-from orchestrator.runs import EndReason, RunState, RunStatus, run_id_problem
+from orchestrator.runs import Best, EndReason, RunState, RunStatus, run_id_problem
 from orchestrator.testing.plans import small_plan
 
+BEST, BETTER = (Best(step=step, metric="loss", value=value) for step, value in ((4, 0.5), (8, 0.25)))
 NEW = RunStatus(run_id="r", state=RunState.PENDING, message="for nodes", urls={"dashboard": "http://ray"})
 RUNNING = NEW.in_attempt(2, 50).reached(10, 2, {"loss": 1.0}).with_urls({"mlflow": "http://mlflow"})
 LOST = (RunState.FAILED, EndReason.DRIVER_LOST, "gone")
@@ -36,6 +37,8 @@ def test_a_step_says_that_it_runs_and_waits_for_nothing():
         (lambda status: status.saying("wait"), {"message": "wait"}),
         (lambda status: status.on("cloud"), {"cluster": "cloud"}),
         (lambda status: status.with_urls({"a": "2", "b": "3"}), {"urls": {"a": "2", "b": "3"}}),
+        (lambda status: status.with_best(BETTER), {"best": BETTER}),
+        (lambda status: status.with_best(None), {}),
         (lambda status: status.in_attempt(3, 40), {"attempt": 3, "total_steps": 40}),
         (
             lambda status: status.reached(7, 3, {"loss": 0.5}),
@@ -73,6 +76,7 @@ def test_each_change_changes_what_it_says_and_nothing_else(change, changed, stat
         "submitted_at": 1.0,
         "ended_at": 2.0,
         "metrics": {"loss": 2.0},
+        "best": BEST,
         "urls": {"a": "1"},
     }
     assert change(RunStatus(**fields)) == RunStatus(**{**fields, **changed})
@@ -106,6 +110,19 @@ def test_an_end_keeps_what_only_the_workers_told():
     assert end.urls == {"dashboard": "http://ray", "mlflow": "http://mlflow"}
     again = NEW.reached(4, 3, {"loss": 0.5}).ended(*LOST, ended_at=9.0).after(RUNNING)
     assert (again.step, again.attempt, again.metrics) == (4, 3, {"loss": 0.5})
+
+
+def test_an_end_keeps_the_best_unless_it_has_one():
+    ranked = RUNNING.with_best(BEST)
+    assert NEW.after(ranked).best == BEST
+    assert NEW.with_best(BETTER).after(ranked).best == BETTER
+    assert NEW.with_best(BETTER).after(RUNNING).best == BETTER
+    assert NEW.after(RUNNING).best is None
+
+
+def test_the_best_is_what_the_record_says():
+    assert NEW.with_record(RUNNING.with_best(BEST)).best == BEST
+    assert NEW.with_best(BETTER).with_record(RUNNING).best is None
 
 
 PENDING, STARTING, ENDED = NEW, NEW.at(RunState.STARTING), NEW.ended(*LOST, ended_at=9.0)
@@ -178,3 +195,11 @@ def test_what_could_mean_anything_else_is_no_id(text):
     assert "no run id: it has 1 to 63 lower-case letters" in run_id_problem(text)
     with pytest.raises(ValidationError, match="no run id"):
         Plan.model_validate_json(json.dumps({**json.loads(small_plan().model_dump_json()), "run_id": text}))
+
+
+def test_of_a_long_text_its_begin_is_shown():
+    shown = repr("x" * 80)
+    assert run_id_problem(100 * "x") == (
+        f"{shown} is no run id: it has 1 to 63 lower-case letters, digits and hyphens,"
+        " and begins and ends with a letter or a digit"
+    )

@@ -2,10 +2,13 @@ import errno
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, OutOfMemoryError
-from ray.train import WorkerGroupError  # noqa: F401 - importable where we expect it
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
+from ray.train import (
+    PreemptionInfo,
+    WorkerGroupError,  # noqa: F401 - importable where we expect it
+)
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
-from ray.train.v2.api.exceptions import ControllerError
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError
 from ray.train.v2.api.exceptions import WorkerGroupError as GroupError
 
 from orchestrator.errors import (
@@ -291,6 +294,27 @@ def test_the_controller_tells_what_failed(failure, expected):
     assert incident_of(ControllerError(failure)) == expected
 
 
+TAKEN = "was taken away (drained or preempted)"
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "rank"),
+    [
+        (PreemptionError(PreemptionInfo(None, {"b": [3, 1], "a": [2]})), f"the node of workers 1, 2, 3 {TAKEN}", 1),
+        (PreemptionError(PreemptionInfo(None, {})), f"the node of workers {TAKEN}", None),
+        (
+            GroupError("text", {2: RayActorError(preempted=True), 0: ActorDiedError(), 1: KeyError("bug")}),
+            f"the node of workers 2 {TAKEN}",
+            2,
+        ),
+    ],
+)  # fmt: skip
+def test_a_node_that_is_taken_away_is_nobodys_failure(error, message, rank):
+    assert incident_of(error) == Incident(
+        EndReason.WORKER_LOST, message, retry=True, rank=rank, is_counted=False
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -329,10 +353,11 @@ def test_the_driver_tells_what_failed(error, expected):
         "CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error",
         "No CUDA GPUs are available",
         "Found no NVIDIA driver on your system",
+        f"CUDA error: {300 * 'x'}",
     ],
 )
 def test_hardware_that_fails_is_tried_again(text):
-    message = f"worker 3: the GPU or its driver failed ({text})"
+    message = f"worker 3: the GPU or its driver failed ({text[:200]})"
     assert incident_of(group(rank3=RuntimeError(text))) == Incident(
         EndReason.INFRASTRUCTURE, message, True, rank=3
     )
@@ -340,9 +365,14 @@ def test_hardware_that_fails_is_tried_again(text):
 
 @pytest.mark.parametrize("text", ["device-side assert triggered", "an illegal memory access was encountered"])
 def test_what_code_or_hardware_may_have_done_is_tried_once_more(text):
-    incident = incident_of(group(rank3=RuntimeError(f"CUDA error: {text}")))
-    assert (incident.reason, incident.retry, incident.most_retries) == (EndReason.USER_ERROR, True, 1)
-    assert incident.traceback
+    assert incident_of(group(rank3=RuntimeError(f"CUDA error: {text}"))) == Incident(
+        EndReason.USER_ERROR,
+        f"worker 3: RuntimeError: CUDA error: {text}",
+        retry=True,
+        rank=3,
+        traceback="trace",
+        most_retries=1,
+    )
 
 
 def test_a_gpu_without_memory_is_no_broken_one():
