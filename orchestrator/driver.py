@@ -21,7 +21,7 @@ from orchestrator import events
 from orchestrator.errors import StoppedError, TrainwrightError
 from orchestrator.planning.plan import Plan
 from orchestrator.ray_session import RaySession
-from orchestrator.records import RunRecord
+from orchestrator.records import PLAN, RunRecord
 from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.storage import store_at
@@ -116,7 +116,10 @@ class Driver:
             prepared = data.prepare(self._plan)
             describe_run(self._plan, data=prepared.lineage, started_at=self._started_at)
             inputs = data.inputs_of(self._plan.job, prepared).model_dump_json(indent=2)
-            store_at(self._plan.storage).write(data.INPUTS, inputs.encode())  # for whoever exports the model
+            store = store_at(self._plan.storage)  # for whoever exports the model, or predicts with it
+            store.write(data.INPUTS, inputs.encode())
+            if not store.exists(PLAN):  # on this machine it was written first of all
+                store.write(PLAN, self._plan.model_dump_json(indent=2).encode())
             _doing("starting the workers")
             self._has_workers = True
             outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)

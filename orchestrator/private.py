@@ -30,6 +30,22 @@ def temporary_folder() -> Path:
         ) from None
 
 
+_LONGEST_RAY_FOLDER = 107 - len("/r/session_2026-11-29_03-02-29_157280_1234567/sockets/plasma_store")
+
+
+def ray_folder(name: str) -> Path:
+    """Where a Ray instance of this user keeps its files: short, because Ray puts Unix sockets below it, whose paths may have
+    107 characters. Nothing is made. Raises InfrastructureError where temporary files lie too deep.
+    """
+    place = temporary_folder()
+    folder = place / f"tw-{os.getuid()}" / name
+    if len(str(folder)) > _LONGEST_RAY_FOLDER:
+        raise InfrastructureError(
+            f"TMPDIR {place} is too long for the sockets that Ray puts there; set it to a shorter folder"
+        )
+    return folder
+
+
 def own_folder(folder: Path) -> None:
     """Make a folder for this user alone, or take the one that is there where it is that.
 

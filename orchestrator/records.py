@@ -31,6 +31,8 @@ from orchestrator.storage import Store, store_at
 LONGEST_READ_BYTES = 4 * 2**20
 """One ``read_log`` returns at most this much, so that an answer fits whatever carries it."""
 
+PLAN = "plan.json"
+"""The plan that the run was first launched with."""
 _REACHED = "control/reached"
 _DELETED = "control/deleted"
 
@@ -121,7 +123,7 @@ class RunRecord:
         """Remove all of the run. If this process ends meanwhile, what is left says so, and doing it again ends it."""
         self.store.write(_DELETED, b"deleted\n")
         # behind all others what says that there is a run, then what keeps other commands away, then the word above
-        names = sorted(self.store.list(""), key=lambda name: (name == "lock", name == "plan.json"))
+        names = sorted(self.store.list(""), key=lambda name: (name == "lock", name == PLAN))
         for name in (*(name for name in names if name != "control"), ""):
             self.store.remove(name)
 

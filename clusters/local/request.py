@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.clusters.shared.driver_command import driver_command
-from orchestrator.errors import InfrastructureError, ResourcesError
+from orchestrator.errors import ResourcesError
 from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
-from orchestrator.private import temporary_folder
+from orchestrator.private import ray_folder
 
 _IDENTITY_CHARACTERS = 12
-_LONGEST_RAY_DIR = 107 - len("/r/session_2026-11-29_03-02-29_157280_1234567/sockets/plasma_store")
 
 
 def plan_to_process(plan: Plan, launch: int, driver: Sequence[str]) -> dict[str, Any]:
@@ -42,14 +40,6 @@ def plan_name(launch: int) -> str:
 
 
 def ray_dir(plan: Plan, launch: int) -> str:
-    """Folder of a launch's Ray: of this launch of this run in this home alone, and short, because Ray puts Unix sockets
-    below it, whose paths may have 107 characters.
-    """
+    """Folder of a launch's Ray: of this launch of this run in this home alone."""
     identity = hashlib.sha256(f"{plan.storage}\n{launch}".encode()).hexdigest()
-    place = temporary_folder()
-    folder = place / f"tw-{os.getuid()}" / identity[:_IDENTITY_CHARACTERS]
-    if len(str(folder)) > _LONGEST_RAY_DIR:
-        raise InfrastructureError(
-            f"TMPDIR {place} is too long for the sockets that Ray puts there; set it to a shorter folder"
-        )
-    return str(folder)
+    return str(ray_folder(identity[:_IDENTITY_CHARACTERS]))

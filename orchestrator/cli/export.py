@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
+from orchestrator.cli.options import (
+    AsJson,
+    BestCheckpoint,
+    ClusterOfRun,
+    RunId,
+    StepOfCheckpoint,
+    print_json,
+    say,
+    which_checkpoint,
+)
 
 
 def export(
@@ -16,12 +25,8 @@ def export(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder to write to. Default: ./RUN.")
     ] = None,
-    step: Annotated[
-        int | None, typer.Option("--step", help="The checkpoint's step. Default: the newest.", min=0)
-    ] = None,
-    best: Annotated[
-        bool, typer.Option("--best", help="The best checkpoint, by checkpoint.keep.metric.")
-    ] = False,
+    step: StepOfCheckpoint = None,
+    best: BestCheckpoint = False,
     json: AsJson = False,
 ) -> None:
     """Write a run's model as one file, load it again and compare before calling it done."""
@@ -32,12 +37,9 @@ def export(
     from orchestrator import checkpoint, sdk
     from orchestrator.checkpoint.export import export as write
     from orchestrator.data import INPUTS
-    from orchestrator.errors import SpecError
     from orchestrator.models.configs import ModelConfig, ObjectiveSection
 
-    if best and step is not None:
-        raise SpecError("give --best or --step, not both")
-    which = checkpoint.BEST if best else checkpoint.NEWEST if step is None else str(step)
+    which = which_checkpoint(best, step)
     trained = sdk.attach(run, cluster)
     found = trained.checkpoint(which)
     config = TypeAdapter(ModelConfig).validate_python(found.meta["model"])

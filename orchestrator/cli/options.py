@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.errors import SpecError
 from orchestrator.section import with_json_numbers
 
 
@@ -59,8 +60,34 @@ Overrides = Annotated[
         metavar="FIELD=VALUE",
     ),
 ]
+StepOfCheckpoint = Annotated[
+    int | None, typer.Option("--step", help="The checkpoint's step. Default: the newest.", min=0)
+]
+BestCheckpoint = Annotated[
+    bool, typer.Option("--best", help="The best checkpoint, by checkpoint.keep.metric.")
+]
+DataFiles = Annotated[
+    str,
+    typer.Option("--data", help="A file, a folder or a pattern, on disk, s3:// or gs://.", metavar="PATH"),
+]
+FurtherFiles = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Further files of --data, where the shell has made them of a pattern.", metavar="FILES"
+    ),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", help="Processes of this machine that hold the model.", min=1)
+]
 Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Delete. Without it nothing is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def which_checkpoint(best: bool, step: int | None) -> str:
+    """As ``checkpoint.chosen`` takes it. Raises SpecError where both are given."""
+    if best and step is not None:
+        raise SpecError("give --best or --step, not both")
+    return "best" if best else "newest" if step is None else str(step)
 
 
 def print_json(value: Any) -> None:

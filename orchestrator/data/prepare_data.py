@@ -35,15 +35,20 @@ from orchestrator.data.sources.split import Part, Selection, SourceRows, held_ou
 from orchestrator.data.targets import check_labels, with_targets
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.data import Split
+from orchestrator.spec.data import Source, Split
 from orchestrator.spec.job import JobSpec
 
 _LOGGER = logging.getLogger(__name__)
 _FEW_LANES = 8
 
 
-def prepare(plan: Plan) -> Prepared:
+def prepare(plan: Plan, held_out: Source | None = None) -> Prepared:
     """Everything about the data that workers need.
+
+    Args:
+        plan: of the run.
+        held_out: what is evaluated on in place of the job's own. What is trained on, and so all that is learned of it,
+            stays the same.
 
     Writes bundled and prepared data, indexes of text files and fitted statistics into ``plan.cache``, where the
     next run finds them.
@@ -52,12 +57,12 @@ def prepare(plan: Plan) -> Prepared:
         DataError: the data is not as the job says; the message names file, column or row.
         InfrastructureError: the storage failed.
     """
-    return prepare_job(plan.job, plan.base_dir, plan.cache)
+    return prepare_job(plan.job, plan.base_dir, plan.cache, held_out)
 
 
-def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
+def prepare_job(job: JobSpec, base_dir: str, cache: str, held_out: Source | None = None) -> Prepared:
     """The same from a job, before there is a plan."""
-    train_rows, eval_rows = written_train, written_eval = _rows_of_sources(job, base_dir, cache)
+    train_rows, eval_rows = written_train, written_eval = _rows_of_sources(job, base_dir, cache, held_out)
     notes = facts.notes([rows.index for rows in (*train_rows, *([eval_rows] if eval_rows else []))])
     preparation: dict[str, Any] = {}
     if job.data.prepare is not None:
@@ -70,8 +75,8 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
     notes = (*notes, *differences)
     if any(section.kind == "drop" for section in job.data.transforms):
         train_rows, train_notes = _dropped(job, train_rows, layouts[0], cache)
-        held_out, eval_notes = _dropped(job, [eval_rows] if eval_rows else [], layouts[0], cache)
-        eval_rows = held_out[0] if held_out else None
+        kept, eval_notes = _dropped(job, [eval_rows] if eval_rows else [], layouts[0], cache)
+        eval_rows = kept[0] if kept else None
         notes = (*notes, *train_notes, *eval_notes)
     train = tuple(_training_sources(job, train_rows, layouts, cache))
     evaluation = (
@@ -99,20 +104,24 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str) -> Prepared:
 
 
 def _rows_of_sources(
-    job: JobSpec, base_dir: str, cache: str
+    job: JobSpec, base_dir: str, cache: str, held_out: Source | None
 ) -> tuple[Sequence[SourceRows], SourceRows | None]:
     """The rows that are trained on, and those that are held out or of the evaluation's own source."""
     spec, seed = job.data, job.training.seed
     sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
     indexes = with_classes_of_all([_index(section, base_dir, cache) for section in sections])
     if isinstance(spec.eval, Split):
-        held_out = held_out_rows(indexes[0].rows, spec.eval.fraction)
-        part = Part(by=spec.held_out_by(spec.eval), held_out=held_out, seed=seed)
-        return [SourceRows(indexes[0], part)], SourceRows(indexes[0], replace(part, evaluation=True))
-    train = [SourceRows(index, Part()) for index in indexes]
-    if spec.eval is None:
+        count = held_out_rows(indexes[0].rows, spec.eval.fraction)
+        part = Part(by=spec.held_out_by(spec.eval), held_out=count, seed=seed)
+        train = [SourceRows(indexes[0], part)]
+        if held_out is None:
+            return train, SourceRows(indexes[0], replace(part, evaluation=True))
+    else:
+        train = [SourceRows(index, Part()) for index in indexes]
+        held_out = held_out or spec.eval
+    if held_out is None:
         return train, None
-    return train, SourceRows(with_training_classes(indexes[0], _index(spec.eval, base_dir, cache)), Part())
+    return train, SourceRows(with_training_classes(indexes[0], _index(held_out, base_dir, cache)), Part())
 
 
 def _dropped(

@@ -7,7 +7,7 @@ a row does not depend on anything outside its folder.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,14 @@ class Inputs(Section):
         """The run's tokenizer. Only where there is a ``text_column``."""
         return tokenizer_from_json(self.learned["tokenizer"])
 
-    def tensors(self, rows: pa.Table) -> Batch:
+    def tensors(self, rows: pa.Table, where: Callable[[int], str] | None = None) -> Batch:
         """The model's input tensors for rows as the data source has them; labels are not asked for.
 
         Of series, one sample: what the last rows are the past of.
+
+        Args:
+            rows: with the columns that are read, and any others.
+            where: (row) -> words that say where it is, for messages. Default: its number.
 
         Raises:
             DataError: a column is missing or unlike the training data's, or a value was never seen.
@@ -89,11 +93,12 @@ class Inputs(Section):
         for layout in self.layouts:
             for name in layout.read_columns:
                 _column(rows, name)
-        batch = {layout.name: _layout_values(rows, layout) for layout in self.layouts}
+        where = where or _by_number
+        batch = {layout.name: _layout_values(rows, layout, where) for layout in self.layouts}
         try:
             changed = apply_all(self.transforms, self.fitted, batch, training=False)
         except SampleFault as fault:
-            raise DataError(f"row {fault.sample}: {fault.tensor!r} {fault}") from None
+            raise DataError(f"{where(fault.sample)}: {fault.tensor!r} {fault}") from None
         return finished(changed, self.layouts)
 
     def _tokens(self, texts: Sequence[str]) -> Batch:
@@ -186,12 +191,12 @@ def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
     return rows[name]
 
 
-def _layout_values(rows: pa.Table, layout: TensorLayout) -> np.ndarray:
+def _by_number(row: int) -> str:
+    return f"row {row}"
+
+
+def _layout_values(rows: pa.Table, layout: TensorLayout, where: Callable[[int], str]) -> np.ndarray:
     """One tensor as it is carried before transforms."""
-
-    def where(row: int) -> str:
-        return f"row {row}"
-
     values = group_values(rows, layout, where)
     if layout.kind in ("text", "dates"):
         return np.asarray(values)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 CLASS, PROBABILITY, PROBABILITIES = "class", "probability", "probabilities"
 """Columns of a classifier's answer: what it takes a row for, how sure it is of that, and of every class by name."""
 
+TOKENS = 128
+"""That a language model writes at most, unless it is told."""
+
 _CERTAIN = 0.5
 
 

@@ -40,6 +40,10 @@ _UPLOAD_SECONDS = 2.0
 _READ_BYTES = 1 << 20
 
 
+_EVALUATIONS = 1_000_000
+"""Numbers of ranks from here on, which no group has, are those of later evaluations."""
+
+
 class Part(NamedTuple):
     """What one rank logged in one attempt."""
 
@@ -131,6 +135,13 @@ class Spool:
             if record.content["step"] > step
             for name in record.content.get("values", ())
         }
+
+    def next_evaluation(self) -> Part:
+        """A part of its own for what is measured after training: of the newest attempt, so that no other cuts it short."""
+        parts = self.parts()
+        attempt = max((part.attempt for part in parts), default=1)
+        taken = [part.rank for part in parts if part.rank >= _EVALUATIONS]
+        return Part(attempt, max(taken, default=_EVALUATIONS - 1) + 1)
 
     def file(self, name: str) -> bytes:
         """A sample's content."""

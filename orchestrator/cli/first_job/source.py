@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,34 +15,11 @@ from orchestrator.cli.first_job.draft import scalar
 from orchestrator.data.files import read_range
 from orchestrator.data.listing import list_files
 from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source, scanned_format_of
-from orchestrator.data.sources.formats.images import EXTENSIONS as IMAGES
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.errors import DataError
+from orchestrator.data.sources.kinds import kind_of_files
 from orchestrator.spec.data import CsvSource, FileSource, TextSource
 from orchestrator.storage import absolute
 
-_ENDINGS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tab": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-    ".npy": "numpy",
-    ".tar": "webdataset",
-    ".txt": "text",
-    ".md": "text",
-    ".text": "text",
-    ".log": "text",
-    ".rst": "text",
-    **dict.fromkeys(IMAGES, "images"),
-}
-"""Ending of a file -> kind of source."""
 _TRAIN = ("train", "training")
 _HELD_OUT = ("validation", "valid", "val", "eval", "test", "testing")
 """Names of folders and splits, the first that is there."""
@@ -78,7 +53,7 @@ class Found:
 def find_source(path: str, base_dir: str, cache: str) -> Found:
     """Look at a path. Raises DataError where it is no data that is known, or can't be read."""
     train, held_out, found = _split_of(path, base_dir)
-    kind, why = _kind_of(absolute(train, base_dir))
+    kind, why = kind_of_files(absolute(train, base_dir))
     options = _options(kind, absolute(train, base_dir))
     section = _section(kind, train, options)
     index, rows = _index(section, base_dir, cache)
@@ -122,29 +97,6 @@ def _split_of(path: str, base_dir: str) -> tuple[str, str, list[str]]:
     base = path.rstrip("/")
     said = f"the folder {train} is trained on" + (f", {held_out} is evaluated on" if held_out else "")
     return f"{base}/{train}", f"{base}/{held_out}" if held_out else "", [said]
-
-
-def _kind_of(path: str) -> tuple[str, str]:
-    """The kind of source, and how it was recognized."""
-    files = list_files(path, (), bookkeeping=False)
-    kinds = Counter(
-        kind
-        for one in files
-        if (kind := _ENDINGS.get(os.path.splitext(one.path.lower())[1]))  # noqa: PTH122
-    )
-    kinds = (
-        kinds
-        if set(kinds) <= {"jsonl"}
-        else Counter({k: n for k, n in kinds.items() if k != "jsonl" or n > 2})
-    )
-    if not kinds:
-        names = ", ".join(sorted({one.path.rsplit("/", 1)[-1] for one in files})[:3])
-        raise DataError(
-            f"{path}: nothing in it ends as data does that is known ({names}); known are"
-            f" {', '.join(sorted(_ENDINGS))}; name files so, or write data.train yourself (trainwright explain data.train)"
-        )
-    kind, count = kinds.most_common(1)[0]
-    return kind, f"{count:,} file{'s' if count != 1 else ''} of the kind {kind}, by the ending of their names"
 
 
 def _options(kind: str, path: str) -> dict[str, str]:

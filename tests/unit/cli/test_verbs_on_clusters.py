@@ -117,6 +117,24 @@ def test_a_run_s_whole_life_by_its_id_alone(terminal, place):
     assert f"{RUN}  pending" in terminal("list", "-c", profile.name)[1].replace(" " * 3, "  ")
 
 
+@pytest.mark.parametrize("verb", [("predict", "--data", "new.csv", "--output", "out"), ("evaluate",)])
+def test_a_model_is_asked_here_only_where_this_machine_reads_it(terminal, place, verb):
+    server, profile, _ = place
+    terminal.json("submit", "job.yaml", "--cluster", profile.name, "--id", RUN)
+    run_it(server)
+    code, _, said = terminal(verb[0], RUN, *verb[1:])
+    if isinstance(server, FakeRayJobs):
+        assert (code, f"error: {RUN} keeps no plan.json" in said) == (6, True)
+    else:
+        assert (
+            code,
+            f"lie in /data of cluster {profile.name}, a folder that this machine does not have" in said,
+        ) == (
+            4,
+            True,
+        )
+
+
 def test_a_profile_s_file_does_as_well_as_its_name(terminal, place, monkeypatch, tmp_path):
     _, profile, file = place
     assert terminal("submit", "job.yaml", "--cluster", f"./{file.relative_to(tmp_path)}", "--id", RUN)[0] == 0

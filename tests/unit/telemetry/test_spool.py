@@ -108,6 +108,26 @@ def test_a_stale_process_adds_nothing_once_another_attempt_has_begun(place, tmp_
     assert points(tmp_path) == [(1, 0, 1, {"a": 1})]
 
 
+def test_what_is_measured_after_training_is_kept_through_further_attempts(place, tmp_path):
+    spool = Spool(str(tmp_path))
+    for attempt, evaluations in ((1, 2), (2, 1)):
+        spool.follow_earlier(attempt)
+        writer = place(Part(attempt, 0))
+        writer.log(attempt, {"loss": attempt})
+        writer.close()
+        for number in range(evaluations):
+            later = place(spool.next_evaluation())
+            later.log(attempt, {f"evaluate/new/{number}": number})
+            later.close()
+    assert [(step, values) for _, _, step, values in points(tmp_path)] == [
+        (1, {"loss": 1}),
+        (1, {"evaluate/new/0": 0}),
+        (1, {"evaluate/new/1": 1}),
+        (2, {"loss": 2}),
+        (2, {"evaluate/new/0": 0}),
+    ]
+
+
 def test_a_line_that_a_kill_or_a_full_disk_cut_is_passed_over(tmp_path, monkeypatch):
     writer = FileSpool(str(tmp_path), Part(1, 0))
     writer.log(1, {"a": 1})

@@ -1,0 +1,129 @@
+"""A trained model that answers rows as a data source has them: what MLflow's model and ``predict`` both are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from orchestrator.data import Inputs
+from orchestrator.data.preparations.text_columns import strings_of
+from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
+from orchestrator.models.objectives.common import forward
+from orchestrator.models.objectives.generation import continued
+from orchestrator.spec.preparations import Windows
+from orchestrator.telemetry.answers import TOKENS, answer, forecast_table, reconstruction_errors
+
+
+class Trained:
+    """Modules, and how rows become what they take."""
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        config: FamilyConfig,
+        objective: ObjectiveConfig,
+        inputs: Inputs,
+    ) -> None:
+        """Puts the modules into evaluation mode."""
+        for module in modules.values():
+            module.eval()
+        # of a GAN, which answers no rows, the averaged generator
+        self._module = modules["model"] if "model" in modules else modules["generator_ema"]
+        self.inputs, self.kind = inputs, objective.kind
+        self.names = tuple(config.export_tensors(objective))
+        self._context = config.max_tokens or 0
+        self._by_name = config.inputs_by_name
+        self._packed = bool(getattr(objective, "packed", False))
+
+    @property
+    def writes(self) -> bool:
+        """Whether its answer to a text is how that goes on."""
+        return self.kind == "causal_lm" and self.inputs.text_column is not None
+
+    def answers(self, rows: pa.Table, where: Callable[[int], str] | None = None) -> Any:
+        """What it says of each row, see ``telemetry.answers``. Of series, the rows that follow.
+
+        Args:
+            rows: with the columns that are read, and any others.
+            where: (row) -> words that say where it is, for messages.
+
+        Raises:
+            DataError: a column is missing or unlike the training data's, or a value was never seen.
+        """
+        if self.inputs.series:
+            return self.forecasts(rows.to_pandas())
+        return self.meaning(self.inputs.tensors(rows, where))
+
+    def meaning(self, tensors: Mapping[str, np.ndarray]) -> Any:
+        """The same of input tensors."""
+        outputs = self.outputs(tensors)
+        if self.kind == "reconstruction":
+            return reconstruction_errors(tensors[self.names[0]], outputs)
+        return answer(self.kind, outputs, self.inputs.classes, tensors.get("length"))
+
+    def outputs(self, arrays: Mapping[str, Any]) -> np.ndarray:
+        """The model's outputs (rows, ...) of input tensors by name, as the model itself takes them."""
+        given = {name: _tensor(arrays[name]) if name in arrays else None for name in self.names}
+        with torch.no_grad():
+            output = forward(self._module, given, by_name=self._by_name)
+        first = output[0] if isinstance(output, tuple) else output
+        numbers: np.ndarray = first.float().numpy()
+        return numbers
+
+    def forecasts(self, frame: Any) -> Any:
+        """The rows that follow those of a DataFrame, as one; of each group, where it has several."""
+        import pandas as pd
+
+        prepare = self.inputs.prepare
+        assert isinstance(prepare, Windows)
+        group = prepare.group if prepare.group in frame else None
+        parts = [(None, frame)] if group is None else list(frame.groupby(group, sort=False))
+        tables = []
+        for name, part in parts:
+            rows = self.inputs.forecast(self.outputs(self.inputs.tensors(_table(part))))
+            time, learned = self.inputs.learned["time"], self.inputs.learned
+            past = part[time].iloc[-prepare.past :] if time in part else None
+            table = forecast_table(rows, learned["series"], time, past, learned["step"])
+            if group is not None:
+                table.insert(0, group, name)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def continuations(
+        self, texts: Sequence[str], tokens: int = TOKENS, seed: int = 0, first: int = 0
+    ) -> list[str]:
+        """How texts go on.
+
+        Args:
+            texts: each by itself.
+            tokens: written of each at most.
+            seed: of what is drawn; the answer to a text depends on it and on the text's number.
+            first: number of the first text.
+        """
+        written = []
+        for number, text in enumerate(texts, first):  # one by one, since their prompts differ in length
+            prompt = torch.from_numpy(self.inputs.prompt(text))[None]
+            chance = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed + number))
+            whole = continued(self._module, prompt, chance, context=self._context, packed=self._packed)
+            written.append(self.inputs.written(whole[0, prompt.shape[1] :].tolist()))
+        return written
+
+    def texts(self, rows: pa.Table) -> list[str]:
+        """The texts that it reads of rows. Raises DataError."""
+        assert self.inputs.text_column is not None
+        return strings_of(rows, self.inputs.text_column)
+
+
+def _table(frame: Any) -> pa.Table:
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    """float32 or int64, as the families take them."""
+    array = np.asarray(values)
+    return torch.as_tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
