@@ -45,6 +45,27 @@ def _installed() -> int:
     return 0
 
 
+def smallest_gpu() -> tuple[str, int] | None:
+    """Name and bytes of the GPU of this machine with least memory; None where there is none or its driver does not say."""
+    if not visible_gpus():
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
+        found = [
+            (pynvml.nvmlDeviceGetMemoryInfo(one).total, pynvml.nvmlDeviceGetName(one)) for one in handles
+        ]
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+    if not found:
+        return None
+    memory, name = min(found)
+    return str(name), int(memory)
+
+
 @contextlib.contextmanager
 def held_gpus(count: int, run_id: str) -> Iterator[list[str]]:
     """``count`` GPUs that no other run of this user holds, by CUDA's names; given back at the end, however that comes.

@@ -27,15 +27,20 @@ from orchestrator.errors import (
     StoppedError,
     TrainwrightError,
 )
+from orchestrator.fitting import auto, changes
+from orchestrator.fitting.ask import simulator
+from orchestrator.gpus import smallest_gpu
 from orchestrator.models.configs import check_same_function, default_objective, filled_in, with_architecture
 from orchestrator.models.sizes import Counts
 from orchestrator.narration import narrated
 from orchestrator.own_code import OwnCode
+from orchestrator.planning.devices import Device, ThisMachine, device_of
 from orchestrator.planning.make_plan import make_plan as decide
-from orchestrator.planning.plan import Plan, ResolvedJob, RunContext
+from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
 from orchestrator.planning.shard_group import with_shard_group
+from orchestrator.planning.verdict import Verdict
 from orchestrator.records import PLAN, RunRecord
 from orchestrator.runs import RunStatus, new_run_id, run_id_problem
 from orchestrator.spec.addresses import store_problem, without_password
@@ -113,6 +118,8 @@ def make_plan(
     facts = facts.model_copy(update={"notes": (*facts.notes, *own_notes, *trial_notes)})
     made = decide(resolved, facts, counts, context)
     _refuse_chance(resolved)
+    if job.strategy.kind == "auto":
+        made = _with_strategy(made, profile, lambda changed: decide(changed, facts, counts, context))
     if profile.kind == "local" and (unresolved := problem_with(job.environment.pip)):
         raise SpecError(unresolved)
     return made
@@ -129,6 +136,51 @@ def _refuse_chance(job: ResolvedJob) -> None:
             f"training.deterministic: the model uses {operation}, of which torch has no deterministic algorithm on a GPU;"
             " use another operation, or write deterministic: false"
         )
+
+
+def judge(plan: Plan, cluster: str | ClusterProfile = "local") -> Verdict | None:
+    """Whether a plan's workers fit their devices, and what would: one takes steps on tensors without memory. Seconds.
+
+    Args:
+        plan: the plan.
+        cluster: as for ``make_plan``.
+
+    Returns:
+        None where it is not known how much memory a device has, and of a model of a person's own, which is not tried.
+
+    Raises:
+        SpecError: the strategy can't do what the job asks.
+
+    """
+    device = device_of(plan.job.scaling, _profile(cluster), _this_machine)
+    if device is None or plan.job.own_factories:
+        return None
+    counts = _counts(plan.job)
+    facts = DataFacts(train_samples=plan.train_samples or None, eval_samples=plan.eval_samples)
+    with simulator(home() / "cache" / "peaks") as ask:
+        return changes.judge(plan, device, ask, lambda job: decide(job, facts, counts, plan.context))
+
+
+def _with_strategy(plan: Plan, profile: ClusterProfile, remake: changes.Remake) -> Plan:
+    """The plan with the strategy that ``auto`` stands for."""
+    if plan.job.own_factories:
+        raise SpecError("strategy: auto does not try out a model of your own; write the strategy")
+    device = device_of(plan.job.scaling, profile, _this_machine)
+    if device is None:
+        raise SpecError(
+            f"strategy: auto needs the memory of a device, which profile {profile.name} does not tell; give its node group"
+            " accelerator_type or accelerator_memory, or scaling.accelerator_type, or write the strategy"
+        )
+    with simulator(home() / "cache" / "peaks") as ask:
+        return auto.decide(plan, device, ask, remake)
+
+
+def _this_machine() -> ThisMachine:
+    import psutil
+
+    name, memory = smallest_gpu() or ("", 0)
+    gpu = Device(name=name, memory=memory) if memory else None
+    return ThisMachine(memory=psutil.virtual_memory().total, gpu=gpu)
 
 
 def _refuse_missing_working_dir(job: JobSpec, base_dir: str) -> None:

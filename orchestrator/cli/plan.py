@@ -1,15 +1,36 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from orchestrator.cli.options import AsJson, ClusterName, JobFile, Overrides, print_json, say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from orchestrator.planning.plan import Plan, ResolvedJob
+    from orchestrator.planning.verdict import Verdict
     from orchestrator.spec.profile import ClusterProfile
 
 
-def plan(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None, json: AsJson = False) -> None:
+Fit = Annotated[
+    bool | None,
+    typer.Option(
+        "--fit/--no-fit",
+        help="Find out whether a worker fits its device, in seconds. Default: where workers have GPUs.",
+        show_default=False,
+    ),
+]
+
+
+def plan(
+    job: JobFile,
+    cluster: ClusterName = "local",
+    set_: Overrides = None,
+    fit: Fit = None,
+    json: AsJson = False,
+) -> None:
     """Show everything that would happen, and the exact request; start nothing."""
     import yaml
 
@@ -20,21 +41,62 @@ def plan(job: JobFile, cluster: ClusterName = "local", set_: Overrides = None, j
     profile = load_profile(cluster)
     made = make_plan(job, profile, overrides=set_ or ())
     request = open_cluster(profile).render(made)
+    verdict = _verdict(made, profile, fit)
     if json:
         print_json(
             {
                 "plan": made.model_dump(mode="json"),
                 "digest": made.digest,
                 "warnings": warnings(made, profile),
+                "fit": _as_json(verdict),
                 "request": request.model_dump(mode="json", exclude={"plan"}),
             }
         )
         return
-    for line in [*describe(made), *warnings(made, profile)]:
+    for line in [*describe(made), *_fit_lines(verdict), *warnings(made, profile)]:
         say(line)
     say()
     say(f"request to {profile.name} ({request.kind}):")
     say(yaml.safe_dump(request.body, sort_keys=False, width=120).rstrip())
+
+
+def _verdict(made: Plan, profile: ClusterProfile, fit: bool | None) -> Verdict | None:
+    """Where it was asked for, or else where workers have GPUs of a known size."""
+    from orchestrator.errors import SpecError
+    from orchestrator.sdk import judge
+
+    if not (made.job.scaling.gpus_per_worker if fit is None else fit):
+        return None
+    verdict = judge(made, profile)
+    if verdict is None and fit:
+        if made.job.own_factories:
+            raise SpecError("--fit: a model of your own is not tried out; take it out")
+        raise SpecError(
+            f"--fit: profile {profile.name} does not tell how much memory a device has; give its node group"
+            " accelerator_type or accelerator_memory, or scaling.accelerator_type"
+        )
+    return verdict
+
+
+def _as_json(verdict: Verdict | None) -> dict[str, object] | None:
+    if verdict is None:
+        return None
+    totals = {"needed": verdict.needed, "fits": verdict.fits, "total": verdict.peak.total}
+    return {**verdict.model_dump(mode="json"), **totals}
+
+
+def _fit_lines(verdict: Verdict | None) -> list[str]:
+    return [] if verdict is None else [f"{'fit':<10} {line}" for line in verdict.lines()]
+
+
+def _weighed(made: Plan) -> Iterator[tuple[str, str]]:
+    from orchestrator.fitting.auto import named
+    from orchestrator.section import format_bytes
+
+    for one in made.weighed:
+        answer = "fits" if one.fits else "does not fit"
+        sent = f"{format_bytes(one.sent)} sent in a step"
+        yield "weighed", f"{named(one.strategy)}: {format_bytes(one.needed)} a worker, {sent}: {answer}"
 
 
 def warnings(made: Plan, profile: ClusterProfile) -> list[str]:
@@ -98,6 +160,7 @@ def describe(made: Plan) -> list[str]:
     ]
     if made.flops_per_sample:
         rows.insert(2, ("compute", f"{made.flops_per_sample:.3g} FLOPs a sample, forward and backward"))
+    rows += _weighed(made)
     return [f"{name:<10} {value}" for name, value in rows] + [f"{'note':<10} {note}" for note in made.notes]
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.errors import SpecError
+from orchestrator.planning.plan import ResolvedJob
 from orchestrator.registry import suggest
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import JobSpec, ZeroStrategy
+from orchestrator.spec.job import ZeroStrategy
 
 Config = dict[str, Any]
 
@@ -65,7 +66,7 @@ _DECIDED_ELSEWHERE = {
 
 
 def deepspeed_config(
-    job: JobSpec, *, world_size: int, micro_batch_size: int, accumulation_steps: int, parameters: int
+    job: ResolvedJob, *, world_size: int, micro_batch_size: int, accumulation_steps: int, parameters: int
 ) -> Config:
     """The whole config.
 
@@ -105,7 +106,7 @@ def _on(flag: bool) -> str:
     return "on" if flag else "off"
 
 
-def _decided(job: JobSpec, *, world_size: int, micro_batch_size: int, accumulation_steps: int) -> Config:
+def _decided(job: ResolvedJob, *, world_size: int, micro_batch_size: int, accumulation_steps: int) -> Config:
     """What follows from the job file."""
     strategy, training = job.strategy, job.training
     assert isinstance(strategy, ZeroStrategy)
@@ -141,7 +142,7 @@ def _second_copy(group: int | None, world_size: int) -> int:
     return 1 if group is None or group == world_size else group
 
 
-def _chosen(job: JobSpec, world_size: int, parameters: int) -> Config:
+def _chosen(job: ResolvedJob, world_size: int, parameters: int) -> Config:
     """What the job file leaves open. A person's raw keys win over these."""
     on_gpu = bool(job.scaling.gpus_per_worker)
     bucket = min(parameters, _BUCKET_ELEMENTS)

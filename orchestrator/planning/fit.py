@@ -5,10 +5,10 @@ from __future__ import annotations
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import JobSpec, ScalingSpec
+from orchestrator.spec.job import ScalingSpec
 
 
-def check_fit(job: JobSpec) -> None:
+def check_fit(job: ResolvedJob) -> None:
     """Raises SpecError where two sections ask for what can't be had together; it names both."""
     training, scaling, strategy = job.training, job.scaling, job.strategy
     if training.precision == "fp16" and not scaling.gpus_per_worker:

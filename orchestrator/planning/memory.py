@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.planning.plan import MemoryEstimate
-from orchestrator.spec.job import FsdpStrategy, JobSpec, OptimizerSpec, ZeroStrategy
+from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
+from orchestrator.spec.job import FsdpStrategy, OptimizerSpec, ZeroStrategy
 
 _MOMENTS = {"adamw": 2, "sgd": 1, "lion": 1, "adafactor": 1}
 """fp32 tensors of the parameter's size that an optimizer keeps (adafactor: at most)."""
@@ -23,7 +23,7 @@ class _State:
 
 
 def estimate_memory(
-    job: JobSpec,
+    job: ResolvedJob,
     *,
     world_size: int,
     micro_batch_size: int,

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from orchestrator.models.configs import ObjectiveSection
 from orchestrator.runs import RunId
 from orchestrator.section import Section
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import DdpStrategy, JobSpec, StrategySection
 
 
 class DataFacts(Section):
@@ -60,6 +60,8 @@ class ResolvedJob(JobSpec):
 
     objective: ObjectiveSection
     """What to minimize."""
+    strategy: StrategySection = DdpStrategy()
+    """How training is distributed, with nothing left to decide."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> ResolvedJob:
@@ -73,6 +75,19 @@ class ResolvedJob(JobSpec):
                         f"{section}.{field} is not known yet; resolve the job from its data first"
                     )
         return self
+
+
+class Weighed(Section):
+    """A strategy that ``strategy: auto`` looked at."""
+
+    strategy: StrategySection
+    """The strategy."""
+    sent: int
+    """Bytes that a worker sends in a step, by the formula."""
+    needed: int
+    """Bytes that a worker takes at most."""
+    fits: bool
+    """Whether the device has room for it."""
 
 
 class RunContext(Section):
@@ -104,7 +119,7 @@ class Plan(RunContext):
     """A job with nothing left to decide."""
 
     job: ResolvedJob
-    """The job as written, with its objective and every size of its model. What else it leaves open is decided below."""
+    """The job as written, with its objective, its strategy and every size of its model. What else it leaves open is decided below."""
     world_size: int
     """Workers."""
     micro_batch_size: int
@@ -131,6 +146,8 @@ class Plan(RunContext):
     """Floating-point operations of forward and backward for one sample; 0 where the family doesn't count them."""
     memory: MemoryEstimate
     """Bytes on one worker."""
+    weighed: tuple[Weighed, ...] = ()
+    """What ``strategy: auto`` was decided from; empty where the job names its strategy."""
     notes: tuple[str, ...] = ()
     """What the planner chose or changed, one sentence each."""
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from orchestrator.errors import SpecError
 from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, default_objective
 from orchestrator.planning.plan import DataFacts, ResolvedJob
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import DdpStrategy, JobSpec
 
 _MAY_EXCEED_DATA = ("outputs", "vocabulary")
 """Facts of which a model may have more than the data: classes and tokens that no sample has yet."""
@@ -22,7 +22,11 @@ def resolve(job: JobSpec, facts: DataFacts) -> ResolvedJob:
     """
     objective = _resolve_objective(job, facts)
     model = _resolve_model(job.model, objective, facts)
-    return ResolvedJob.model_validate({**dict(job), "objective": objective, "model": model})
+    # which strategy auto means is decided from the plan of each that may be meant
+    strategy = DdpStrategy() if job.strategy.kind == "auto" else job.strategy
+    return ResolvedJob.model_validate(
+        {**dict(job), "objective": objective, "model": model, "strategy": strategy}
+    )
 
 
 def _resolve_objective(job: JobSpec, facts: DataFacts) -> ObjectiveConfig:

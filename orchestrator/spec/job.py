@@ -204,7 +204,29 @@ class ZeroStrategy(Section):
         return self
 
 
+class AutoStrategy(Section):
+    """The fastest that fits the device, decided when the job is planned: see docs/strategies.md for the rule."""
+
+    kind: Literal["auto"] = "auto"
+    """Let the plan decide. It decides all of the strategy: no other field goes with it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decides_alone(cls, given: Any) -> Any:
+        more = sorted(set(given) - {"kind"}) if isinstance(given, dict) else []
+        if more:
+            raise ValueError(
+                f"kind auto decides the whole strategy; take {more[0]} out, or write the kind that it goes with"
+            )
+        return given
+
+
 StrategySection = Annotated[DdpStrategy | FsdpStrategy | ZeroStrategy, Field(discriminator="kind")]
+"""A strategy that leaves nothing open."""
+WrittenStrategy = Annotated[
+    DdpStrategy | FsdpStrategy | ZeroStrategy | AutoStrategy,
+    Field(discriminator="kind"),
+]
 
 
 class ScalingSpec(Section):
@@ -369,7 +391,7 @@ class JobSpec(Section):
     """How long, in what batches, at what precision."""
     initialize: InitializeSpec = InitializeSpec()
     """Weights to start from."""
-    strategy: StrategySection = DdpStrategy()
+    strategy: WrittenStrategy = DdpStrategy()
     """How training is distributed."""
     scaling: ScalingSpec = ScalingSpec()
     """How many workers, and what each gets."""
@@ -393,3 +415,11 @@ class JobSpec(Section):
         if self.model.family == "custom" and self.objective is None:
             raise ValueError(f"objective: a model of your own needs one: {', '.join(self.model.OBJECTIVES)}")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_in_short(cls, given: Any) -> Any:
+        """``strategy: auto`` stands for ``strategy: {kind: auto}``."""
+        if isinstance(given, dict) and given.get("strategy") == "auto":
+            return {**given, "strategy": {"kind": "auto"}}
+        return given

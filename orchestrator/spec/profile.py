@@ -45,6 +45,8 @@ class NodeGroup(Section):
     """GPUs of one node."""
     accelerator_type: str | None = None
     """What the GPUs are, as Ray names them, e.g. ``H100``. Default: not said."""
+    accelerator_memory: Bytes | None = None
+    """Memory of one GPU. Default: what ``accelerator_type`` is known to have."""
     min: int = Field(default=0, ge=0)
     """Nodes that are always there."""
     max: int = Field(default=1, ge=1)

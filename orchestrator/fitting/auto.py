@@ -1,0 +1,81 @@
+"""Which strategy ``strategy: auto`` stands for: the one that sends least among those that fit. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.errors import SpecError
+from orchestrator.fitting.ask import Simulator
+from orchestrator.fitting.changes import Remake
+from orchestrator.planning.devices import Device
+from orchestrator.planning.plan import Plan, Weighed
+from orchestrator.planning.verdict import needed
+from orchestrator.section import format_bytes
+from orchestrator.spec.job import DdpStrategy, FsdpStrategy, StrategySection, ZeroStrategy
+
+
+def decide(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Plan:
+    """The plan under the first strategy that fits, of those that send least in a step and offload nothing, and then of
+    those that offload.
+
+    Args:
+        plan: of the job under any strategy.
+        device: what each worker computes on.
+        ask: for peaks.
+        remake: the plan of a changed job.
+
+    Raises:
+        SpecError: none fits.
+
+    """
+    weighed: list[Weighed] = []
+    chosen: Plan | None = None
+    for strategy, sent in _in_order(plan):
+        changed = remake(plan.job.model_copy(update={"strategy": strategy}))
+        bytes_needed = needed(device, ask.peak(changed))
+        fits = bytes_needed <= device.memory
+        weighed.append(Weighed(strategy=strategy, sent=sent, needed=bytes_needed, fits=fits))
+        if fits:
+            chosen = changed
+            break
+    if chosen is None:
+        least = min(weighed, key=lambda one: one.needed)
+        raise SpecError(
+            f"strategy: none that auto knows fits {format_bytes(device.memory)} ({device.name}); {named(least.strategy)} takes"
+            f" least, {format_bytes(least.needed)} a worker: take more workers, a smaller training.micro_batch_size or"
+            " training.activation_checkpointing"
+        )
+    note = (
+        f"strategy auto: {named(chosen.job.strategy)}, the one that sends least among those that fit"
+        f" {format_bytes(device.memory)} ({device.name})"
+    )
+    return chosen.model_copy(update={"weighed": tuple(weighed), "notes": (*chosen.notes, note)})
+
+
+def _in_order(plan: Plan) -> Iterator[tuple[StrategySection, int]]:
+    """Strategies and the bytes that a worker sends in a step under each, fewest first; those that offload last.
+
+    With Ψ bytes of parameters in the format that is computed in, N workers and M micro-batches, an all-reduce sends
+    2Ψ(N-1)/N, a gather or a scatter half of that. Gradients go in fp32 under DDP and FSDP2.
+    """
+    job, workers = plan.job, plan.world_size
+    share = (workers - 1) / workers
+    compute = (4 if job.training.precision == "fp32" else 2) * plan.parameters * share
+    whole = 4 * plan.trainable_parameters * share
+    yield DdpStrategy(), int(2 * whole)
+    if workers == 1 or job.training.optimizer.kind == "adafactor":
+        return
+    if not job.training.compile:
+        reduced = (4 if job.training.precision == "fp32" else 2) * plan.trainable_parameters * share
+        yield ZeroStrategy(stage=1), int(2 * reduced + compute)
+    micros = plan.accumulation_steps
+    yield FsdpStrategy(), int(micros * (2 * compute + whole))
+    if job.scaling.gpus_per_worker:
+        yield FsdpStrategy(offload=True), int(micros * (2 * compute + whole))
+
+
+def named(strategy: StrategySection) -> str:
+    """A strategy in a few words: ``zero 1``, ``fsdp with offload``."""
+    if strategy.kind == "zero":
+        return f"zero {strategy.stage}"
+    return "fsdp with offload" if strategy.kind == "fsdp" and strategy.offload else strategy.kind

@@ -1,0 +1,36 @@
+"""Where a GPU's autocast computes in other formats than a CPU's, for steps that a GPU would take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+_IN_FP32 = frozenset(
+    [
+        F.layer_norm, F.group_norm, F.softmax, F.log_softmax, F.binary_cross_entropy_with_logits, F.softplus,
+        torch.layer_norm, torch.group_norm, torch.softmax, torch.log_softmax, Tensor.softmax, Tensor.log_softmax,
+        torch.binary_cross_entropy_with_logits,
+    ]
+)  # fmt: skip
+"""What autocast computes in fp32 on a GPU, and on a CPU in the format that it is given (torch's tables of both)."""
+
+
+class autocast_as_on_gpus(TorchFunctionMode):
+    """Inside, autocast on a CPU makes tensors of the formats that it would make on a GPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _IN_FP32 and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map(_widened, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _widened(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor) and leaf.dtype in (torch.bfloat16, torch.float16):
+        return leaf.float()
+    return leaf

@@ -1,0 +1,115 @@
+"""What a plan is said to hold at most is what a rank holds: the same steps without memory and on real tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks_fixture import Pools, pools
+
+from orchestrator.errors import SpecError
+from orchestrator.fitting.ask import Simulator, simulator
+from orchestrator.fitting.simulate import measure
+from orchestrator.models.configs import (
+    CausalLmConfig,
+    ClassificationConfig,
+    CnnConfig,
+    GptConfig,
+    MlpConfig,
+)
+from orchestrator.planning.plan import Plan
+from orchestrator.testing import small_plan
+
+__all__ = ["pools"]
+
+MODELS: dict[str, tuple[Any, Any]] = {
+    "gpt": (
+        GptConfig(layers=2, heads=2, width=64, context=33, vocabulary=199),
+        CausalLmConfig(),
+    ),
+    "mlp": (MlpConfig(size="debug", in_features=6, outputs=4), ClassificationConfig()),
+    "cnn": (CnnConfig(size="debug", in_channels=2, image_size=8, outputs=3), ClassificationConfig()),
+}
+
+
+def plan_of(
+    model: str,
+    strategy: dict[str, Any],
+    workers: int,
+    *,
+    gpus: int = 0,
+    accumulation: int = 1,
+    **training: Any,
+) -> Plan:
+    plan = small_plan(
+        workers,
+        strategy=strategy,
+        training={"global_batch_size": 4 * workers * accumulation, **training},
+        micro_batch_size=4,
+        parameters=115_000,
+    )
+    config, objective = MODELS[model]
+    scaling = plan.job.scaling.model_copy(update={"gpus_per_worker": gpus})
+    changed = {"model": config, "objective": objective, "scaling": scaling}
+    return plan.model_copy(update={"job": plan.job.model_copy(update=changed)})
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    with simulator(tmp_path_factory.mktemp("peaks")) as made:
+        yield made
+
+
+CASES = [
+    ("mlp", {"kind": "ddp"}, 1, {}),
+    ("gpt", {"kind": "ddp"}, 2, {"accumulation": 2}),
+    ("gpt", {"kind": "fsdp"}, 2, {"activation_checkpointing": True}),
+    ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
+    ("cnn", {"kind": "zero", "stage": 2}, 2, {}),
+    ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16"}),
+]
+
+
+@pytest.mark.parametrize(("model", "strategy", "workers", "more"), CASES)
+def test_a_rank_holds_what_was_predicted(
+    model: str, strategy: dict[str, Any], workers: int, more: dict[str, Any], asked: Simulator, pools: Pools
+) -> None:
+    plan = plan_of(model, strategy, workers, **more)
+    predicted, measured = asked.peak(plan), pools.run(workers, measure, plan)[0]
+    assert predicted.total == pytest.approx(measured.total, rel=0.05)
+    for part in ("parameters", "masters", "moments"):
+        assert getattr(predicted, part) == pytest.approx(getattr(measured, part), rel=0.02), part
+
+
+def test_sharding_and_recomputation_show(asked: Simulator) -> None:
+    whole = asked.peak(plan_of("gpt", {"kind": "ddp"}, 4))
+    shared = asked.peak(plan_of("gpt", {"kind": "fsdp"}, 4))
+    assert shared.parameters < 0.3 * whole.parameters
+    kept = asked.peak(plan_of("gpt", {"kind": "ddp"}, 1))
+    recomputed = asked.peak(plan_of("gpt", {"kind": "ddp"}, 1, activation_checkpointing=True))
+    assert recomputed.activations < 0.7 * kept.activations
+
+
+def test_what_is_offloaded_is_not_on_the_device(asked: Simulator) -> None:
+    on_device = asked.peak(plan_of("mlp", {"kind": "fsdp"}, 2, gpus=1))
+    offloaded = asked.peak(plan_of("mlp", {"kind": "fsdp", "offload": True}, 2, gpus=1))
+    assert offloaded.offloaded > 0
+    assert offloaded.total + offloaded.offloaded == on_device.total
+
+
+def test_a_gpu_keeps_more_in_fp32(asked: Simulator) -> None:
+    cpu = asked.peak(plan_of("gpt", {"kind": "ddp"}, 1, precision="bf16"))
+    assert asked.peak(plan_of("gpt", {"kind": "ddp"}, 1, gpus=1, precision="bf16")).total > cpu.total
+
+
+def test_an_answer_is_remembered(tmp_path: Path) -> None:
+    plan = plan_of("mlp", {"kind": "ddp"}, 1)
+    with simulator(tmp_path) as first:
+        peak = first.peak(plan)
+    with simulator(tmp_path) as second:
+        assert second.peak(plan) == peak
+        assert second._process is None
+        with pytest.raises(SpecError, match="needs whole parameters"):
+            second.peak(plan_of("mlp", {"kind": "fsdp"}, 2, optimizer={"kind": "adafactor"}))
