@@ -67,7 +67,7 @@ CASES = [
     ("gpt", {"kind": "ddp"}, 2, {"accumulation": 2}),
     ("gpt", {"kind": "fsdp"}, 2, {"activation_checkpointing": True}),
     ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
-    ("cnn", {"kind": "zero", "stage": 2}, 2, {}),
+    ("cnn", {"kind": "fsdp"}, 2, {}),
     ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16"}),
 ]
 
@@ -97,11 +97,6 @@ def test_what_is_offloaded_is_not_on_the_device(asked: Simulator) -> None:
     offloaded = asked.peak(plan_of("mlp", {"kind": "fsdp", "offload": True}, 2, gpus=1))
     assert offloaded.offloaded > 0
     assert offloaded.total + offloaded.offloaded == on_device.total
-
-
-def test_a_gpu_keeps_more_in_fp32(asked: Simulator) -> None:
-    cpu = asked.peak(plan_of("gpt", {"kind": "ddp"}, 1, precision="bf16"))
-    assert asked.peak(plan_of("gpt", {"kind": "ddp"}, 1, gpus=1, precision="bf16")).total > cpu.total
 
 
 def test_an_answer_is_remembered(tmp_path: Path) -> None:
