@@ -65,7 +65,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
 CASES = [
     ("mlp", {"kind": "ddp"}, 1, {}),
     ("gpt", {"kind": "ddp"}, 2, {"accumulation": 2}),
-    ("gpt", {"kind": "fsdp"}, 2, {"activation_checkpointing": True}),
+    ("gpt", {"kind": "ddp"}, 2, {"activation_checkpointing": True}),
     ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
     ("cnn", {"kind": "fsdp"}, 2, {}),
     ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16"}),
