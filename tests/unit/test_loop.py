@@ -649,3 +649,17 @@ def test_a_resumed_run_waits_no_longer_than_one_that_was_never_ended():
     ended = Patience(EARLY, {"best": 5.0, "without": 2})
     outcome, around = early([], ended, start=6)
     assert outcome.step == 6 and outcome.enough and not around.steps("save")
+
+
+def test_the_last_evaluation_of_the_plan_is_no_early_end():
+    outcome, around = early([5.0, 4.9, 4.8], Patience(EARLY, {}), steps=6)
+    assert (outcome.step, outcome.enough, around.steps("save")) == (6, "", [6])
+
+
+def test_whether_it_is_enough_is_asked_before_the_first_step_and_after_each_evaluation(monkeypatch):
+    around, asked = RecordingSurroundings(evaluation=[{"x": torch.ones(1)}]), []
+    monkeypatch.setattr(around, "enough", lambda measured: asked.append(measured) or "")
+    plan = plan_of(4, log_every=100, fields={"evaluate_every": 2})
+    loop.train(plan, RecordingEngine(), Evaluates([2.0, 1.0]), steps_of(batches(), plan), around, 0)
+    assert asked[:2] == [{}, {"val/loss": 2.0}]
+    assert len(asked) == 3 and asked[2]["val/loss"] == 1.0
