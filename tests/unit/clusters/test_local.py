@@ -229,7 +229,7 @@ def test_a_folder_that_another_user_made_is_refused_before_anything_starts(tmp_p
     folder = tmp_path / "t"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    monkeypatch.setattr("orchestrator.clusters.local.request._LONGEST_RAY_DIR", 1000)
+    monkeypatch.setattr("orchestrator.private._LONGEST_RAY_FOLDER", 1000)
     mine = folder / f"tw-{os.getuid()}"
     for make, said in (
         (lambda: mine.symlink_to(tmp_path), "made by somebody else"),
