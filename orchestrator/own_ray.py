@@ -9,6 +9,7 @@ Seam: ``ray._private.node`` and ``services``; covered by the integration tests, 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,7 +127,9 @@ class _LeanNode(Node):
             super().start_raylet(*arguments, **named)
 
     def _with_idle_agents(self, command: Sequence[str]) -> list[str]:
-        idle = subprocess.list2cmdline([sys.executable, "-I", "-S", stand_in_agent.__file__])
+        idle = subprocess.list2cmdline(
+            [sys.executable, "-I", "-S", stand_in_agent.__file__, str(os.getpid())]
+        )
         return [
             next((agent + idle for agent in self.idle_agents if word.startswith(agent)), word)
             for word in command

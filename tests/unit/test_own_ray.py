@@ -12,7 +12,7 @@ _DRIVER_S = "orchestrator.driver, orchestrator.data, orchestrator.own_ray, orche
 
 def test_a_stand_in_ends_with_the_process_that_started_it():
     parent = subprocess.Popen(
-        ["/bin/sh", "-c", f"{sys.executable} -IS {stand_in_agent.__file__} & echo $!; read wait"],
+        ["/bin/sh", "-c", f"{sys.executable} -IS {stand_in_agent.__file__} $$ & echo $!; read wait"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -23,13 +23,25 @@ def test_a_stand_in_ends_with_the_process_that_started_it():
     os.close(stand_in)
 
 
+def test_a_stand_in_that_comes_too_late_ends_at_once():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    subprocess.run([sys.executable, "-IS", stand_in_agent.__file__, str(gone.pid)], check=True, timeout=60)
+
+
 def test_agents_that_have_nothing_to_do_are_stood_in_for():
     command = ["raylet", "--dashboard_agent_command=a b", "--runtime_env_agent_command=c", "--head"]
     lean = own_ray._LeanNode._with_idle_agents(own_ray._LeanNode.__new__(own_ray._LeanNode), command)
     assert lean[0] == "raylet" and lean[2:] == command[2:]
-    assert lean[1].startswith("--dashboard_agent_command=") and lean[1].endswith("stand_in_agent.py")
+    assert lean[1].startswith("--dashboard_agent_command=") and lean[1].endswith(
+        f"stand_in_agent.py {os.getpid()}"
+    )
     leaner = own_ray._LeanerNode._with_idle_agents(own_ray._LeanerNode.__new__(own_ray._LeanerNode), command)
-    assert leaner[:2] == lean[:2] and leaner[2].endswith("stand_in_agent.py") and leaner[3] == "--head"
+    assert (
+        leaner[:2] == lean[:2]
+        and leaner[2].endswith(f"stand_in_agent.py {os.getpid()}")
+        and leaner[3] == "--head"
+    )
 
 
 def test_ray_s_commands_are_its_own_again_afterwards():
