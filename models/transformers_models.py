@@ -126,13 +126,16 @@ def build(config: HuggingFaceConfig, objective: ObjectiveConfig) -> Modules:
 
 
 def renamed(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A file's tensors under our names, by what ``transformers`` itself renames for the architecture.
+    """A file's tensors under our names, by what ``transformers`` itself renames for the architecture; an export of ours has
+    them already.
 
     Files that it converts in other ways (experts that it joins, say) keep names that nothing here has.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 
+    if all(name.startswith("network.") for name in weights):
+        return weights
     network: Any = model.network
     rules = [rule for rule in get_model_conversion_mapping(network) if isinstance(rule, WeightRenaming)]
     there = network.state_dict()

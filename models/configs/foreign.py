@@ -132,7 +132,7 @@ def with_architecture(config: FamilyConfig, base_dir: str) -> FamilyConfig:
     Raises:
         SpecError: there is no ``config.json``, or ``transformers`` is needed to look it up and missing.
     """
-    if not isinstance(config, HuggingFaceConfig) or "model_type" in config.config:
+    if not isinstance(config, HuggingFaceConfig):
         return config
     from orchestrator.models import transformers_models
 
@@ -142,6 +142,11 @@ def with_architecture(config: FamilyConfig, base_dir: str) -> FamilyConfig:
         raise SpecError(f"model.architecture: {folder} is no folder with a config.json")
     if found is None:
         found = transformers_models.described(config.architecture)
+    if (kind := config.config.get("model_type", found.get("model_type"))) != found.get("model_type"):
+        raise SpecError(
+            f"model.config: {config.architecture} is of model_type {found.get('model_type')!r}, which can't be changed to"
+            f" {kind!r}; name another architecture"
+        )
     fields = {name: value for name, value in found.items() if name not in _NOT_THE_ARCHITECTURE}
     known = {*fields, *transformers_models.known_fields(found.get("model_type"))}
     if unknown := sorted(set(config.config) - known):
@@ -168,8 +173,8 @@ def check_same_function(config: FamilyConfig, path: str, *, strict: bool) -> Non
         SpecError: a field of the model differs from what ``config.json`` says, or no family computes that; by name.
     """
     theirs = read_config(path)
-    if isinstance(config, HuggingFaceConfig):
-        _refuse_other_architecture(config, theirs or {}, path, strict)
+    if isinstance(config, HuggingFaceConfig) and theirs is not None and "model" not in theirs:
+        _refuse_other_architecture(config, theirs, path, strict)
     elif theirs is not None:
         refuse_differences(config, fields_of(theirs, path), path, strict=strict)
 
@@ -184,6 +189,9 @@ def refuse_differences(config: FamilyConfig, said: Fields, path: str, *, strict:
         raise SpecError(
             f"initialize.weights: {path} holds weights of family {said.get('family')}, but the model is {config.family}"
         )
+    if isinstance(config, HuggingFaceConfig):
+        _refuse_other_architecture(config, said["config"], path, strict)
+        return
     other = list(_differences(config, said, strict))
     if other:
         raise SpecError(

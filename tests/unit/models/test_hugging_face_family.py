@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from orchestrator.errors import SpecError
 from orchestrator.models import build_modules
@@ -13,6 +15,7 @@ from orchestrator.models.configs import (
     CausalLmConfig,
     HuggingFaceConfig,
     default_objective,
+    refuse_differences,
     with_architecture,
 )
 from orchestrator.models.initialize import load_weights
@@ -43,7 +46,6 @@ def test_the_plan_carries_the_whole_architecture(folder: Path):
     assert config.vocabulary == 61 and config.config["hidden_size"] == 32
     (folder / "config.json").unlink()  # a worker needs no file
     again = HuggingFaceConfig.model_validate_json(config.model_dump_json())
-    assert with_architecture(again, "/") == again
     network: Any = build_modules(again, CAUSAL)["model"].network
     assert len(network.model.layers) == 1 and network.dtype.is_floating_point
     assert default_objective(again).kind == "causal_lm"
@@ -55,6 +57,7 @@ def test_the_plan_carries_the_whole_architecture(folder: Path):
     [
         ({"architecture": "./nowhere"}, "nowhere is no folder with a config.json"),
         ({"config": {"num_hidden_layer": 3}}, "has no num_hidden_layer; did you mean 'num_hidden_layers'"),
+        ({"config": {"model_type": "llama"}}, "is of model_type 'qwen2', which can't be changed to 'llama'"),
         ({"head": "image_classification"}, "builds no image_classification of 'qwen2'"),
         ({"config": {"hidden_size": "wide"}}, "builds no causal_lm of 'qwen2'"),
     ],
@@ -80,3 +83,19 @@ def test_weights_of_another_architecture_are_refused(folder: Path):
     config = with_architecture(asked(config={"rms_norm_eps": 1e-3}), str(folder.parent))
     with pytest.raises(SpecError, match=r"rms_norm_eps is 1e-06 there and 0\.001 here"):
         load_weights(build_modules(config, CAUSAL), str(folder), config=config)
+
+
+def test_weights_of_a_run_or_an_export_of_ours_are_compared_and_taken_too(folder: Path, tmp_path: Path):
+    config = with_architecture(asked(), str(folder.parent))
+    modules = build_modules(config, CAUSAL)
+    save_file(
+        {name: p.detach() for name, p in modules["model"].named_parameters()}, tmp_path / "a.safetensors"
+    )
+    section = config.model_dump(mode="json")
+    (tmp_path / "config.json").write_text(json.dumps({"model": section}))
+    assert load_weights(build_modules(config, CAUSAL), str(tmp_path), config=config).is_complete
+    other = with_architecture(asked(config={"rms_norm_eps": 1e-3}), str(folder.parent))
+    with pytest.raises(SpecError, match="rms_norm_eps is 1e-06 there"):
+        load_weights(build_modules(other, CAUSAL), str(tmp_path), config=other)
+    with pytest.raises(SpecError, match="rms_norm_eps is 1e-06 there"):
+        refuse_differences(other, section, "checkpoints", strict=True)
