@@ -9,6 +9,7 @@ V vocabulary, O outputs.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import BertConfig, ObjectiveConfig
+from orchestrator.models.language_head import LanguageHead, Scoring
 
 
 class Attention(nn.Module):
@@ -104,7 +106,7 @@ class MaskedLanguageModel(nn.Module):
         self.encoder = Encoder(config)
         self.transform = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_epsilon)
-        self.head = nn.Linear(config.width, config.vocabulary)
+        self.head = LanguageHead(config.width, config.vocabulary)
         self.apply(partial(_initialize, deviation=config.initial_deviation))
         self.head.weight = self.encoder.token_embedding.weight
 
@@ -114,13 +116,13 @@ class MaskedLanguageModel(nn.Module):
         length_B: Tensor | None = None,
         segment_BT: Tensor | None = None,
         chosen_BK: Tensor | None = None,
-    ) -> Tensor:
-        """-> logits (B, K, V) at the places ``chosen_BK``, or (B, T, V) at all."""
+        scoring: Scoring | None = None,
+    ) -> Any:
+        """-> logits (B, K, V) at the places ``chosen_BK``, or (B, T, V) at all; with a scoring its scores."""
         x_BKW = self.encoder(tokens_BT, length_B, segment_BT)
         if chosen_BK is not None:
             x_BKW = x_BKW.take_along_dim(chosen_BK[:, :, None], dim=1)
-        logits_BKV: Tensor = self.head(self.norm(F.gelu(self.transform(x_BKW))))
-        return logits_BKV
+        return self.head(self.norm(F.gelu(self.transform(x_BKW))), scoring)
 
 
 class SequenceClassifier(nn.Module):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import GptConfig, ObjectiveConfig
+from orchestrator.models.language_head import LanguageHead, Scoring
 
 
 def norm(config: GptConfig) -> nn.Module:
@@ -180,7 +182,7 @@ class Gpt(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = norm(config)
-        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.head = LanguageHead(config.width, config.vocabulary, bias=False)
         self.apply(partial(_initialize, deviation=config.initial_deviation))
         for name, parameter in self.named_parameters():
             if name.endswith("project.weight"):  # the residual stream keeps its variance however deep it is
@@ -193,9 +195,13 @@ class Gpt(nn.Module):
         return [Past() for _ in self.layers]
 
     def forward(
-        self, tokens_BT: Tensor, document_BT: Tensor | None = None, past: list[Past] | None = None
-    ) -> Tensor:
-        """Token numbers (B, T), and the document that each belongs to -> logits (B, T, V).
+        self,
+        tokens_BT: Tensor,
+        document_BT: Tensor | None = None,
+        past: list[Past] | None = None,
+        scoring: Scoring | None = None,
+    ) -> Any:
+        """Token numbers (B, T), and the document that each belongs to -> logits (B, T, V), or with a scoring its scores.
 
         With a past the tokens go on from those that it has, all at first and then one at a time, and are added to it;
         the logits are those after the last (B, 1, V).
@@ -218,8 +224,7 @@ class Gpt(nn.Module):
             x_BTW = block(x_BTW, rotation, mask_B1TT, past[index] if past else None)
         if past:
             x_BTW = x_BTW[:, -1:]
-        logits_BTV: Tensor = self.head(self.norm(x_BTW))
-        return logits_BTV
+        return self.head(self.norm(x_BTW), scoring)
 
 
 def document_mask(document_BT: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import ObjectiveConfig, RecurrentConfig, RnnConfig
+from orchestrator.models.language_head import LanguageHead, Scoring
 
 
 class ToLengths(nn.RNNBase):
@@ -151,7 +152,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.embedding_width)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = recurrence(config, config.embedding_width)
-        self.head = nn.Linear(output_width(config), config.vocabulary)
+        self.head = LanguageHead(output_width(config), config.vocabulary)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         if config.tied_embeddings:
             self.head.weight = self.embedding.weight
@@ -160,14 +161,18 @@ class LanguageModel(nn.Module):
         """The state after no token."""
         return [None]
 
-    def forward(self, tokens_BT: Tensor, past: list[Any] | None = None) -> Tensor:
-        """(B, T) -> logits (B, T, V). With a past: on from its state, which is replaced; logits after the last token (B, 1, V)."""
+    def forward(
+        self, tokens_BT: Tensor, past: list[Any] | None = None, scoring: Scoring | None = None
+    ) -> Any:
+        """(B, T) -> logits (B, T, V), or with a scoring its scores.
+
+        With a past: on from its state, which is replaced; logits after the last token (B, 1, V).
+        """
         x_BTE = self.dropout(self.embedding(tokens_BT))
         x_BTW, state = self.layers(x_BTE, state=past[0] if past else None)
         if past:
             past[0], x_BTW = state, x_BTW[:, -1:]
-        logits_BTV: Tensor = self.head(self.dropout(x_BTW))
-        return logits_BTV
+        return self.head(self.dropout(x_BTW), scoring)
 
 
 class TokensClassifier(nn.Module):

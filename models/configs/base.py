@@ -122,6 +122,11 @@ class FamilyConfig(Section):
         return False
 
     @property
+    def scores_in_chunks(self) -> bool:
+        """Whether its language head can give a loss without holding the logits of all tokens."""
+        return False
+
+    @property
     def builds_deferred(self) -> bool:
         """Whether its modules can be built without memory first."""
         return True

@@ -136,6 +136,9 @@ class CausalLmConfig(_Asked):
     """Predict each token from those before it."""
     metrics: tuple[TextMetric, ...] = ()
     """What is measured beside accuracy: ``perplexity``, exp(loss)."""
+    chunk_tokens: Count | None = None
+    """Tokens whose logits are held at a time, for a large vocabulary (gpt, bert, rnn, lstm, gru): their products are made anew in the
+    backward, a third more time for the last layer; the same loss and gradients but for rounding. Default: all, at once."""
     packed: bool = False
     """The data has ``document``, the number of each token's document in its sequence: no token attends to another
     document's, and none is predicted from it."""
@@ -159,6 +162,9 @@ class MaskedLmConfig(_Asked):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the tokens (or words) that is predicted; of these 80 % are hidden by the mask token, 10 % replaced by
     a random token, 10 % left as they are."""
+    chunk_tokens: Count | None = None
+    """Tokens whose logits are held at a time, for a large vocabulary (gpt, bert, rnn, lstm, gru): their products are made anew in the
+    backward, a third more time for the last layer; the same loss and gradients but for rounding. Default: all, at once."""
     whole_words: bool = False
     """Choose words instead of tokens; the data has ``word``, the number of each token's word in its sequence."""
     mask_token: Annotated[int, Field(ge=0)] | None = None

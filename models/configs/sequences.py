@@ -106,6 +106,11 @@ class RecurrentConfig(FamilyConfig):
         """The context."""
         return self.context
 
+    @property
+    def scores_in_chunks(self) -> bool:
+        """It can."""
+        return True
+
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
         """What the objective's inputs and outputs have."""
         if objective.kind == "causal_lm":
@@ -249,6 +254,11 @@ class GptConfig(WeightsConfig):
         """The context."""
         return self.context
 
+    @property
+    def scores_in_chunks(self) -> bool:
+        """It can."""
+        return True
+
     def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
         """One token more than the model reads: each is predicted from those before it."""
         return {
@@ -322,6 +332,11 @@ class BertConfig(WeightsConfig):
     def max_tokens(self) -> int:
         """The context."""
         return self.context
+
+    @property
+    def scores_in_chunks(self) -> bool:
+        """It can."""
+        return True
 
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
         """A language model has no labels."""

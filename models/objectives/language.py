@@ -18,10 +18,12 @@ from orchestrator.models.configs import (
     BertConfig,
     CausalLmConfig,
     CustomConfig,
+    FamilyConfig,
     GptConfig,
     MaskedLmConfig,
     RecurrentConfig,
 )
+from orchestrator.models.language_head import Score, Scoring
 from orchestrator.models.objectives.common import OnePhase, forward
 from orchestrator.models.objectives.generation import continued
 
@@ -48,7 +50,9 @@ class CausalLm(OnePhase):
             raise SpecError(
                 f"objective.packed: family {config.family} does not keep packed documents apart; set it to false"
             )
+        _check_chunks(config, objective)
         assert config.context is not None
+        self._chunk_tokens = objective.chunk_tokens
         self._tensors = dict(config.input_tensors(objective))
         self._by_name = config.inputs_by_name
         self._packed = objective.packed
@@ -91,32 +95,35 @@ class CausalLm(OnePhase):
             weight_BT = weight_BT * (document_BT[:, 1:] == document_BT[:, :-1])
         return weight_BT
 
-    def _logits(self, modules: Mapping[str, nn.Module], batch: Batch) -> Tensor:
-        given = {"tokens": batch["tokens"][:, :-1]}
+    def _scores(self, modules: Mapping[str, nn.Module], batch: Batch, score: Score) -> tuple[Tensor, ...]:
+        """Of each prediction of the batch, one after the other."""
+        given, target_BT = {"tokens": batch["tokens"][:, :-1]}, batch["tokens"][:, 1:]
         if self._packed:
             given["document"] = batch["document"][:, :-1]
-        return forward(modules["model"], given, by_name=self._by_name).float()
+        if self._chunk_tokens is not None:
+            scores: tuple[Tensor, ...] = modules["model"](
+                *given.values(), scoring=Scoring(target_BT, score, self._chunk_tokens)
+            )
+            return scores
+        logits_BTV = forward(modules["model"], given, by_name=self._by_name).float()
+        return score(logits_BTV.flatten(0, 1), target_BT.flatten().long())
 
-    def _loss(self, logits_BTV: Tensor, batch: Batch) -> Tensor:
-        logits_NV, target_N = logits_BTV.flatten(0, 1), batch["tokens"][:, 1:].flatten().long()
-        if self._differ(batch):
-            loss_N = F.cross_entropy(logits_NV, target_N, reduction="none")
-            return (loss_N * self._unit_weights(batch).flatten()).sum()
-        return F.cross_entropy(logits_NV, target_N, reduction="sum")
+    def _sum(self, loss_N: Tensor, batch: Batch) -> Tensor:
+        return (loss_N * self._unit_weights(batch).flatten()).sum() if self._differ(batch) else loss_N.sum()
 
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
         """See ``Objective.loss``; perplexity is the exponential of the mean."""
-        return Sums(self._loss(self._logits(modules, batch), batch), self.units(phase, batch), {})
+        (loss_N,) = self._scores(modules, batch, _losses)
+        return Sums(self._sum(loss_N, batch), self.units(phase, batch), {})
 
     @torch.no_grad()
     def evaluate(
         self, modules: Mapping[str, nn.Module], batch: Batch
     ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
         """Loss and the share of tokens that were the most likely one."""
-        logits_BTV, count = self._logits(modules, batch), self.units("model", batch)
-        right_BT = logits_BTV.argmax(-1) == batch["tokens"][:, 1:]
-        right = (right_BT * self._unit_weights(batch)).sum()
-        return {"loss": (self._loss(logits_BTV, batch), count), "accuracy": (right, count)}
+        loss_N, right_N = self._scores(modules, batch, _losses_and_right)
+        right, count = (right_N * self._unit_weights(batch).flatten()).sum(), self.units("model", batch)
+        return {"loss": (self._sum(loss_N, batch), count), "accuracy": (right, count)}
 
     @torch.no_grad()
     def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
@@ -142,6 +149,7 @@ class MaskedLm(OnePhase):
         assert config.vocabulary is not None
         if objective.mask_token is None:
             raise SpecError("objective.mask_token: the data names no mask token; write its number")
+        _check_chunks(config, objective)
         if objective.mask_token >= config.vocabulary:
             raise SpecError(
                 f"objective.mask_token {objective.mask_token} is not below model.vocabulary {config.vocabulary}"
@@ -149,6 +157,7 @@ class MaskedLm(OnePhase):
         self._tensors = config.input_tensors(objective)
         self._vocabulary = config.vocabulary
         self._share = objective.share
+        self._chunk_tokens = objective.chunk_tokens
         self._whole_words = objective.whole_words
         self._mask_token = objective.mask_token
         self._special_tokens = sorted({objective.mask_token, *(objective.special_tokens or ())})
@@ -214,13 +223,38 @@ class MaskedLm(OnePhase):
     def loss(self, phase: str, modules: Mapping[str, nn.Module], batch: Batch) -> Sums:
         """See ``Objective.loss``."""
         place_BK, weight_BK = self._chosen(batch)
-        tokens_BT = self._hidden(batch, place_BK, weight_BK)
-        logits_BKV = modules["model"](tokens_BT, batch.get("length"), batch.get("segment"), place_BK).float()
         target_BK = batch["tokens"].take_along_dim(place_BK, dim=1).long()
-        loss_N = F.cross_entropy(logits_BKV.flatten(0, 1), target_BK.flatten(), reduction="none")
-        count = weight_BK.sum()
-        right = ((logits_BKV.argmax(-1) == target_BK) * weight_BK).sum()
-        return Sums((loss_N * weight_BK.flatten()).sum(), count, {"accuracy": (right, count)})
+        given = (
+            self._hidden(batch, place_BK, weight_BK),
+            batch.get("length"),
+            batch.get("segment"),
+            place_BK,
+        )
+        if self._chunk_tokens is None:
+            logits_BKV = modules["model"](*given).float()
+            loss_N, right_N = _losses_and_right(logits_BKV.flatten(0, 1), target_BK.flatten())
+        else:
+            scoring = Scoring(target_BK, _losses_and_right, self._chunk_tokens)
+            loss_N, right_N = modules["model"](*given, scoring=scoring)
+        weight_N, count = weight_BK.flatten(), weight_BK.sum()
+        return Sums((loss_N * weight_N).sum(), count, {"accuracy": ((right_N * weight_N).sum(), count)})
+
+
+def _check_chunks(config: FamilyConfig, objective: CausalLmConfig | MaskedLmConfig) -> None:
+    if objective.chunk_tokens is not None and not config.scores_in_chunks:
+        raise SpecError(
+            f"objective.chunk_tokens: family {config.family} makes its logits by code of its own, all at once; leave it out"
+        )
+
+
+def _losses(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor]:
+    """Cross-entropy (N,)."""
+    return (F.cross_entropy(logits_NV, target_N, reduction="none"),)
+
+
+def _losses_and_right(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (N,), and whether the target is the most likely token (N,)."""
+    return (*_losses(logits_NV, target_N), logits_NV.argmax(-1) == target_N)
 
 
 _LONGEST_WORD = 15

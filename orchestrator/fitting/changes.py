@@ -15,6 +15,7 @@ from orchestrator.planning.verdict import Change, Verdict, needed
 
 _NEAREST = 3
 _MOST_TRIED = 24
+_CHUNK_TOKENS = 1024
 
 Remake = Callable[[ResolvedJob], Plan]
 """The plan of a changed job; raises SpecError where it can't be had."""
@@ -105,6 +106,9 @@ def _steps(plan: Plan) -> Iterator[Step]:
     if not job.training.activation_checkpointing:
         cost = "forward of each block twice: about a third more time"
         yield Step("recomputation", {"training.activation_checkpointing": True}, 1.33, cost)
+    if job.model.scores_in_chunks and getattr(job.objective, "chunk_tokens", _CHUNK_TOKENS) is None:
+        cost = "logits of a few tokens at a time, made twice: a third more time for the last layer"
+        yield Step("logits", {"objective.chunk_tokens": _CHUNK_TOKENS}, 1.04, cost)
     micro, slower = plan.micro_batch_size, 1.0
     while micro % 2 == 0:
         micro, slower = micro // 2, slower * 1.05

@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "training.stop_early",
     "training.micro_batch_size",
     "training.activation_checkpointing",
+    "objective.chunk_tokens",
     "training.compile",
     "training.log_every",
     "training.evaluate_every",

@@ -94,6 +94,8 @@ CASES = [
         CausalLmConfig(packed=True),
     ),
     Case("bert-mlm", BertConfig(size="debug", **_TEXT), MaskedLmConfig(**_MASK), optional=("length",)),
+    Case("gpt-chunks", GptConfig(size="debug", **_TEXT), CausalLmConfig(chunk_tokens=5), optional=("length",)),
+    Case("bert-chunks", BertConfig(size="debug", **_TEXT), MaskedLmConfig(**_MASK, chunk_tokens=3), optional=("length",)),
     Case("bert-words", BertConfig(size="debug", **_TEXT), MaskedLmConfig(**_MASK, share=0.3, whole_words=True)),
     Case(
         "bert-classification",

@@ -72,3 +72,14 @@ def test_two_workers_train_any_family_like_one(pools: Pools, name: str, strategy
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_recomputed_activations_change_nothing(pools: Pools, name: str, strategy: str) -> None:
     _check(pools, name, strategy, activation_checkpointing=True)
+
+
+@pytest.mark.parametrize(("name", "whole"), [("gpt-chunks", "gpt"), ("bert-chunks", "bert-mlm")])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero2", "zero3"])
+def test_logits_in_chunks_change_nothing(pools: Pools, name: str, whole: str, strategy: str) -> None:
+    (run, _), expected = (
+        pools.run(2, train_family, _plan(2, STRATEGIES[strategy]), name, STEPS),
+        _alone(whole),
+    )
+    assert run.losses == pytest.approx(expected.losses, rel=1e-6)
+    assert run.norms == pytest.approx(expected.norms, rel=1e-6)

@@ -29,6 +29,10 @@ MODELS: dict[str, tuple[Any, Any]] = {
         GptConfig(layers=2, heads=2, width=64, context=33, vocabulary=199),
         CausalLmConfig(),
     ),
+    "gpt in chunks": (
+        GptConfig(layers=2, heads=2, width=64, context=33, vocabulary=199),
+        CausalLmConfig(chunk_tokens=16),
+    ),
     "mlp": (MlpConfig(size="debug", in_features=6, outputs=4), ClassificationConfig()),
     "cnn": (CnnConfig(size="debug", in_channels=2, image_size=8, outputs=3), ClassificationConfig()),
 }
@@ -66,6 +70,7 @@ CASES = [
     ("mlp", {"kind": "ddp"}, 1, {}),
     ("gpt", {"kind": "ddp"}, 2, {"accumulation": 2}),
     ("gpt", {"kind": "ddp"}, 2, {"activation_checkpointing": True}),
+    ("gpt in chunks", {"kind": "fsdp"}, 2, {}),
     ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
     ("cnn", {"kind": "fsdp"}, 2, {}),
     ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16"}),
@@ -81,6 +86,12 @@ def test_a_rank_holds_what_was_predicted(
     assert predicted.total == pytest.approx(measured.total, rel=0.05)
     for part in ("parameters", "masters", "moments"):
         assert getattr(predicted, part) == pytest.approx(getattr(measured, part), rel=0.02), part
+
+
+def test_logits_in_chunks_show(asked: Simulator) -> None:
+    whole, chunked = (asked.peak(plan_of(name, {"kind": "ddp"}, 1)) for name in ("gpt", "gpt in chunks"))
+    assert chunked.logits < 0.3 * whole.logits
+    assert chunked.total < whole.total
 
 
 def test_sharding_and_recomputation_show(asked: Simulator) -> None:

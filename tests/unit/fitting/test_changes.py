@@ -10,6 +10,7 @@ import pytest
 from orchestrator.errors import SpecError
 from orchestrator.fitting import auto, changes
 from orchestrator.fitting.ask import Simulator
+from orchestrator.models.configs import CausalLmConfig, GptConfig
 from orchestrator.planning.devices import Device
 from orchestrator.planning.peak import Peak
 from orchestrator.planning.plan import Plan, ResolvedJob
@@ -80,6 +81,20 @@ def test_changes_that_only_help_together() -> None:
 
     (first, *_) = changes.judge(plan_of(), H100, told(total), remake).changes
     assert set(first.overrides) == {"strategy='{kind: fsdp}'", "training.activation_checkpointing=true"}
+
+
+def test_logits_of_a_language_model_in_chunks() -> None:
+    plan = plan_of()
+    update = {"model": GptConfig(vocabulary=50257), "objective": CausalLmConfig()}
+    language = plan.model_copy(update={"job": plan.job.model_copy(update=update)})
+
+    def total(plan: Plan) -> float:
+        return 40 if getattr(plan.job.objective, "chunk_tokens", None) else 90
+
+    (first,) = changes.judge(
+        language, H100, told(total), lambda job: language.model_copy(update={"job": job})
+    ).changes
+    assert first.overrides == ("objective.chunk_tokens=1024",)
 
 
 def test_nothing_helps() -> None:
