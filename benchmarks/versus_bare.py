@@ -1,6 +1,7 @@
 """What trainwright costs beside bare scripts of the same model: step time and time to the first step, as ratios.
 
-``python benchmarks/versus_bare.py [step-1] [step-2] [ray-2] [start-1] [start-2] [--rounds 3]``
+``python benchmarks/versus_bare.py [step-1] [step-2] [ray-2] [start-1] [start-2] [--rounds 3]
+[--reader worker|ray]``
 
 Each ratio comes from rounds that alternate ours and the peer's in one run, so that whatever else the machine does
 falls on both. ``step-N``: median step of N workers against a bare PyTorch loop (N = 1) or torchrun DDP (N = 2), data
@@ -213,7 +214,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", default=["step-1", "step-2", "ray-2", "start-1", "start-2"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--reader", choices=["worker", "ray"], default="worker", help="data.reader of ours")
     options = parser.parse_args()
+    JOB["data"]["reader"] = options.reader
     print(f"{'case':<8} {'ours':>10} {'peer':>10} {'ratio':>7}   rounds")
     for case in options.cases:
         stages: list[dict[str, float]] = []

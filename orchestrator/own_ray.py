@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
@@ -34,6 +35,7 @@ from orchestrator import stand_in_agent
 _LONGEST_WAIT_MS = 60_000
 """How long a process waits for its first task. Ray would end it after a second, and start another for the next task."""
 
+_WAITING = "--num_prestart_python_workers="
 _NOWHERE = 1
 """A port on which nothing listens, where Ray must have one."""
 
@@ -46,6 +48,7 @@ class OwnRay:
         folder: str,
         *,
         cpus: int,
+        processes: int,
         gpus: int,
         object_store_bytes: int,
         runtime_env: Mapping[str, Any],
@@ -53,7 +56,8 @@ class OwnRay:
         """
         Args:
             folder: for its files.
-            cpus: of the workers and of what reads for them; as many processes wait for tasks from the start on.
+            cpus: of the workers and of what reads for them.
+            processes: that are started at once, and wait for tasks.
             gpus: of the workers.
             object_store_bytes: memory that its processes share.
             runtime_env: that all workers run in; empty for that of this process.
@@ -70,13 +74,14 @@ class OwnRay:
             include_dashboard=False,
             resource_isolation_config=ResourceIsolationConfig(),
             _system_config={
-                "worker_maximum_startup_concurrency": cpus,
+                "worker_maximum_startup_concurrency": processes,
                 "idle_worker_killing_time_threshold_ms": _LONGEST_WAIT_MS,
                 "prestart_worker_first_driver": is_ready_made,
             },
         )
         kind = _LeanerNode if is_ready_made else _LeanNode
-        self._node = kind(parameters, head=True, shutdown_at_exit=False, spawn_reaper=True)
+        with _commands_changed(partial(_with_processes, processes)):
+            self._node = kind(parameters, head=True, shutdown_at_exit=False, spawn_reaper=True)
         try:
             ray.init(
                 address=self._node.gcs_address,
@@ -144,6 +149,11 @@ class _LeanerNode(_LeanNode):
         *_LeanNode.ports_of_nobody,
         (RUNTIME_ENV_AGENT_PORT_NAME, _NOWHERE),
     )
+
+
+def _with_processes(count: int, command: Sequence[str]) -> list[str]:
+    """As many wait, where by itself Ray starts one for each CPU."""
+    return [f"{_WAITING}{count}" if word.startswith(_WAITING) else word for word in command]
 
 
 @contextmanager

@@ -107,6 +107,7 @@ class RaySession:
         own = OwnRay(
             f"{folder}/r",  # Ray opens it to everybody, so it is no place for the token
             cpus=private_cpus(plan),
+            processes=first_processes(plan),
             gpus=gpus,
             object_store_bytes=_object_store_bytes_here(),
             runtime_env=runtime_env(plan),
@@ -167,10 +168,10 @@ class RaySession:
                 "prepared": prepared,
                 "launch": launch,
                 "started_at": started_at,
+                "alone_in_ray_data": bool(self._private_dir) and plan.job.data.reader == "ray",
             },
             max_failures=plan.job.recovery.max_failures,
-            own_processes=bool(self._private_dir),
-            shares_cpus=not self._private_dir or plan.job.data.reader == "ray",
+            own_ray=bool(self._private_dir),
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=plan.job.recovery.hang_timeout,
@@ -186,6 +187,10 @@ def _work(config: Mapping[str, Any]) -> dict[str, Any]:
     """In each worker's process, which alone imports torch."""
     from orchestrator import worker
 
+    if config["alone_in_ray_data"]:
+        from orchestrator.data.reading.ray_data_alone import be_alone
+
+        be_alone()
     return worker.run(config)
 
 
@@ -237,6 +242,13 @@ def runtime_env(plan: Plan) -> dict[str, Any]:
 def private_cpus(plan: Plan) -> int:
     """Logical CPUs of a private instance: the workers' and those that read."""
     return math.ceil(plan.world_size * plan.job.scaling.cpus_per_worker - 1e-6) + DATA_CPUS
+
+
+def first_processes(plan: Plan) -> int:
+    """Processes of Ray's that a launch needs first: the workers', the one by which they wait for each other, and one that
+    reads for them.
+    """
+    return plan.world_size + 1 + (plan.job.data.reader == "ray")
 
 
 def write_token(folder: str) -> str:

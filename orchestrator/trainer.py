@@ -27,27 +27,24 @@ _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 class Trainer(DataParallelTrainer):
     """DataParallelTrainer with our failure policy in place of Ray's, which retries user errors and waits without end."""
 
-    def __init__(
-        self, *arguments: Any, max_failures: int, own_processes: bool, shares_cpus: bool, **named: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, max_failures: int, own_ray: bool, **named: Any) -> None:
         """
         Args:
             arguments: as DataParallelTrainer's, and so those in ``named``.
             max_failures: how often is tried again.
-            own_processes: all of Ray's processes were started by this one, and so have its environment.
-            shares_cpus: others take CPUs of the same nodes, and have to know how many the workers need.
+            own_ray: Ray was started by this process for this run: its processes have this one's environment, and nobody
+                else takes CPUs of its node.
             named: see ``arguments``.
 
         """
         super().__init__(*arguments, **named)
-        self._max_failures, self._shares_cpus = max_failures, shares_cpus
-        self._controller_class = _OwnController if own_processes else _Controller
+        self._max_failures, self._own_ray = max_failures, own_ray
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures)
-        if not self._shares_cpus:
+        if self._own_ray:
             arguments["scaling_policy"] = _TakesWhatIsThere(self.scaling_config)
-        controller = self._controller_class(**arguments)
+        controller = (_OwnController if self._own_ray else _Controller)(**arguments)
         asyncio.run(controller.run())
         return controller.get_result()
 

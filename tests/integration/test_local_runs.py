@@ -123,9 +123,10 @@ def test_a_run_listens_on_loopback_alone(home):
     assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
-def test_a_run_starts_no_process_that_it_has_no_use_for(home):
+@pytest.mark.parametrize("reader", ["worker", "ray"])
+def test_a_run_starts_no_process_that_it_has_no_use_for(home, reader):
     """Each takes from half a second to three on a core before the first step."""
-    run = submit(home, home.job(scaling={"workers": 1}), "--set", "data.reader=worker")
+    run = submit(home, home.job(scaling={"workers": 1}), "--set", f"data.reader={reader}")
     home.wait_for(run, lambda event: event["event"] == "metrics")
     commands = home.processes(run)
     assert home.call("stop", run, "--now").returncode == 0
@@ -137,9 +138,17 @@ def test_a_run_starts_no_process_that_it_has_no_use_for(home):
         "log": "log_monitor.py",
         "worker": "RayTrainWorker",
         "barrier": "ray::SynchronizationActor",
+        "reader": "ray::",  # waits for tasks, or has one
     }
     kinds = [next((kind for kind, word in known.items() if word in command), command) for command in commands]
-    assert sorted(kinds) == ["agents", "agents", "barrier", "driver", "gcs", "log", "raylet", "worker"]
+    assert sorted(kind for kind in kinds if kind != "reader") == [
+        *("agents", "agents", "barrier", "driver", "gcs", "log", "raylet", "worker")
+    ]
+    readers = kinds.count("reader")
+    assert (
+        readers == 0 if reader == "worker" else 1 <= readers <= 2 * 2
+    )  # data.reader_tasks, and as many to come
+    assert not any("StatsActor" in command or "Autoscaling" in command for command in commands)
 
 
 def test_mlflow_holds_the_run(home, uninterrupted):

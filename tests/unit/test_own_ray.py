@@ -44,6 +44,11 @@ def test_agents_that_have_nothing_to_do_are_stood_in_for():
     )
 
 
+def test_as_many_processes_wait_as_are_needed_first():
+    command = ["raylet", "--num_prestart_python_workers=16", "--head"]
+    assert own_ray._with_processes(3, command) == ["raylet", "--num_prestart_python_workers=3", "--head"]
+
+
 def test_ray_s_commands_are_its_own_again_afterwards():
     before = own_ray.services.start_ray_process
     with own_ray._commands_changed(list):

@@ -14,6 +14,7 @@ from orchestrator.errors import InfrastructureError, ResourcesError, StoppedErro
 from orchestrator.ray_session import (
     RaySession,
     environment_of,
+    first_processes,
     object_store_bytes,
     private_cpus,
     resources_per_worker,
@@ -57,6 +58,14 @@ def test_the_object_store_is_a_share_of_what_the_machine_has(memory, shared, exp
 @pytest.mark.parametrize(("workers", "cpus", "all_cpus"), [(2, 1, 3), (2, 0.5, 2), (3, 0.5, 3), (10, 0.7, 8)])
 def test_a_private_instance_has_a_cpu_beside_the_workers(plan, workers, cpus, all_cpus):
     assert private_cpus(plan(workers, batch=workers, scaling={"cpus_per_worker": cpus})) == all_cpus
+
+
+@pytest.mark.parametrize(("reader", "processes"), [("worker", 4), ("ray", 5)])
+def test_processes_that_are_needed_first_are_started_at_once(tmp_path, reader, processes):
+    made = plan_of(
+        job_of({**IRIS, "reader": reader}, batch=3, scaling={"cpus_per_worker": 8}), tmp_path, workers=3
+    )
+    assert first_processes(made) == processes
 
 
 def test_the_jobs_own_variables_come_last(plan):
