@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -62,19 +62,21 @@ class Peers:
 
     def union(self, numbers: Iterable[int]) -> list[int]:
         """The numbers of all ranks, each once, in order. Collective."""
-        of_ranks: list[list[int]] = [list(numbers)] * self.world_size
-        if self.group is not None:
-            dist.all_gather_object(of_ranks, of_ranks[0], group=self.group)
-        return sorted({number for of_rank in of_ranks for number in of_rank})
+        return sorted({number for of_rank in self.of_all(list(numbers)) for number in of_rank})
 
-    def broadcast(self, numbers: tuple[int, int]) -> tuple[int, int]:
-        """Rank 0's two numbers, on every rank. Collective."""
-        if self.group is None:
-            return numbers
+    def largest(self, numbers: Sequence[int]) -> list[int]:
+        """Of each of the numbers the largest on any rank. Collective."""
         tensor = torch.tensor(numbers, dtype=torch.int64)
-        dist.broadcast(tensor, src=0, group=self.group)
-        first, second = tensor.tolist()
-        return first, second
+        if self.group is not None:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
+        return [int(number) for number in tensor.tolist()]
+
+    def of_all(self, own: Answer) -> list[Answer]:
+        """What each rank brings, by rank. Collective."""
+        of_ranks = [own] * self.world_size
+        if self.group is not None:
+            dist.all_gather_object(of_ranks, own, group=self.group)
+        return of_ranks
 
 
 def _gloo_group(hang_timeout: float | None) -> dist.ProcessGroup:
@@ -85,16 +87,23 @@ def _gloo_group(hang_timeout: float | None) -> dist.ProcessGroup:
 
 
 class StopCheck:
-    """Whether the run should end. Ranks agree about once a second, at a step that rank 0 names."""
+    """Whether the loop should end early. Ranks agree about twice a second, at a step that rank 0 names: on the host, by
+    gloo, so no device waits for it.
+    """
 
-    def __init__(self, peers: Peers, is_asked: Callable[[], bool]) -> None:
+    def __init__(
+        self, peers: Peers, is_asked: Callable[[], bool], is_noticed: Callable[[], bool] = lambda: False
+    ) -> None:
         """
         Args:
             peers: the ranks that agree.
             is_asked: whether somebody asked for a stop; called on rank 0 alone.
+            is_noticed: whether this rank has notice that it will be taken away; called on every rank.
 
         """
-        self._peers, self._is_asked = peers, is_asked
+        self._peers, self._is_asked, self._is_noticed = peers, is_asked, is_noticed
+        self.leaves = False
+        """Whether the loop ends because a rank has notice; a stop that is asked for as well comes first."""
         self._next_step = 0
         self._last = (0, time.monotonic())
 
@@ -102,14 +111,15 @@ class StopCheck:
         """The same answer on every rank after the same step. Collective."""
         if step < self._next_step:
             return False
-        answer = (0, 0)
+        stop = next_step = 0
         if self._peers.rank == 0:
             last_step, last_time = self._last
             self._last = step, time.monotonic()
             seconds_per_step = (self._last[1] - last_time) / max(1, step - last_step)
-            answer = int(self._is_asked()), step + steps_until_check(seconds_per_step)
-        stop, self._next_step = self._peers.broadcast(answer)
-        return bool(stop)
+            stop, next_step = int(self._is_asked()), step + steps_until_check(seconds_per_step)
+        stop, noticed, self._next_step = self._peers.largest((stop, int(self._is_noticed()), next_step))
+        self.leaves = bool(noticed and not stop)
+        return bool(stop or noticed)
 
 
 def steps_until_check(seconds_per_step: float) -> int:

@@ -8,6 +8,7 @@ TrainwrightError                 any of the below; ``exit_code`` is what the com
 ├── InfrastructureError  (4)     the cluster, the storage or the network failed
 │   ├── RecordError      (4)     a run's record is damaged
 │   ├── ResourcesError   (4)     what the job asks for is more than the cluster has
+│   ├── NoticeError      (4)     a worker will be taken away, so all have left
 │   └── CheckpointError  (4)     no usable checkpoint, or a damaged one
 ├── StoppedError         (5)     a person or a queue stopped the run
 └── NotFoundError        (6)     no such run, cluster or file
@@ -60,6 +61,10 @@ class InfrastructureError(TrainwrightError):
 
 class ResourcesError(InfrastructureError):
     """The job asks for more than the cluster has."""
+
+
+class NoticeError(InfrastructureError):
+    """A worker will be taken away, and had notice: the state is saved, and all have left."""
 
 
 class CheckpointError(InfrastructureError):

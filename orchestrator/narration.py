@@ -142,6 +142,8 @@ def _sentence(line: str) -> str:
 
 def incident(event: Mapping[str, Any]) -> str:
     """What failed and what comes next."""
+    if event.get("retry") and not event.get("is_counted", True):
+        return f"{event['message']}; restarting, which is not counted"
     if event.get("retry"):
         return f"{event['message']}; restarting ({event.get('failure')} of {event.get('max_failures')})"
     return f"{event['message']}; not retried"

@@ -92,7 +92,8 @@ class RaySession:
 
     def _start(self, folder: str) -> None:
         """An instance of this run's own, on ports that are free."""
-        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less to start
+        # one process less to start: this instance has one node, which nobody drains
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # one machine only: Ray binds to loopback
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.update(_LOOPBACK)
@@ -130,12 +131,10 @@ class RaySession:
             StoppedError: a stop was asked for meanwhile.
 
         """
-        import ray
-
         patience = 0.0 if self._private_dir else self._plan.job.recovery.worker_start_timeout
         deadline = time.monotonic() + patience
         is_told = False
-        while missing := shortage([n["Resources"] for n in ray.nodes() if n["Alive"]], self._plan):
+        while missing := self._missing():
             if time.monotonic() >= deadline:
                 raise ResourcesError(missing)
             if stop_asked():
@@ -144,6 +143,14 @@ class RaySession:
                 is_told = True
                 events.emit("waiting", message=missing)
             time.sleep(_NODE_POLL_SECONDS)
+
+    def _missing(self) -> str:
+        """What the nodes that stay lack for the workers; empty where they have room."""
+        import ray
+
+        leaving = ray._private.state.state.get_draining_nodes()
+        staying = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+        return shortage([node["Resources"] for node in staying], self._plan)
 
     def train(self, prepared: str, *, launch: int, started_at: float) -> dict[str, Any]:
         """Run ``worker.run`` on a group of workers, again where that can help; returns what rank 0 returned.
@@ -172,9 +179,11 @@ class RaySession:
             },
             max_failures=plan.job.recovery.max_failures,
             own_ray=bool(self._private_dir),
+            missing=self._missing,
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=plan.job.recovery.hang_timeout,
+                hears_sigterm=plan.job.recovery.on_notice == "save",
             ),
             scaling_config=_scaling_config(plan),
             run_config=_run_config(plan, launch),
@@ -213,6 +222,8 @@ def environment_of(plan: Plan) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": f"{seconds_between_polls(plan.world_size):g}",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(int(recovery.worker_start_timeout)),
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(int(recovery.hang_timeout)),
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(recovery.on_notice == "save")),
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_DEDUP_LOGS": "0",

@@ -113,6 +113,7 @@ def make_plan(
         git_commit=_git_commit(folder),
         user=_user(),
         cluster=profile.name,
+        notice_file=profile.notice_file or "",
     )
     resolved, counts, trial_notes = _tried(resolved)
     facts = facts.model_copy(update={"notes": (*facts.notes, *own_notes, *trial_notes)})

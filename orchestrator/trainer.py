@@ -9,16 +9,19 @@ Seam: ``ray.train.v2``; covered by the runs of the integration tests, the Ray mi
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from orchestrator import events
 from orchestrator.recovery.policy import RetryWhatCanHelp
 
 _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -27,18 +30,26 @@ _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 class Trainer(DataParallelTrainer):
     """DataParallelTrainer with our failure policy in place of Ray's, which retries user errors and waits without end."""
 
-    def __init__(self, *arguments: Any, max_failures: int, own_ray: bool, **named: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        max_failures: int,
+        own_ray: bool,
+        missing: Callable[[], str],
+        **named: Any,
+    ) -> None:
         """
         Args:
             arguments: as DataParallelTrainer's, and so those in ``named``.
             max_failures: how often is tried again.
             own_ray: Ray was started by this process for this run: its processes have this one's environment, and nobody
                 else takes CPUs of its node.
+            missing: what the nodes lack for the workers, in a sentence; empty where they have room.
             named: see ``arguments``.
 
         """
         super().__init__(*arguments, **named)
-        self._max_failures, self._own_ray = max_failures, own_ray
+        self._max_failures, self._own_ray, self._missing = max_failures, own_ray, missing
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures)
@@ -49,7 +60,20 @@ class Trainer(DataParallelTrainer):
         return controller.get_result()
 
     def _create_default_callbacks(self) -> Any:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
+        ray_s = [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
+        return [*ray_s, _SaysWhatIsMissing(self._missing)]
+
+
+class _SaysWhatIsMissing(WorkerGroupCallback):
+    """Before a start that has to wait for nodes: after one was taken away there may be none in its place yet."""
+
+    def __init__(self, missing: Callable[[], str]) -> None:
+        self._missing = missing
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        """See WorkerGroupCallback."""
+        if missing := self._missing():
+            events.emit("waiting", message=missing)
 
 
 class _Group(WorkerGroup):

@@ -16,13 +16,14 @@ from orchestrator import checkpoint, data, events, loop, own_code
 from orchestrator.checkpoint import Checkpoint, Checkpoints, Ranking
 from orchestrator.control import Peers, StopCheck
 from orchestrator.data import Prepared, TrainStream
-from orchestrator.errors import DataError, SpecError
+from orchestrator.errors import DataError, NoticeError, SpecError
 from orchestrator.models.base import Batch, Sample
 from orchestrator.own_code import OwnCode
 from orchestrator.planning.patience import Patience
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
 from orchestrator.records import RunRecord
+from orchestrator.recovery.notice import NoticeBoard, drain_own_node
 from orchestrator.runs import Best
 from orchestrator.telemetry.rank_log import kept_log
 from orchestrator.telemetry.reporter import Reporter, Teller, open_reporter
@@ -92,6 +93,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
                 launch=int(config["launch"]),
                 code_digest=code.digest,
                 patience=Patience(plan.job.training.stop_early, newest.meta["stop_early"] if newest else {}),
+                notices=NoticeBoard(plan.notice_file),
             )
             steps = rank.on_device(stream)
             outcome = loop.train(plan, rank.engine, rank.objective, steps, worker, start_step)
@@ -156,7 +158,9 @@ def _go_on_from(
             logger.warning("%s; going on, as recovery.accept_changed_data says", said)
     rank.load(newest)
     if rank.number == 0:
-        logger.info("attempt %d goes on from the checkpoint of step %d", attempt, newest.step)
+        reached = RunRecord(rank.plan.storage).reached()
+        again = f"; steps {newest.step + 1} to {reached} are taken again" if reached > newest.step else ""
+        logger.info("attempt %d goes on from the checkpoint of step %d%s", attempt, newest.step, again)
     return newest.step, newest.meta.get("skipped", ()) if change is None else ()
 
 
@@ -202,6 +206,7 @@ class Worker:
         launch: int,
         code_digest: str,
         patience: Patience,
+        notices: NoticeBoard,
     ) -> None:
         self._plan, self._rank, self._prepared, self._stream = rank.plan, rank, prepared, stream
         self._checkpoints, self._ranking = checkpoints, ranking
@@ -209,7 +214,9 @@ class Worker:
         self._code_digest, self._patience = code_digest, patience
         self._evaluation = rank.open_eval(prepared)
         self._class_names = data.inputs_of(self._plan.job, prepared).classes
-        self._stop_check = StopCheck(peers, reporter.stop_asked)
+        self._notices = notices
+        heeds = self._plan.job.recovery.on_notice == "save"
+        self._stop_check = StopCheck(peers, reporter.stop_asked, lambda: heeds and bool(notices.said()))
         self._sample_time = SampleTime()
 
     def evaluation(self) -> Generator[Batch]:
@@ -296,7 +303,7 @@ class Worker:
         self._reporter.generated(step, [Sample("confusion_matrix", "matrix", matrix, names)])
 
     def stop_requested(self, step: int) -> bool:
-        """Whether somebody asked for a stop."""
+        """Whether somebody asked for a stop, or a rank has notice that it will be taken away."""
         return self._stop_check.requested(step)
 
     def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
@@ -315,9 +322,36 @@ class Worker:
         return data.place_of(self._prepared.train, sample)
 
     def finish(self, outcome: loop.Outcome) -> None:
-        """Wait for the last checkpoint, and close what is reported. Collective."""
+        """Wait for the last checkpoint, and close what is reported. Collective.
+
+        Raises:
+            NoticeError: the loop ended since a rank has notice; the tracker's run stays open for who goes on.
+
+        """
         self._checkpoints.wait()
         self._prune()
+        leaves = outcome.stopped and self._stop_check.leaves
+        if leaves and not self._peers.agree(
+            self._reporter.stop_asked
+        ):  # who stops a machine may tell all at once
+            if self._notices.file_says_so:
+                drain_own_node()
+            told = self._peers.of_all(
+                self._notices.said()
+            )  # and so nobody leaves before all has been committed
+            raise NoticeError(left_on_notice(told, outcome.step))
         self._reporter.ending()
         self._peers.agree(lambda: None)  # rank 0 closes what all write to
         self._reporter.finished(stopped=outcome.stopped)
+
+
+def left_on_notice(told: Sequence[str], step: int) -> str:
+    """One sentence on who will be taken away, and what is safe.
+
+    Args:
+        told: by rank what it has been told; empty of those that stay.
+        step: the last one that was taken.
+
+    """
+    who = "; ".join(f"worker {rank} will be taken away ({said})" for rank, said in enumerate(told) if said)
+    return f"{who}: step {step} is saved, no step is lost"

@@ -23,6 +23,7 @@ from ray.exceptions import GetTimeoutError
 from ray.train.backend import Backend, BackendConfig
 
 from orchestrator import events
+from orchestrator.recovery.notice import listen_for_sigterm
 
 _SHUTDOWN_SECONDS = 30.0
 """How long the workers may take to leave their group; then they are ended as they are."""
@@ -39,6 +40,8 @@ class GroupConfig(BackendConfig):
     """By which libraries they talk, as torch names them."""
     timeout_seconds: float
     """How long one waits for the others."""
+    hears_sigterm: bool
+    """Whether SIGTERM to a worker is a notice, and does not end it."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -73,6 +76,8 @@ class _Backend(Backend):
         world_size, timeout = len(worker_group), timedelta(seconds=backend_config.timeout_seconds)
         address, port = worker_group.execute_single(0, open_store, timeout)
         worker_group.execute(set_variables)
+        if backend_config.hears_sigterm:
+            worker_group.execute(listen_for_sigterm)
         ray.get(
             [
                 worker_group.execute_single_async(

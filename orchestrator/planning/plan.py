@@ -111,6 +111,8 @@ class RunContext(Section):
     """Who planned it, by the name on their machine."""
     cluster: str = ""
     """Name of the profile of the cluster that it was planned for."""
+    notice_file: str = ""
+    """A file whose appearance on a node says that it will be taken away; empty where none is looked for."""
     resume_from: str = "newest"
     """The checkpoint that the launch goes on from: ``newest``, ``best`` or the number of a step."""
 

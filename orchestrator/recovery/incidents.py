@@ -11,6 +11,7 @@ from orchestrator.errors import (
     InfrastructureError,
     NotANumberError,
     NotFoundError,
+    NoticeError,
     ResourcesError,
     SpecError,
     StoppedError,
@@ -95,11 +96,13 @@ def _preempted_ranks(error: BaseException, failures: object) -> list[int] | None
     return sorted(rank for rank, death in deaths.items() if getattr(death, "preempted", False)) or None
 
 
-def _weight(incident: Incident) -> int:
-    """Root causes first: when one rank fails, the others fail on their connection to it."""
+def _weight(incident: Incident) -> tuple[int, bool]:
+    """Root causes first: when one rank fails, the others fail on their connection to it. And a notice before the loss
+    that it told of.
+    """
     if incident.reason is EndReason.INFRASTRUCTURE:
-        return 2
-    return 1 if incident.reason is EndReason.WORKER_LOST else 0
+        return 2, incident.is_counted
+    return int(incident.reason is EndReason.WORKER_LOST), incident.is_counted
 
 
 def _of_worker(rank: int, failure: BaseException) -> Incident:
@@ -140,6 +143,8 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
             return Incident(EndReason.NO_RESOURCES, str(error), retry=False, rank=rank)
         case StoppedError():
             return Incident(EndReason.STOPPED_BY_USER, str(error), retry=False, rank=rank)
+        case NoticeError():
+            return Incident(EndReason.WORKER_LOST, str(error), retry=True, rank=rank, is_counted=False)
         case InfrastructureError():
             return Incident(EndReason.INFRASTRUCTURE, str(error), retry=True, rank=rank)
         case MemoryError():

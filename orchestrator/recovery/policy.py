@@ -39,6 +39,7 @@ class RetryWhatCanHelp(FailurePolicy):
             rank=incident.rank,
             failure=self._failures,
             max_failures=self.failure_config.max_failures,
+            is_counted=incident.is_counted,
             retry=retry,
         )
         return FailureDecision.RETRY if retry else FailureDecision.RAISE

@@ -281,6 +281,10 @@ class RecoverySpec(Section):
     """Longest wait for all workers to start."""
     hang_timeout: Seconds = 600
     """Longest wait of a collective for a worker that does not answer."""
+    on_notice: Literal["save", "ignore"] = "save"
+    """When a worker is told that it will be taken away (its node is drained, its process gets SIGTERM, or the cluster's
+    ``notice_file`` appears): finish the step, save, and start again on what is there, which is not counted as a failure; or
+    train until it is gone."""
     stop_grace: Seconds = 120
     """How long a graceful stop may take before the run is ended."""
     accept_changed_data: bool = False

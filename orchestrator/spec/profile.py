@@ -154,6 +154,9 @@ class ClusterProfile(Section):
     storage: PathText | None = None
     """Where checkpoints and run records go: a path that all nodes share, or ``s3://`` or ``gs://``.
     Kind local takes a path only; its default is the trainwright home."""
+    notice_file: PathText | None = None
+    """A file on each node that somebody writes where the node will be taken away, as an agent that hears of spot
+    interruptions can: see ``recovery.on_notice`` of the job. Default: none is looked for."""
     mlflow: StoreAddress = None
     """MLflow tracking URI, without a password. Default: ``MLFLOW_TRACKING_URI``, else (kind local) an SQLite file in the home."""
     secrets: SecretRefs = SecretRefs()
@@ -171,6 +174,8 @@ class ClusterProfile(Section):
     def _complete_for_its_kind(self) -> ClusterProfile:
         if self.kind == "ray" and not (self.address or "").startswith(("http://", "https://")):
             raise ValueError("address: kind ray needs the dashboard's URL, e.g. http://head:8265")
+        if self.notice_file and not self.notice_file.startswith("/"):
+            raise ValueError(f"notice_file: {self.notice_file} must be a whole path, the same on each node")
         if self.kind != "local" and not self.storage:
             raise ValueError(
                 f"storage: kind {self.kind} needs a path that all nodes share, or s3:// or gs://"

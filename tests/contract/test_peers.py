@@ -56,6 +56,19 @@ def test_all_ranks_stop_after_the_same_step(pools: Pools) -> None:
     assert steps[0] == steps[1]
 
 
+def step_of_the_notice() -> tuple[int, bool]:
+    """The step after which this rank leaves; only the other one has notice, and only from its third look on."""
+    peers = Peers()
+    looks = iter([False, False])
+    check = StopCheck(peers, lambda: False, lambda: peers.rank == 1 and next(looks, True))
+    return next(step for step in range(1, 5000) if check.requested(step)), check.leaves
+
+
+def test_all_ranks_leave_after_the_same_step_whoever_has_notice(pools: Pools) -> None:
+    first, second = pools.run(2, step_of_the_notice)
+    assert first == second and first[0] > 1 and first[1]
+
+
 def seconds_until_a_silent_rank_is_an_error() -> float:
     group = Peers(hang_timeout=42.0).group
     assert group is not None

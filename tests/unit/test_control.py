@@ -101,12 +101,24 @@ def test_a_stop_is_looked_for_only_when_it_is_time(monkeypatch):
     assert check.requested(13)
 
 
+def test_a_notice_ends_the_loop_and_a_stop_comes_before_it():
+    asked, noticed = [False], [True]
+    check = StopCheck(Peers(), lambda: asked[0], lambda: noticed[0])
+    assert check.requested(1) and check.leaves
+    asked[0] = True
+    check = StopCheck(Peers(), lambda: asked[0], lambda: noticed[0])
+    assert check.requested(1) and not check.leaves
+    check = StopCheck(Peers(), lambda: False, lambda: False)
+    assert not check.requested(1) and not check.leaves
+
+
 def test_one_rank_agrees_with_itself():
     peers = Peers()
     assert (peers.rank, peers.world_size, peers.group) == (0, 1, None)
     assert peers.agree(lambda: "answer") == "answer"
     assert peers.union([3, 1, 3]) == [1, 3]
-    assert peers.broadcast((1, 2)) == (1, 2)
+    assert peers.largest((1, 2)) == [1, 2]
+    assert peers.of_all("mine") == ["mine"]
 
 
 def test_storage_that_fails_is_one_sentence():

@@ -54,11 +54,13 @@ def test_faults_and_what_comes_next_are_told():
     assert sentences(
         event("incident", retry=True, **failure),
         event("incident", retry=False, **failure),
+        event("incident", retry=True, is_counted=False, **failure),
         event("attempt", attempt=2, start_step=40, total_steps=100),
         event("waiting", message="2 GPUs are asked for"),
     ) == [
         "worker 1 was lost; restarting (1 of 3)",
         "worker 1 was lost; not retried",
+        "worker 1 was lost; restarting, which is not counted",
         "goes on from step 40 (attempt 2)",
         "waiting for nodes: 2 GPUs are asked for",
     ]

@@ -139,9 +139,11 @@ def cluster(monkeypatch):
 
     def nodes():
         seen = looks.pop(0) if len(looks) > 1 else looks[0]
-        return [{"Alive": alive, "Resources": {"CPU": cpus}} for cpus, alive in seen]
+        return [{"NodeID": "n", "Alive": alive, "Resources": {"CPU": cpus}} for cpus, alive in seen]
 
-    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=nodes))
+    leaving = types.SimpleNamespace(get_draining_nodes=lambda: {"another": 0})
+    state = types.SimpleNamespace(state=types.SimpleNamespace(state=leaving))
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=nodes, _private=state))
     monkeypatch.setattr(ray_session.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(ray_session.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     return looks
@@ -152,6 +154,13 @@ def test_nodes_that_may_still_come_are_waited_for(plan, cluster, capsys):
     cluster[:] = [[(1, True)], [(1, True), (1, False)], [(1, True), (1, True)]]
     waits.wait_for_resources(lambda: False)
     assert capsys.readouterr().out.count('"waiting"') == 1
+
+
+def test_a_node_that_is_drained_has_no_room(plan, cluster):
+    cluster[:] = [[(1, True), (1, True)]]
+    sys.modules["ray"]._private.state.state.get_draining_nodes = lambda: {"n": 5}
+    with pytest.raises(ResourcesError, match="room for 0"):
+        RaySession(plan(2), "private").wait_for_resources(lambda: False)
 
 
 def test_nodes_are_waited_for_no_longer_than_workers_may_take_to_start(plan, cluster):

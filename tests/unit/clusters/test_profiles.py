@@ -31,6 +31,7 @@ def test_a_shipped_profile_has_its_file_s_name_and_renders_a_plan(file):
         (lambda: ray_profile("head:8265"), "kind ray needs the dashboard's URL"),
         (lambda: ClusterProfile(name="a", kind="ray", address="http://h"), "storage: kind ray needs a path"),
         (lambda: ClusterProfile(name="a", kind="local", storage="gs://b/runs"), "storage: kind local keeps its runs in a folder"),
+        (lambda: ClusterProfile(name="a", kind="local", notice_file="notice"), "notice_file: notice must be a whole path"),
         (lambda: kubernetes_profile(image=None), "image: kind kubernetes needs an image"),
         (lambda: kubernetes_profile(image="registry:5000/tw"), "must end with a tag other than latest"),
         (lambda: kubernetes_profile(image="tw:latest"), "must end with a tag other than latest"),

@@ -6,7 +6,7 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 
 from orchestrator import events
-from orchestrator.errors import InfrastructureError
+from orchestrator.errors import InfrastructureError, NoticeError
 from orchestrator.recovery.policy import RetryWhatCanHelp
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
@@ -20,6 +20,7 @@ LOST = of_rank(2, InfrastructureError("the store did not answer"))
 OWN_FAULT = of_rank(1, ValueError("their bug"))
 ASSERTED = of_rank(1, RuntimeError("CUDA error: device-side assert triggered"))
 DRAINED = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"node": [1, 3]}))
+LEFT = of_rank(1, NoticeError("worker 1 will be taken away: step 7 is saved, no step is lost"))
 TAKEN = WorkerGroupError(
     "text",
     {
@@ -42,6 +43,7 @@ TAKEN = WorkerGroupError(
         (0, [ASSERTED], [RAISE]),
         (0, [DRAINED, TAKEN, DRAINED], [RETRY, RETRY, RETRY]),
         (1, [TAKEN, LOST, DRAINED, LOST], [RETRY, RETRY, RETRY, RAISE]),
+        (0, [LEFT, LEFT, LOST], [RETRY, RETRY, RAISE]),
     ],
 )
 def test_what_can_help_is_tried_again_so_often_and_no_more(max_failures, errors, decisions):
@@ -63,6 +65,7 @@ def test_each_failure_is_told_as_an_event(capsys):
             "rank": 2,
             "failure": 1,
             "max_failures": 1,
+            "is_counted": True,
             "retry": True,
         },
         {
@@ -72,6 +75,7 @@ def test_each_failure_is_told_as_an_event(capsys):
             "rank": 2,
             "failure": 2,
             "max_failures": 1,
+            "is_counted": True,
             "retry": False,
         },
         {
@@ -81,6 +85,7 @@ def test_each_failure_is_told_as_an_event(capsys):
             "rank": 1,
             "failure": 3,
             "max_failures": 1,
+            "is_counted": True,
             "retry": False,
         },
     ]

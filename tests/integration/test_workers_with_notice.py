@@ -1,0 +1,103 @@
+"""Workers of a run on this machine that are told to go: real processes, and every point held against a run left alone."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+
+pytestmark = pytest.mark.ray
+
+STEPS = 1500
+
+
+def job(home, **recovery):
+    return home.job(
+        training={"max_steps": STEPS, "log_every": 1, "evaluate_every": STEPS},
+        checkpoint={"every_steps": STEPS},  # so that only a save on notice keeps what was done
+        recovery={"max_failures": 0, **recovery},
+        tracking={"kind": "none"},
+    )
+
+
+def told(home, run):
+    return json.loads(home.call("logs", run, "--json").stdout)
+
+
+def losses(events):
+    """The training loss of every step, each as often as it was logged."""
+    points = [event for event in events if event["event"] == "metrics" and "train/loss" in event["values"]]
+    return [(event["step"], event["values"]["train/loss"]) for event in points]
+
+
+def submitted(home, file, *arguments):
+    answer = home.call("submit", str(file), "--json", *arguments)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)["run_id"]
+
+
+def follow(home, run):
+    answer = home.call("logs", run, "--follow")
+    assert answer.returncode == 0, answer.stderr
+    return home.status(run), told(home, run)
+
+
+@pytest.fixture(scope="module")
+def left_alone(home):
+    """Losses and final state of a run that nothing happens to."""
+    run = submitted(home, job(home))
+    status, events = follow(home, run)
+    assert status["state"] == "succeeded"
+    return losses(events), home.final_state(run)[1]
+
+
+def at_step(home, run, step):
+    home.wait_for(run, lambda event: event["event"] == "metrics" and event["step"] >= step)
+
+
+def assert_nothing_was_lost(home, run, left_alone, why):
+    status, events = follow(home, run)
+    assert (status["state"], status["step"], status["attempt"]) == ("succeeded", STEPS, 2), events[-20:]
+    [incident] = [event for event in events if event["event"] == "incident"]
+    first, second = [event["start_step"] for event in events if event["event"] == "attempt"]
+    assert incident["message"] == f"{why}: step {second} is saved, no step is lost"
+    assert (incident["failure"], incident["is_counted"], incident["retry"]) == (0, False, True)
+    assert first == 0 and 300 <= second < STEPS
+    expected, state = left_alone
+    assert losses(events) == expected  # each step once, with the bits that it has without
+    for name, tensor in home.final_state(run)[1].items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_sigterm_to_a_worker_loses_no_step(home, left_alone):
+    run = submitted(home, job(home))
+    at_step(home, run, 300)
+    victim = next(event for event in told(home, run) if event["event"] == "worker" and event["rank"] == 1)
+    os.kill(victim["pid"], signal.SIGTERM)
+    assert_nothing_was_lost(home, run, left_alone, "worker 1 will be taken away (its process got SIGTERM)")
+
+
+def test_a_notice_file_loses_no_step(home, left_alone, tmp_path):
+    """It is there still when the workers start again: on the one machine there is, they go on for as long as they can."""
+    notice, profile = tmp_path / "notice", tmp_path / "spot.yaml"
+    content = {"name": "spot", "kind": "local", "storage": str(home.folder), "notice_file": str(notice)}
+    profile.write_text(yaml.safe_dump(content))
+    run = submitted(home, job(home), "--cluster", str(profile))
+    at_step(home, run, 300)
+    notice.touch()
+    said = f"will be taken away ({notice} says so)"
+    assert_nothing_was_lost(home, run, left_alone, f"worker 0 {said}; worker 1 {said}")
+
+
+def test_a_notice_that_is_to_be_ignored_is(home):
+    run = submitted(home, job(home, on_notice="ignore", max_failures=1))
+    at_step(home, run, 300)
+    victim = next(event for event in told(home, run) if event["event"] == "worker" and event["rank"] == 1)
+    os.kill(victim["pid"], signal.SIGTERM)
+    status, events = follow(home, run)
+    assert (status["state"], status["attempt"]) == ("succeeded", 2), events[-20:]
+    [incident] = [event for event in events if event["event"] == "incident"]
+    assert incident["is_counted"] and incident["failure"] == 1
+    assert [event["start_step"] for event in events if event["event"] == "attempt"] == [0, 0]
