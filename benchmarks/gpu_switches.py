@@ -10,13 +10,13 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.models import build_modules
+from orchestrator.models.attention import attend, borders_of, seen_in_documents
 from orchestrator.models.configs import ClassificationConfig, CnnConfig
-from orchestrator.models.gpt import as_bias, document_mask
 from orchestrator.strategies.copies import Copies, for_kernels
 from orchestrator.strategies.replicated import Buffers, persistent_buffers
 
@@ -72,25 +72,24 @@ def channels_last() -> Pair:
 
 
 def packed_attention() -> Pair:
-    """Shared heads and documents kept apart: a mask for the slowest kernel, or scores' bias and heads spread out."""
+    """Documents kept apart: by the mask that kernels take with shared heads spread out, and as the model does it."""
     texts, heads, shared, length, width = (4, 32, 8, 4096, 128) if IS_GPU else (1, 4, 2, 32, 8)
     dtype = torch.bfloat16 if IS_GPU else torch.float32
-    document = (torch.arange(length, device=DEVICE) // (length // 8)).expand(texts, -1)
-    mask = document_mask(document)
+    numbers = np.broadcast_to(np.arange(length) // (length // 8), (texts, length))
+    document, counted = torch.tensor(numbers, device=DEVICE), borders_of(numbers)
+    assert counted is not None
+    borders = torch.from_numpy(counted).to(DEVICE)
 
     def made(count: int) -> Tensor:
         return torch.randn(texts, count, length, width, device=DEVICE, dtype=dtype, requires_grad=True)
 
     q, k, v = made(heads), made(shared), made(shared)
 
-    def dense() -> None:
-        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).sum().backward()
+    def step(borders: Tensor | None) -> Callable[[], object]:
+        seen = seen_in_documents(document, borders, q, head_width=width, dropout=0.0)
+        return lambda: attend(q, k, v, seen).sum().backward()
 
-    def spread() -> None:
-        more = [x[:, :, None].expand(-1, -1, heads // shared, -1, -1).flatten(1, 2) for x in (k, v)]
-        F.scaled_dot_product_attention(q, *more, attn_mask=as_bias(mask, dtype)).sum().backward()
-
-    return dense, spread
+    return step(None), step(borders)
 
 
 def pictures() -> Pair:
@@ -138,7 +137,7 @@ def buffers() -> Pair:
 SWITCHES: dict[str, Callable[[], Pair]] = {
     "TF32": tf32,
     "pictures in channels-last order": channels_last,
-    "packed documents, shared heads": packed_attention,
+    "packed documents by their borders": packed_attention,
     "pictures sent as bytes": pictures,
     "copies in a stream of their own": copies_aside,
     "buffers remembered": buffers,

@@ -30,7 +30,8 @@ Batch = Mapping[str, Tensor]
 """Named tensors of one micro-batch; the first dimension of each is the sample. ``sample_seed`` (B,) int64 is
 always there: a hash of (seed, epoch, sample id), so that masks and noise drawn from it (``uniform_from``,
 ``normal_from``) are the same however the global batch is split. ``weight`` (B,) float is there only where some
-samples are padding (weight 0)."""
+samples are padding (weight 0). One tensor is not by sample: ``document_border``, which a batch with ``document`` has on
+a GPU, see ``attention.borders_of``."""
 
 Modules = dict[str, nn.Module]
 """A family's modules by name: ``{"model": ...}`` for most, ``{"generator": ..., "discriminator": ...}`` for a GAN.

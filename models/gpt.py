@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orchestrator.models.attention import Seen, attend, positions_in_documents, seen_in_documents
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import GptConfig, ObjectiveConfig
 from orchestrator.models.language_head import LanguageHead, Scoring
@@ -58,7 +59,6 @@ class Attention(nn.Module):
         super().__init__()
         self.head_width = config.width // config.heads
         self.key_value_heads = config.heads // config.heads_per_key_value
-        self.shared = config.heads_per_key_value > 1
         key_value_width = self.key_value_heads * self.head_width
         self.widths = (config.width, key_value_width, key_value_width)
         self.query_key_value = nn.Linear(config.width, sum(self.widths), bias=config.bias)
@@ -69,10 +69,10 @@ class Attention(nn.Module):
         self,
         x_BTW: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
-        mask_B1TT: Tensor | None,
+        seen: Seen | None,
         past: Past | None = None,
     ) -> Tensor:
-        """(B, T, W) -> (B, T, W). Without a mask each token sees itself and all before it, of the past too."""
+        """(B, T, W) -> (B, T, W). Where nothing else is said each token sees itself and all before it, of the past too."""
         qk_BTN, v_BTN = self.query_key_value(x_BTW).split(
             (self.widths[0] + self.widths[1], self.widths[2]), dim=2
         )
@@ -81,28 +81,13 @@ class Attention(nn.Module):
         if rotation is not None:  # both at once: on small models the number of operations is what counts
             qk_BNTD = rotated(qk_BNTD, *rotation)
         q_BHTD, k_BGTD = qk_BNTD.split((qk_BNTD.shape[1] - self.key_value_heads, self.key_value_heads), dim=1)
+        one_more = past is not None and past.length > 0
         if past is not None:
             k_BGTD, v_BGTD = past.with_more(k_BGTD, v_BGTD)
-        spreads = self.shared and mask_B1TT is not None and mask_B1TT.is_cuda
-        if spreads:  # of a GPU's kernels none but the slowest takes a mask and shared heads at once
-            k_BGTD, v_BGTD = (self._for_each_query(x) for x in (k_BGTD, v_BGTD))
-        y_BHTD = F.scaled_dot_product_attention(
-            q_BHTD,
-            k_BGTD,
-            v_BGTD,
-            attn_mask=mask_B1TT,
-            dropout_p=self.dropout if self.training else 0.0,
-            # one token after others sees all of them
-            is_causal=mask_B1TT is None and q_BHTD.shape[2] == k_BGTD.shape[2],
-            enable_gqa=self.shared and not spreads,
-        )
-        y_BTW: Tensor = self.project(y_BHTD.transpose(1, 2).flatten(2))
-        return y_BTW
-
-    def _for_each_query(self, x_BGTD: Tensor) -> Tensor:
-        """(B, G, T, D) -> (B, H, T, D), without a scatter in the backward."""
-        sharing = self.widths[0] // self.widths[1]
-        return x_BGTD[:, :, None].expand(-1, -1, sharing, -1, -1).flatten(1, 2)
+        dropout = self.dropout if self.training else 0.0
+        y_BTW = attend(q_BHTD, k_BGTD, v_BGTD, seen, one_more=one_more, dropout=dropout)
+        projected_BTW: Tensor = self.project(y_BTW)
+        return projected_BTW
 
 
 def rotated(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
@@ -155,11 +140,11 @@ class Block(nn.Module):
         self,
         x_BTW: Tensor,
         rotation: tuple[Tensor, Tensor] | None = None,
-        mask_B1TT: Tensor | None = None,
+        seen: Seen | None = None,
         past: Past | None = None,
     ) -> Tensor:
         """(B, T, W) -> (B, T, W)."""
-        x_BTW = x_BTW + self.dropout(self.attention(self.attention_norm(x_BTW), rotation, mask_B1TT, past))
+        x_BTW = x_BTW + self.dropout(self.attention(self.attention_norm(x_BTW), rotation, seen, past))
         return x_BTW + self.dropout(self.feedforward(self.feedforward_norm(x_BTW)))
 
 
@@ -172,6 +157,7 @@ class Gpt(nn.Module):
         super().__init__()
         assert config.vocabulary is not None
         self.rotary = config.positions == "rotary"
+        self.head_width, self.attention_dropout = config.width // config.heads, config.dropout
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         if self.rotary:
             cos_TD, sin_TD = rotations(config.context, config.width // config.heads, config.rotary_base)
@@ -198,10 +184,13 @@ class Gpt(nn.Module):
         self,
         tokens_BT: Tensor,
         document_BT: Tensor | None = None,
+        border_K: Tensor | None = None,
         past: list[Past] | None = None,
         scoring: Scoring | None = None,
     ) -> Any:
         """Token numbers (B, T), and the document that each belongs to -> logits (B, T, V), or with a scoring its scores.
+
+        The documents' borders (see ``attention.Seen``) change no number: a GPU is sooner done where it has them.
 
         With a past the tokens go on from those that it has, all at first and then one at a time, and are added to it;
         the logits are those after the last (B, 1, V).
@@ -209,43 +198,28 @@ class Gpt(nn.Module):
         begin = past[0].length if past else 0
         end = begin + tokens_BT.shape[1]
         x_BTW = self.token_embedding(tokens_BT)
-        mask_B1TT = None if document_BT is None else document_mask(document_BT)
+        seen = None
+        if document_BT is not None:
+            seen = seen_in_documents(
+                document_BT,
+                border_K,
+                x_BTW,
+                head_width=self.head_width,
+                dropout=self.attention_dropout if self.training else 0.0,
+            )
         rotation = None
         if self.rotary:
             rotation = self.get_buffer("rotary_cos")[begin:end], self.get_buffer("rotary_sin")[begin:end]
-        elif mask_B1TT is None:
+        elif seen is None:
             x_BTW = x_BTW + self.position_embedding.weight[begin:end]
         else:
-            x_BTW = x_BTW + self.position_embedding(positions_in_document(mask_B1TT))
+            x_BTW = x_BTW + self.position_embedding(positions_in_documents(seen, tokens_BT.shape))
         x_BTW = self.dropout(x_BTW)
-        if mask_B1TT is not None and mask_B1TT.is_cuda:
-            mask_B1TT = as_bias(mask_B1TT, x_BTW.dtype)
         for index, block in enumerate(self.layers):
-            x_BTW = block(x_BTW, rotation, mask_B1TT, past[index] if past else None)
+            x_BTW = block(x_BTW, rotation, seen, past[index] if past else None)
         if past:
             x_BTW = x_BTW[:, -1:]
         return self.head(self.norm(x_BTW), scoring)
-
-
-def document_mask(document_BT: Tensor) -> Tensor:
-    """Whether (B, 1, T, T) a token sees another: not after it, and of the same document."""
-    length = document_BT.shape[1]
-    causal_TT = torch.ones(length, length, dtype=torch.bool, device=document_BT.device).tril()
-    return ((document_BT[:, :, None] == document_BT[:, None, :]) & causal_TT)[:, None]
-
-
-def as_bias(mask_B1TT: Tensor, dtype: torch.dtype) -> Tensor:
-    """What attention adds to its scores: 0 where a token is seen, else -inf. A GPU's kernels want it so, in the format that
-    they compute in, and each would make it anew of a mask.
-    """
-    if torch.is_autocast_enabled(mask_B1TT.device.type):
-        dtype = torch.get_autocast_dtype(mask_B1TT.device.type)
-    return torch.zeros_like(mask_B1TT, dtype=dtype).masked_fill_(~mask_B1TT, -math.inf)
-
-
-def positions_in_document(mask_B1TT: Tensor) -> Tensor:
-    """Each token's place (B, T) in its document, or in the part of it that the block holds: how many before it are seen."""
-    return mask_B1TT.sum(-1)[:, 0] - 1
 
 
 def _initialize(module: nn.Module, deviation: float) -> None:

@@ -14,6 +14,7 @@ from orchestrator.checkpoint import Checkpoint
 from orchestrator.checkpoint.weights import weights_at
 from orchestrator.data import EvalStream, Prepared, StepBatch, TrainStream
 from orchestrator.models import initialize
+from orchestrator.models.attention import borders_of
 from orchestrator.models.base import Batch, Modules, Objective, check_batch
 from orchestrator.models.configs import refuse_differences
 from orchestrator.models.deferred import FirstValues
@@ -95,6 +96,9 @@ class Rank:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if not self._on_gpu:
             return tensors
+        if "document" in arrays and "document" in self._inputs:
+            borders = borders_of(arrays["document"])
+            tensors |= {} if borders is None else {"document_border": torch.from_numpy(borders)}
         # of this thread: else pinning would start a context on the first device
         torch.cuda.set_device(self.engine.device)
         return {name: tensor.pin_memory() for name, tensor in tensors.items()}

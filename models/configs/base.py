@@ -127,6 +127,11 @@ class FamilyConfig(Section):
         return False
 
     @property
+    def reads_borders(self) -> bool:
+        """Whether forward also takes where packed documents begin, after their numbers: a GPU is sooner done with it."""
+        return False
+
+    @property
     def builds_deferred(self) -> bool:
         """Whether its modules can be built without memory first."""
         return True

@@ -259,6 +259,11 @@ class GptConfig(WeightsConfig):
         """It can."""
         return True
 
+    @property
+    def reads_borders(self) -> bool:
+        """Its attention can do without a mask."""
+        return True
+
     def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
         """One token more than the model reads: each is predicted from those before it."""
         return {

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.errors import SpecError
+from orchestrator.models.attention import without_last
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, uniform_from, weights_of
 from orchestrator.models.configs import (
     BertConfig,
@@ -56,6 +57,7 @@ class CausalLm(OnePhase):
         self._tensors = dict(config.input_tensors(objective))
         self._by_name = config.inputs_by_name
         self._packed = objective.packed
+        self._reads_borders = config.reads_borders
         self._context = config.context
         document = self._tensors.pop("document", None)
         if objective.packed and document is not None:
@@ -100,6 +102,8 @@ class CausalLm(OnePhase):
         given, target_BT = {"tokens": batch["tokens"][:, :-1]}, batch["tokens"][:, 1:]
         if self._packed:
             given["document"] = batch["document"][:, :-1]
+            if self._reads_borders and "document_border" in batch:
+                given["border"] = without_last(batch["document_border"], batch["tokens"].shape[1])
         if self._chunk_tokens is not None:
             scores: tuple[Tensor, ...] = modules["model"](
                 *given.values(), scoring=Scoring(target_BT, score, self._chunk_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -93,13 +94,20 @@ def train_family(
     batches = (random_batch(case, specs, BATCH, seed=step) for step in range(start, steps))
     evaluation = random_batch(case, specs, MICRO, seed=steps)
     with checkpoints_in(None if start else folder) as checkpoints:
-        around = Drawing(steps, rank.to_device(evaluation), engine, objective, checkpoints)
-        given = rank.on_device(steps_of(batches, plan))
+        around = Drawing(steps, rank.to_device(as_read(rank, evaluation)), engine, objective, checkpoints)
+        shares = steps_of(batches, plan)
+        read = (replace(share, micros=[as_read(rank, micro) for micro in share.micros]) for share in shares)
+        given = rank.on_device(read)
         outcome = loop.train(plan, engine, objective, given, around, start)
     assert around.steps("show_samples") == [3] and any(name.startswith("val/") for name in outcome.metrics)
     run = run_of(engine, around)
     rank.close()
     return run
+
+
+def as_read(rank: Rank, batch: Batch) -> Batch:
+    """What the reading thread makes of a batch."""
+    return rank.to_tensors({name: tensor.numpy() for name, tensor in batch.items()})
 
 
 def own_device(kind: str) -> torch.device:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ import torch
 from family_cases import CASES, Case, random_batch
 from family_runs import Drawing
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from orchestrator import loop, strategies
-from orchestrator.models import build_modules, build_objective
+from orchestrator.models import attention, build_modules, build_objective
+from orchestrator.models.attention import borders_of
+from orchestrator.models.base import Batch
 from orchestrator.models.deferred import build_deferred
 from orchestrator.models.metrics import Evaluated
 from orchestrator.models.objectives import language
@@ -107,6 +110,7 @@ def as_if_there_were_a_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, torch.backends.cudnn.flags(enabled=False):
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+        patch.setattr(attention, "runs_flash", lambda _: True)
         patch.setattr(Copies, "_stream", None)
         patch.setattr(Tensor, "backward", backward)
         patch.setattr(torch.autograd, "grad", grad)
@@ -117,6 +121,16 @@ def as_if_there_were_a_gpu() -> Iterator[None]:
         patch.setattr(loop, "summarized", lambda *_: Evaluated({"loss": 0.0}, None))
         patch.setattr(replicated, "first_difference", lambda *_: None)
         yield
+
+
+def with_borders(batch: Batch) -> Batch:
+    """As a rank with a GPU reads it (``Rank.to_tensors``, which would pin it)."""
+    if "document" not in batch:
+        return batch
+    with unset_fake_temporarily():
+        borders = borders_of(batch["document"].numpy())
+        assert borders is not None
+        return {**batch, "document_border": torch.from_numpy(borders)}
 
 
 def leaves_of(loss: Tensor) -> list[Tensor]:
@@ -144,14 +158,19 @@ def train_on_fakes(case: Case, precision: str) -> tuple[loop.Outcome, set[str]]:
     )  # fmt: skip
     objective = build_objective(case.config, case.objective)
     batches = [random_batch(case, dict(objective.inputs()), SAMPLES, seed=step) for step in range(STEPS)]
+    unweighted = [{name: t for name, t in batch.items() if name != "weight"} for batch in batches]
+    shares = list(steps_of(unweighted, plan, rank=0))
     with as_if_there_were_a_gpu(), simulated_rank(1) as mode:
         modules, values = build_deferred(lambda: build_modules(case.config, case.objective), 0)
         engine = strategies.prepare(plan, modules, objective, torch.device("cuda", 0), values)
         rank = Rank(plan, objective, engine)
-        fakes = [{name: mode.from_tensor(tensor) for name, tensor in batch.items()} for batch in batches]
-        unweighted = [{name: t for name, t in batch.items() if name != "weight"} for batch in fakes]
-        steps = list(rank.on_device(steps_of(unweighted, plan, rank=0)))
-        around = Looking(STEPS, rank.to_device(fakes[0]), engine, objective)
+
+        def fake(batch: Batch) -> Batch:
+            return {name: mode.from_tensor(tensor) for name, tensor in with_borders(batch).items()}
+
+        read = (replace(share, micros=[fake(micro) for micro in share.micros]) for share in shares)
+        steps = list(rank.on_device(read))
+        around = Looking(STEPS, rank.to_device(fake(batches[0])), engine, objective)
         with Crossings() as around.crossings:
             outcome = loop.train(plan, engine, objective, iter(steps), around, 0)
         engine.close()
@@ -193,3 +212,57 @@ def test_what_would_be_wrong_is_found(mistake: str, monkeypatch: pytest.MonkeyPa
     else:
         with pytest.raises(RuntimeError, match="device"):
             train_on_fakes(case, "fp32")
+
+
+class Attentions(TorchDispatchMode):
+    """Notes the kernels of attention, with the shapes and formats that they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if "attn" in name or "attention" in name:
+            q, k, v, border, *_ = args
+            documents = border.numel() if isinstance(border, Tensor) and border.dim() == 1 else None
+            self.seen.add((name, tuple(q.shape), tuple(k.shape), q.dtype, documents))
+            assert k.shape == v.shape and k.dtype == v.dtype == q.dtype
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["gpt-packed", "gpt-llama"])
+def test_packed_documents_take_the_kernel_without_a_mask(name: str, precision: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    config, micro = case.config, 2
+    heads, shared = config.heads, config.heads // config.heads_per_key_value
+    width, tokens = config.width // heads, micro * config.context
+    batch = with_borders(random_batch(case, dict(build_objective(config, case.objective).inputs()), micro))
+    with Attentions() as kernels:
+        one_loss(case, batch, precision)
+    if precision == "fp32":
+        assert not kernels.seen  # torch takes its product by product on fakes: with a mask
+        return
+    assert kernels.seen == {
+        (
+            "_varlen_attn",
+            (tokens, heads, width),
+            (tokens, shared, width),
+            {"bf16": torch.bfloat16, "fp16": torch.float16}[precision],
+            batch["document_border"].numel(),
+        )
+    }
+
+
+def one_loss(case: Case, batch: Batch, precision: str) -> None:
+    plan = small_plan(training={"max_steps": 1, "global_batch_size": 2, "precision": precision})
+    objective = build_objective(case.config, case.objective)
+    with as_if_there_were_a_gpu(), simulated_rank(1) as mode:
+        modules, values = build_deferred(lambda: build_modules(case.config, case.objective), 0)
+        engine = strategies.prepare(plan, modules, objective, torch.device("cuda", 0), values)
+        there = Rank(plan, objective, engine).to_device({n: mode.from_tensor(t) for n, t in batch.items()})
+        with engine.autocast():
+            loss = objective.loss("model", engine.modules, there).loss
+        assert loss.device.type == "cuda"
+        engine.close()

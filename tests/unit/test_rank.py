@@ -20,7 +20,7 @@ def plan(tmp_path):
     """A plan for an MLP of eight features and eight classes, on this process alone."""
 
     def of(**sections):
-        return plan_of(job_of(IRIS, model={"family": "mlp", "outputs": 8}, **sections), tmp_path)
+        return plan_of(job_of(IRIS, **{"model": {"family": "mlp", "outputs": 8}, **sections}), tmp_path)
 
     return of
 
@@ -92,6 +92,26 @@ def test_every_batch_is_checked_before_the_loop_has_it(plan):
     }
     with pytest.raises(DataError, match="'label' holds 8"):
         rank.to_tensors({**good, "label": np.array([0, 1, 8, 2])})
+
+
+@pytest.mark.parametrize(
+    ("document", "borders"), [([[0, 0, 1], [2, 3, 3]], [0, 2, 3, 4, 6]), ([[0, 1, 0], [0, 0, 0]], None)]
+)
+def test_a_gpu_is_told_where_documents_begin(document, borders, plan, monkeypatch):
+    rank = assemble(
+        plan(
+            model={"family": "gpt", "size": "debug", "vocabulary": 9},
+            objective={"kind": "causal_lm", "packed": True},
+        )
+    )
+    arrays = {"tokens": np.ones((2, 3), np.int64), "document": np.array(document)}
+    assert "document_border" not in rank.to_tensors(arrays)
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(rank, "_on_gpu", True)
+    told = rank.to_tensors(arrays)
+    assert borders == (told["document_border"].tolist() if "document_border" in told else None)
 
 
 def test_steps_are_handed_on_as_they_are_where_there_is_no_device_to_copy_to(plan):

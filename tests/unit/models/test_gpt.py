@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.configs import CausalLmConfig, GptConfig
-from orchestrator.models.gpt import Attention, as_bias, document_mask, positions_in_document
 
 VARIANTS = {
     "learned": GptConfig(vocabulary=23, context=16, layers=2, heads=2, width=16),
@@ -47,12 +45,6 @@ def test_packed_documents_are_as_if_read_alone(model):
 def test_one_document_is_the_plain_case(model):
     tokens = torch.randint(0, 23, (2, 16))
     torch.testing.assert_close(model(tokens, torch.zeros_like(tokens)), model(tokens), rtol=1e-5, atol=1e-5)
-
-
-def test_positions_begin_anew_in_each_document():
-    document = torch.tensor([[4, 4, 4, 5, 5, 7], [0, 1, 2, 2, 2, 2]])
-    assert positions_in_document(document_mask(document)).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 2, 3]]
-    assert document_mask(document)[0, 0, 4].tolist() == [False, False, False, True, True, False]
 
 
 def test_no_token_is_predicted_from_another_document():
@@ -102,20 +94,3 @@ def test_the_first_weights_deviate_as_the_config_says():
     layer = build_modules(config, CausalLmConfig())["model"].layers[0]
     assert layer.feedforward.expand.weight.std().item() == pytest.approx(0.05, rel=0.05)
     assert layer.feedforward.project.weight.std().item() == pytest.approx(0.05 / 8**0.5, rel=0.05)
-
-
-def test_what_a_gpu_adds_to_scores_is_the_mask():
-    document = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2]])
-    mask, (q, k, v) = document_mask(document), torch.randn(3, 1, 4, 8, 16)
-    bias = as_bias(mask, torch.float32)
-    given, added = (F.scaled_dot_product_attention(q, k, v, attn_mask=one) for one in (mask, bias))
-    torch.testing.assert_close(added, given)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert as_bias(mask, torch.float32).dtype == torch.bfloat16
-
-
-def test_heads_spread_over_their_queries_are_those_that_torch_shares():
-    q, k, v = torch.randn(2, 4, 8, 4), torch.randn(2, 2, 8, 4), torch.randn(2, 2, 8, 4)
-    spread = Attention(VARIANTS["rotary"])._for_each_query
-    shared = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-    torch.testing.assert_close(F.scaled_dot_product_attention(q, spread(k), spread(v)), shared)
