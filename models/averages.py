@@ -21,15 +21,21 @@ def as_average(module: nn.Module, source: nn.Module, of: str) -> nn.Module:
     return module
 
 
+def share_of_step(steps: Tensor, decay: float) -> Tensor:
+    """How far an average goes towards its source, after () so many steps. The decay grows to ``decay`` over the first
+    steps, so that the initial weights are soon forgotten.
+    """
+    return 1 - torch.clamp((1 + steps) / (10 + steps), max=decay)
+
+
 @torch.no_grad()
 def move_average(average: nn.Module, source: nn.Module, decay: float) -> None:
     """One step of the average towards its source.
 
-    The decay grows to ``decay`` over the first steps, so that the initial weights are soon forgotten. Both modules
-    have the same parameters in the same order and layout; a wrapped source (DDP) has too.
+    Both modules have the same parameters in the same order and layout; a wrapped source (DDP) has too.
     """
     steps = average.get_buffer("averaged_steps")
-    share = 1 - torch.clamp((1 + steps) / (10 + steps), max=decay)
+    share = share_of_step(steps, decay)
     for mean, new in zip(average.parameters(), source.parameters(), strict=True):
         _local(mean).lerp_(_local(new).to(mean.dtype), share)
     steps.add_(1)

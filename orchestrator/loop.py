@@ -15,6 +15,7 @@ from torch import Tensor
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Batch, Objective
 from orchestrator.models.metrics import Evaluated, summarized
+from orchestrator.planning.fit import OF_AVERAGES
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import learning_rate_factor
 from orchestrator.strategies.base import Engine
@@ -172,13 +173,7 @@ def train(
         is_best = False
         if evaluates:
             with meter.part("evaluate"):
-                found = evaluate(
-                    engine,
-                    objective,
-                    around.evaluation(),
-                    plan.job.objective.measured,
-                    around.class_names(),
-                )
+                found = evaluate_all(plan, engine, objective, around)
             evaluated = {f"val/{name}": value for name, value in found.values.items()}
             around.log(step, evaluated, {})
             measured |= evaluated
@@ -231,6 +226,20 @@ def check_replicas(engine: Engine, step: int) -> None:
     """
     if difference := engine.replicas_differ():
         raise InfrastructureError(f"after step {step} the workers' copies of {difference} are not equal")
+
+
+def evaluate_all(plan: Plan, engine: Engine, objective: Objective, around: Surroundings) -> Evaluated:
+    """Collective. Metrics of the evaluation set with the weights as they are, and as ``ema/...`` with their averages, where
+    those are kept.
+    """
+    asked, classes = plan.job.objective.measured, around.class_names()
+    found = evaluate(engine, objective, around.evaluation(), asked, classes)
+    if plan.job.training.ema is None:
+        return found
+    with engine.averaged():
+        averaged = evaluate(engine, objective, around.evaluation(), asked, classes).values
+    named = {f"{OF_AVERAGES}{name}": value for name, value in averaged.items()}
+    return Evaluated({**found.values, **named}, found.confusion)
 
 
 def evaluate(

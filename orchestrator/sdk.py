@@ -451,6 +451,7 @@ class Run:
         output: str | os.PathLike[str],
         *,
         which: str = "newest",
+        averaged: bool = False,
         workers: int = 1,
         keep: Iterable[str] | None = None,
         tokens: int | None = None,
@@ -464,6 +465,7 @@ class Run:
             data: a file, a folder or a pattern, as the training data was; or the files of a pattern.
             output: a new or empty folder, or one of the same predictions.
             which: the checkpoint, as in ``checkpoint``.
+            averaged: by the moving averages of its weights instead of them.
             workers: processes that hold the model. Their number changes no file.
             keep: columns of the data beside the predictions. Default: all that hold one number, text, date or the like.
             tokens: that a language model writes at most. Default: 128.
@@ -471,7 +473,7 @@ class Run:
             on_part: called with the files that are there and the files of all.
 
         Raises:
-            SpecError: the model makes no predictions, or the folder holds something else.
+            SpecError: the model makes no predictions, or has no averages, or the folder holds something else.
             DataError: the data is not there, lacks a column, or a row can't be read.
             NotFoundError: there is no such checkpoint.
             InfrastructureError: the run's storage can't be read from here, or something failed.
@@ -492,6 +494,7 @@ class Run:
             keep=None if keep is None else tuple(keep),
             tokens=tokens,
             seed=seed,
+            averaged=averaged,
         )
         return predict(plan, task, workers=workers, on_part=on_part)
 
@@ -500,6 +503,7 @@ class Run:
         data: str | os.PathLike[str] | Iterable[str] | None = None,
         *,
         which: str = "newest",
+        averaged: bool = False,
         workers: int = 1,
     ) -> Evaluation:
         """Measure one of its checkpoints by the metrics that its training evaluates by, on this machine; nothing is tracked,
@@ -508,6 +512,7 @@ class Run:
         Args:
             data: as for ``predict``, with labels. Default: what the run itself evaluates on.
             which: the checkpoint, as in ``checkpoint``.
+            averaged: with the moving averages of its weights instead of them; the metrics are then called ``ema/...``.
             workers: processes that share the samples.
 
         Raises:
@@ -527,7 +532,7 @@ class Run:
             held_out = source_at(path, sources[0] if isinstance(sources, tuple) else sources)
             name = _name_of(path)
         with self.code(saved).importable():
-            return evaluate(plan, saved, held_out, name=name, workers=workers)
+            return evaluate(plan, saved, held_out, name=name, averaged=averaged, workers=workers)
 
     def track(self, evaluation: Evaluation) -> int | None:
         """Send what was measured to its record in MLflow, as ``evaluate/<data>/<metric>`` at the checkpoint's step. What was

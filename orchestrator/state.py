@@ -9,12 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+AVERAGE = "ema"
+"""Kind of a moving average, of a parameter or a buffer by the same name."""
+
 
 @dataclass(frozen=True)
 class StateRange:
     """A contiguous range of one flattened fp32 state tensor, as one rank holds it.
 
-    ``kind`` is ``parameter`` (fp32 master), ``buffer``, or an optimizer's per-parameter state by torch's name
+    ``kind`` is ``parameter`` (fp32 master), ``buffer``, ``ema`` (a moving average), or an optimizer's per-parameter state by torch's name
     (``exp_avg``, ``exp_avg_sq``, ``momentum_buffer`` ...). ``name`` is ``module/parameter.path``.
     """
 

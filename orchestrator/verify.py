@@ -23,6 +23,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.rank import assemble
 from orchestrator.section import AnyFloat, Section
 from orchestrator.spec.job import DdpStrategy, FsdpStrategy, StrategySection
+from orchestrator.state import AVERAGE
 from orchestrator.strategies.ranks import Ranks
 from orchestrator.testing import RecordingSurroundings
 
@@ -274,11 +275,11 @@ def _pieces(reader: CheckpointReader) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _distance(one: Checkpoint, other: Checkpoint) -> float:
-    """Euclidean norm of the difference of all parameters, relative to that of all parameters."""
+    """Euclidean norm of the difference of all parameters and their averages, relative to that of them all."""
     difference = size = 0.0
     with CheckpointReader(one) as mine, CheckpointReader(other) as theirs:
         for kind, name, start, stop in _pieces(theirs):
-            if kind == "parameter":
+            if kind in ("parameter", AVERAGE):
                 a, b = (r.read(kind, name, start, stop).double() for r in (mine, theirs))
                 difference += float((a - b).square().sum())
                 size += float(b.square().sum())

@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +20,7 @@ from orchestrator.models import build_modules
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
 from orchestrator.models.initialize import restore
+from orchestrator.state import AVERAGE
 
 FORMATS = ("safetensors", "torch", "onnx")
 _CHUNK_ELEMENTS = 4 << 20
@@ -33,6 +34,8 @@ def export(
     kind: str,
     inputs: Collection[str] = (),
     beside: Mapping[str, bytes] = MappingProxyType({}),
+    *,
+    averaged: bool = False,
 ) -> list[Path]:
     """Write the model into ``folder``, which is made, and return the files. What fails leaves nothing behind.
 
@@ -43,10 +46,11 @@ def export(
     Args:
         inputs: optional inputs of the forward that the graph takes too, as ``segment``; it always takes ``length``.
         beside: more files of the folder, by name, or by path within it.
+        averaged: the moving averages of its weights instead of them.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or what was written does not read back the same.
-        SpecError: the family has no such export.
+        SpecError: the family has no such export, or the checkpoint no averages.
     """
     if kind not in FORMATS:
         raise SpecError(f"export: no such format {kind!r}; there are {', '.join(FORMATS)}")
@@ -55,10 +59,10 @@ def export(
         tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch,
     ):
         if kind == "safetensors":
-            to_safetensors(checkpoint, Path(scratch) / "model.safetensors")
+            to_safetensors(checkpoint, Path(scratch) / "model.safetensors", averaged=averaged)
             (Path(scratch) / "config.json").write_text(_config_json(config, objective))
         else:
-            modules = load_modules(checkpoint, config, objective)
+            modules = load_modules(checkpoint, config, objective, averaged=averaged)
             _to_graph(modules, config, objective, kind, inputs, Path(scratch))
         for name, content in beside.items():
             (Path(scratch) / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,13 +127,15 @@ def _cause(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def to_safetensors(checkpoint: Checkpoint, path: Path) -> None:
+def to_safetensors(checkpoint: Checkpoint, path: Path, *, averaged: bool = False) -> None:
     """Parameters and buffers by ``module/path`` in one file, fp32; at most 16 MiB in memory at a time.
 
-    Raises CheckpointError where the checkpoint is damaged or the file does not read back the same.
+    Raises:
+        CheckpointError: the checkpoint is damaged or the file does not read back the same.
+        SpecError: averages are asked for, and it has none.
     """
     with CheckpointReader(checkpoint) as reader:
-        parts = _model_tensors(reader)
+        parts = _model_tensors(reader, averaged)
         header = safetensors_header(
             [
                 (name, DTYPE_NAMES[dtype], shape, dtype.itemsize * math.prod(shape))
@@ -143,19 +149,23 @@ def to_safetensors(checkpoint: Checkpoint, path: Path) -> None:
                 for start, stop in _chunks(math.prod(shape)):
                     values = reader.read(kind, name, start, stop)
                     file.write(values.view(torch.uint8).numpy().data)
-        _compare_file(reader, temporary)
+        _compare_file(reader, parts, temporary)
         temporary.replace(path)
 
 
-def load_modules(checkpoint: Checkpoint, config: FamilyConfig, objective: ObjectiveConfig) -> Modules:
-    """The family's modules with the checkpoint's parameters and buffers, on the CPU, in evaluation mode."""
+def load_modules(
+    checkpoint: Checkpoint, config: FamilyConfig, objective: ObjectiveConfig, *, averaged: bool = False
+) -> Modules:
+    """The family's modules with the checkpoint's parameters and buffers, or with the averages of those that have one, on
+    the CPU, in evaluation mode. Raises SpecError where averages are asked for, and it has none.
+    """
     modules = build_modules(config, objective)
     with CheckpointReader(checkpoint) as reader, torch.no_grad():
         restore(
             modules,
             {
                 name: reader.read(kind, name, 0, math.prod(shape)).reshape(shape)
-                for kind, name, shape, _ in _model_tensors(reader)
+                for kind, name, shape, _ in _model_tensors(reader, averaged)
             },
         )
     for module in modules.values():
@@ -163,23 +173,31 @@ def load_modules(checkpoint: Checkpoint, config: FamilyConfig, objective: Object
     return modules
 
 
-def _model_tensors(reader: CheckpointReader) -> list[tuple[str, str, tuple[int, ...], torch.dtype]]:
-    return [
-        (kind, name, shape, dtype)
-        for (kind, name), (shape, dtype) in reader.tensors().items()
-        if kind in ("parameter", "buffer")
-    ]
+_Part = tuple[str, str, tuple[int, ...], torch.dtype]
+"""Kind, name, shape and dtype of a tensor."""
+
+
+def _model_tensors(reader: CheckpointReader, averaged: bool) -> list[_Part]:
+    there = reader.tensors()
+    if averaged and not any(kind == AVERAGE for kind, _ in there):
+        raise SpecError("--ema: the checkpoint holds no averages of the weights; train with training.ema")
+    parts = []
+    for (kind, name), (shape, dtype) in there.items():
+        if kind in ("parameter", "buffer"):
+            taken = AVERAGE if averaged and (AVERAGE, name) in there else kind
+            parts.append((taken, name, shape, dtype if taken == kind else there[taken, name][1]))
+    return parts
 
 
 def _chunks(elements: int) -> list[tuple[int, int]]:
     return [(at, min(at + _CHUNK_ELEMENTS, elements)) for at in range(0, elements, _CHUNK_ELEMENTS)]
 
 
-def _compare_file(reader: CheckpointReader, path: Path) -> None:
+def _compare_file(reader: CheckpointReader, parts: Sequence[_Part], path: Path) -> None:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        for kind, name, shape, _ in _model_tensors(reader):
+        for kind, name, shape, _ in parts:
             stored = file.get_tensor(name)
             for start, stop in _chunks(math.prod(shape)):
                 if not torch.equal(stored.reshape(-1)[start:stop], reader.read(kind, name, start, stop)):

@@ -6,6 +6,7 @@ import typer
 
 from orchestrator.cli.options import (
     AsJson,
+    Averaged,
     BestCheckpoint,
     ClusterOfRun,
     FurtherFiles,
@@ -31,6 +32,7 @@ def evaluate(
     ] = None,
     step: StepOfCheckpoint = None,
     best: BestCheckpoint = False,
+    ema: Averaged = False,
     workers: Workers = 1,
     cluster: ClusterOfRun = None,
     json: AsJson = False,
@@ -45,7 +47,7 @@ def evaluate(
         raise SpecError(f"{further[0]}: files to measure on are given with --data")
     trained = sdk.attach(run, cluster)
     files = None if data is None else [data, *(further or ())]
-    found = trained.evaluate(files, which=which_checkpoint(best, step), workers=workers)
+    found = trained.evaluate(files, which=which_checkpoint(best, step), averaged=ema, workers=workers)
     try:
         new = trained.track(found)
         told = f"MLflow has them as evaluate/{found.data}/..., at step {found.step}"

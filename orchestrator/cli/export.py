@@ -6,6 +6,7 @@ import typer
 
 from orchestrator.cli.options import (
     AsJson,
+    Averaged,
     BestCheckpoint,
     ClusterOfRun,
     RunId,
@@ -27,6 +28,7 @@ def export(
     ] = None,
     step: StepOfCheckpoint = None,
     best: BestCheckpoint = False,
+    ema: Averaged = False,
     json: AsJson = False,
 ) -> None:
     """Write a run's model as one file, load it again and compare before calling it done."""
@@ -48,9 +50,18 @@ def export(
     own = {f"code/{name}": text.encode() for name, text in code.files.items()}
     folder, beside = Path(output or run), {INPUTS: trained.inputs(), **own}
     with code.importable():
-        files = write(found, folder, config, objective, format_, found.meta["inputs"], beside)
+        files = write(found, folder, config, objective, format_, found.meta["inputs"], beside, averaged=ema)
     if json:
-        print_json({"run": run, "step": found.step, "which": which, "files": [str(file) for file in files]})
+        print_json(
+            {
+                "run": run,
+                "step": found.step,
+                "which": which,
+                "ema": ema,
+                "files": [str(file) for file in files],
+            }
+        )
     else:
+        weights = f"{checkpoint.described(found, which)}{', averaged weights' if ema else ''}"
         for file in files:
-            say(f"{file}  ({checkpoint.described(found, which)}; read back and equal)")
+            say(f"{file}  ({weights}; read back and equal)")

@@ -66,6 +66,9 @@ StepOfCheckpoint = Annotated[
 BestCheckpoint = Annotated[
     bool, typer.Option("--best", help="The best checkpoint, by checkpoint.keep.metric.")
 ]
+Averaged = Annotated[
+    bool, typer.Option("--ema", help="The moving averages of its weights (training.ema) instead of them.")
+]
 DataFiles = Annotated[
     str,
     typer.Option("--data", help="A file, a folder or a pattern, on disk, s3:// or gs://.", metavar="PATH"),

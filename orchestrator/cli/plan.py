@@ -145,9 +145,8 @@ def describe(made: Plan) -> list[str]:
         ),
         (
             "memory",
-            f"about {format_bytes(memory.total)} a worker: parameters {format_bytes(memory.parameters)}, gradients"
-            f" {format_bytes(memory.gradients)}, optimizer {format_bytes(memory.optimizer)}, activations"
-            f" {format_bytes(memory.activations)}"
+            f"about {format_bytes(memory.total)} a worker: "
+            + ", ".join(f"{part} {format_bytes(size)}" for part, size in memory.by_part.items())
             + (f"; {format_bytes(memory.offloaded)} offloaded" if memory.offloaded else ""),
         ),
         (

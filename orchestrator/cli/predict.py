@@ -7,6 +7,7 @@ import typer
 
 from orchestrator.cli.options import (
     AsJson,
+    Averaged,
     BestCheckpoint,
     ClusterOfRun,
     DataFiles,
@@ -34,6 +35,7 @@ def predict(
     further: FurtherFiles = None,
     step: StepOfCheckpoint = None,
     best: BestCheckpoint = False,
+    ema: Averaged = False,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -66,6 +68,7 @@ def predict(
         [data, *(further or ())],
         output,
         which=which_checkpoint(best, step),
+        averaged=ema,
         workers=workers,
         keep=None if keep is None else [name for name in keep.split(",") if name],
         tokens=tokens,

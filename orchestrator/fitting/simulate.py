@@ -20,6 +20,7 @@ from orchestrator.models.deferred import FirstValues, build_deferred
 from orchestrator.planning.peak import Peak
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import StrategySection, ZeroOffload
+from orchestrator.state import AVERAGE
 from orchestrator.strategies.base import Engine, Update
 from orchestrator.strategies.gpu_formats import autocast_as_on_gpus
 from orchestrator.strategies.optimizers import local
@@ -28,6 +29,9 @@ from orchestrator.testing import RecordingSurroundings
 
 _STEPS, _MICROS = 2, 2
 """The first step has no moments yet; the second micro-batch of a step meets the gradients of the first."""
+
+_PARTS = {"parameter": "masters", "buffer": "parameters", AVERAGE: "averages"}
+"""Kind of state -> the part that it is counted as; all others are moments."""
 
 _FORWARD, _BACKWARD, _UPDATE, _PREPARED, _BATCH = "forward", "backward", "update", "prepared", "batch"
 
@@ -98,10 +102,10 @@ def _without_offloaded(strategy: StrategySection, peak: Peak) -> Peak:
     """The peak without the parts that lie in the host's memory or in files."""
     away: tuple[str, ...] = ()
     if strategy.kind == "fsdp" and strategy.offload:
-        away = ("parameters", "gradients", "moments")
+        away = ("parameters", "gradients", "moments", "averages")
     elif strategy.kind == "zero":
         if strategy.offload.optimizer != "none":
-            away += ("masters", "moments")
+            away += ("masters", "moments", "averages")
         if strategy.offload.parameters != "none":
             away += ("parameters",)
     offloaded = sum(getattr(peak, part) for part in away)
@@ -220,7 +224,7 @@ class _Watched:
         """The parts that last from step to step."""
         found = {storage: "moments" for storage in self._live.alive() if storage.born == _UPDATE}
         for saved in self._engine.state():
-            kind = {"parameter": "masters", "buffer": "parameters"}.get(saved.kind, "moments")
+            kind = _PARTS.get(saved.kind, "moments")
             if (known := self._live.of(saved.values)) is not None:
                 found[known] = kind
         for parameter in self._parameters():

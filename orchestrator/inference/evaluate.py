@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 from orchestrator import checkpoint, data, loop
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.data import Prepared
 from orchestrator.errors import DataError
+from orchestrator.inference.task import refuse_without_averages
 from orchestrator.models.base import Batch
+from orchestrator.planning.fit import OF_AVERAGES
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
 from orchestrator.section import AnyFloat, Section
@@ -35,7 +38,7 @@ class Evaluation(Section):
 
 
 def evaluate(
-    plan: Plan, saved: Checkpoint, held_out: Source | None, *, name: str, workers: int
+    plan: Plan, saved: Checkpoint, held_out: Source | None, *, name: str, averaged: bool, workers: int
 ) -> Evaluation:
     """Measure a checkpoint.
 
@@ -44,13 +47,17 @@ def evaluate(
         saved: the checkpoint.
         held_out: the data, by an absolute path; None: what the run itself evaluates on.
         name: of the data.
+        averaged: with the moving averages of the weights; the metrics are then called ``ema/...``.
         workers: processes on this machine, which share the samples.
 
     Raises:
+        SpecError: there are no averages.
         DataError: the data can't be read, or isn't like the training data; or the training data has changed, from which
             comes how its rows become samples.
         CheckpointError: the checkpoint is damaged.
     """
+    if averaged:
+        refuse_without_averages(plan)
     there = _on_this_machine(plan, workers)
     prepared = data.prepare(there, held_out)
     if prepared.evaluation is None:
@@ -62,7 +69,9 @@ def evaluate(
         )
     threads = max(1, int(plan.job.scaling.cpus_per_worker))
     with Ranks(workers, threads=threads, timeout_seconds=_LONGEST_SECONDS) as ranks:
-        metrics = ranks.run(_measured, there.model_dump_json(), prepared.model_dump_json(), saved.path)[0]
+        metrics = ranks.run(
+            _measured, there.model_dump_json(), prepared.model_dump_json(), saved.path, averaged
+        )[0]
     return Evaluation(
         run=plan.run_id, step=saved.step, data=name, samples=prepared.eval_samples, metrics=metrics
     )
@@ -93,7 +102,7 @@ def _batches(rank: Rank, prepared: Prepared) -> Iterator[Batch]:
         yield rank.to_device(rank.to_tensors(arrays))
 
 
-def _measured(plan_json: str, prepared_json: str, path: str) -> dict[str, float]:
+def _measured(plan_json: str, prepared_json: str, path: str, averaged: bool) -> dict[str, float]:
     """On each rank: the metrics over all ranks' shares."""
     plan, prepared = Plan.model_validate_json(plan_json), Prepared.model_validate_json(prepared_json)
     rank = assemble(plan)
@@ -101,6 +110,8 @@ def _measured(plan_json: str, prepared_json: str, path: str) -> dict[str, float]
         rank.load(checkpoint.checkpoint_at(path))
         asked, classes = plan.job.objective.measured, data.inputs_of(plan.job, prepared).classes
         batches = _batches(rank, prepared)
-        return loop.evaluate(rank.engine, rank.objective, batches, asked, classes).values
+        with rank.engine.averaged() if averaged else nullcontext():
+            values = loop.evaluate(rank.engine, rank.objective, batches, asked, classes).values
+        return {f"{OF_AVERAGES if averaged else ''}{name}": value for name, value in values.items()}
     finally:
         rank.close()

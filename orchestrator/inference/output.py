@@ -36,6 +36,8 @@ class MadeOf(Section):
     """Of its checkpoint."""
     attempt: int
     """Of its checkpoint."""
+    averaged: bool
+    """Whether by averages of its weights."""
     data: str
     """Identity of the data: what its files hold, and how it is read."""
     path: str
@@ -113,6 +115,7 @@ def _made_of(task: PredictTask) -> MadeOf:
         run=task.run_id,
         step=task.step,
         attempt=task.attempt,
+        averaged=task.averaged,
         data=task.index.identity,
         path=task.index.root,
         parts=len(task.parts),

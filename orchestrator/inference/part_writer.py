@@ -34,7 +34,7 @@ class PartWriter:
         objective: Any = TypeAdapter(ObjectiveSection).validate_python(saved.meta["objective"])
         self._task = task
         with OwnCode(task.code).importable():
-            modules = load_modules(saved, config, objective)
+            modules = load_modules(saved, config, objective, averaged=task.averaged)
         self._model = Trained(modules, config, objective, task.inputs)
         self._format = format_of(task.index.kind)
         self._store = store_at(task.output)

@@ -38,6 +38,8 @@ class PredictTask(Section):
     """Of the checkpoint."""
     checkpoint: str
     """Its folder."""
+    averaged: bool
+    """Whether by the moving averages of the weights."""
     inputs: Inputs
     """How rows become what the model takes."""
     code: dict[str, str]
@@ -75,6 +77,7 @@ def make_task(
     keep: Sequence[str] | None = None,
     tokens: int | None = None,
     seed: int | None = None,
+    averaged: bool = False,
 ) -> PredictTask:
     """Look at the data, and refuse what can't be predicted before anything starts.
 
@@ -89,14 +92,17 @@ def make_task(
         keep: columns of the data to keep. Default: all that hold one number, text, date or the like.
         tokens: that a language model writes at most; other models take none.
         seed: of what it draws.
+        averaged: by the moving averages of the weights.
 
     Raises:
-        SpecError: the model makes no predictions, or is none that writes text.
+        SpecError: the model makes no predictions, or is none that writes text, or has no averages.
         DataError: there is no such data, or it lacks a column.
     """
     kind = plan.job.objective.kind
     if kind in _NO_ANSWERS:
         raise SpecError(f"{plan.run_id} was trained with {kind}: {_NO_ANSWERS[kind]}")
+    if averaged:
+        refuse_without_averages(plan)
     if not inputs.columns:
         raise SpecError(f"{plan.run_id}: its model reads no columns, so no rows can be given to it")
     writes = kind == "causal_lm" and inputs.text_column is not None
@@ -115,6 +121,7 @@ def make_task(
         step=saved.step,
         attempt=saved.attempt,
         checkpoint=saved.path,
+        averaged=averaged,
         inputs=inputs,
         code=dict(code.files),
         index=identified(index, cache),
@@ -124,6 +131,12 @@ def make_task(
         tokens=TOKENS if tokens is None else tokens,
         seed=seed or 0,
     )
+
+
+def refuse_without_averages(plan: Plan) -> None:
+    """Raises SpecError where a run keeps no averages of its weights."""
+    if plan.job.training.ema is None:
+        raise SpecError(f"--ema: {plan.run_id} keeps no averages of its weights; train with training.ema")
 
 
 def _refuse_missing(index: SourceIndex, inputs: Inputs) -> None:

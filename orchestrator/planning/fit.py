@@ -41,18 +41,44 @@ _BEST_IS = {
 """Of metrics that have a good end: which. ``f1_macro`` is a kind of ``f1``."""
 
 
+def check_averages(job: ResolvedJob) -> None:
+    """Raises SpecError where averages of the weights are asked for and can't be kept."""
+    if job.training.ema is None:
+        return
+    if job.objective.kind == "adversarial":
+        raise SpecError(
+            "training.ema: an adversarial objective averages its generator by itself (objective.ema_decay); leave training.ema"
+            " out"
+        )
+    if job.strategy.kind == "zero" and job.strategy.offload.optimizer == "nvme":
+        raise SpecError(
+            "training.ema: averages are kept beside the masters, which strategy.offload.optimizer: nvme keeps in files; use cpu"
+        )
+
+
+OF_AVERAGES = "ema/"
+"""Before names of metrics that were measured with averaged weights."""
+
+
 def good_end(metric: str) -> str | None:
     """Whether less (``min``) or more (``max``) of an evaluation's metric is better; None where that isn't known."""
-    name = metric.removeprefix("val/")
+    name = metric.removeprefix("val/").removeprefix(OF_AVERAGES)
     kinds = (name, name.removesuffix("_macro").removesuffix("_micro"), name.partition("_top_")[0])
     return next((_BEST_IS[kind] for kind in kinds if kind in _BEST_IS), None)
+
+
+def _measured(job: ResolvedJob) -> list[str]:
+    """Names of what an evaluation measures."""
+    names = ("loss", *job.objective.metric_names)
+    weights = ("", OF_AVERAGES) if job.training.ema else ("",)
+    return [f"val/{prefix}{name}" for prefix in weights for name in names]
 
 
 def check_best(job: ResolvedJob) -> None:
     """Raises SpecError where the metric that the best checkpoints are kept by is none that is measured, or its worst
     would be kept.
     """
-    keep, measured = job.checkpoint.keep, [f"val/{name}" for name in ("loss", *job.objective.metric_names)]
+    keep, measured = job.checkpoint.keep, _measured(job)
     if keep.metric not in measured:
         raise SpecError(
             f"checkpoint.keep.metric: {keep.metric!r} is not measured; {job.objective.kind} measures {', '.join(measured)}"
@@ -74,7 +100,7 @@ def check_stop_early(job: ResolvedJob) -> None:
         return
     if job.data.eval is None:
         raise SpecError("training.stop_early needs data.eval: nothing is evaluated")
-    measured = [f"val/{name}" for name in ("loss", *job.objective.metric_names)]
+    measured = _measured(job)
     if early.metric not in measured:
         raise SpecError(
             f"training.stop_early.metric: {early.metric!r} is not measured; {job.objective.kind} measures"

@@ -8,6 +8,7 @@ from orchestrator.models.sizes import Counts
 from orchestrator.planning.batch import BatchSplit, split_batch
 from orchestrator.planning.deepspeed_config import deepspeed_config, describe_choices
 from orchestrator.planning.fit import (
+    check_averages,
     check_best,
     check_fit,
     check_phases,
@@ -38,6 +39,7 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
     batch = split_batch(training.global_batch_size, workers, training.micro_batch_size)
     total_steps = count_steps(training, job.data.tail, facts.train_samples)
     check_fit(job)
+    check_averages(job)
     check_shard_group(job)
     check_best(job)
     check_stop_early(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
@@ -19,6 +19,7 @@ class _State:
     parameters: int
     gradients: int
     optimizer: int
+    averages: int
     offloaded: int = 0
 
 
@@ -39,7 +40,8 @@ def estimate_memory(
     """
     strategy = job.strategy
     compute_bytes = 4 if job.training.precision == "fp32" else 2
-    whole = _State(4 * parameters, 4 * trainable, 4 * _moments(job.training.optimizer) * trainable)
+    moments = 4 * _moments(job.training.optimizer) * trainable
+    whole = _State(4 * parameters, 4 * trainable, moments, 4 * trainable if job.training.ema else 0)
     state = whole
     if strategy.kind == "fsdp":
         state = _sharded(strategy, whole, world_size)
@@ -52,6 +54,7 @@ def estimate_memory(
         parameters=state.parameters,
         gradients=state.gradients,
         optimizer=state.optimizer,
+        averages=state.averages,
         activations=activations,
         offloaded=state.offloaded,
     )
@@ -64,8 +67,11 @@ def _moments(optimizer: OptimizerSpec) -> int:
 def _sharded(strategy: FsdpStrategy, whole: _State, world_size: int) -> _State:
     """FSDP: everything is divided among the workers that share one copy."""
     sharers = _number(strategy.shard_group) or world_size
-    shard = (whole.parameters // sharers, whole.gradients // sharers, whole.optimizer // sharers)
-    return _State(*shard, offloaded=sum(shard) if strategy.offload else 0)
+    sizes = (whole.parameters, whole.gradients, whole.optimizer, whole.averages)
+    parameters, gradients, optimizer, averages = (size // sharers for size in sizes)
+    sharded = _State(parameters, gradients, optimizer, averages)
+    held = parameters + gradients + optimizer + averages
+    return replace(sharded, offloaded=held if strategy.offload else 0)
 
 
 def _number(shard_group: int | Literal["node"] | None) -> int | None:
@@ -78,7 +84,7 @@ def _partitioned(strategy: ZeroStrategy, whole: _State, world_size: int, compute
     masters = whole.gradients // world_size  # fp32 of what is trained, beside the parameters, in fp32 too
     computed = compute_bytes * whole.parameters // 4
     gradients = compute_bytes * whole.gradients // 4
-    optimizer = whole.optimizer // world_size
+    optimizer, averages = whole.optimizer // world_size, whole.averages // world_size
     if strategy.stage >= 2:
         gradients //= world_size
     if strategy.stage == 3:
@@ -87,7 +93,7 @@ def _partitioned(strategy: ZeroStrategy, whole: _State, world_size: int, compute
         computed = computed // world_size + second_copy
     offloaded = 0
     if strategy.offload.optimizer != "none":
-        offloaded += optimizer + masters
+        offloaded += optimizer + averages + masters
     if strategy.offload.parameters != "none":
         offloaded += computed
-    return _State(computed + masters, gradients, optimizer, offloaded)
+    return _State(computed + masters, gradients, optimizer, averages, offloaded)

@@ -16,6 +16,8 @@ class Peak(Section):
     """Gradients."""
     moments: int = 0
     """Moments of the optimizer."""
+    averages: int = 0
+    """Moving averages of the weights."""
     gathered: int = 0
     """Parameters gathered from other workers for a while, and gradients on their way to them."""
     activations: int = 0
@@ -40,6 +42,7 @@ PARTS = (
     "masters",
     "gradients",
     "moments",
+    "averages",
     "gathered",
     "activations",
     "logits",

@@ -44,15 +44,23 @@ class MemoryEstimate(Section):
     """Gradients."""
     optimizer: int
     """Moments."""
+    averages: int = 0
+    """Moving averages of the weights."""
     activations: int
     """Activations of one micro-batch, kept for the backward."""
     offloaded: int = 0
     """Of the above, what lives in CPU memory or on disk instead of the device."""
 
     @property
+    def by_part(self) -> dict[str, int]:
+        """What holds how much; averages only where they are kept."""
+        parts = {name: getattr(self, name) for name in MemoryEstimate.model_fields if name != "offloaded"}
+        return {name: size for name, size in parts.items() if size or name != "averages"}
+
+    @property
     def total(self) -> int:
         """All of it."""
-        return self.parameters + self.gradients + self.optimizer + self.activations
+        return sum(self.by_part.values())
 
 
 class ResolvedJob(JobSpec):

@@ -75,6 +75,13 @@ class StopEarlySpec(Section):
     """By how much a value must be better than the best one to count, in the metric's units."""
 
 
+class EmaSpec(Section):
+    """A moving average of the weights, beside them."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """How much of the average stays in each step; over the first steps it is less: (1 + n) / (10 + n) after n updates."""
+
+
 class TrainingSpec(Section):
     """How long, in what batches, at what precision."""
 
@@ -102,6 +109,9 @@ class TrainingSpec(Section):
     """Steps between evaluations. Default: a tenth of the run, and always at the end."""
     stop_early: StopEarlySpec | None = None
     """End when an evaluation metric no longer gets better; the run has then succeeded. Default: all steps are taken."""
+    ema: EmaSpec | None = None
+    """Keep an exponential moving average of the weights: it is evaluated as ``val/ema/loss`` and so on, and exported on
+    request. fp32, laid out as the strategy lays out the parameters' masters. Default: none."""
     log_every: Positive = 10
     """Steps between logged metrics."""
     sample_every: Positive | None = None

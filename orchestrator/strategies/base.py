@@ -57,6 +57,13 @@ class Engine(Protocol):
         """
         ...
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Collective. Inside, the modules have the moving averages of their weights, to be evaluated (``training.ema``).
+
+        No save may be copying the state aside.
+        """
+        ...
+
     def state(self) -> Iterator[StateRange]:
         """The ranges that this rank holds. Over all ranks they cover every tensor exactly once."""
         ...

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import CheckpointError
-from orchestrator.state import StateReader
+from orchestrator.state import AVERAGE, StateReader
 
 
 def shape_of(reader: StateReader, kind: str, name: str) -> tuple[int, ...]:
@@ -37,7 +37,9 @@ def read_range(
 def moments_of(reader: StateReader, name: str, allowed: Sequence[str]) -> list[str]:
     """Kinds of the moments saved for a parameter. Raises CheckpointError where they are another optimizer's."""
     kinds = [
-        kind for kind, saved in reader.tensors() if saved == name and kind not in ("parameter", "buffer")
+        kind
+        for kind, saved in reader.tensors()
+        if saved == name and kind not in ("parameter", "buffer", AVERAGE)
     ]
     if foreign := set(kinds) - set(allowed):
         raise CheckpointError(
@@ -45,6 +47,20 @@ def moments_of(reader: StateReader, name: str, allowed: Sequence[str]) -> list[s
             " resume with the optimizer that was saved"
         )
     return kinds
+
+
+def check_averages(reader: StateReader, *, kept: bool) -> None:
+    """Raises CheckpointError where averages were saved and the job keeps none, or the other way round."""
+    if has_averages(reader) != kept:
+        there, here = ("an average", "none") if not kept else ("no average", "one")
+        raise CheckpointError(
+            f"the checkpoint holds {there} of the weights and the job keeps {here}; resume with training.ema as it was"
+        )
+
+
+def has_averages(reader: StateReader) -> bool:
+    """Whether averages of the weights were saved."""
+    return any(kind == AVERAGE for kind, _ in reader.tensors())
 
 
 def updates_of(scalars: Mapping[str, float], phase: str) -> int:

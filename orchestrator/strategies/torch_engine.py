@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -15,8 +16,9 @@ from orchestrator.errors import SpecError
 from orchestrator.models.base import Modules, Objective
 from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
-from orchestrator.state import StateRange, StateReader
+from orchestrator.state import AVERAGE, StateRange, StateReader
 from orchestrator.strategies import precision, replicated, saved
+from orchestrator.strategies.averages import Averages
 from orchestrator.strategies.base import Update
 from orchestrator.strategies.blocks import compile_blocks, recompute_blocks
 from orchestrator.strategies.materialize import Materializer
@@ -81,7 +83,20 @@ class TorchEngine(ABC):
             phase: precision.LossScale(self._precision, device) for phase in objective.phases
         }
         self._has_diverged = torch.zeros((), dtype=torch.bool, device=device)
+        self._averages = Averages(training.ema)
+        for phase, name in self._module_of.items():
+            self._follow(phase, name)
         self.modules: Modules = dict(self._bare)
+
+    def _follow(self, phase: str, module_name: str) -> None:
+        module = self._bare[module_name]
+        for path, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                self._averages.follow(phase, f"{module_name}/{path}", lambda held=parameter: held)  # type: ignore[misc]
+        for path, _ in replicated.persistent_buffers(module):
+            self._averages.follow(
+                phase, f"{module_name}/{path}", partial(module.get_buffer, path), is_buffer=True
+            )
 
     @abstractmethod
     def _distribute(self, module: nn.Module, materializer: Materializer) -> nn.Module:
@@ -119,10 +134,11 @@ class TorchEngine(ABC):
             torch._foreach_mul_(gradients, (clip / loss_scale.factor).to(gradients[0]))
         set_learning_rate(optimizer, self._specs[phase].learning_rate * learning_rate_factor)
         update(optimizer, skip)
-        self._updates[phase] += ~skip
         loss_scale.update(finite)
         self._zero_gradients()
         self._level_buffers(self._module_of[phase])
+        self._averages.move(phase, self._updates[phase], skip)
+        self._updates[phase] += ~skip
         return Update(norm, diverged)
 
     def _global_norm(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -160,6 +176,18 @@ class TorchEngine(ABC):
                         yield kind, f"{module_name}/{path}", moment
             for path, buffer in replicated.persistent_buffers(module):
                 yield "buffer", f"{module_name}/{path}", buffer
+        for average in self._averages.all:
+            yield AVERAGE, average.name, average.values
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the modules have their averages; see ``Engine.averaged``."""
+        self._before_parameters()
+        with self._averages.in_place():
+            try:
+                yield
+            finally:
+                self._before_parameters()
 
     def state(self) -> Iterator[StateRange]:
         """The shards that this rank holds, and its equal share of what all ranks hold."""
@@ -196,6 +224,9 @@ class TorchEngine(ABC):
                 _fill(parameter, reader, "parameter", f"{module_name}/{path}")
             for path, buffer in replicated.persistent_buffers(module):
                 _fill(buffer, reader, "buffer", f"{module_name}/{path}")
+        saved.check_averages(reader, kept=bool(self._averages.all))
+        for average in self._averages.all:
+            _fill(average.values, reader, AVERAGE, average.name)
         for phase, optimizer in self._optimizers.items():
             updates = saved.updates_of(scalars, phase)
             self._updates[phase].fill_(updates)

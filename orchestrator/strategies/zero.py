@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -27,9 +28,10 @@ from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.deepspeed_config import deepspeed_config
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import ZeroStrategy
-from orchestrator.state import StateRange, StateReader
+from orchestrator.state import AVERAGE, StateRange, StateReader
 from orchestrator.strategies import precision, replicated, saved, zero_parameters
 from orchestrator.strategies.async_io import load_async_io
+from orchestrator.strategies.averages import Averages
 from orchestrator.strategies.base import Update
 from orchestrator.strategies.blocks import recompute_blocks
 from orchestrator.strategies.gradient_order import GradientOrder
@@ -129,6 +131,9 @@ class ZeroEngine:
             self._start_engine(deepspeed, phase, config, plan)
             self._correct_masters(phase, materializer, rounded)
         self._updates = dict.fromkeys(objective.phases, 0)
+        self._averages = Averages(training.ema)
+        for phase in objective.phases:
+            self._follow(phase)
         self._loss_factor = float(self._world_size)  # DeepSpeed averages over ranks
 
     def _start_engine(self, deepspeed: Any, phase: str, config: Mapping[str, Any], plan: Plan) -> None:
@@ -166,6 +171,17 @@ class ZeroEngine:
         for part in self._resident_fragments(phase):
             exact = materializer.value(rounded[f"{self._module_of[phase]}/{part.path}"]).reshape(-1)
             part.of(part.partition).copy_(exact[part.start : part.start + part.count])
+
+    def _follow(self, phase: str) -> None:
+        """Averages of the phase's flat partitions, by their numbers, and of its module's buffers."""
+        optimizer, module_name = self._engines[phase].optimizer, self._module_of[phase]
+        for group, flat in enumerate(_partitions_of(optimizer, self._stage)):
+            self._averages.follow(phase, str(group), lambda held=flat: held)  # type: ignore[misc]
+        module = self.modules[module_name]
+        for path, _ in replicated.persistent_buffers(module):
+            self._averages.follow(
+                phase, f"{module_name}/{path}", partial(module.get_buffer, path), is_buffer=True
+            )
 
     def _place(self, deepspeed: Any, config: Mapping[str, Any], materializer: Materializer) -> None:
         """Give the modules memory: whole, or in stage 3 this rank's share of those that are trained."""
@@ -230,14 +246,35 @@ class ZeroEngine:
         set_learning_rate(engine.optimizer, self._specs[phase].learning_rate * learning_rate_factor)
         engine.optimizer.clip_grad = clip_norm or 0.0
         engine.step()
-        self._updates[phase] += engine.was_step_applied()
+        applied = engine.was_step_applied()
         if self._world_size > 1 and (buffers := self._buffers[self._module_of[phase]].now()):
             replicated.broadcast_from_rank_zero(buffers)
+        self._averages.move(phase, torch.tensor(self._updates[phase]), torch.tensor(not applied))
+        self._updates[phase] += applied
         norm = float(engine.get_global_grad_norm())
         diverged = not math.isfinite(norm) and self._precision != "fp16"  # whose scaler ends a run by itself
         if diverged:
             self._loss_factor = math.nan  # no gradient is finite from here on, so nothing is updated any more
         return Update(torch.tensor(norm, dtype=torch.float64), torch.tensor(diverged))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the modules have their averages; see ``Engine.averaged``."""
+        with self._averages.in_place():
+            self._renew_parameters()
+            yield
+        self._renew_parameters()
+
+    @torch.no_grad()
+    def _renew_parameters(self) -> None:
+        """Make parameters of the masters anew. Collective."""
+        if not self._averages.all:
+            return
+        for phase, engine in self._engines.items():
+            if self._stage == 3:
+                engine.optimizer._partition_all_parameters()
+                zero_parameters.forget_second_copies(self.modules[self._module_of[phase]])
+            self._masters_to_parameters(engine.optimizer)
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -251,17 +288,25 @@ class ZeroEngine:
                 group, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
                 whole: Any = parameter
                 start, count = zero_parameters.share_of(whole)
-                partition, shape = optimizer.fp32_partitioned_groups_flat[group], tuple(whole.ds_shape)
+                shape = tuple(whole.ds_shape)
             elif (mapping := parameter._hp_mapping) is not None:  # type: ignore[attr-defined]
                 group = mapping.param_group_index
                 offset, count = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
                 start = mapping.lp_fragment_address.start
-                partition = optimizer.single_partition_of_fp32_groups[group]
                 shape = tuple(parameter.shape)
             else:
                 continue
             if count > 0:
+                partition = _partitions_of(optimizer, self._stage)[group]
                 yield Fragment(path, shape, start, partition, group, offset, count)
+
+    def _averages_of(self, phase: str, group: int) -> Iterator[Tensor]:
+        """The average of one partition, where averages are kept."""
+        return (
+            one.values
+            for one in self._averages.all
+            if not one.is_buffer and (one.phase, one.name) == (phase, str(group))
+        )
 
     def _resident_fragments(self, phase: str) -> Iterator[Fragment]:
         """The fragments, each with its partition and moments in memory until the next is asked for."""
@@ -296,6 +341,9 @@ class ZeroEngine:
                     yield "parameter", name, self._untrained.get(name, parameter)
             for path, buffer in replicated.persistent_buffers(module):
                 yield "buffer", f"{module_name}/{path}", buffer
+        for average in self._averages.all:
+            if average.is_buffer:
+                yield AVERAGE, average.name, average.values
 
     def state(self) -> Iterator[StateRange]:
         """fp32 masters and moments of this rank's partitions, and its equal share of what all ranks hold."""
@@ -309,6 +357,8 @@ class ZeroEngine:
                 yield StateRange("parameter", name, part.shape, part.start, part.of(part.partition), stays)
                 for kind, moment in moments_of(optimizer.optimizer, part.partition).items():
                     yield StateRange(kind, name, part.shape, part.start, part.of(moment), stays)
+                for average in self._averages_of(phase, part.group):
+                    yield StateRange(AVERAGE, name, part.shape, part.start, part.of(average))
         yield from (share.state() for share in self._frozen_shares if len(share.values))
         yield from replicated.share_of(list(self._whole_tensors()), self._rank, self._world_size)
 
@@ -324,6 +374,7 @@ class ZeroEngine:
     @torch.no_grad()
     def load(self, reader: StateReader, scalars: Mapping[str, float]) -> None:
         """Put saved state in place, whatever strategy and world size wrote it."""
+        saved.check_averages(reader, kept=bool(self._averages.all))
         for kind, name, tensor in self._whole_tensors():
             values = saved.read_range(reader, kind, name, tensor.shape, 0, tensor.numel())
             tensor.copy_(values.reshape(tensor.shape))
@@ -350,6 +401,8 @@ class ZeroEngine:
             part.of(part.partition).copy_(
                 saved.read_range(reader, "parameter", name, part.shape, part.start, stop)
             )
+            for average in self._averages_of(phase, part.group):
+                part.of(average).copy_(saved.read_range(reader, AVERAGE, name, part.shape, part.start, stop))
             kinds = saved.moments_of(reader, name, allowed)
             if kinds and part.partition not in base.state:
                 fresh = {kind: torch.zeros_like(part.partition) for kind in kinds}
@@ -390,6 +443,14 @@ class ZeroEngine:
             engine.destroy()
         zero_parameters.forget_groups()
         self._own_group.close()
+
+
+def _partitions_of(optimizer: Any, stage: int) -> list[Tensor]:
+    """This rank's flat fp32 partitions, by number."""
+    partitions: list[Tensor] = (
+        optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
+    )
+    return partitions
 
 
 def import_deepspeed(device: torch.device, world_size: int) -> Any:

@@ -93,6 +93,13 @@ class RecordingEngine:
         norm = torch.tensor(next(self._norms, 1.0), dtype=torch.float64)
         return Update(norm, ~norm.isfinite() & self._diverges)
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Noted at its begin and end."""
+        self.calls.append(("averaged",))
+        yield
+        self.calls.append(("averaged ends",))
+
     def state(self) -> Iterator[StateRange]:
         """Nothing is held."""
         self.calls.append(("state",))

@@ -64,6 +64,20 @@ class ToyModel(nn.Module):
         return self.head(hidden)
 
 
+class Leveled(ToyModel):
+    """Has a running number of its own."""
+
+    def __init__(self, width: int = 10) -> None:
+        super().__init__(width)
+        self.register_buffer("level", torch.zeros(3))
+        self.register_buffer("closed", torch.full((2,), -torch.inf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.level = 0.5 * self.level + torch.arange(3)
+        return super().forward(x) + self.level.sum()
+
+
 class Critic(nn.Module):
     block_classes = (Block,)
 
@@ -131,13 +145,14 @@ class Adversarial(OnePhase):
 
 def toy_modules(kind: str, width: int = 10) -> Modules:
     torch.manual_seed(0)
-    model = ToyModel(width)
+    model = Leveled(width) if kind == "leveled" else ToyModel(width)
     return {"model": model, "critic": Critic()} if kind in ("gan", "wgan") else {"model": model}
 
 
 def toy_objective(kind: str) -> Any:
     return {
         "classify": Classify,
+        "leveled": Classify,
         "nan": NanOnRankOne,
         "one-bit": OneBitOnRankOne,
         "wgan": Adversarial,
@@ -337,7 +352,7 @@ def step_on_nan(plan: Plan) -> tuple[str, Run, Run]:
 
     def parameters() -> Run:
         ranges = [(r.kind, r.name, r.shape, r.start, r.values.clone()) for r in engine.state()]
-        return Run([], [], [one for one in ranges if one[0] == "parameter"], engine.scalars())
+        return Run([], [], [one for one in ranges if one[0] in ("parameter", "ema")], engine.scalars())
 
     before, said = parameters(), "nothing"
     try:

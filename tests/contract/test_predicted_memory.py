@@ -72,8 +72,8 @@ CASES = [
     ("gpt", {"kind": "ddp"}, 2, {"activation_checkpointing": True}),
     ("gpt in chunks", {"kind": "fsdp"}, 2, {}),
     ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
-    ("cnn", {"kind": "fsdp"}, 2, {}),
-    ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16"}),
+    ("cnn", {"kind": "fsdp"}, 2, {"ema": {}}),
+    ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16", "ema": {}}),
 ]
 
 
@@ -84,7 +84,8 @@ def test_a_rank_holds_what_was_predicted(
     plan = plan_of(model, strategy, workers, **more)
     predicted, measured = asked.peak(plan), pools.run(workers, measure, plan)[0]
     assert predicted.total == pytest.approx(measured.total, rel=0.05)
-    for part in ("parameters", "masters", "moments"):
+    assert (predicted.averages > 0) == ("ema" in more)
+    for part in ("parameters", "masters", "moments", "averages"):
         assert getattr(predicted, part) == pytest.approx(getattr(measured, part), rel=0.02), part
 
 

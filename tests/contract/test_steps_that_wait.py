@@ -82,6 +82,12 @@ def test_nor_does_one_of_another_optimizer(kind: str, strategy: str, reads: list
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nor_does_one_that_moves_averages(strategy: str, reads: list[int]) -> None:
+    case = ALL_TENSORS[IDS.index("cnn-batch")] if "cnn-batch" in IDS else ALL_TENSORS[IDS.index("gpt")]
+    assert train_on_fakes(case, strategy, {"ema": {}}) == 3
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_one_that_looks_is_found_out(
     strategy: str, reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,19 +2,23 @@
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from asked import stones
+from safetensors.torch import load_file
 
-from orchestrator.errors import DataError
+from orchestrator.checkpoint.export import export
+from orchestrator.checkpoint.reader import CheckpointReader
+from orchestrator.errors import DataError, SpecError
 from orchestrator.inference.evaluate import evaluate
 from orchestrator.inference.part_writer import PartWriter
 from orchestrator.spec.data import CsvSource, FileSource
 
 
-def measured(run, path=None, workers=1, kind="parquet"):
+def measured(run, path=None, workers=1, kind="parquet", averaged=False):
     source = None
     if path is not None:
         source = CsvSource(path=str(path)) if kind == "csv" else FileSource(kind=kind, path=str(path))
-    return evaluate(run.plan, run.saved, source, name="new", workers=workers)
+    return evaluate(run.plan, run.saved, source, name="new", averaged=averaged, workers=workers)
 
 
 def test_on_the_runs_own_data_they_are_what_its_training_logged(classifier):
@@ -22,6 +26,57 @@ def test_on_the_runs_own_data_they_are_what_its_training_logged(classifier):
     assert found.samples == 30
     logged = {name: value for name, value in classifier.metrics.items() if name.startswith("val/")}
     assert {f"val/{name}": value for name, value in found.metrics.items()} == logged
+
+
+def test_with_averages_they_are_what_its_training_logged_of_them(train, tmp_path):
+    """Under names that no metric of the weights themselves has; and predictions and exports are theirs too."""
+    pq.write_table(stones(64), tmp_path / "stones.parquet", row_group_size=16)
+    run = train(
+        {
+            "model": {"family": "mlp", "size": "debug"},
+            "objective": {"kind": "classification"},
+            "data": {
+                "train": {"kind": "parquet", "path": "stones.parquet"},
+                "eval": {"kind": "split", "fraction": 0.25},
+                "columns": {"features": ["weight", "size"], "label": "class"},
+                "transforms": [{"kind": "encode", "tensor": "label"}],
+            },
+            "training": {"max_steps": 12, "ema": {"decay": 0.9}, "optimizer": {"learning_rate": 0.05}},
+            "checkpoint": {"keep": {"metric": "val/ema/loss"}},
+        }
+    )
+    live, found = measured(run), measured(run, averaged=True)
+    assert found.metrics.keys() == {f"ema/{name}" for name in live.metrics}
+    both = live.metrics | found.metrics
+    assert {f"val/{name}": value for name, value in both.items()} == {
+        name: value for name, value in run.metrics.items() if name.startswith("val/")
+    }
+    assert found.metrics["ema/loss"] != live.metrics["loss"]
+    answers = {}
+    for averaged in (False, True):
+        task = run.task(tmp_path / "stones.parquet", tmp_path / str(averaged), averaged=averaged)
+        PartWriter(task).write(0)
+        answers[averaged] = pq.read_table(tmp_path / str(averaged))["probability"].to_pylist()
+    assert answers[True] != answers[False]
+    config, objective = run.plan.job.model, run.plan.job.objective
+    (weights, _) = export(run.saved, tmp_path / "out", config, objective, "safetensors", averaged=True)
+    with CheckpointReader(run.saved) as reader:
+        for name, tensor in load_file(weights).items():
+            assert torch.equal(tensor.flatten(), reader.read("ema", name, 0, tensor.numel()))
+
+
+def test_where_there_are_none_it_is_said(classifier, tmp_path):
+    said = r"--ema: .* keeps no averages of its weights; train with training\.ema"
+    with pytest.raises(SpecError, match=said):
+        measured(classifier, averaged=True)
+    pq.write_table(stones(8), tmp_path / "new.parquet")
+    with pytest.raises(SpecError, match=said):
+        classifier.task(tmp_path / "new.parquet", tmp_path / "out", averaged=True)
+    job = classifier.plan.job
+    for kind in ("safetensors", "torch"):
+        with pytest.raises(SpecError, match="holds no averages"):
+            export(classifier.saved, tmp_path / "out", job.model, job.objective, kind, averaged=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_on_other_data_they_count_each_row_once(classifier, tmp_path):

@@ -78,3 +78,21 @@ def test_each_part_refuses_what_does_not_fit(sections, says):
     with pytest.raises(SpecError) as caught:
         plan(job(**sections))
     assert says in str(caught.value)
+
+
+def test_averages_are_measured_under_names_of_their_own():
+    keep = {"keep": {"metric": "val/ema/accuracy", "mode": "max"}}
+    assert plan(job(training={"ema": {}}, checkpoint=keep)).memory.averages == 4000
+    with pytest.raises(SpecError, match="'val/ema/accuracy' is not measured"):
+        plan(job(checkpoint=keep))
+    with pytest.raises(SpecError, match="min would keep the worst checkpoints by val/ema/accuracy"):
+        plan(job(training={"ema": {}}, checkpoint={"keep": {"metric": "val/ema/accuracy"}}))
+
+
+def test_averages_that_cant_be_kept_are_refused():
+    offload = {"optimizer": "nvme", "nvme_path": "/disk"}
+    with pytest.raises(SpecError, match=r"offload\.optimizer: nvme keeps in files"):
+        plan(job(training={"ema": {}}, strategy={"kind": "zero", "stage": 3, "offload": offload}))
+    pictures = DataFacts(train_samples=1000, eval_samples=100, dims={"channels": 1, "image_size": 8})
+    with pytest.raises(SpecError, match="an adversarial objective averages its generator by itself"):
+        plan(job(model={"family": "gan"}, training={"ema": {}}), pictures)

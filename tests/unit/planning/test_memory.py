@@ -102,3 +102,19 @@ def test_activations_are_of_one_micro_batch(training, activations):
 )
 def test_more_workers_never_hold_more_each(strategy, workers):
     assert memory(strategy, workers + 1).total <= memory(strategy, workers).total
+
+
+@pytest.mark.parametrize(
+    ("strategy", "averages", "offloaded"),
+    [
+        ({"kind": "ddp"}, 4000, 0),
+        ({"kind": "fsdp", "offload": True}, 1000, 5000),
+        ({"kind": "zero", "stage": 1}, 1000, 0),
+        ({"kind": "zero", "stage": 3, "offload": CPU}, 1000, 5000),
+    ],
+)
+def test_averages_are_fp32_and_divided_as_masters_are(strategy, averages, offloaded):
+    without, held = memory(strategy), memory(strategy, ema={})
+    assert (held.averages, held.total - without.total) == (averages, averages)
+    assert held.offloaded == offloaded
+    assert "averages" in held.by_part and "averages" not in without.by_part
