@@ -25,6 +25,7 @@ from orchestrator.records import PLAN, RunRecord
 from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.storage import store_at
+from orchestrator.storage.faults import first_line
 
 _STOP_POLL_SECONDS = 1.0
 _SENDER_SECONDS = 10.0
@@ -93,9 +94,16 @@ class Driver:
         except BaseException as error:
             end = self._end_of(error)
         self._over.set()
-        end = self._record.end(end)
+        end = self._written(end)
         self._close_tracking(end)
         return _tell_end(end)
+
+    def _written(self, end: RunStatus) -> RunStatus:
+        """The end that holds; where the storage takes none, it is told all the same, and whoever asks next writes it."""
+        try:
+            return self._record.end(end)
+        except OSError as error:
+            return end.saying(f"{end.message}; the end could not be written: {first_line(error)}")
 
     def _say_starting(self) -> None:
         starting = self._status.in_attempt(self._status.attempt, self._plan.total_steps)

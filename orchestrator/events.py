@@ -44,3 +44,8 @@ def parse(line: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return event if isinstance(event, dict) and "event" in event else None
+
+
+def is_part_of_one(line: str) -> bool:
+    """Whether a line is an event, whole or cut off, as by a full disk or a kill."""
+    return _MARK in line

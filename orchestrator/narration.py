@@ -47,7 +47,9 @@ class Narrator:
         self._told_epoch = 0.0
 
     def text(self, line: str) -> list[str]:
-        """What is shown of a line that is no event."""
+        """What is shown of a line that is no event: nothing where one was cut off."""
+        if events.is_part_of_one(line):
+            return []
         forwarded = _FORWARDED.match(line)
         pid = forwarded[1] if forwarded else ""
         said = self._tracebacks.without(pid, line[forwarded.end() :] if forwarded else line)

@@ -7,6 +7,7 @@ that started it. What a killed driver leaves behind is cleared by the next comma
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,8 @@ from orchestrator.runs import RunState, RunStatus, run_id_problem
 from orchestrator.spec.load import home
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import Store, store_at
+
+log = logging.getLogger(__name__)
 
 _FOLLOW_SECONDS = 0.1
 
@@ -214,7 +217,12 @@ class LocalCluster:
             if not is_mine or process.pid is not None:
                 return status
             if not status.state.is_final:
-                status = record.end(self._end_of_lost(status, process))
+                status = self._end_of_lost(status, process)
+                try:
+                    status = record.end(status)
+                except InfrastructureError as error:  # a full disk, say: one that asks later writes it
+                    log.warning("%s", error)
+                    return status
             process.clear()
         return status
 

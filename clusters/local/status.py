@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from orchestrator.runs import EndReason, RunState, RunStatus
 _PROGRESS_BYTES = 512_000
 """Of the output, what is looked at for progress."""
 _LAST_WORDS_BYTES = 16_000
+_ROOM_BYTES = 100_000
+"""With less than this no end can be counted on to be written."""
 
 
 def pending(plan: Plan, launch: int, submitted_at: float) -> RunStatus:
@@ -44,13 +47,20 @@ def half_deleted(status: RunStatus) -> RunStatus:
 
 
 def lost(status: RunStatus, log: Path, *, stop_was_asked: bool) -> RunStatus:
-    """The end of a launch whose driver is gone without having written one."""
+    """The end of a launch whose driver is gone without having written one: what it said last, where it could say it."""
     if stop_was_asked:
         message = "stopped at once; the newest checkpoint is what it can go on from"
         return status.ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, message, ended_at=time.time())
-    lines = reversed(_tail(log, _LAST_WORDS_BYTES))
-    last = next((line for line in lines if events.parse(line) is None), "")
+    lines = _tail(log, _LAST_WORDS_BYTES)[::-1]
+    told = next((event for line in lines if (event := events.parse(line)) and event["event"] == "end"), None)
+    if told is not None:  # it had an end that the storage did not take
+        return status.ended(
+            RunState(told["state"]), EndReason(told["reason"]), told["message"], ended_at=told["time"]
+        )
+    last = next((line for line in lines if not events.is_part_of_one(line)), "")
     said = f"; its last words: {last[:200]}" if last else ""
+    if shutil.disk_usage(log.parent).free < _ROOM_BYTES:
+        said += f"; the disk of {log.parent} is full"
     message = (
         f"the driver process ended without a word (killed, or the machine went down){said};"
         f" trainwright resume {status.run_id} goes on from the newest checkpoint"

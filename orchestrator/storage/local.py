@@ -163,6 +163,10 @@ class LocalStore(Store):
                 view = memoryview(chunk).cast("B")
                 while view:
                     view = view[self._calls.write(descriptor, view) :]
+        except OSError as error:
+            raise OSError(
+                error.errno, error.strerror, str(draft.parent)
+            ) from error  # the kernel names no file
         finally:
             os.close(descriptor)
 

@@ -160,6 +160,16 @@ def test_the_last_line_is_the_end(launch, capsys):
     assert (told["event"], told["state"], told["step"]) == ("end", "succeeded", 10)
 
 
+def test_an_end_that_the_storage_does_not_take_is_told_all_the_same(launch, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "/home")
+
+    monkeypatch.setattr(RunRecord, "end", full)
+    assert launch()[0] == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "took all 10 steps; the end could not be written: [Errno 28]" in last
+
+
 def test_a_graceful_stop_that_takes_longer_than_the_job_allows_is_ended(launch, monkeypatch):
     def never_ends():
         launch.record.ask_to_stop(1)

@@ -71,6 +71,7 @@ def test_warnings_and_output_name_their_worker():
         event("worker", pid=77, rank=1),
         "(RayTrainWorker pid=77, ip=10.0.0.1) WARNING the disk is slow",
         "\x1b[36m(RayTrainWorker pid=78)\x1b[0m hello",
+        '(RayTrainWorker pid=77) @trainwright {"event":"metr',  # cut off by a full disk
         "plain",
         "",
     ) == ["worker 1: WARNING the disk is slow", "hello", "plain"]

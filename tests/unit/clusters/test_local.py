@@ -1,10 +1,12 @@
 """This machine as a cluster beyond the contract of all clusters: claims, lost drivers, what is told of them; no Ray."""
 
 import contextlib
+import errno
 import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -135,6 +137,48 @@ def test_a_lost_driver_s_last_words_are_told(local):
     message = place.status(RUN).message
     assert "its last words: Killed by the kernel" in message
     assert f"trainwright resume {RUN}" in message
+
+
+def test_an_end_that_its_storage_did_not_take_is_read_from_the_output(local):
+    place = local.cluster()
+    place.submit(place.render(local.plan()))
+    local.runs()
+    end = {"event": "end", "time": 7.0, "state": "failed", "reason": "storage_failed", "message": "full"}
+    local.prints(f"@trainwright {json.dumps({**end, 'metrics': {}, 'step': 3})}")
+    local.prints('@trainwright {"event":"met')
+    local.exits(4)
+    status = place.status(RUN)
+    assert (status.reason, status.message, status.ended_at) == (EndReason.STORAGE_FAILED, "full", 7.0)
+
+
+def test_an_event_that_was_cut_off_is_nobody_s_last_word_and_a_full_disk_is_named(local, monkeypatch):
+    place = local.cluster()
+    place.submit(place.render(local.plan()))
+    local.runs()
+    local.prints("a word")
+    local.prints('(Worker pid=1) @trainwright {"event":"met')
+    local.exits(1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
+    message = place.status(RUN).message
+    assert "its last words: a word; the disk of " in message and "is full; trainwright resume" in message
+
+
+def test_runs_are_listed_on_a_disk_that_takes_no_more(local, monkeypatch, caplog):
+    place = local.cluster()
+    place.submit(place.render(local.plan()))
+    local.runs()
+    local.exits(137)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SystemCalls, "write", full)
+        [status] = place.list()
+    assert status.reason is EndReason.DRIVER_LOST
+    assert "final.json: [Errno 28] No space left on device: '" in caplog.text
+    assert not RunRecord(local.plan().storage).status().state.is_final
+    assert place.status(RUN).state is RunState.FAILED
 
 
 def test_logs_are_followed_while_the_driver_writes_them_and_over_launches(local):
