@@ -52,6 +52,11 @@ class ObjectiveConfig(Section):
         return {}
 
     @property
+    def differentiates_gradients(self) -> bool:
+        """Whether its loss holds a gradient, which is differentiated in turn."""
+        return False
+
+    @property
     def keeps_documents(self) -> bool:
         """Whether the model is told which document each token is of, and keeps these apart."""
         return False

@@ -224,3 +224,8 @@ class AdversarialConfig(ObjectiveConfig):
     ``wasserstein`` needs it, or the model's ``spectral_norm``."""
     ema_decay: Probability = 0.999
     """Decay, each step, of the averaged generator that samples are made with (Karras et al. 2017, arXiv:1710.10196)."""
+
+    @property
+    def differentiates_gradients(self) -> bool:
+        """Its penalty is of a gradient."""
+        return self.gradient_penalty > 0

@@ -115,7 +115,7 @@ def _key(plan: Plan) -> str:
         ),
         {name: spec.model_dump(mode="json") for name, spec in job.training.phase_optimizers.items()},
         job.training.precision,
-        job.training.activation_checkpointing,
+        job.training.recomputation,
         job.training.clip_grad_norm is None,
         job.scaling.gpus_per_worker,
     ]

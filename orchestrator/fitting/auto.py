@@ -43,7 +43,7 @@ def decide(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Plan:
         raise SpecError(
             f"strategy: none that auto knows fits {format_bytes(device.memory)} ({device.name}); {named(least.strategy)} takes"
             f" least, {format_bytes(least.needed)} a worker: take more workers, a smaller training.micro_batch_size or"
-            " training.activation_checkpointing"
+            " training.recomputation: blocks"
         )
     note = (
         f"strategy auto: {named(chosen.job.strategy)}, the one that sends least among those that fit"
@@ -65,9 +65,8 @@ def _in_order(plan: Plan) -> Iterator[tuple[StrategySection, int]]:
     yield DdpStrategy(), int(2 * whole)
     if workers == 1 or job.training.optimizer.kind == "adafactor":
         return
-    if not job.training.compile:
-        reduced = (4 if job.training.precision == "fp32" else 2) * plan.trainable_parameters * share
-        yield ZeroStrategy(stage=1), int(2 * reduced + compute)
+    reduced = (4 if job.training.precision == "fp32" else 2) * plan.trainable_parameters * share
+    yield ZeroStrategy(stage=1), int(2 * reduced + compute)
     micros = plan.accumulation_steps
     yield FsdpStrategy(), int(micros * (2 * compute + whole))
     if job.scaling.gpus_per_worker:

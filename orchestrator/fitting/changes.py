@@ -32,6 +32,8 @@ class Step:
     time: float
     """Expected time of a step against before; with more workers, the share of devices that a sample takes."""
     cost: str
+    alone: bool = False
+    """Not tried together with others, since a stronger one of its kind is."""
 
 
 def judge(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Verdict:
@@ -86,7 +88,7 @@ def _by_cost(plan: Plan) -> list[frozenset[Step]]:
         frozenset(some)
         for count in (1, 2, 3)
         for some in combinations(steps, count)
-        if len({step.of for step in some}) == count
+        if len({step.of for step in some}) == count and (count == 1 or not any(step.alone for step in some))
     ]
 
     def cost(some: frozenset[Step]) -> tuple[float, int]:
@@ -103,9 +105,12 @@ def _steps(plan: Plan) -> Iterator[Step]:
     if job.training.precision == "fp32":
         cost = "products in bf16, fp32 masters: numbers differ, faster where the device has bf16"
         yield Step("precision", {"training.precision": "bf16"}, 1.0, cost)
-    if not job.training.activation_checkpointing:
+    if job.training.recomputation == "none":
+        cost = "all of a block but its products twice: about a tenth more time"
+        yield Step("recomputation", {"training.recomputation": "selective"}, 1.1, cost, alone=True)
+    if job.training.recomputation != "blocks":
         cost = "forward of each block twice: about a third more time"
-        yield Step("recomputation", {"training.activation_checkpointing": True}, 1.33, cost)
+        yield Step("recomputation", {"training.recomputation": "blocks"}, 1.33, cost)
     if job.model.scores_in_chunks and getattr(job.objective, "chunk_tokens", _CHUNK_TOKENS) is None:
         cost = "logits of a few tokens at a time, made twice: a third more time for the last layer"
         yield Step("logits", {"objective.chunk_tokens": _CHUNK_TOKENS}, 1.04, cost)

@@ -46,7 +46,7 @@ _PASSED_ON = frozenset(
 _DECIDED_ELSEWHERE = {
     "optimizer": "training.optimizer",
     "scheduler": "training.schedule",
-    "activation_checkpointing": "training.activation_checkpointing",
+    "activation_checkpointing": "training.recomputation",
     "compile": "training.compile",
     "amp": "training.precision",
     "torch_autocast": "training.precision",

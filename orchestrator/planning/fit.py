@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import ScalingSpec
+from orchestrator.spec.job import ScalingSpec, TrainingSpec
 
 
 def check_fit(job: ResolvedJob) -> None:
@@ -15,6 +15,8 @@ def check_fit(job: ResolvedJob) -> None:
         raise SpecError("training.precision: fp16 needs a GPU (scaling.gpus_per_worker: 1); use bf16 or fp32")
     if scaling.accelerator_type and not scaling.gpus_per_worker:
         raise SpecError("scaling.accelerator_type is given, but scaling.gpus_per_worker is 0")
+    if job.objective.differentiates_gradients:
+        _check_twice_differentiable(training)
     if strategy.kind != "zero":
         return
     for field in ("quantized_weights", "quantized_gradients"):
@@ -28,9 +30,16 @@ def check_fit(job: ResolvedJob) -> None:
             "strategy.offload.parameters: DeepSpeed keeps parameters on nvme in 16 bits, and training.precision is"
             " fp32; use precision bf16, or parameters: cpu"
         )
-    if training.compile:
+
+
+def _check_twice_differentiable(training: TrainingSpec) -> None:
+    asked = "training.compile: compiled blocks" if training.compile else ""
+    if training.recomputation == "selective":
+        asked = "training.recomputation: selective keeps products that"
+    if asked:
         raise SpecError(
-            "training.compile: strategy zero can't be compiled; use strategy ddp or fsdp, or compile: false"
+            f"{asked} can't be differentiated twice, as objective.gradient_penalty asks; use compile: false and recomputation"
+            " none or blocks"
         )
 
 

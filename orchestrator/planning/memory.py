@@ -11,6 +11,9 @@ from orchestrator.spec.job import FsdpStrategy, OptimizerSpec, ZeroStrategy
 _MOMENTS = {"adamw": 2, "sgd": 1, "lion": 1, "adafactor": 1}
 """fp32 tensors of the parameter's size that an optimizer keeps (adafactor: at most)."""
 
+_KEPT = {"none": 1, "selective": 2, "blocks": 4}
+"""What of the activations is kept, as a divisor: block inputs and one block's inside at least; the share depends on the family."""
+
 
 @dataclass(frozen=True)
 class _State:
@@ -48,8 +51,7 @@ def estimate_memory(
     elif strategy.kind == "zero":
         state = _partitioned(strategy, whole, world_size, compute_bytes)
     activations = activation_elements * micro_batch_size * compute_bytes
-    if job.training.activation_checkpointing:
-        activations //= 4  # block inputs and one block's inside; the share depends on the family
+    activations //= _KEPT[job.training.recomputation]
     return MemoryEstimate(
         parameters=state.parameters,
         gradients=state.gradients,

@@ -22,7 +22,7 @@ MAY_CHANGE = (
     "training.max_steps",
     "training.stop_early",
     "training.micro_batch_size",
-    "training.activation_checkpointing",
+    "training.recomputation",
     "objective.chunk_tokens",
     "training.compile",
     "training.log_every",

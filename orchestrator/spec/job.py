@@ -15,6 +15,7 @@ from orchestrator.spec.data import DataSpec
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Recomputation = Literal["none", "blocks", "selective"]
 
 
 class InitializeSpec(Section):
@@ -124,8 +125,10 @@ class TrainingSpec(Section):
     none."""
     deterministic: bool = False
     """The same bits each time on a GPU too, by torch's deterministic algorithms; slower. On a CPU they are the same anyway."""
-    activation_checkpointing: bool = False
-    """Recompute each block's activations in the backward: less memory, about a third more time."""
+    recomputation: Recomputation = "none"
+    """What is kept of a block's forward for its backward: ``none`` is recomputed, all is kept; ``blocks``: of each block only its
+    inputs are kept (activation checkpointing), least memory and about a third more time; ``selective``: what matrix products,
+    convolutions and attention give is kept too, and only the cheap rest is recomputed."""
     check_replicas_every: Positive | None = None
     """Steps between checks that replicated parameters are equal on all ranks. It is always checked at the end."""
 

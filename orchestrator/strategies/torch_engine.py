@@ -53,8 +53,7 @@ class TorchEngine(ABC):
         self._module_of = {phase: objective.trains(phase) for phase in objective.phases}
         self._specs = {p: training.phase_optimizers.get(p, training.optimizer) for p in objective.phases}
         for module in modules.values():
-            if training.activation_checkpointing:
-                recompute_blocks(module)
+            recompute_blocks(module, training.recomputation)
             if training.compile:
                 compile_blocks(module)
         materializer = Materializer(values, device)

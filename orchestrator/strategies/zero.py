@@ -33,7 +33,7 @@ from orchestrator.strategies import precision, replicated, saved, zero_parameter
 from orchestrator.strategies.async_io import load_async_io
 from orchestrator.strategies.averages import Averages
 from orchestrator.strategies.base import Update
-from orchestrator.strategies.blocks import recompute_blocks
+from orchestrator.strategies.blocks import compile_blocks, recompute_blocks
 from orchestrator.strategies.gradient_order import GradientOrder
 from orchestrator.strategies.materialize import Materializer, release_freed_memory
 from orchestrator.strategies.optimizers import (
@@ -84,10 +84,6 @@ class ZeroEngine:
         strategy, training = plan.job.strategy, plan.job.training
         assert isinstance(strategy, ZeroStrategy)
         precision.check_precision(training.precision, device)
-        if training.compile:
-            raise SpecError(
-                "training.compile: strategy zero can't be compiled; use strategy ddp or fsdp, or compile: false"
-            )
         self.device = device
         self._precision, self._stage = training.precision, strategy.stage
         self._module_of = {phase: objective.trains(phase) for phase in objective.phases}
@@ -145,8 +141,9 @@ class ZeroEngine:
         if not self._trainable[self._module_of[phase]]:
             raise SpecError(f"initialize.freeze: it leaves nothing to train in {phase}")
         precision.cast_norm_inputs(module, self._precision, self.device)
-        if plan.job.training.activation_checkpointing:
-            recompute_blocks(module)
+        recompute_blocks(module, plan.job.training.recomputation)
+        if plan.job.training.compile:
+            compile_blocks(module)
         offloads = config["zero_optimization"]["offload_optimizer"]["device"] != "none"
         optimizer = build_optimizer(
             parameter_groups(module.named_parameters(), spec),

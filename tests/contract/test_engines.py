@@ -186,9 +186,10 @@ def test_what_is_outside_of_blocks_is_gathered_once_a_micro_batch(pools: Pools) 
     assert pools.run(2, toys.gathered_after_forward, plan) == [(True, False)] * 2
 
 
+@pytest.mark.parametrize("policy", ["blocks", "selective"])
 @pytest.mark.parametrize("strategy", MAIN)
-def test_recomputation_changes_no_number(pools: Pools, alone: Any, strategy: str) -> None:
-    plan = toys.toy_plan(2, STRATEGIES[strategy], activation_checkpointing=True)
+def test_recomputation_changes_no_number(pools: Pools, alone: Any, strategy: str, policy: str) -> None:
+    plan = toys.toy_plan(2, STRATEGIES[strategy], recomputation=policy)
     assert_same(pools.run(2, toys.train, plan), alone("classify"))
 
 
@@ -242,8 +243,8 @@ def test_a_gradient_that_is_no_number_updates_nothing(pools: Pools, strategy: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_compilation_changes_no_number(pools: Pools, alone: Any, strategy: str, recompute: bool) -> None:
-    plan = toys.toy_plan(2, STRATEGIES[strategy], compile=True, activation_checkpointing=recompute)
+@pytest.mark.parametrize("policy", ["none", "blocks", "selective"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
+def test_compilation_changes_no_number(pools: Pools, alone: Any, strategy: str, policy: str) -> None:
+    plan = toys.toy_plan(2, STRATEGIES[strategy], compile=True, recomputation=policy)
     assert_same(pools.run(2, toys.train, plan), alone("classify"))

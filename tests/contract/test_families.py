@@ -69,9 +69,10 @@ def test_two_workers_train_any_family_like_one(pools: Pools, name: str, strategy
 
 
 @pytest.mark.parametrize("name", ["gpt-llama", "bert-words", "autoencoder-variational", "cnn-bottleneck"])
+@pytest.mark.parametrize("policy", ["blocks", "selective"])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_recomputed_activations_change_nothing(pools: Pools, name: str, strategy: str) -> None:
-    _check(pools, name, strategy, activation_checkpointing=True)
+def test_recomputed_activations_change_nothing(pools: Pools, name: str, strategy: str, policy: str) -> None:
+    _check(pools, name, strategy, recomputation=policy)
 
 
 @pytest.mark.parametrize(("name", "whole"), [("gpt-chunks", "gpt"), ("bert-chunks", "bert-mlm")])

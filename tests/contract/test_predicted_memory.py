@@ -69,7 +69,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
 CASES = [
     ("mlp", {"kind": "ddp"}, 1, {}),
     ("gpt", {"kind": "ddp"}, 2, {"accumulation": 2}),
-    ("gpt", {"kind": "ddp"}, 2, {"activation_checkpointing": True}),
+    ("gpt", {"kind": "ddp"}, 2, {"recomputation": "blocks"}),
+    ("gpt", {"kind": "ddp"}, 2, {"recomputation": "selective"}),
     ("gpt in chunks", {"kind": "fsdp"}, 2, {}),
     ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
     ("cnn", {"kind": "fsdp"}, 2, {"ema": {}}),
@@ -100,8 +101,10 @@ def test_sharding_and_recomputation_show(asked: Simulator) -> None:
     shared = asked.peak(plan_of("gpt", {"kind": "fsdp"}, 4))
     assert shared.parameters < 0.3 * whole.parameters
     kept = asked.peak(plan_of("gpt", {"kind": "ddp"}, 1))
-    recomputed = asked.peak(plan_of("gpt", {"kind": "ddp"}, 1, activation_checkpointing=True))
+    recomputed = asked.peak(plan_of("gpt", {"kind": "ddp"}, 1, recomputation="blocks"))
     assert recomputed.activations < 0.7 * kept.activations
+    selective = asked.peak(plan_of("gpt", {"kind": "ddp"}, 1, recomputation="selective"))
+    assert recomputed.activations < selective.activations < kept.activations
 
 
 def test_what_is_offloaded_is_not_on_the_device(asked: Simulator) -> None:

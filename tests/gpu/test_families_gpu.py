@@ -30,7 +30,8 @@ CASES = [
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "compiled": ("ddp", {}, {"compile": True}),
     "sharded and compiled": ("fsdp", {}, {"compile": True}),
-    "recomputed": ("fsdp", {}, {"activation_checkpointing": True}),
+    "recomputed": ("fsdp", {}, {"recomputation": "blocks"}),
+    "products kept": ("ddp", {}, {"recomputation": "selective"}),
     "shards on the host": ("fsdp", {"offload": True}, {}),
     "moments on the host": ("zero2", {"offload": {"optimizer": "cpu"}}, {}),
     "all on the host": ("zero3", {"offload": {"optimizer": "cpu", "parameters": "cpu"}}, {}),

@@ -60,7 +60,7 @@ def test_what_fits_needs_no_change() -> None:
 
 def test_three_changes_the_cheapest_first() -> None:
     def total(plan: Plan) -> float:
-        less = plan.job.training.activation_checkpointing or plan.job.training.precision == "bf16"
+        less = plan.job.training.recomputation == "blocks" or plan.job.training.precision == "bf16"
         return 40 if less or plan.job.strategy.kind == "fsdp" else 90
 
     verdict = changes.judge(plan_of(), H100, told(total), remake)
@@ -68,7 +68,7 @@ def test_three_changes_the_cheapest_first() -> None:
     assert [change.overrides for change in verdict.changes] == [
         ("training.precision=bf16",),
         ("strategy='{kind: fsdp}'",),
-        ("training.activation_checkpointing=true",),
+        ("training.recomputation=blocks",),
     ]
     assert all(change.needed == verdict.changes[0].needed < 80 * GB for change in verdict.changes)
     assert all(change.cost for change in verdict.changes)
@@ -77,10 +77,10 @@ def test_three_changes_the_cheapest_first() -> None:
 
 def test_changes_that_only_help_together() -> None:
     def total(plan: Plan) -> float:
-        return 40 if plan.job.training.activation_checkpointing and plan.job.strategy.kind == "fsdp" else 90
+        return 40 if plan.job.training.recomputation == "blocks" and plan.job.strategy.kind == "fsdp" else 90
 
     (first, *_) = changes.judge(plan_of(), H100, told(total), remake).changes
-    assert set(first.overrides) == {"strategy='{kind: fsdp}'", "training.activation_checkpointing=true"}
+    assert set(first.overrides) == {"strategy='{kind: fsdp}'", "training.recomputation=blocks"}
 
 
 def test_logits_of_a_language_model_in_chunks() -> None:

@@ -8,6 +8,10 @@ from orchestrator.planning.plan import MemoryEstimate
 from orchestrator.spec.job import JobSpec, ScalingSpec
 
 GPU = {"gpus_per_worker": 1}
+PENALIZED = {
+    "model": {"family": "gan"},
+    "objective": {"kind": "adversarial", "loss": "wasserstein", "gradient_penalty": 10},
+}
 ON_NVME = {"kind": "zero", "stage": 3, "offload": {"parameters": "nvme", "nvme_path": "/disk"}}
 
 
@@ -16,6 +20,7 @@ def job(**sections):
         {
             "name": "job",
             "model": {"family": "mlp"},
+            "objective": {"kind": "classification"},
             "data": {"train": {"kind": "builtin", "name": "iris"}},
             **sections,
             "training": {"max_steps": 1, **sections.get("training", {})},
@@ -34,7 +39,14 @@ def job(**sections):
             {"strategy": {"kind": "zero", "stage": 3, "quantized_gradients": True}},
             "strategy.quantized_gradients",
         ),
-        ({"strategy": {"kind": "zero"}, "training": {"compile": True}}, "zero can't be compiled"),
+        (
+            {**PENALIZED, "training": {"recomputation": "selective"}},
+            "training.recomputation: selective keeps products that can't be differentiated twice",
+        ),
+        (
+            {**PENALIZED, "training": {"compile": True}},
+            "training.compile: compiled blocks can't be differentiated twice",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(sections, says):
@@ -52,6 +64,11 @@ def test_what_does_not_go_together_is_refused(sections, says):
         {"strategy": ON_NVME, "training": {"precision": "bf16"}},
         {"strategy": {**ON_NVME, "offload": {"parameters": "cpu"}}},
         {"strategy": {"kind": "zero"}},
+        {**PENALIZED, "training": {"recomputation": "blocks"}},
+        {
+            "strategy": {"kind": "zero", "stage": 3},
+            "training": {"compile": True, "recomputation": "selective"},
+        },
         {"strategy": {"kind": "zero", "stage": 3, "quantized_weights": True}, "scaling": GPU},
         {"strategy": {"kind": "ddp"}, "training": {"compile": True}},
         {"strategy": {"kind": "fsdp"}, "training": {"compile": True}},

@@ -88,7 +88,12 @@ def test_what_is_frozen_has_no_gradients_and_moments():
 
 @pytest.mark.parametrize(
     ("training", "activations"),
-    [({}, 120), ({"precision": "bf16"}, 60), ({"activation_checkpointing": True}, 30)],
+    [
+        ({}, 120),
+        ({"precision": "bf16"}, 60),
+        ({"recomputation": "blocks"}, 30),
+        ({"recomputation": "selective"}, 60),
+    ],
 )
 def test_activations_are_of_one_micro_batch(training, activations):
     assert memory({"kind": "ddp"}, micro=3, **training).activations == activations

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy
+from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.spec.job import OptimizerSpec
+from orchestrator.spec.job import OptimizerSpec, Recomputation
 from orchestrator.strategies import replicated
-from orchestrator.strategies.blocks import blocks_of, recompute_blocks
+from orchestrator.strategies.blocks import _kept, blocks_of, recompute_blocks
 from orchestrator.strategies.optimizers import Lion, build_optimizer, parameter_groups
 from orchestrator.strategies.precision import LossScale
 from orchestrator.strategies.replicated import _checksum, persistent_buffers, share_of
@@ -139,7 +141,8 @@ def test_blocks_are_the_outermost_of_their_classes() -> None:
     assert blocks_of(nn.Linear(1, 1)) == []
 
 
-def test_recomputation_runs_each_block_twice_and_changes_no_name_or_gradient() -> None:
+@pytest.mark.parametrize("policy", ["blocks", "selective"])
+def test_recomputation_runs_each_block_twice_and_changes_no_name_or_gradient(policy: Recomputation) -> None:
     torch.manual_seed(0)
     module = Outer()
     names = [name for name, _ in module.named_parameters()]
@@ -147,12 +150,32 @@ def test_recomputation_runs_each_block_twice_and_changes_no_name_or_gradient() -
     module(x).square().sum().backward()
     expected = [p.grad.clone() for p in module.parameters()]
     module.zero_grad()
-    recompute_blocks(module)
+    recompute_blocks(module, policy)
     before = [block.calls for block in module.stack]
     module(x).square().sum().backward()
     assert [block.calls - was for block, was in zip(module.stack, before, strict=True)] == [2, 2]
     assert [name for name, _ in module.named_parameters()] == names
     assert all(torch.equal(p.grad, e) for p, e in zip(module.parameters(), expected, strict=True))
+
+
+@pytest.mark.parametrize(("policy", "products"), [("none", 3), ("selective", 3), ("blocks", 4)])
+def test_products_are_kept_by_policy(policy: Recomputation, products: int) -> None:
+    """Of one linear layer: one in the forward, two in the backward, and one where it is recomputed."""
+    layer = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    recompute_blocks(layer, policy)
+    x = torch.randn(4, 3, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        layer(x).sum().backward()
+    assert counter.get_total_flops() == products * 2 * 4 * 3 * 3
+
+
+def test_attention_is_kept_unless_it_drops_out() -> None:
+    operation = torch.ops.aten._scaled_dot_product_flash_attention.default
+    q = torch.zeros(1, 1, 2, 4)
+    kept = CheckpointPolicy.MUST_SAVE
+    assert _kept(None, operation, q, q, q) == _kept(None, operation, q, q, q, 0.0, True) == kept
+    assert _kept(None, operation, q, q, q, 0.1) != kept
+    assert _kept(None, operation, q, q, q, dropout_p=0.1) != kept
 
 
 def test_the_loss_scale_halves_on_overflow_and_doubles_after_good_steps() -> None:
