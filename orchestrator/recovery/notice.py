@@ -44,7 +44,8 @@ class NoticeBoard:
             return "its process got SIGTERM"
         if self.file_says_so:
             return f"{self._file} says so"
-        return said_by_ray(_info_from_ray(), _own_rank())
+        info = _info_from_ray()
+        return said_by_ray(info, _own_rank()) if info else ""
 
     @property
     def file_says_so(self) -> bool:
@@ -79,7 +80,11 @@ def said_by_ray(info: Any, rank: int) -> str:
 
 
 def _info_from_ray() -> Any:
-    return get_train_context().preemption_context.preemption_info
+    """What Ray Train has heard; None in a process that is none of its workers."""
+    try:
+        return get_train_context().preemption_context.preemption_info
+    except RuntimeError:
+        return None
 
 
 def _own_rank() -> int:
