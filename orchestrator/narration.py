@@ -75,6 +75,8 @@ class Narrator:
                 return [f"saved the checkpoint of step {step:,}{_best(event, step)}"]
             case {"event": "incident", "message": str(message)}:
                 return [incident(event)]
+            case {"event": "node_fault", "node": str(node), "faults": int(faults)}:
+                return [_node_fault(event, node, faults)]
             case {"event": "tracking", "url": str(url)}:
                 return [f"tracked at {url}"]
             case {"event": "end", "state": str(state), "message": str(message)}:
@@ -149,6 +151,15 @@ def incident(event: Mapping[str, Any]) -> str:
     if event.get("retry"):
         return f"{event['message']}; restarting ({event.get('failure')} of {event.get('max_failures')})"
     return f"{event['message']}; not retried"
+
+
+def _node_fault(event: Mapping[str, Any], node: str, faults: int) -> str:
+    times = "once" if faults == 1 else f"{faults} times"
+    failed = f"the hardware of {node} failed {times}"
+    if event.get("is_left_out"):
+        return f"{failed}: no worker is started there any more"
+    most = event.get("most")
+    return f"{failed}; after {most} it is left out" if most else failed
 
 
 def _best(event: Mapping[str, Any], step: int) -> str:

@@ -38,6 +38,8 @@ def rows(status: RunStatus) -> list[tuple[str, str]]:
         ("launch", str(status.launch)),
         ("attempt", str(status.attempt)),
     ]
+    if status.nodes_left_out:
+        found.append(("nodes left out", ", ".join(status.nodes_left_out)))
     if status.best:
         best = status.best
         found.append(("best", f"{best.metric} {best.value:.6g} at step {best.step}"))

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,8 @@ from orchestrator.errors import InfrastructureError, ResourcesError, StoppedErro
 from orchestrator.gpus import held_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import new_folder, temporary_files_in
+from orchestrator.records import RunRecord
+from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.runs import EndReason
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
@@ -45,6 +48,8 @@ class RaySession:
 
         """
         self._plan, self._private_dir = plan, private_dir
+        # an instance of its own has one node
+        self._nodes = FaultyNodes(None if private_dir else plan.job.recovery.exclude_nodes_after)
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> RaySession:
@@ -149,8 +154,14 @@ class RaySession:
         import ray
 
         leaving = ray._private.state.state.get_draining_nodes()
-        staying = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-        return shortage([node["Resources"] for node in staying], self._plan)
+        left_out = {node.id: node for node in self._nodes.left_out}
+        there = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+        usable = [node["Resources"] for node in there if node["NodeID"] not in left_out]
+        if (missing := shortage(usable, self._plan)) and left_out:
+            return (
+                f"{missing}; left out, since their hardware failed: {', '.join(map(str, left_out.values()))}"
+            )
+        return missing
 
     def train(self, prepared: str, *, launch: int, started_at: float) -> dict[str, Any]:
         """Run ``worker.run`` on a group of workers, again where that can help; returns what rank 0 returned.
@@ -180,6 +191,9 @@ class RaySession:
             max_failures=plan.job.recovery.max_failures,
             own_ray=bool(self._private_dir),
             missing=self._missing,
+            nodes=self._nodes,
+            node_labels=plan.job.scaling.node_labels,
+            left_out=partial(_record_left_out, plan.storage, launch),
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=plan.job.recovery.hang_timeout,
@@ -190,6 +204,17 @@ class RaySession:
         )
         result: dict[str, Any] = trainer.fit().return_value
         return result
+
+
+def _record_left_out(storage: str, launch: int, nodes: Sequence[Node]) -> None:
+    """In the run's status, which the next attempt's rank 0 goes on from."""
+    record = RunRecord(storage)
+    with contextlib.suppress(
+        OSError
+    ):  # storage that fails for a moment is told at the next attempt; the log has it
+        status = record.status(launch)
+        if status is not None:
+            record.set_state(status.without_nodes(map(str, nodes)))
 
 
 def _work(config: Mapping[str, Any]) -> dict[str, Any]:

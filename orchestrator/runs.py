@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -123,6 +123,8 @@ class RunStatus(Section):
     """Last logged values by name; in JSON those that are no finite numbers are text: ``"NaN"``, ``"Infinity"``."""
     best: Best | None = None
     """The best checkpoint, as far as the job ranks them."""
+    nodes_left_out: tuple[str, ...] = ()
+    """Nodes on which no worker is started any more, since their hardware failed ``recovery.exclude_nodes_after`` times."""
     urls: dict[str, str] = {}
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
 
@@ -146,6 +148,10 @@ class RunStatus(Section):
     def with_best(self, best: Best | None) -> RunStatus:
         """With another best checkpoint; None leaves the one that it has."""
         return self._with(best=best or self.best)
+
+    def without_nodes(self, nodes: Iterable[str]) -> RunStatus:
+        """With these nodes left out, beside those that are."""
+        return self._with(nodes_left_out=tuple(dict.fromkeys((*self.nodes_left_out, *nodes))))
 
     def in_attempt(self, attempt: int, total_steps: int) -> RunStatus:
         """After another start of the workers."""
@@ -189,13 +195,16 @@ class RunStatus(Section):
         )
 
     def after(self, earlier: RunStatus) -> RunStatus:
-        """With what was told of the launch before and is not told again: addresses, attempt, last step, metrics, the best."""
+        """With what was told of the launch before and is not told again: addresses, attempt, last step, metrics, the best,
+        nodes that are left out.
+        """
         return self._with(
             urls={**earlier.urls, **self.urls},
             attempt=max(earlier.attempt, self.attempt),
             step=self.step or earlier.step,
             metrics={**earlier.metrics, **self.metrics},
             best=self.best or earlier.best,
+            nodes_left_out=self.nodes_left_out or earlier.nodes_left_out,
         )
 
     def with_record(self, record: RunStatus) -> RunStatus:
@@ -210,6 +219,7 @@ class RunStatus(Section):
             step=record.step,
             metrics=dict(record.metrics),
             best=record.best,
+            nodes_left_out=record.nodes_left_out or self.nodes_left_out,
             urls={**self.urls, **record.urls},
         )
         if record.state.is_final:

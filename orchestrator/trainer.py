@@ -9,19 +9,21 @@ Seam: ``ray.train.v2``; covered by the runs of the integration tests, the Ray mi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from orchestrator import events
+from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.policy import RetryWhatCanHelp
 
 _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -36,6 +38,9 @@ class Trainer(DataParallelTrainer):
         max_failures: int,
         own_ray: bool,
         missing: Callable[[], str],
+        nodes: FaultyNodes,
+        node_labels: Mapping[str, str],
+        left_out: Callable[[Sequence[Node]], None],
         **named: Any,
     ) -> None:
         """
@@ -45,14 +50,19 @@ class Trainer(DataParallelTrainer):
             own_ray: Ray was started by this process for this run: its processes have this one's environment, and nobody
                 else takes CPUs of its node.
             missing: what the nodes lack for the workers, in a sentence; empty where they have room.
+            nodes: where faults of hardware are counted.
+            node_labels: of nodes that workers may be put on.
+            left_out: is told the nodes that are left out, before workers start without them.
             named: see ``arguments``.
 
         """
         super().__init__(*arguments, **named)
         self._max_failures, self._own_ray, self._missing = max_failures, own_ray, missing
+        self._nodes = nodes
+        self._places = _LeavesFaultyNodesOut(nodes, node_labels, left_out)
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures)
+        arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures, self._nodes)
         if self._own_ray:
             arguments["scaling_policy"] = _TakesWhatIsThere(self.scaling_config)
         controller = (_OwnController if self._own_ray else _Controller)(**arguments)
@@ -61,7 +71,7 @@ class Trainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> Any:
         ray_s = [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
-        return [*ray_s, _SaysWhatIsMissing(self._missing)]
+        return [*ray_s, _SaysWhatIsMissing(self._missing), self._places]
 
 
 class _SaysWhatIsMissing(WorkerGroupCallback):
@@ -74,6 +84,32 @@ class _SaysWhatIsMissing(WorkerGroupCallback):
         """See WorkerGroupCallback."""
         if missing := self._missing():
             events.emit("waiting", message=missing)
+
+
+class _LeavesFaultyNodesOut(ControllerCallback, WorkerGroupCallback):
+    """Puts workers on other nodes than those whose hardware failed too often."""
+
+    def __init__(
+        self, nodes: FaultyNodes, labels: Mapping[str, str], tell: Callable[[Sequence[Node]], None]
+    ) -> None:
+        self._nodes, self._labels, self._tell = nodes, labels, tell
+
+    def on_controller_start_worker_group(
+        self, *, scaling_config: Any, num_workers: int
+    ) -> dict[str, str] | None:
+        """See ControllerCallback. The workers before have ended, so none of them writes over what is told."""
+        if self._nodes.left_out:
+            self._tell(self._nodes.left_out)
+        return self._nodes.without(self._labels, NODE_ID_LABEL_KEY) or None
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """See WorkerGroupCallback."""
+        self._nodes.place(
+            {
+                worker.distributed_context.world_rank: Node(worker.metadata.node_id, worker.metadata.node_ip)
+                for worker in worker_group.get_workers()
+            }
+        )
 
 
 class _Group(WorkerGroup):

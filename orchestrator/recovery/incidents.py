@@ -55,6 +55,8 @@ class Incident:
     """Whether a retry is charged to ``recovery.max_failures``: a node that is taken away is nobody's failure."""
     traceback: str = ""
     """Of the job's own code, where that is what failed."""
+    is_hardware: bool = False
+    """Whether a GPU, its driver or its links failed: another node may do better."""
 
 
 def incident_of(error: BaseException) -> Incident:
@@ -69,8 +71,7 @@ def incident_of(error: BaseException) -> Incident:
             rank=ranks[0] if ranks else None,
             is_counted=False,
         )
-    if isinstance(failures, dict) and failures:
-        by_rank = [_of_worker(rank, failure) for rank, failure in sorted(failures.items())]
+    if by_rank := _by_rank(failures):
         return min(by_rank, key=_weight)
     controller = getattr(error, "controller_failure", None)
     if controller is not None:
@@ -79,6 +80,18 @@ def incident_of(error: BaseException) -> Incident:
             return Incident(EndReason.NO_RESOURCES, f"the workers did not start in time: {text}", retry=True)
         return Incident(EndReason.INFRASTRUCTURE, f"Ray Train's controller failed: {text}", retry=False)
     return _of_exception(error, rank=None, traceback="")
+
+
+def hardware_ranks(error: BaseException) -> list[int]:
+    """Ranks whose own hardware failed; not those that only lost their connection to them."""
+    by_rank = _by_rank(getattr(error, "worker_failures", None))
+    return [one.rank for one in by_rank if one.is_hardware and one.rank is not None]
+
+
+def _by_rank(failures: object) -> list[Incident]:
+    if not isinstance(failures, dict):
+        return []
+    return [_of_worker(rank, failure) for rank, failure in sorted(failures.items())]
 
 
 def _preempted_ranks(error: BaseException, failures: object) -> list[int] | None:
@@ -101,7 +114,7 @@ def _weight(incident: Incident) -> tuple[int, bool]:
     that it told of.
     """
     if incident.reason is EndReason.INFRASTRUCTURE:
-        return 2, incident.is_counted
+        return 2 if incident.is_hardware else 3, incident.is_counted
     return int(incident.reason is EndReason.WORKER_LOST), incident.is_counted
 
 
@@ -170,16 +183,16 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
             traceback=traceback,
             most_retries=1,
         )
+    is_of_the_group = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
     if isinstance(error, RuntimeError) and _DEVICE.search(text):
         return Incident(
             EndReason.INFRASTRUCTURE,
             f"{where}the GPU or its driver failed ({text[:200]})",
             retry=True,
             rank=rank,
+            is_hardware=not is_of_the_group,  # NCCL says "unhandled cuda error" of what failed elsewhere, too
         )
-    if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError") or (
-        isinstance(error, RuntimeError) and _COLLATERAL.search(text)
-    ):
+    if is_of_the_group or (isinstance(error, RuntimeError) and _COLLATERAL.search(text)):
         return Incident(
             EndReason.INFRASTRUCTURE,
             f"{where}lost the connection to another worker ({text[:200]})",

@@ -10,7 +10,8 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision, F
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator import events
-from orchestrator.recovery.incidents import incident_of
+from orchestrator.recovery.faulty_nodes import FaultyNodes
+from orchestrator.recovery.incidents import hardware_ranks, incident_of
 
 
 class RetryWhatCanHelp(FailurePolicy):
@@ -18,9 +19,16 @@ class RetryWhatCanHelp(FailurePolicy):
     happens, and never an error in the job's own code.
     """
 
-    def __init__(self, max_failures: int) -> None:
+    def __init__(self, max_failures: int, nodes: FaultyNodes) -> None:
+        """
+        Args:
+            max_failures: how often is tried again.
+            nodes: where faults of hardware are counted.
+
+        """
         super().__init__(FailureConfig(max_failures=max_failures))
         self._failures = self._doubtful = 0
+        self._nodes = nodes
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """RETRY or RAISE."""
@@ -42,4 +50,12 @@ class RetryWhatCanHelp(FailurePolicy):
             is_counted=incident.is_counted,
             retry=retry,
         )
+        for node, faults in self._nodes.count(hardware_ranks(training_failed_error)).items():
+            events.emit(
+                "node_fault",
+                node=str(node),
+                faults=faults,
+                most=self._nodes.most,
+                is_left_out=node in self._nodes.left_out,
+            )
         return FailureDecision.RETRY if retry else FailureDecision.RAISE

@@ -290,6 +290,9 @@ class RecoverySpec(Section):
 
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Restarts after a lost worker or an infrastructure fault. An error in the job's own code is not retried."""
+    exclude_nodes_after: Positive = 3
+    """Faults of a node's hardware (a GPU, its driver, its links) in one launch, after which no worker is started on it any
+    more; more than ``max_failures``: never. On this machine alone there is no other node."""
     worker_start_timeout: Seconds = 600
     """Longest wait for all workers to start."""
     hang_timeout: Seconds = 600

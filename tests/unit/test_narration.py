@@ -66,6 +66,19 @@ def test_faults_and_what_comes_next_are_told():
     ]
 
 
+def test_a_node_whose_hardware_fails_is_named():
+    fault = {"node": "10.0.0.7 (Ray node ab)", "most": 3}
+    assert sentences(
+        event("node_fault", faults=1, is_left_out=False, **fault),
+        event("node_fault", faults=2, is_left_out=False, **{**fault, "most": None}),
+        event("node_fault", faults=3, is_left_out=True, **fault),
+    ) == [
+        "the hardware of 10.0.0.7 (Ray node ab) failed once; after 3 it is left out",
+        "the hardware of 10.0.0.7 (Ray node ab) failed 2 times",
+        "the hardware of 10.0.0.7 (Ray node ab) failed 3 times: no worker is started there any more",
+    ]
+
+
 def test_warnings_and_output_name_their_worker():
     assert sentences(
         event("worker", pid=77, rank=1),

@@ -39,6 +39,10 @@ def test_a_step_says_that_it_runs_and_waits_for_nothing():
         (lambda status: status.with_urls({"a": "2", "b": "3"}), {"urls": {"a": "2", "b": "3"}}),
         (lambda status: status.with_best(BETTER), {"best": BETTER}),
         (lambda status: status.with_best(None), {}),
+        (
+            lambda status: status.without_nodes(["a"]).without_nodes(["b", "a"]),
+            {"nodes_left_out": ("a", "b")},
+        ),
         (lambda status: status.in_attempt(3, 40), {"attempt": 3, "total_steps": 40}),
         (
             lambda status: status.reached(7, 3, {"loss": 0.5}),

@@ -137,12 +137,15 @@ def test_progress_from_events():
         '@trainwright {"event":"waiting","message":"for nodes"}',
         '@trainwright {"event":"checkpoint","step":20,"best":{"step":10,"metric":"val/loss","value":0.5}}',
         '@trainwright {"event":"checkpoint","step":30}',
+        '@trainwright {"event":"node_fault","node":"10.0.0.7","faults":1,"most":2,"is_left_out":false}',
+        '@trainwright {"event":"node_fault","node":"10.0.0.8","faults":2,"most":2,"is_left_out":true}',
     ]
     status = with_progress(RUN, lines)
     assert status.best == Best(step=10, metric="val/loss", value=0.5)
     assert (status.state, status.step, status.attempt, status.total_steps) == (RunState.RUNNING, 20, 2, 50)
     assert status.metrics == {"loss": 1.0, "accuracy": 0.5}
     assert status.message == "for nodes"
+    assert status.nodes_left_out == ("10.0.0.8",)
     ended = RUN.model_copy(
         update={"state": RunState.FAILED, "reason": EndReason.DRIVER_LOST, "message": "gone"}
     )

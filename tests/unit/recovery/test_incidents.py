@@ -358,9 +358,10 @@ def test_the_driver_tells_what_failed(error, expected):
 )
 def test_hardware_that_fails_is_tried_again(text):
     message = f"worker 3: the GPU or its driver failed ({text[:200]})"
-    assert incident_of(group(rank3=RuntimeError(text))) == Incident(
-        EndReason.INFRASTRUCTURE, message, True, rank=3
-    )
+    expected = Incident(EndReason.INFRASTRUCTURE, message, True, rank=3, is_hardware=True)
+    assert incident_of(group(rank3=RuntimeError(text))) == expected
+    lost = RuntimeError("Connection closed by peer")
+    assert incident_of(group(rank0=lost, rank3=RuntimeError(text), rank4=lost)) == expected
 
 
 @pytest.mark.parametrize("text", ["device-side assert triggered", "an illegal memory access was encountered"])
