@@ -17,7 +17,7 @@ from orchestrator.models.base import Batch, Objective
 from orchestrator.models.metrics import Evaluated, summarized
 from orchestrator.planning.fit import OF_AVERAGES
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.schedule import learning_rate_factor
+from orchestrator.planning.schedule import schedule_of
 from orchestrator.strategies.base import Engine
 from orchestrator.telemetry.evaluation_sums import EvaluationSums
 from orchestrator.telemetry.meter import Meter, clock_of
@@ -123,6 +123,7 @@ def train(
     training, meter = plan.job.training, Meter(clock_of(engine.device))
     outcome, recent = Outcome(start_step), StepMetrics(plan, objective, engine.device)
     divergence = FirstDivergence(objective.phases, engine.device)
+    factor_at = schedule_of(training.schedule, plan.total_steps)
     outcome.enough = around.enough({})
     if outcome.enough:
         return outcome
@@ -130,7 +131,7 @@ def train(
         _seed_generators(step_seed(training.seed, step))
         with meter.part("data_wait"):
             batch = next(steps)
-        factor = learning_rate_factor(training.schedule, step, plan.total_steps)
+        factor = factor_at(step)
 
         for phase in objective.phases:
             with meter.part("forward_backward"):

@@ -69,13 +69,20 @@ class OwnCode:
 
 
 def code_of(factories: Iterable[str]) -> OwnCode:
-    """The code of factories that were imported: their files, and what else was imported from the same folder."""
+    """The code of factories: their files, and what else was imported from the same folder."""
     found: dict[str, str] = {}
-    for folder in {_folder_of(sys.modules[_top(factory)]) for factory in factories}:
+    for folder in {_folder_of(_imported(factory)) for factory in factories}:
         for file in _imported_from(folder).values():
             if file.suffix == ".py":
                 found[file.relative_to(folder).as_posix()] = file.read_text(encoding="utf-8")
     return OwnCode(found)
+
+
+def _imported(factory: str) -> ModuleType:
+    """The module of a factory, or the package around it; imported now where nobody has called the factory yet."""
+    if _top(factory) not in sys.modules:
+        import_module(factory.partition(":")[0])
+    return sys.modules[_top(factory)]
 
 
 def _top(name: str) -> str:
@@ -137,15 +144,15 @@ def load_factory(name: str, field: str) -> Callable[..., Any]:
     return function
 
 
-def made_by(name: str, field: str, config: dict[str, Any]) -> Any:
-    """What the function returns for a config.
+def made_by(name: str, field: str, config: dict[str, Any], *given: Any) -> Any:
+    """What the function returns for a config, after what it is given.
 
     Raises:
         SpecError: it can't be imported, or raises.
     """
     factory = load_factory(name, field)
     try:
-        return factory(**config)
+        return factory(*given, **config)
     except Exception as error:
         raise SpecError(f"{field}: {name} failed: {described(error)}") from error
 

@@ -39,6 +39,7 @@ from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.planning.resolve import resolve
 from orchestrator.planning.revise import revise
+from orchestrator.planning.schedule import check_schedule
 from orchestrator.planning.shard_group import with_shard_group
 from orchestrator.planning.verdict import Verdict
 from orchestrator.records import PLAN, RunRecord
@@ -118,6 +119,7 @@ def make_plan(
     resolved, counts, trial_notes = _tried(resolved)
     facts = facts.model_copy(update={"notes": (*facts.notes, *own_notes, *trial_notes)})
     made = decide(resolved, facts, counts, context)
+    check_schedule(resolved.training.schedule, made.total_steps)
     _refuse_chance(resolved)
     if job.strategy.kind == "auto":
         made = _with_strategy(made, profile, lambda changed: decide(changed, facts, counts, context))
@@ -147,7 +149,7 @@ def judge(plan: Plan, cluster: str | ClusterProfile = "local") -> Verdict | None
         cluster: as for ``make_plan``.
 
     Returns:
-        None where it is not known how much memory a device has, and of a model of a person's own, which is not tried.
+        None where it is not known how much memory a device has, and of a person's own code, which is not tried.
 
     Raises:
         SpecError: the strategy can't do what the job asks.
@@ -165,7 +167,7 @@ def judge(plan: Plan, cluster: str | ClusterProfile = "local") -> Verdict | None
 def _with_strategy(plan: Plan, profile: ClusterProfile, remake: changes.Remake) -> Plan:
     """The plan with the strategy that ``auto`` stands for."""
     if plan.job.own_factories:
-        raise SpecError("strategy: auto does not try out a model of your own; write the strategy")
+        raise SpecError("strategy: auto does not try out code of your own; write the strategy")
     device = device_of(plan.job.scaling, profile, _this_machine)
     if device is None:
         raise SpecError(
@@ -634,6 +636,7 @@ def _revised(plan: Plan, overrides: tuple[str, ...], from_checkpoint: str) -> Pl
         if plan.job.own_factories:
             own_code.put_first(_code_folder(plan.job, plan.base_dir))
         plan = revise(plan, job, _tried(plan.job)[1], version=orchestrator.__version__)
+        check_schedule(plan.job.training.schedule, plan.total_steps)
     return plan.model_copy(update={"resume_from": from_checkpoint})
 
 
@@ -643,12 +646,19 @@ def _with_own_code(job: JobSpec, folder: str) -> tuple[JobSpec, tuple[str, ...]]
         return job, ()
     notes: tuple[str, ...] = ()
     objective = job.objective or default_objective(job.model)
-    if job.environment.working_dir is None and "custom" in (job.model.family, objective.kind):
+    theirs = "custom" in (job.model.family, objective.kind) or job.own_factories != job.model_factories
+    if job.environment.working_dir is None and theirs:
         # the code travels with the job, or workers elsewhere would not find it
         environment = job.environment.model_copy(update={"working_dir": "."})
         job = job.model_copy(update={"environment": environment})
         notes = (f"environment.working_dir: the job file's folder, {folder}, where the job's own code is",)
     own_code.put_first(_code_folder(job, folder))
+    if job.own_factories != job.model_factories:
+        from orchestrator.strategies.own_optimizers import with_tried
+
+        job = job.model_copy(update={"training": with_tried(job.training)})
+    if not job.model_factories:
+        return job, notes
 
     from orchestrator.models.looked_at import look
 
@@ -663,7 +673,7 @@ def _code_folder(job: JobSpec, folder: str) -> str:
 
 def _tried(job: ResolvedJob) -> tuple[ResolvedJob, Counts, tuple[str, ...]]:
     """The job's counts; a model of a person's own is tried out for them, and what that tells is filled in."""
-    if not job.own_factories:
+    if not job.model_factories:
         return job, _counts(job), ()
 
     from orchestrator.models.looked_at import try_out

@@ -19,6 +19,7 @@ from torch import nn
 from orchestrator import checkpoint, data, loop
 from orchestrator.checkpoint import Checkpoint, CheckpointReader, Checkpoints
 from orchestrator.data import Prepared
+from orchestrator.planning.fit import needs_whole
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import assemble
 from orchestrator.section import AnyFloat, Section
@@ -162,7 +163,7 @@ def _compare_with_another_strategy(add: _Add, straight: _Run, moved: _Run, onwar
 
 def _another(plan: Plan) -> DdpStrategy | FsdpStrategy:
     """A strategy that lays state out differently; one with whole parameters where the optimizer needs those."""
-    sharded = plan.job.strategy.kind != "ddp" or plan.job.training.optimizer.kind == "adafactor"
+    sharded = plan.job.strategy.kind != "ddp" or needs_whole(plan.job)
     return DdpStrategy() if sharded else FsdpStrategy()
 
 

@@ -70,7 +70,7 @@ def _verdict(made: Plan, profile: ClusterProfile, fit: bool | None) -> Verdict |
     verdict = judge(made, profile)
     if verdict is None and fit:
         if made.job.own_factories:
-            raise SpecError("--fit: a model of your own is not tried out; take it out")
+            raise SpecError("--fit: code of your own is not tried out; take it out")
         raise SpecError(
             f"--fit: profile {profile.name} does not tell how much memory a device has; give its node group"
             " accelerator_type or accelerator_memory, or scaling.accelerator_type"

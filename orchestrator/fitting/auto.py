@@ -8,6 +8,7 @@ from orchestrator.errors import SpecError
 from orchestrator.fitting.ask import Simulator
 from orchestrator.fitting.changes import Remake
 from orchestrator.planning.devices import Device
+from orchestrator.planning.fit import needs_whole
 from orchestrator.planning.plan import Plan, Weighed
 from orchestrator.planning.verdict import needed
 from orchestrator.section import format_bytes
@@ -63,7 +64,7 @@ def _in_order(plan: Plan) -> Iterator[tuple[StrategySection, int]]:
     compute = (4 if job.training.precision == "fp32" else 2) * plan.parameters * share
     whole = 4 * plan.trainable_parameters * share
     yield DdpStrategy(), int(2 * whole)
-    if workers == 1 or job.training.optimizer.kind == "adafactor":
+    if workers == 1 or needs_whole(job):
         return
     reduced = (4 if job.training.precision == "fp32" else 2) * plan.trainable_parameters * share
     yield ZeroStrategy(stage=1), int(2 * reduced + compute)

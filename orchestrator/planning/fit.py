@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import ScalingSpec, TrainingSpec
+from orchestrator.spec.job import OptimizerSpec, ScalingSpec, TrainingSpec
 
 
 def check_fit(job: ResolvedJob) -> None:
@@ -48,6 +48,36 @@ _BEST_IS = {
     **dict.fromkeys(("loss", "mse", "mae", "perplexity"), "min"),
 }
 """Of metrics that have a good end: which. ``f1_macro`` is a kind of ``f1``."""
+
+
+def _optimizers(job: ResolvedJob) -> list[OptimizerSpec]:
+    return [job.training.optimizer, *job.training.phase_optimizers.values()]
+
+
+def needs_whole(job: ResolvedJob) -> bool:
+    """Whether an optimizer updates parameters as wholes, so that no strategy may shard them."""
+    return any(
+        one.kind == "adafactor" or (one.tried is not None and not one.tried.shards)
+        for one in _optimizers(job)
+    )
+
+
+def check_optimizers(job: ResolvedJob) -> None:
+    """Raises SpecError where a person's own optimizer can't be used under the strategy."""
+    kind = job.strategy.kind
+    for one in _optimizers(job):
+        if one.tried is None or kind == "ddp":
+            continue
+        if not one.tried.shards:
+            raise SpecError(
+                f"training.optimizer.factory: {one.factory} updates a part of a parameter in another way than the whole, and"
+                f" strategy {kind} shards parameters; use strategy ddp"
+            )
+        if kind == "zero" and not one.tried.partitions:
+            raise SpecError(
+                f"training.optimizer.factory: {one.factory} can't be given flat ranges of parameters in their place after it"
+                " was made, as strategy zero does; use strategy ddp or fsdp, or go by self.param_groups alone"
+            )
 
 
 def check_averages(job: ResolvedJob) -> None:

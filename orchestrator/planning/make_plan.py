@@ -11,6 +11,7 @@ from orchestrator.planning.fit import (
     check_averages,
     check_best,
     check_fit,
+    check_optimizers,
     check_phases,
     check_stop_early,
     memory_warning,
@@ -40,6 +41,7 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
     total_steps = count_steps(training, job.data.tail, facts.train_samples)
     check_fit(job)
     check_averages(job)
+    check_optimizers(job)
     check_shard_group(job)
     check_best(job)
     check_stop_early(job)

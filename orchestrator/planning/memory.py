@@ -63,6 +63,8 @@ def estimate_memory(
 
 
 def _moments(optimizer: OptimizerSpec) -> int:
+    if optimizer.tried is not None:
+        return len(optimizer.tried.moments)
     return 0 if optimizer.kind == "sgd" and optimizer.momentum == 0 else _MOMENTS[optimizer.kind]
 
 

@@ -9,7 +9,7 @@ from orchestrator.errors import SpecError
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob
-from orchestrator.planning.schedule import learning_rate_factor
+from orchestrator.planning.schedule import schedule_of
 from orchestrator.spec.job import JobSpec
 
 MAY_CHANGE = (
@@ -67,7 +67,7 @@ def _length_notes(before: Plan, now: Plan) -> Iterator[str]:
         return
     schedule = now.job.training.schedule
     was, becomes = (
-        learning_rate_factor(schedule, min(before.total_steps, now.total_steps), plan.total_steps)
+        schedule_of(schedule, plan.total_steps)(min(before.total_steps, now.total_steps))
         for plan in (before, now)
     )
     yield (

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.models.configs import ModelConfig, ObjectiveSection
+from orchestrator.models.configs.custom import Factory
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
 from orchestrator.spec.addresses import OpenText, StoreAddress
 from orchestrator.spec.data import DataSpec
@@ -33,11 +34,45 @@ class InitializeSpec(Section):
     """Parameters whose names match one of these patterns (``*`` as in a shell) are not trained."""
 
 
+def _check_factory(section: Section, *, own: tuple[str, ...], ours: tuple[str, ...]) -> None:
+    """Raises ValueError where a field is given that the section's kind does not read."""
+    fields = type(section).model_fields
+    kind, factory = (getattr(section, name) for name in ("kind", "factory"))
+    if (kind == "factory") != (factory is not None):
+        raise ValueError("kind: factory and factory: module:function belong together")
+    unread = ours if kind == "factory" else own
+    if given := [name for name in unread if getattr(section, name) != fields[name].default]:
+        raise ValueError(
+            f"{given[0]}: kind {kind} does not read it; "
+            + ("give it to your function in config" if kind == "factory" else "it goes with kind factory")
+        )
+
+
+class TriedOptimizer(Section):
+    """What trying an optimizer of a person's own on a few numbers has told."""
+
+    moments: tuple[str, ...] = ()
+    """Names of the tensors that it keeps for a parameter, each of the parameter's shape."""
+    counts: Literal["tensor", "number", "none"] = "none"
+    """How it counts a parameter's updates, under ``step``."""
+    shards: bool = False
+    """Whether it updates rows of a parameter as it updates the whole."""
+    partitions: bool = False
+    """Whether it updates any range of elements so, also where parameters are exchanged for it after it was made."""
+
+
 class OptimizerSpec(Section):
     """How parameters are updated from gradients."""
 
-    kind: Literal["adamw", "sgd", "lion", "adafactor"] = "adamw"
-    """The rule."""
+    kind: Literal["adamw", "sgd", "lion", "adafactor", "factory"] = "adamw"
+    """The rule; ``factory``: one of your own."""
+    factory: Factory | None = None
+    """``module:function`` that is called with torch's parameter groups, and returns a ``torch.optim.Optimizer`` over them;
+    imported as ``model.factory`` is. Only with kind ``factory``."""
+    config: dict[str, Any] = {}
+    """Further arguments of that function, by name."""
+    tried: TriedOptimizer | None = None
+    """What trying it tells. Default: found when the job is planned."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -51,16 +86,31 @@ class OptimizerSpec(Section):
     no_decay: tuple[str, ...] = ("*.bias", "*norm*", "bias")
     """Parameters that match one of these patterns, and all with fewer than two dimensions, have no weight decay."""
 
+    @model_validator(mode="after")
+    def _factory_fits_kind(self) -> OptimizerSpec:
+        _check_factory(self, own=("factory", "config"), ours=("betas", "epsilon", "momentum"))
+        return self
+
 
 class ScheduleSpec(Section):
     """How the learning rate moves over the steps."""
 
-    kind: Literal["constant", "linear", "cosine"] = "cosine"
-    """Shape after the warm-up."""
+    kind: Literal["constant", "linear", "cosine", "factory"] = "cosine"
+    """Shape after the warm-up; ``factory``: all of it is your own."""
+    factory: Factory | None = None
+    """``module:function`` that is called with a step (from 1) and the number of all steps, and returns what the peak learning
+    rate is multiplied with; imported as ``model.factory`` is. Only with kind ``factory``."""
+    config: dict[str, Any] = {}
+    """Further arguments of that function, by name."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear rise to the peak."""
     final_ratio: Share = 0.1
     """Last learning rate as a share of the peak (linear, cosine)."""
+
+    @model_validator(mode="after")
+    def _factory_fits_kind(self) -> ScheduleSpec:
+        _check_factory(self, own=("factory", "config"), ours=("warmup_steps", "final_ratio"))
+        return self
 
 
 class StopEarlySpec(Section):
@@ -308,7 +358,7 @@ class RecoverySpec(Section):
     What classes, columns, categories and tokens stand for must be what it was. From there on the order is that of the data as it is: of the epoch that had begun, samples may come again or be left
     out."""
     accept_changed_code: bool = False
-    """Go on from a checkpoint though the job's own code (``model.factory`` and what it imports) is not what it was
+    """Go on from a checkpoint though the job's own code (``factory`` of the model, the objective, an optimizer or the schedule, and what they import) is not what it was
     trained with; the run's log says which files changed."""
 
 
@@ -425,10 +475,18 @@ class JobSpec(Section):
     """What the job's processes find around them."""
 
     @property
-    def own_factories(self) -> list[str]:
+    def model_factories(self) -> list[str]:
         """The person's own functions that make the model and the objective; none with a family of ours."""
         sections = (self.model, self.objective)
         return [factory for one in sections if (factory := getattr(one, "factory", None))]
+
+    @property
+    def own_factories(self) -> list[str]:
+        """All of the person's own functions: those, and what makes optimizers and the learning rate."""
+        training = self.training
+        optimizers = (training.optimizer, *training.phase_optimizers.values())
+        named = (*(one.factory for one in optimizers), training.schedule.factory)
+        return [*self.model_factories, *(factory for factory in named if factory)]
 
     @model_validator(mode="after")
     def _own_model_has_an_objective(self) -> JobSpec:

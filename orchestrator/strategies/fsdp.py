@@ -27,7 +27,7 @@ from orchestrator.spec.job import FsdpStrategy
 from orchestrator.strategies import precision
 from orchestrator.strategies.blocks import blocks_of
 from orchestrator.strategies.materialize import Materializer
-from orchestrator.strategies.optimizers import ELEMENTWISE
+from orchestrator.strategies.optimizers import refuse_shards
 from orchestrator.strategies.precision import COMPUTE_DTYPES
 from orchestrator.strategies.single_process import SingleProcessGroup
 from orchestrator.strategies.torch_engine import TorchEngine
@@ -54,11 +54,7 @@ class FsdpEngine(TorchEngine):
         self._strategy = plan.job.strategy
         training = plan.job.training
         for phase in objective.phases:
-            kind = training.phase_optimizers.get(phase, training.optimizer).kind
-            if kind not in ELEMENTWISE:
-                raise SpecError(
-                    f"training.optimizer: {kind} needs whole parameters and strategy fsdp shards them; use strategy ddp"
-                )
+            refuse_shards(training.phase_optimizers.get(phase, training.optimizer), "fsdp", "shards")
         compute = COMPUTE_DTYPES[training.precision]
         self._mixed = (
             MixedPrecisionPolicy(reduce_dtype=COMPUTE_DTYPES[plan.job.strategy.reduce_dtype])

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from orchestrator.errors import SpecError
+from orchestrator.own_code import made_by
 from orchestrator.spec.job import OptimizerSpec
 
-MOMENTS: dict[str, tuple[str, ...]] = {
+_MOMENTS: dict[str, tuple[str, ...]] = {
     "adamw": ("exp_avg", "exp_avg_sq"),
     "sgd": ("momentum_buffer",),
     "lion": ("exp_avg",),
@@ -20,8 +22,27 @@ MOMENTS: dict[str, tuple[str, ...]] = {
 }
 """Kind of optimizer -> the tensors it may keep for a parameter, by torch's names."""
 
-ELEMENTWISE = frozenset({"adamw", "sgd", "lion"})
+_ELEMENTWISE = frozenset({"adamw", "sgd", "lion"})
 """Those that treat each element by itself, so that a flat shard of a parameter can be updated alone."""
+
+_COUNTS = {"adamw": "tensor", "sgd": "none", "lion": "none", "adafactor": "tensor"}
+"""How they count a parameter's updates."""
+
+OWN_FIELD = "training.optimizer.factory"
+"""For errors of a person's own."""
+
+
+def moments_allowed(spec: OptimizerSpec) -> tuple[str, ...]:
+    """Names of the tensors that the optimizer may keep for a parameter."""
+    return _MOMENTS[spec.kind] if spec.tried is None else spec.tried.moments
+
+
+def refuse_shards(spec: OptimizerSpec, strategy: str, verb: str) -> None:
+    """Raises SpecError where an optimizer of ours needs whole parameters; check_optimizers has looked at others."""
+    if spec.tried is None and spec.kind not in _ELEMENTWISE:
+        raise SpecError(
+            f"training.optimizer: {spec.kind} needs whole parameters and strategy {strategy} {verb} them; use strategy ddp"
+        )
 
 
 class Lion(torch.optim.Optimizer):
@@ -111,8 +132,16 @@ class Adafactor(torch.optim.Adafactor):
         return super().step(closure)
 
 
-def update(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-    """One step of the optimizer, which changes nothing where ``skip``, () bool on the device, is true."""
+def update(optimizer: torch.optim.Optimizer, skip: Tensor, *, own: bool = False) -> None:
+    """One step of the optimizer, which changes nothing where ``skip``, () bool on the device, is true.
+
+    Args:
+        own: it is a person's own, and nobody knows whether it looks: so the device is asked, and waited for.
+    """
+    if own:
+        if not bool(skip):
+            optimizer.step()
+        return
     told: Any = optimizer
     told.found_inf = skip.float()  # where torch's fused optimizers look for it, and so do ours
     optimizer.step()
@@ -151,7 +180,13 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], spec: OptimizerS
 def build_optimizer(
     groups: list[dict[str, Any]], spec: OptimizerSpec, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The torch optimizer that ``spec`` names over ``groups``: fused where the device has it."""
+    """The torch optimizer that ``spec`` names over ``groups``: fused where the device has it.
+
+    Raises SpecError where one of a person's own can't be made.
+    """
+    if spec.factory is not None:
+        own: torch.optim.Optimizer = made_by(spec.factory, OWN_FIELD, dict(spec.config), groups)
+        return own
     if spec.kind == "adamw":
         fused = device.type in ("cuda", "cpu")
         return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.epsilon, fused=fused)
@@ -175,11 +210,18 @@ def moments_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str,
 
 
 def restore_moments(
-    optimizer: torch.optim.Optimizer, parameter: Tensor, moments: Mapping[str, Tensor], steps: int
+    optimizer: torch.optim.Optimizer,
+    parameter: Tensor,
+    moments: Mapping[str, Tensor],
+    steps: int,
+    spec: OptimizerSpec,
 ) -> None:
     """Put saved moments of ``parameter`` in place, as if ``steps`` updates had been made."""
     state: dict[str, Any] = dict(moments)
-    if not isinstance(optimizer, Lion | torch.optim.SGD):
+    counts = spec.tried.counts if spec.tried is not None else _COUNTS[spec.kind]
+    if counts == "number":
+        state["step"] = steps
+    elif counts == "tensor":
         # torch keeps the count where the update runs: beside the parameter when fused, else on the CPU
         beside = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
         state["step"] = torch.tensor(float(steps), device=parameter.device if beside else "cpu")

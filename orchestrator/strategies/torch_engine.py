@@ -23,9 +23,9 @@ from orchestrator.strategies.base import Update
 from orchestrator.strategies.blocks import compile_blocks, recompute_blocks
 from orchestrator.strategies.materialize import Materializer
 from orchestrator.strategies.optimizers import (
-    MOMENTS,
     build_optimizer,
     local,
+    moments_allowed,
     moments_of,
     parameter_groups,
     restore_moments,
@@ -132,7 +132,7 @@ class TorchEngine(ABC):
             clip = torch.ones_like(norm) if clip_norm is None else (clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, (clip / loss_scale.factor).to(gradients[0]))
         set_learning_rate(optimizer, self._specs[phase].learning_rate * learning_rate_factor)
-        update(optimizer, skip)
+        update(optimizer, skip, own=self._specs[phase].factory is not None)
         loss_scale.update(finite)
         self._zero_gradients()
         self._level_buffers(self._module_of[phase])
@@ -237,13 +237,13 @@ class TorchEngine(ABC):
             for path, parameter in self._bare[module_name].named_parameters():
                 moments: dict[str, Tensor] = {}
                 name = f"{module_name}/{path}"
-                for kind in saved.moments_of(reader, name, MOMENTS[self._specs[phase].kind]):
+                for kind in saved.moments_of(reader, name, moments_allowed(self._specs[phase])):
                     shape = saved.shape_of(reader, kind, name)
                     same = shape == tuple(parameter.shape)
                     moments[kind] = torch.zeros_like(parameter if same else parameter.new_empty(shape))
                     _fill(moments[kind], reader, kind, name)
                 if moments:
-                    restore_moments(optimizer, parameter, moments, updates)
+                    restore_moments(optimizer, parameter, moments, updates, self._specs[phase])
 
     def replicas_differ(self) -> str | None:
         """Collective. The first replicated tensor that is not equal on all ranks, or None."""

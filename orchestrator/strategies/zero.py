@@ -37,11 +37,11 @@ from orchestrator.strategies.blocks import compile_blocks, recompute_blocks
 from orchestrator.strategies.gradient_order import GradientOrder
 from orchestrator.strategies.materialize import Materializer, release_freed_memory
 from orchestrator.strategies.optimizers import (
-    ELEMENTWISE,
-    MOMENTS,
     build_optimizer,
+    moments_allowed,
     moments_of,
     parameter_groups,
+    refuse_shards,
     restore_moments,
     set_learning_rate,
 )
@@ -134,10 +134,7 @@ class ZeroEngine:
 
     def _start_engine(self, deepspeed: Any, phase: str, config: Mapping[str, Any], plan: Plan) -> None:
         spec, module = self._specs[phase], self.modules[self._module_of[phase]]
-        if spec.kind not in ELEMENTWISE:
-            raise SpecError(
-                f"training.optimizer: {spec.kind} needs whole parameters and strategy zero partitions them; use strategy ddp"
-            )
+        refuse_shards(spec, "zero", "partitions")
         if not self._trainable[self._module_of[phase]]:
             raise SpecError(f"initialize.freeze: it leaves nothing to train in {phase}")
         precision.cast_norm_inputs(module, self._precision, self.device)
@@ -392,7 +389,7 @@ class ZeroEngine:
 
     def _load_partitions(self, phase: str, reader: StateReader) -> None:
         base = self._engines[phase].optimizer.optimizer
-        allowed = MOMENTS[self._specs[phase].kind]
+        allowed = moments_allowed(self._specs[phase])
         for part in self._resident_fragments(phase):
             name, stop = f"{self._module_of[phase]}/{part.path}", part.start + part.count
             part.of(part.partition).copy_(
@@ -403,7 +400,7 @@ class ZeroEngine:
             kinds = saved.moments_of(reader, name, allowed)
             if kinds and part.partition not in base.state:
                 fresh = {kind: torch.zeros_like(part.partition) for kind in kinds}
-                restore_moments(base, part.partition, fresh, self._updates[phase])
+                restore_moments(base, part.partition, fresh, self._updates[phase], self._specs[phase])
             for kind in kinds:
                 part.of(base.state[part.partition][kind]).copy_(
                     saved.read_range(reader, kind, name, part.shape, part.start, stop)

@@ -118,3 +118,49 @@ def test_what_is_kept_builds_the_model_wherever_it_is(tmp_path, plan):
         check=False,
     )
     assert elsewhere.stdout.split("\n")[-2] == "(3, 1)", elsewhere.stderr
+
+
+TRAINING = """
+import math
+import torch
+
+def momentum(groups, factor):
+    return torch.optim.SGD(groups, momentum=factor, nesterov=True)
+
+def falling(step, total_steps):
+    return math.cos(step / total_steps)
+"""
+
+
+def test_an_optimizer_and_a_schedule_of_ones_own_go_with_a_family_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(tmp_path / "home"))
+    (tmp_path / "own_training.py").write_text(TRAINING)
+    job = {
+        "name": "own",
+        "model": {"family": "mlp", "size": "debug"},
+        "objective": {"kind": "classification"},
+        "data": {"train": {"kind": "builtin", "name": "iris"}, "reader": "worker"},
+        "training": {
+            "max_steps": 2,
+            "global_batch_size": 4,
+            "optimizer": {"kind": "factory", "factory": "own_training:momentum", "config": {"factor": 0.5}},
+            "schedule": {"kind": "factory", "factory": "own_training:falling"},
+        },
+        "checkpoint": {"asynchronous": False},
+        "tracking": {"kind": "none"},
+    }
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    made = sdk.make_plan(tmp_path / "job.json")
+    assert made.job.environment.working_dir == "."
+    assert made.job.training.optimizer.tried.moments == ("momentum_buffer",)
+    assert made.memory.optimizer == 4 * made.parameters
+    _, saved = train(made)
+    assert RunRecord(made.storage).code(saved.meta["code"]).files == {"own_training.py": TRAINING}
+    (tmp_path / "own_training.py").write_text(TRAINING.replace("cos", "sin"))
+    sys.modules.pop("own_training")
+    with pytest.raises(SpecError, match=r"own_training\.py changed"):
+        train(revised(tmp_path, made), launch=2)
+    with pytest.raises(SpecError, match=r"own_training:momentum failed: TypeError: .*factor"):
+        sdk.make_plan(tmp_path / "job.json", overrides=["training.optimizer.config={}"])
+    with pytest.raises(SpecError, match=r"own_training:absent can't|'absent' is not there in"):
+        sdk.make_plan(tmp_path / "job.json", overrides=["training.schedule.factory=own_training:absent"])
