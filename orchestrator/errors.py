@@ -8,6 +8,7 @@ TrainwrightError                 any of the below; ``exit_code`` is what the com
 ├── InfrastructureError  (4)     the cluster, the storage or the network failed
 │   ├── RecordError      (4)     a run's record is damaged
 │   ├── ResourcesError   (4)     what the job asks for is more than the cluster has
+│   ├── HangError        (4)     a worker has not moved for too long
 │   ├── NoticeError      (4)     a worker will be taken away, so all have left
 │   └── CheckpointError  (4)     no usable checkpoint, or a damaged one
 ├── StoppedError         (5)     a person or a queue stopped the run
@@ -61,6 +62,10 @@ class InfrastructureError(TrainwrightError):
 
 class ResourcesError(InfrastructureError):
     """The job asks for more than the cluster has."""
+
+
+class HangError(InfrastructureError):
+    """A worker has not moved for longer than the job allows; names it where that can be told."""
 
 
 class NoticeError(InfrastructureError):

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +25,12 @@ from orchestrator.planning.plan import Plan
 from orchestrator.private import new_folder, temporary_files_in
 from orchestrator.records import RunRecord
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
+from orchestrator.recovery.hangs import PATIENCE, Hang, incident_text
 from orchestrator.runs import EndReason
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
 from orchestrator.storage.faults import first_line
+from orchestrator.telemetry.spool import HANG, Spool
 
 DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
@@ -163,6 +166,18 @@ class RaySession:
             )
         return missing
 
+    def _keep_hang(self, launch: int, hang: Hang) -> str:
+        """Write down what hangs: a file with the stacks of all ranks, an event, the run's status, the tracker's tag."""
+        record = RunRecord(self._plan.storage)
+        name = record.keep_incident(hang.attempt, incident_text(hang))
+        blamed = [{"rank": rank, **asdict(hang.places[rank])} for rank in hang.blamed]
+        events.emit("hang", attempt=hang.attempt, blamed=blamed, message=hang.sentence, file=name)
+        if status := record.status(launch):
+            record.set_state(status.saying(f"attempt {hang.attempt} hung: {hang.sentence}"))
+        if self._plan.tracking_uri:
+            Spool(self._plan.storage).set_note(HANG, {"message": hang.sentence, "file": name})
+        return f"{self._plan.storage}/{name}"
+
     def train(self, prepared: str, *, launch: int, started_at: float) -> dict[str, Any]:
         """Run ``worker.run`` on a group of workers, again where that can help; returns what rank 0 returned.
 
@@ -175,6 +190,7 @@ class RaySession:
             ray.train.TrainingFailedError: see ``recovery.incidents``.
 
         """
+        from orchestrator.hang_watch import HangWatch
         from orchestrator.trainer import Trainer
         from orchestrator.worker_group import GroupConfig
 
@@ -194,9 +210,10 @@ class RaySession:
             nodes=self._nodes,
             node_labels=plan.job.scaling.node_labels,
             left_out=partial(_record_left_out, plan.storage, launch),
+            hang_watch=HangWatch(plan.job.recovery.hang_timeout, partial(self._keep_hang, launch)),
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
-                timeout_seconds=plan.job.recovery.hang_timeout,
+                timeout_seconds=PATIENCE * plan.job.recovery.hang_timeout,
                 hears_sigterm=plan.job.recovery.on_notice == "save",
             ),
             scaling_config=_scaling_config(plan),
@@ -246,7 +263,7 @@ def environment_of(plan: Plan) -> dict[str, str]:
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": f"{seconds_between_polls(plan.world_size):g}",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(int(recovery.worker_start_timeout)),
-        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(int(recovery.hang_timeout)),
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(int(PATIENCE * recovery.hang_timeout)),
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(recovery.on_notice == "save")),
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -256,6 +273,7 @@ def environment_of(plan: Plan) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_FR_BUFFER_SIZE": "500",
         **plan.job.environment.env,
     }
 

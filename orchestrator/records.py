@@ -10,6 +10,7 @@
     <storage>/control/deleted            the run is being deleted: what else is there is a part of it
     <storage>/control/reached            the last step that any attempt logged
     <storage>/logs/attempt-1/rank-0.log  output of each worker
+    <storage>/incidents/attempt-2.txt    what all ranks did in an attempt that hung, and which one was waited for
     <storage>/code/DIGEST.json           a person's own files, where the model is one of theirs
     <storage>/checkpoints/
 """
@@ -126,6 +127,12 @@ class RunRecord:
         names = sorted(self.store.list(""), key=lambda name: (name == "lock", name == PLAN))
         for name in (*(name for name in names if name != "control"), ""):
             self.store.remove(name)
+
+    def keep_incident(self, attempt: int, text: str) -> str:
+        """Keep what was seen of an attempt that hung; returns the file's name."""
+        name = f"incidents/attempt-{attempt}.txt"
+        self.store.write(name, text.encode())
+        return name
 
     def keep_code(self, code: OwnCode) -> None:
         """Keep a person's own code under its digest."""

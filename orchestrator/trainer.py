@@ -23,6 +23,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from orchestrator import events
+from orchestrator.hang_watch import HangWatch, RayTrainWorker
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.policy import RetryWhatCanHelp
 
@@ -41,6 +42,7 @@ class Trainer(DataParallelTrainer):
         nodes: FaultyNodes,
         node_labels: Mapping[str, str],
         left_out: Callable[[Sequence[Node]], None],
+        hang_watch: HangWatch,
         **named: Any,
     ) -> None:
         """
@@ -53,6 +55,7 @@ class Trainer(DataParallelTrainer):
             nodes: where faults of hardware are counted.
             node_labels: of nodes that workers may be put on.
             left_out: is told the nodes that are left out, before workers start without them.
+            hang_watch: ends an attempt that hangs.
             named: see ``arguments``.
 
         """
@@ -60,6 +63,7 @@ class Trainer(DataParallelTrainer):
         self._max_failures, self._own_ray, self._missing = max_failures, own_ray, missing
         self._nodes = nodes
         self._places = _LeavesFaultyNodesOut(nodes, node_labels, left_out)
+        self._hang_watch = hang_watch
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures, self._nodes)
@@ -71,7 +75,7 @@ class Trainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> Any:
         ray_s = [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
-        return [*ray_s, _SaysWhatIsMissing(self._missing), self._places]
+        return [self._hang_watch, *ray_s, _SaysWhatIsMissing(self._missing), self._places]
 
 
 class _SaysWhatIsMissing(WorkerGroupCallback):
@@ -113,6 +117,8 @@ class _LeavesFaultyNodesOut(ControllerCallback, WorkerGroupCallback):
 
 
 class _Group(WorkerGroup):
+    _worker_cls = RayTrainWorker
+
     def _init_train_context_on_workers(self, workers: Any, sync_actor: Any, arguments: Any) -> None:
         """As Ray's, but the workers can't ask the controller for checkpoints: it is no actor, and has none of ours."""
         ray.get(

@@ -23,6 +23,8 @@ from orchestrator.planning.patience import Patience
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
 from orchestrator.records import RunRecord
+from orchestrator.recovery.beats import beating, heart
+from orchestrator.recovery.hangs import PATIENCE
 from orchestrator.recovery.notice import NoticeBoard, drain_own_node
 from orchestrator.runs import Best
 from orchestrator.telemetry.rank_log import kept_log
@@ -49,8 +51,9 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     plan = Plan.model_validate_json(config["plan"])
     prepared = Prepared.model_validate_json(config["prepared"])
-    peers, root = Peers(plan.job.recovery.hang_timeout), f"{plan.storage}/checkpoints"
+    peers, root = Peers(PATIENCE * plan.job.recovery.hang_timeout), f"{plan.storage}/checkpoints"
     attempt = peers.agree(lambda: checkpoint.next_attempt(root))
+    heart.begins(attempt)
     with contextlib.ExitStack() as held:
         own_log = held.enter_context(kept_log(plan.storage, attempt, peers.rank))
         teller = Teller(attempt, own_log if peers.rank else None)
@@ -95,7 +98,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
                 patience=Patience(plan.job.training.stop_early, newest.meta["stop_early"] if newest else {}),
                 notices=NoticeBoard(plan.notice_file),
             )
-            steps = rank.on_device(stream)
+            steps = beating(rank.on_device(stream), start_step)
             outcome = loop.train(plan, rank.engine, rank.objective, steps, worker, start_step)
         worker.finish(outcome)
     return {
@@ -223,6 +226,7 @@ class Worker:
         """The evaluation set's batches on the device."""
         assert self._evaluation is not None
         for arrays in self._evaluation.batches():
+            heart.passes("an evaluation", may_take_long=True)
             yield self._rank.to_device(self._rank.to_tensors(arrays))
 
     def class_names(self) -> Sequence[str]:
@@ -241,6 +245,7 @@ class Worker:
 
     def save(self, step: int, metrics: dict[str, float]) -> None:
         """Write a checkpoint, and let go of those that are not to be kept."""
+        heart.passes(f"the save of step {step}", may_take_long=True)
         job = self._plan.job
         skips = job.data.skip_bad_samples > 0
         meta = {
@@ -274,6 +279,7 @@ class Worker:
 
     def before_update(self) -> None:
         """Wait for the copy that the last save makes."""
+        heart.passes("an update")
         self._reporter.stalled(self._checkpoints.wait_until_copied())
 
     def _prune(self) -> None:
@@ -284,6 +290,7 @@ class Worker:
         """Log what the model generates, where the family generates something and there is time for it: at the end always."""
         if self._evaluation is None:
             return
+        heart.passes(f"samples after step {step}", may_take_long=True)
         if step < self._plan.total_steps and not self._peers.agree(self._sample_time.is_left):
             if self._peers.rank == 0:
                 logger.info("no samples at step %d: they have had %.0f %% of the time", step, 100 * SHARE)
@@ -304,10 +311,14 @@ class Worker:
 
     def stop_requested(self, step: int) -> bool:
         """Whether somebody asked for a stop, or a rank has notice that it will be taken away."""
+        heart.has_taken(step)
+        if self._rank.engine.device.type == "cpu":
+            heart.catches_up()
         return self._stop_check.requested(step)
 
     def log(self, step: int, values: dict[str, float], seconds: dict[str, float]) -> None:
         """Metrics of a step, told by rank 0."""
+        heart.catches_up()
         self._reporter.logged(step, values, seconds)
 
     def again(self, step: int) -> Sequence[Batch]:
@@ -328,6 +339,7 @@ class Worker:
             NoticeError: the loop ended since a rank has notice; the tracker's run stays open for who goes on.
 
         """
+        heart.passes("the end", may_take_long=True)
         self._checkpoints.wait()
         self._prune()
         leaves = outcome.stopped and self._stop_check.leaves

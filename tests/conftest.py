@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import namespaces
 import pytest
 
 
@@ -35,8 +36,8 @@ def _to_this_machine_only(connect: Any) -> Any:
 
 
 def refuse_other_hosts(host: str) -> None:
-    """Raise unless ``host`` is an address of this machine."""
-    if not _is_this_machine(host):
+    """Raise unless ``host`` is an address of this machine, or of a network namespace that a test has made on it."""
+    if host not in namespaces.ADDRESSES and not _is_this_machine(host):
         raise PermissionError(f"a test wanted to connect to {host}: tests reach no host but this machine")
 
 

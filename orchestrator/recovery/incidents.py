@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from orchestrator.errors import (
     CheckpointError,
     DataError,
+    HangError,
     InfrastructureError,
     NotANumberError,
     NotFoundError,
@@ -158,6 +159,8 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
             return Incident(EndReason.STOPPED_BY_USER, str(error), retry=False, rank=rank)
         case NoticeError():
             return Incident(EndReason.WORKER_LOST, str(error), retry=True, rank=rank, is_counted=False)
+        case HangError():
+            return Incident(EndReason.WORKER_LOST, str(error), retry=True, rank=rank)
         case InfrastructureError():
             return Incident(EndReason.INFRASTRUCTURE, str(error), retry=True, rank=rank)
         case MemoryError():

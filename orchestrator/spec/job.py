@@ -345,8 +345,10 @@ class RecoverySpec(Section):
     more; more than ``max_failures``: never. On this machine alone there is no other node."""
     worker_start_timeout: Seconds = 600
     """Longest wait for all workers to start."""
-    hang_timeout: Seconds = 600
-    """Longest wait of a collective for a worker that does not answer."""
+    hang_timeout: Seconds = 60
+    """How long a worker may stand still beyond the longest step so far. Then the attempt is ended, what all workers do is kept in
+    a file of the run that names the one that the others wait for, and the run starts again. A start, an evaluation, a
+    save and samples may take ten times as long, and so may any wait of one worker for others."""
     on_notice: Literal["save", "ignore"] = "save"
     """When a worker is told that it will be taken away (its node is drained, its process gets SIGTERM, or the cluster's
     ``notice_file`` appears): finish the step, save, and start again on what is there, which is not counted as a failure; or

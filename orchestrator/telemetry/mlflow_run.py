@@ -23,7 +23,7 @@ from orchestrator.telemetry.mlflow_errors import TrackedRunGoneError
 from orchestrator.telemetry.mlflow_models import MlflowModels, source_tags
 from orchestrator.telemetry.report import REPORT, newest_values, report_page
 from orchestrator.telemetry.sending import LARGEST_BATCH, Point
-from orchestrator.telemetry.spool import FOUND, Spool
+from orchestrator.telemetry.spool import FOUND, HANG, Spool
 
 CLOSED = "closed.json"
 """The note of which end MLflow has been told."""
@@ -31,6 +31,8 @@ _SENT_TAG = "mlflow.trainwright.sent"
 """How far each part of the spool was sent. The prefix hides it from MLflow's pages."""
 RUN_TAG = "trainwright.run_id"
 """By which a run is found there."""
+_HANG_TAG = "trainwright.hang"
+"""Which worker the last attempt that hung waited for."""
 _NEWEST = "\n\nNewest: "
 """What parts a description from the metrics below it."""
 _ARTIFACTS = "mlartifacts"
@@ -141,6 +143,11 @@ class MlflowRun:
         if not self._is_running:
             self._client.update_run(self.id, status="RUNNING")
             self._is_running = True
+        self._tag_hang()
+
+    def _tag_hang(self) -> None:
+        if hang := self._spool.note(HANG):
+            self._client.set_tag(self.id, _HANG_TAG, hang["message"])
 
     @cached_property
     def models(self) -> MlflowModels:
@@ -160,6 +167,7 @@ class MlflowRun:
         """
         self.send_file(REPORT, report_page(self._plan, self._spool, status))
         self._describe_end()
+        self._tag_hang()
         end_time = int(ended_at * 1000) if ended_at else None
         self._client.set_terminated(self.id, status=status, end_time=end_time)
         self._is_running = False

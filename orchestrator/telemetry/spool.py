@@ -34,6 +34,8 @@ from orchestrator.storage import Store, is_uri, store_at
 
 FOUND = "mlflow.json"
 """The note of which of the tracker's runs it is, once that is described: nothing is sent before."""
+HANG = "hang.json"
+"""The note of the last attempt that hung: whom it waited for, and in which file that stands."""
 _FOLDER = "tracking"
 _FILES = f"{_FOLDER}/files"
 _UPLOAD_SECONDS = 2.0

@@ -76,7 +76,7 @@ def test_the_jobs_own_variables_come_last(plan):
     )
     environment = environment_of(made)
     assert (environment["TOKENIZERS_PARALLELISM"], environment["MINE"]) == ("true", "x")
-    assert environment["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "77"
+    assert environment["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "770"
     assert environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "88"
     assert environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.2"
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 _FIRST_HOST = 2
 
+ADDRESSES: set[str] = set()
+"""Of all nodes that this process has made: they are on this machine, though no socket here can be bound to them."""
+
 
 class Network:
     """One bridge in this namespace, on which this process has the address ``.1``; one namespace for each node."""
@@ -35,6 +38,7 @@ class Network:
         namespace = f"{self._name}-{node}"
         outside = f"{self._name}v{number}"
         self._nodes[node] = outside
+        ADDRESSES.add(address)
         with self._hosts.open("a") as hosts:
             hosts.write(f"{address} {node}\n")
         _ip("netns", "add", namespace)

@@ -1,0 +1,122 @@
+import dataclasses
+
+import pytest
+
+from orchestrator.recovery.beats import Beat, Sight
+from orchestrator.recovery.hangs import PATIENCE, Hang, HangCheck, Place, incident_text
+
+STEP = Beat(count=9, doing="an update", may_take_long=False, longest_step=2.0, attempt=3)
+
+
+def moved(beat, by=1):
+    return dataclasses.replace(beat, count=beat.count + by)
+
+
+def sight(rank, *, beat=STEP, waits=True, begun=None, pending=None, collectives=()):
+    return Sight(
+        rank,
+        "host",
+        100 + rank,
+        beat,
+        waits,
+        begun or {},
+        pending or {},
+        tuple(collectives),
+        f"stack of {rank}",
+    )
+
+
+def hang(*sights, ranks=2, beats=None):
+    places = {rank: Place("host", 100 + rank) for rank in range(ranks)}
+    beats = beats or dict.fromkeys(range(ranks), STEP)
+    return Hang(seconds=61.6, beats=beats, places=places, sights={each.rank: each for each in sights})
+
+
+def test_ranks_that_move_do_not_hang():
+    check, beat = HangCheck(60), STEP
+    for now in range(0, 1000, 50):
+        beat = moved(beat)
+        assert check.longest_stillness({0: beat, 1: beat}, now) == 0
+
+
+def test_one_that_stands_still_beyond_the_longest_step_hangs():
+    check = HangCheck(60)
+    assert check.longest_stillness({0: STEP, 1: STEP}, 100.0) == 0
+    assert check.longest_stillness({0: moved(STEP), 1: STEP}, 161.9) == 0
+    assert check.longest_stillness({0: moved(STEP, 2), 1: STEP}, 162.1) == pytest.approx(62.1)
+
+
+def test_one_that_does_not_answer_stands_still():
+    check = HangCheck(60)
+    check.longest_stillness({0: STEP, 1: STEP}, 0.0)
+    assert check.longest_stillness({0: moved(STEP), 1: None}, 63.0) == 63.0
+    assert check.beats == {0: moved(STEP), 1: STEP}
+    never = HangCheck(60)
+    assert never.longest_stillness({0: None}, 0.0) == never.longest_stillness({0: None}, 60.0 * PATIENCE) == 0
+    assert never.longest_stillness({0: None}, 60.0 * PATIENCE + 1) > 0
+
+
+def test_what_may_take_long_on_any_rank_may():
+    check, save = HangCheck(60), dataclasses.replace(STEP, may_take_long=True)
+    check.longest_stillness({0: STEP, 1: save}, 0.0)
+    assert check.longest_stillness({0: STEP, 1: save}, 60.0 * PATIENCE) == 0
+    assert check.longest_stillness({0: STEP, 1: save}, 60.0 * PATIENCE + 1) > 0
+
+
+def test_a_host_waits_for_all_steps_that_its_device_has_still_to_take():
+    check = HangCheck(60)
+    ahead = dataclasses.replace(STEP, steps_ahead=50)
+    check.longest_stillness({0: ahead}, 0.0)
+    assert check.longest_stillness({0: ahead}, 159.0) == 0
+    assert check.longest_stillness({0: ahead}, 161.0) == 161.0
+
+
+def test_who_does_not_answer_is_waited_for():
+    assert hang(sight(0)).blamed == [1]
+    assert hang(sight(0)).sentence == "worker 1 (process 101 on host) has not answered for 62 s, in an update"
+
+
+def test_who_is_not_in_the_collective_of_another_is_waited_for():
+    inside = sight(0, begun={"0": 7}, pending={"0": 7})
+    assert hang(inside, sight(1, begun={"0": 6})).blamed == [1]
+    assert hang(sight(0, begun={"0": 6}, waits=False), sight(1, begun={"0": 7}, pending={"0": 7})).blamed == [
+        0
+    ]
+    elsewhere = sight(1, begun={"1": 3}, pending={"1": 3})  # another group's numbers say nothing of this one
+    assert hang(inside, elsewhere).blamed == []
+
+
+def test_who_left_a_collective_out_and_went_on_is_waited_for():
+    """It is in the next one, which torch counts by the same number."""
+    inside = {"begun": {"0": 7}, "pending": {"0": 7}}
+    assert hang(sight(0, **inside), sight(1, beat=moved(STEP), **inside)).blamed == [1]
+    assert hang(sight(0, **inside), sight(1, **inside)).blamed == []
+
+
+def test_without_a_record_of_collectives_who_waits_for_nobody_is_waited_for():
+    assert hang(sight(0), sight(1, waits=False)).blamed == [1]
+    assert hang(sight(0, waits=False), sight(1, waits=False)).blamed == []
+    nobody = hang(sight(0), sight(1))
+    assert nobody.blamed == []
+    assert nobody.sentence.startswith("all workers have stood still for 62 s, in an update")
+
+
+def test_the_file_begins_with_whom_the_others_wait_for():
+    seen = hang(
+        sight(0, begun={"0": 7}, pending={"0": 7}, collectives=["gloo:all_reduce of [[4]]"]),
+        sight(1, begun={"0": 6}),
+    )
+    lines = incident_text(seen).splitlines()
+    assert lines == [
+        "attempt 3: worker 1 (process 101 on host) has not moved for 62 s, in an update",
+        "",
+        "rank 0  host  process 100  an update; in gloo:all_reduce of [[4]]",
+        "rank 1  host  process 101  an update  <- waited for",
+        "",
+        "==== rank 1 ====",
+        "stack of 1",
+        "",
+        "==== rank 0 ====",
+        "stack of 0",
+    ]
+    assert "it did not answer" in incident_text(hang(sight(0)))
