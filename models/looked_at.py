@@ -48,7 +48,7 @@ _COMPARED_ELEMENTS = 5_000_000
 """Of two models that a factory makes."""
 _SAMPLES = 2
 """Of the batch that is tried: more than one, or normalization over the batch would refuse it."""
-_OF_VALUES = (
+OF_VALUES = (
     DataDependentOutputException,
     DynamicOutputShapeException,
     UnsupportedOperatorException,
@@ -248,7 +248,7 @@ def try_out(model: CustomConfig, objective: ObjectiveConfig) -> Trial:
     real = None if model.deferred else build_modules(model, objective)
     mode = FakeTensorMode()
     with mode, without_onednn(), explained_overflow():
-        modules = build_modules(model, objective) if real is None else _faked(real, mode)
+        modules = build_modules(model, objective) if real is None else faked(real, mode)
         made = build_objective(model, objective)
         specs = made.inputs()
         batch = fake_batch(specs, lengths_of(model, specs), samples=_SAMPLES)
@@ -260,7 +260,7 @@ def try_out(model: CustomConfig, objective: ObjectiveConfig) -> Trial:
             try:
                 flops, kept = count_phases(made, modules, batch)
                 objective = _with_metrics(objective, made, modules, batch)
-            except _OF_VALUES as error:
+            except OF_VALUES as error:
                 notes += (
                     f"forward goes by the values of tensors ({steps.place()}: {type(error).__name__}), so its shapes"
                     " were not tried and its operations not counted",
@@ -313,7 +313,7 @@ def _takes_note(batch: dict[str, Tensor]) -> str:
     return f"a sample's tensors, by name: {', '.join(shapes)}"
 
 
-def _faked(modules: Modules, mode: FakeTensorMode) -> Modules:
+def faked(modules: Modules, mode: FakeTensorMode) -> Modules:
     """The same modules with fake parameters and buffers; shared ones stay shared."""
     made: dict[int, Any] = {}
     for module in modules.values():
@@ -363,7 +363,7 @@ def _watched(
             hooks.callback(modules["model"].register_forward_hook(check).remove)
         try:
             yield steps
-        except (SpecError, *_OF_VALUES):
+        except (SpecError, *OF_VALUES):
             raise
         except Exception as error:
             if "overflow" in str(error):
