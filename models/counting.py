@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from orchestrator.errors import SpecError
-from orchestrator.models import build_modules, build_objective
+from orchestrator.models import adapters, build_modules, build_objective
 from orchestrator.models.base import Modules, Objective, parameter_names
-from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, RecurrentConfig
+from orchestrator.models.configs import FamilyConfig, LoraSpec, ObjectiveConfig, RecurrentConfig
 from orchestrator.models.sizes import Counts
 from orchestrator.models.tensors import TensorSpec
 
@@ -68,10 +68,15 @@ def explained_overflow() -> Iterator[None]:
         ) from None
 
 
-def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Counts:
+def count_step(
+    config: FamilyConfig, objective_config: ObjectiveConfig, lora: LoraSpec | None = None
+) -> Counts:
     """See ``sizes.count``."""
     with FakeTensorMode(), without_onednn(), explained_overflow():
         modules = build_modules(config, objective_config)
+        if lora is not None:
+            adapters.add_adapters(modules, lora, seed=0)
+        beside = counted_beside(modules, lora)
         objective = build_objective(config, objective_config)
         specs, lengths = objective.inputs(), lengths_of(config, objective.inputs())
         steps = next((name for name in ("tokens", "past", "signal") if name in specs), None)
@@ -79,6 +84,7 @@ def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Count
             flops, kept = _count_recurrence(objective, modules, specs, lengths, steps)
         else:
             flops, kept = count_phases(objective, modules, fake_batch(specs, lengths))
+        adapters.refuse_unused(modules)
         sizes = tuple((name, parameter.numel()) for name, parameter in parameter_names(modules))
     known = all(
         config.open_size(name) for name, spec in specs.items() if name in _UNSAID_SIZE and None in spec.shape
@@ -88,7 +94,15 @@ def count_step(config: FamilyConfig, objective_config: ObjectiveConfig) -> Count
         flops_per_sample=flops if known else 0,
         activation_elements_per_sample=kept,
         parameter_sizes=sizes,
+        beside=beside,
     )
+
+
+def counted_beside(modules: Modules, lora: LoraSpec | None) -> int | None:
+    """See ``Counts.beside``."""
+    if lora is None:
+        return None
+    return sum(parameter.numel() for _, parameter in parameter_names(modules) if parameter.requires_grad)
 
 
 def lengths_of(config: FamilyConfig, specs: Mapping[str, TensorSpec]) -> dict[str, int]:
@@ -139,17 +153,23 @@ def _count_recurrence(
 
 def count_phases(objective: Objective, modules: Modules, batch: dict[str, Tensor]) -> tuple[int, int]:
     """Operations of all phases, and kept elements of the phase that keeps most."""
-    counts = [_count_phase(objective, phase, modules, batch) for phase in objective.phases]
+    trainable = {parameter for _, parameter in parameter_names(modules) if parameter.requires_grad}
+    counts = [_count_phase(objective, phase, modules, batch, trainable) for phase in objective.phases]
     return sum(flops for flops, _ in counts), max(kept for _, kept in counts)
 
 
 def _count_phase(
-    objective: Objective, phase: str, modules: Modules, batch: dict[str, Tensor]
+    objective: Objective,
+    phase: str,
+    modules: Modules,
+    batch: dict[str, Tensor],
+    trainable: Collection[nn.Parameter],
 ) -> tuple[int, int]:
     """Operations and kept elements of one phase, in which only its own module gathers gradients."""
     trained = objective.trains(phase)
     for name, module in modules.items():
-        module.requires_grad_(name == trained)
+        for parameter in module.parameters():
+            parameter.requires_grad_(name == trained and parameter in trainable)
     weights = {
         parameter.untyped_storage()._cdata for module in modules.values() for parameter in module.parameters()
     }

@@ -124,6 +124,10 @@ class FirstValues:
         self._streams = _streams(operations, modules)
         self._given: dict[Key, Callable[[], Tensor]] = {}
 
+    def made(self, tensor: Tensor) -> bool:
+        """Whether it was written down here how the tensor's storage came to be."""
+        return _key(tensor) in self._changes
+
     def give(self, tensor: Tensor, read: Callable[[], Tensor]) -> None:
         """From here on the value of ``tensor`` is what ``read`` returns, such as a weight from a file."""
         self._given[_key(tensor)] = read
@@ -169,7 +173,7 @@ class FirstValues:
         waiting = [(key, len(self._operations))]
         while waiting:
             key, before = waiting.pop()
-            for number in reversed(self._changes[key]):
+            for number in reversed(self._changes.get(key, [])):
                 if number >= before:
                     continue
                 operation = self._operations[number]
@@ -192,6 +196,36 @@ def build_deferred(build: Callable[[], Modules], seed: int) -> tuple[Modules, Fi
     with torch.device("meta"), recorder:
         modules = build()
     return modules, FirstValues(recorder, modules, seed)
+
+
+class _Joined(FirstValues):
+    """Those of a model, and of what was put into it later."""
+
+    def __init__(self, earlier: FirstValues, later: FirstValues) -> None:
+        self._earlier, self._later = earlier, later
+
+    def _whose(self, tensor: Tensor) -> FirstValues:
+        return self._later if self._later.made(tensor) else self._earlier
+
+    def made(self, tensor: Tensor) -> bool:
+        """Whether one of both made it."""
+        return self._later.made(tensor) or self._earlier.made(tensor)
+
+    def give(self, tensor: Tensor, read: Callable[[], Tensor]) -> None:
+        """To whose it is."""
+        self._whose(tensor).give(tensor, read)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """From whose it is."""
+        return self._whose(tensor).of(tensor)
+
+
+def record_more(values: FirstValues, change: Callable[[], None], modules: Modules, seed: int) -> FirstValues:
+    """The values of modules that were built without memory, and of what ``change`` puts into them, without memory too."""
+    recorder = _Recorder()
+    with torch.device("meta"), recorder:
+        change()
+    return _Joined(values, FirstValues(recorder, modules, seed))
 
 
 def _streams(operations: list[_Operation], modules: Modules) -> dict[int, tuple[str, int]]:

@@ -25,15 +25,18 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from orchestrator.errors import SpecError
 from orchestrator.models import build_modules, build_objective, build_with_values
+from orchestrator.models.adapters import add_adapters, refuse_unused
 from orchestrator.models.base import Modules, Objective, parameter_names
 from orchestrator.models.configs import (
     CustomConfig,
     CustomObjectiveConfig,
     InputTensor,
+    LoraSpec,
     ObjectiveConfig,
 )
 from orchestrator.models.counting import (
     count_phases,
+    counted_beside,
     explained_overflow,
     fake_batch,
     lengths_of,
@@ -239,16 +242,19 @@ def _share_notes(modules: Modules) -> Iterator[str]:
         )
 
 
-def try_out(model: CustomConfig, objective: ObjectiveConfig) -> Trial:
+def try_out(model: CustomConfig, objective: ObjectiveConfig, lora: LoraSpec | None = None) -> Trial:
     """One step on fake tensors of the data's shapes.
 
     Raises:
-        SpecError: a shape doesn't fit; with the name of the layer.
+        SpecError: a shape doesn't fit; with the name of the layer. Or adapters find no place.
     """
     real = None if model.deferred else build_modules(model, objective)
     mode = FakeTensorMode()
     with mode, without_onednn(), explained_overflow():
         modules = build_modules(model, objective) if real is None else faked(real, mode)
+        if lora is not None:
+            add_adapters(modules, lora, seed=0)
+        beside = counted_beside(modules, lora)
         made = build_objective(model, objective)
         specs = made.inputs()
         batch = fake_batch(specs, lengths_of(model, specs), samples=_SAMPLES)
@@ -259,6 +265,7 @@ def try_out(model: CustomConfig, objective: ObjectiveConfig) -> Trial:
         with _watched(model, objective, modules, batch) as steps:
             try:
                 flops, kept = count_phases(made, modules, batch)
+                refuse_unused(modules)
                 objective = _with_metrics(objective, made, modules, batch)
             except OF_VALUES as error:
                 notes += (
@@ -275,6 +282,7 @@ def try_out(model: CustomConfig, objective: ObjectiveConfig) -> Trial:
         flops_per_sample=flops // _SAMPLES,
         activation_elements_per_sample=kept // _SAMPLES,
         parameter_sizes=sizes,
+        beside=beside,
     )
     return Trial(counts, objective, notes)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
+    from orchestrator.models.configs import FamilyConfig, LoraSpec, ObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Counts:
     """Numbers kept for the backward of one sample, in the phase that keeps most."""
     parameter_sizes: tuple[tuple[str, int], ...]
     """Name and elements of each parameter, as ``initialize.freeze`` matches them."""
+    beside: int | None = None
+    """Parameters that ``initialize.lora`` trains, its adapters and what it names; None without it."""
 
     def to_json(self) -> str:
         """Text that ``from_json`` reads back."""
@@ -41,8 +43,13 @@ class Counts:
         return Counts(**content)
 
 
-def count(config: FamilyConfig, objective: ObjectiveConfig) -> Counts:
-    """Count a family's model. ``config`` and ``objective`` hold no size that is yet to come from the data."""
+def count(config: FamilyConfig, objective: ObjectiveConfig, lora: LoraSpec | None = None) -> Counts:
+    """Count a family's model, with its adapters. ``config`` and ``objective`` hold no size that is yet to come from the
+    data.
+
+    Raises:
+        SpecError: adapters find no place in it.
+    """
     from orchestrator.models.counting import count_step
 
-    return count_step(config, objective)
+    return count_step(config, objective, lora)

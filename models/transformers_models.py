@@ -134,7 +134,7 @@ def renamed(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Ten
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-    if all(name.startswith("network.") for name in weights):
+    if all(name.startswith(("network.", "model/network.")) for name in weights):
         return weights
     network: Any = model.network
     rules = [rule for rule in get_model_conversion_mapping(network) if isinstance(rule, WeightRenaming)]

@@ -11,15 +11,11 @@ import torch
 
 from orchestrator import checkpoint, data, models, strategies
 from orchestrator.checkpoint import Checkpoint
-from orchestrator.checkpoint.weights import weights_at
+from orchestrator.checkpoint.start import build_start, check_base, meta_of
 from orchestrator.data import EvalStream, Prepared, StepBatch, TrainStream
-from orchestrator.models import initialize
 from orchestrator.models.attention import borders_of
-from orchestrator.models.base import Batch, Modules, Objective, check_batch
-from orchestrator.models.configs import refuse_differences
-from orchestrator.models.deferred import FirstValues
+from orchestrator.models.base import Batch, Objective, check_batch
 from orchestrator.planning.plan import Plan
-from orchestrator.storage import absolute
 from orchestrator.strategies.base import Engine
 from orchestrator.strategies.copies import Copies, for_kernels
 from orchestrator.strategies.device import set_up
@@ -36,7 +32,8 @@ def assemble(plan: Plan) -> Rank:
     has a GPU for each worker, else on the CPU.
 
     Raises:
-        SpecError: the weights to start from don't fit the model, or the strategy can't do what the job asks.
+        SpecError: the weights to start from don't fit the model, adapters find no layer, or the strategy can't do what the
+            job asks.
         NotFoundError, CheckpointError: there are no such weights.
 
     """
@@ -44,27 +41,42 @@ def assemble(plan: Plan) -> Rank:
     on_gpu = bool(job.scaling.gpus_per_worker)
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     set_up(job.training, device)
-    modules, values = models.build_with_values(job.model, job.objective, job.training.seed)
+    begun = build_start(
+        job.model, job.objective, job.initialize, base_dir=plan.base_dir, seed=job.training.seed
+    )
+    if begun.report is not None and rank_and_world_size()[0] == 0:
+        logger.info("%s", begun.report)
     objective = models.build_objective(job.model, job.objective)
-    _start_weights(plan, modules, values)
-    return Rank(plan, objective, strategies.prepare(plan, modules, objective, device, values))
+    engine = strategies.prepare(plan, begun.modules, objective, device, begun.values)
+    return Rank(plan, objective, engine, base=begun.base)
 
 
 class Rank:
     """Objective, engine and the way of a batch to its device, on one process of the group."""
 
-    def __init__(self, plan: Plan, objective: Objective, engine: Engine) -> None:
-        self.plan, self.objective, self.engine = plan, objective, engine
+    def __init__(self, plan: Plan, objective: Objective, engine: Engine, *, base: str = "") -> None:
+        """``base``: digest of the weights below adapters."""
+        self.plan, self.objective, self.engine, self._base = plan, objective, engine, base
         self.number, self.world_size = rank_and_world_size()
         self._inputs = objective.inputs()
         self._on_gpu = engine.device.type == "cuda"
         self._copies = Copies(engine.device)
 
     def load(self, saved: Checkpoint) -> None:
-        """Put a checkpoint's state in place, whatever strategy and world size wrote it."""
+        """Put a checkpoint's state in place, whatever strategy and world size wrote it.
+
+        Raises:
+            SpecError: it holds adapters of other weights.
+        """
+        check_base(saved, self._base)
         with checkpoint.open_reader(saved) as reader:
             self.engine.load(reader, saved.meta["scalars"])
         release_freed_memory()
+
+    def about_adapters(self) -> dict[str, Any]:
+        """What a checkpoint says of the model below its adapters; empty where it holds all."""
+        job = self.plan.job
+        return meta_of(job.initialize, base_dir=self.plan.base_dir, seed=job.training.seed, base=self._base)
 
     def open_train(
         self, prepared: Prepared, *, start_step: int, skipped: Collection[int] = ()
@@ -121,37 +133,3 @@ class Rank:
     def close(self) -> None:
         """Free what the engine started."""
         self.engine.close()
-
-
-def _start_weights(plan: Plan, modules: Modules, values: FirstValues | None) -> None:
-    """Let parameters take the weights to start from, and freeze what is not to be trained."""
-    start = plan.job.initialize
-    if start.weights:
-        path = absolute(start.weights, plan.base_dir)
-        if path.endswith(".safetensors") or initialize.is_weight_folder(path):
-            report = initialize.load_weights(
-                modules,
-                path,
-                prefix=start.prefix,
-                into=start.into,
-                strict=start.strict,
-                config=plan.job.model,
-                values=values,
-            )
-        else:
-            weights = weights_at(path)
-            if not (start.prefix or start.into):  # a part of another model is another function in any case
-                refuse_differences(plan.job.model, weights.model, path, strict=start.strict)
-            report = initialize.place_weights(
-                modules,
-                weights,
-                shapes=weights.shapes(),
-                prefix=start.prefix,
-                into=start.into,
-                strict=start.strict,
-                values=values,
-            )
-        if rank_and_world_size()[0] == 0:
-            logger.info("%s", report)
-    if start.freeze:
-        initialize.freeze(modules, start.freeze)

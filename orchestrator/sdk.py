@@ -678,7 +678,7 @@ def _tried(job: ResolvedJob) -> tuple[ResolvedJob, Counts, tuple[str, ...]]:
 
     from orchestrator.models.looked_at import try_out
 
-    trial = try_out(job.model, job.objective)  # type: ignore[arg-type]
+    trial = try_out(job.model, job.objective, job.initialize.lora)  # type: ignore[arg-type]
     return job.model_copy(update={"objective": trial.objective}), trial.counts, trial.notes
 
 
@@ -686,13 +686,16 @@ def _counts(job: ResolvedJob) -> Counts:
     """The counts of the job's model; remembered in the home by config, because counting imports torch (seconds)."""
     from orchestrator.models.sizes import count
 
-    model, objective = job.model, job.objective
-    content = [orchestrator.__version__, model.model_dump(mode="json"), objective.model_dump(mode="json")]
+    model, objective, lora = job.model, job.objective, job.initialize.lora
+    sections = [
+        section.model_dump(mode="json") for section in (model, objective, lora) if section is not None
+    ]
+    content = [orchestrator.__version__, *sections]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     remembered = home() / "cache" / "counts" / f"{key}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
         return Counts.from_json(remembered.read_text(encoding="utf-8"))
-    counts = count(model, objective)
+    counts = count(model, objective, lora)
     with suppress(OSError):  # a home that can't be written is said where it matters
         store_at(str(remembered.parent)).write(remembered.name, counts.to_json().encode())
     return counts

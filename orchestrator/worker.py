@@ -14,6 +14,7 @@ import numpy as np
 
 from orchestrator import checkpoint, data, events, loop, own_code
 from orchestrator.checkpoint import Checkpoint, Checkpoints, Ranking
+from orchestrator.checkpoint.start import ADAPTERS
 from orchestrator.control import Peers, StopCheck
 from orchestrator.data import Prepared, TrainStream
 from orchestrator.errors import DataError, NoticeError, SpecError
@@ -253,6 +254,7 @@ class Worker:
             "launch": self._launch,
             "identity": self._prepared.identity,
             "code": self._code_digest,
+            ADAPTERS: self._rank.about_adapters(),
             "stop_early": self._patience.state(),
             "seed": job.training.seed,
             "position": step * job.training.global_batch_size,

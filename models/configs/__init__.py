@@ -30,6 +30,7 @@ from orchestrator.models.configs.foreign import (
     refuse_differences,
     with_architecture,
 )
+from orchestrator.models.configs.lora import LoraSpec
 from orchestrator.models.configs.objectives import (
     AdversarialConfig,
     BinaryConfig,
@@ -106,6 +107,7 @@ __all__ = [
     "GruConfig",
     "HuggingFaceConfig",
     "InputTensor",
+    "LoraSpec",
     "LstmConfig",
     "MaskedLmConfig",
     "MlpConfig",

@@ -6,23 +6,25 @@ import contextlib
 import math
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
 from orchestrator.checkpoint import graphs
+from orchestrator.checkpoint.contents import ModelTensors, model_tensors, trained_tensors
 from orchestrator.checkpoint.format import DTYPE_NAMES, Checkpoint, safetensors_header
 from orchestrator.checkpoint.reader import CheckpointReader
+from orchestrator.checkpoint.start import ADAPTERS, start_of
 from orchestrator.errors import CheckpointError, SpecError
-from orchestrator.models import build_modules
+from orchestrator.models import adapters, build_modules
 from orchestrator.models.base import Modules
 from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
 from orchestrator.models.initialize import restore
-from orchestrator.state import AVERAGE
+from orchestrator.spec.job import InitializeSpec
 
-FORMATS = ("safetensors", "torch", "onnx")
+FORMATS = ("safetensors", "torch", "onnx", "peft")
 _CHUNK_ELEMENTS = 4 << 20
 
 
@@ -41,7 +43,8 @@ def export(
 
     ``safetensors``: ``model.safetensors`` (parameters and buffers by name) and ``config.json``; ``torch``:
     ``model.pt2`` for ``torch.export.load``; ``onnx``: ``model.onnx``. The last two hold the family's forward, with a
-    free batch size and, for text, series and signals, a free length; they are compared with it on random inputs.
+    free batch size and, for text, series and signals, a free length; they are compared with it on random inputs. Adapters
+    are merged in all of these; ``peft``: they alone, as ``adapter_model.safetensors`` and ``adapter_config.json``.
 
     Args:
         inputs: optional inputs of the forward that the graph takes too, as ``segment``; it always takes ``length``.
@@ -59,8 +62,11 @@ def export(
         tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch,
     ):
         if kind == "safetensors":
-            to_safetensors(checkpoint, Path(scratch) / "model.safetensors", averaged=averaged)
+            with model_tensors(checkpoint, config, objective, averaged=averaged) as tensors:
+                to_safetensors(tensors, Path(scratch) / "model.safetensors")
             (Path(scratch) / "config.json").write_text(_config_json(config, objective))
+        elif kind == "peft":
+            to_peft(checkpoint, config, objective, Path(scratch), averaged=averaged)
         else:
             modules = load_modules(checkpoint, config, objective, averaged=averaged)
             _to_graph(modules, config, objective, kind, inputs, Path(scratch))
@@ -127,45 +133,73 @@ def _cause(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def to_safetensors(checkpoint: Checkpoint, path: Path, *, averaged: bool = False) -> None:
-    """Parameters and buffers by ``module/path`` in one file, fp32; at most 16 MiB in memory at a time.
+def to_safetensors(tensors: ModelTensors, path: Path) -> None:
+    """Parameters and buffers by ``module/path`` in one file, fp32; at most 16 MiB in memory at a time, or one tensor
+    that adapters are merged into.
+
+    Raises CheckpointError where the checkpoint is damaged or the file does not read back the same.
+    """
+    header = safetensors_header(
+        [
+            (name, DTYPE_NAMES[dtype], shape, dtype.itemsize * math.prod(shape))
+            for name, (shape, dtype) in tensors.shapes.items()
+        ]
+    )
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(header)
+        for name, (shape, _) in tensors.shapes.items():
+            for start, stop in _chunks(math.prod(shape)):
+                file.write(tensors.read(name, start, stop).view(torch.uint8).numpy().data)
+    _compare_file(tensors, temporary)
+    temporary.replace(path)
+
+
+def to_peft(
+    checkpoint: Checkpoint, config: FamilyConfig, objective: ObjectiveConfig, folder: Path, *, averaged: bool
+) -> None:
+    """A checkpoint's adapters, or their averages, in peft's own format.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or the file does not read back the same.
-        SpecError: averages are asked for, and it has none.
+        SpecError: it has none, or the format can't say which parameters were trained; or the weights below them are others.
+        CheckpointError: it is damaged, or what was written does not read back the same.
     """
-    with CheckpointReader(checkpoint) as reader:
-        parts = _model_tensors(reader, averaged)
-        header = safetensors_header(
-            [
-                (name, DTYPE_NAMES[dtype], shape, dtype.itemsize * math.prod(shape))
-                for _, name, shape, dtype in parts
-            ]
+    from safetensors.torch import load_file, save
+
+    start = start_of(checkpoint, config, objective)
+    if start is None:
+        raise SpecError(
+            "export: this run trained the whole model (no initialize.lora), so there are no adapters"
         )
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            file.write(header)
-            for kind, name, shape, _ in parts:
-                for start, stop in _chunks(math.prod(shape)):
-                    values = reader.read(kind, name, start, stop)
-                    file.write(values.view(torch.uint8).numpy().data)
-        _compare_file(reader, parts, temporary)
-        temporary.replace(path)
+    spec = InitializeSpec.model_validate(checkpoint.meta[ADAPTERS]["initialize"])
+    assert spec.lora is not None
+    with CheckpointReader(checkpoint) as reader:
+        trained = trained_tensors(reader, averaged=averaged)
+    described, tensors = adapters.to_peft(start.modules, spec.lora, trained, spec.weights or "")
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(save(tensors, metadata={"format": "pt"}))
+    written = load_file(file)
+    if differing := [name for name, tensor in tensors.items() if not torch.equal(written[name], tensor)]:
+        raise CheckpointError(f"{file}: {differing[0]} does not read back as it was written")
+    (folder / "adapter_config.json").write_text(adapters.config_text(described))
 
 
 def load_modules(
     checkpoint: Checkpoint, config: FamilyConfig, objective: ObjectiveConfig, *, averaged: bool = False
 ) -> Modules:
     """The family's modules with the checkpoint's parameters and buffers, or with the averages of those that have one, on
-    the CPU, in evaluation mode. Raises SpecError where averages are asked for, and it has none.
+    the CPU, in evaluation mode. Adapters are merged.
+
+    Raises:
+        SpecError: averages are asked for, and it has none; or the weights below its adapters are others.
     """
     modules = build_modules(config, objective)
-    with CheckpointReader(checkpoint) as reader, torch.no_grad():
+    with model_tensors(checkpoint, config, objective, averaged=averaged) as tensors, torch.no_grad():
         restore(
             modules,
             {
-                name: reader.read(kind, name, 0, math.prod(shape)).reshape(shape)
-                for kind, name, shape, _ in _model_tensors(reader, averaged)
+                name: tensors.read(name, 0, math.prod(shape)).reshape(shape)
+                for name, (shape, _) in tensors.shapes.items()
             },
         )
     for module in modules.values():
@@ -173,34 +207,18 @@ def load_modules(
     return modules
 
 
-_Part = tuple[str, str, tuple[int, ...], torch.dtype]
-"""Kind, name, shape and dtype of a tensor."""
-
-
-def _model_tensors(reader: CheckpointReader, averaged: bool) -> list[_Part]:
-    there = reader.tensors()
-    if averaged and not any(kind == AVERAGE for kind, _ in there):
-        raise SpecError("--ema: the checkpoint holds no averages of the weights; train with training.ema")
-    parts = []
-    for (kind, name), (shape, dtype) in there.items():
-        if kind in ("parameter", "buffer"):
-            taken = AVERAGE if averaged and (AVERAGE, name) in there else kind
-            parts.append((taken, name, shape, dtype if taken == kind else there[taken, name][1]))
-    return parts
-
-
 def _chunks(elements: int) -> list[tuple[int, int]]:
     return [(at, min(at + _CHUNK_ELEMENTS, elements)) for at in range(0, elements, _CHUNK_ELEMENTS)]
 
 
-def _compare_file(reader: CheckpointReader, parts: Sequence[_Part], path: Path) -> None:
+def _compare_file(tensors: ModelTensors, path: Path) -> None:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        for kind, name, shape, _ in parts:
+        for name, (shape, _) in tensors.shapes.items():
             stored = file.get_tensor(name)
             for start, stop in _chunks(math.prod(shape)):
-                if not torch.equal(stored.reshape(-1)[start:stop], reader.read(kind, name, start, stop)):
+                if not torch.equal(stored.reshape(-1)[start:stop], tensors.read(name, start, stop)):
                     raise CheckpointError(f"{path}: {name} does not read back as it was written")
 
 

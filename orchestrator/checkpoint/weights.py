@@ -12,13 +12,18 @@ from torch import Tensor
 from orchestrator.checkpoint.find import checkpoint_at, newest_good
 from orchestrator.checkpoint.format import Checkpoint, parse_folder_name
 from orchestrator.checkpoint.reader import CheckpointReader
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, SpecError
 
 
 class CheckpointWeights(Mapping[str, Tensor]):
     """Parameters by ``module/path``, each read and verified when it is asked for."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.meta.get("adapters"):
+            raise SpecError(
+                f"{checkpoint.path}: holds adapters only; start from the model that they are merged into, which"
+                " `trainwright export` writes as safetensors"
+            )
         self._meta = checkpoint.meta
         self._reader = CheckpointReader(checkpoint)
         self._shapes = {
@@ -49,7 +54,7 @@ class CheckpointWeights(Mapping[str, Tensor]):
 def weights_at(path: str) -> CheckpointWeights:
     """The weights of one checkpoint's folder, or of the newest good one in a folder of several.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError where there is none, SpecError where it holds adapters only.
     """
     if parse_folder_name(path.rstrip("/").rpartition("/")[2]) is not None:
         return CheckpointWeights(checkpoint_at(path))

@@ -29,9 +29,15 @@ def export(
     step: StepOfCheckpoint = None,
     best: BestCheckpoint = False,
     ema: Averaged = False,
+    adapters: Annotated[
+        bool,
+        typer.Option(
+            "--adapters", help="Of a run with initialize.lora: its adapters alone, in peft's format."
+        ),
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a run's model as one file, load it again and compare before calling it done."""
+    """Write a run's model as one file, load it again and compare before calling it done. Adapters are merged into it."""
     from pathlib import Path
 
     from pydantic import TypeAdapter
@@ -39,8 +45,13 @@ def export(
     from orchestrator import checkpoint, sdk
     from orchestrator.checkpoint.export import export as write
     from orchestrator.data import INPUTS
+    from orchestrator.errors import SpecError
     from orchestrator.models.configs import ModelConfig, ObjectiveSection
 
+    if adapters and format_ != "safetensors":
+        raise SpecError(
+            f"--adapters writes peft's format, which is safetensors; leave --format {format_} out"
+        )
     which = which_checkpoint(best, step)
     trained = sdk.attach(run, cluster)
     found = trained.checkpoint(which)
@@ -50,7 +61,8 @@ def export(
     own = {f"code/{name}": text.encode() for name, text in code.files.items()}
     folder, beside = Path(output or run), {INPUTS: trained.inputs(), **own}
     with code.importable():
-        files = write(found, folder, config, objective, format_, found.meta["inputs"], beside, averaged=ema)
+        kind = "peft" if adapters else format_
+        files = write(found, folder, config, objective, kind, found.meta["inputs"], beside, averaged=ema)
     if json:
         print_json(
             {

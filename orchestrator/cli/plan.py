@@ -129,7 +129,7 @@ def describe(made: Plan) -> list[str]:
         ("run", f"{made.run_id}  (digest {made.digest[:12]})"),
         (
             "model",
-            f"{job.model.family}, {made.parameters:,} parameters ({made.trainable_parameters:,} trained)",
+            f"{job.model.family}, {made.parameters:,} parameters ({_trained(made)})",
         ),
         ("objective", job.objective.kind),
         ("strategy", f"{job.strategy.kind}{f' ({strategy})' if strategy else ''}, {_numbers(job)}"),
@@ -161,6 +161,11 @@ def describe(made: Plan) -> list[str]:
         rows.insert(2, ("compute", f"{made.flops_per_sample:.3g} FLOPs a sample, forward and backward"))
     rows += _weighed(made)
     return [f"{name:<10} {value}" for name, value in rows] + [f"{'note':<10} {note}" for note in made.notes]
+
+
+def _trained(made: Plan) -> str:
+    frozen = made.parameters - made.trainable_parameters
+    return f"{made.trainable_parameters:,} trained" + (f", {frozen:,} frozen" if frozen else "")
 
 
 def _numbers(job: ResolvedJob) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from orchestrator import loop, models, strategies
 from orchestrator.data.reading.training import StepBatch
 from orchestrator.fitting.live import LiveTensors, Storage
-from orchestrator.models import initialize
+from orchestrator.models import adapters, initialize
 from orchestrator.models.base import Modules, Objective
 from orchestrator.models.counting import fake_batch, lengths_of
 from orchestrator.models.deferred import FirstValues, build_deferred
@@ -77,6 +77,8 @@ def _deferred(plan: Plan) -> tuple[Modules, FirstValues]:
     )
     if job.initialize.freeze:
         initialize.freeze(modules, job.initialize.freeze)
+    if job.initialize.lora is not None:
+        values = adapters.add_adapters(modules, job.initialize.lora, job.training.seed, values) or values
     return modules, values
 
 

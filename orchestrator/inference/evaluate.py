@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 from orchestrator import checkpoint, data, loop
 from orchestrator.checkpoint import Checkpoint
@@ -83,13 +84,14 @@ def _on_this_machine(plan: Plan, workers: int) -> Plan:
     """
     job = plan.job
     precision = "fp32" if job.training.precision == "fp16" else job.training.precision
-    changes = {
+    changes: dict[str, Any] = {
         "training": job.training.model_copy(update={"precision": precision, "compile": False}),
         "strategy": DdpStrategy(),
         "scaling": job.scaling.model_copy(update={"workers": workers, "gpus_per_worker": 0}),
         "data": job.data.model_copy(update={"reader": "worker"}),
-        "initialize": job.initialize.model_copy(update={"weights": None}),
     }
+    if job.initialize.lora is None:
+        changes["initialize"] = job.initialize.model_copy(update={"weights": None})
     return plan.model_copy(
         update={"job": job.model_copy(update=changes), "world_size": workers, "evaluate_every": 1}
     )

@@ -20,7 +20,7 @@ from orchestrator.planning.memory import estimate_memory
 from orchestrator.planning.plan import DataFacts, MemoryEstimate, Plan, ResolvedJob, RunContext
 from orchestrator.planning.shard_group import check_shard_group
 from orchestrator.planning.steps import choose_cadence, count_steps
-from orchestrator.planning.trainable import count_trainable
+from orchestrator.planning.trainable import count_trainable, note_of_adapters
 
 
 def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunContext) -> Plan:
@@ -90,6 +90,8 @@ def _notes(
         SpecError: raw DeepSpeed keys contradict the job file.
     """
     yield from facts.notes
+    if (adapters := note_of_adapters(counts, job.initialize)) is not None:
+        yield adapters
     if job.training.epochs is not None:
         yield (
             f"{job.training.epochs:g} epochs of {facts.train_samples} samples are {total_steps} steps"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.models.configs import ModelConfig, ObjectiveSection
+from orchestrator.models.configs import LoraSpec, ModelConfig, ObjectiveSection
 from orchestrator.models.configs.custom import Factory
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
 from orchestrator.spec.addresses import OpenText, StoreAddress
@@ -32,6 +32,16 @@ class InitializeSpec(Section):
     """Every parameter must be matched with its shape; when false, what did not match keeps its initial value."""
     freeze: tuple[str, ...] = ()
     """Parameters whose names match one of these patterns (``*`` as in a shell) are not trained."""
+    lora: LoraSpec | None = None
+    """Train low-rank adapters beside layers of the model, whose weights stay as they are. Default: all is trained."""
+
+    @model_validator(mode="after")
+    def _adapters_freeze_by_themselves(self) -> InitializeSpec:
+        if self.lora is not None and self.freeze:
+            raise ValueError(
+                "initialize.freeze: with initialize.lora nothing but adapters is trained; leave it out"
+            )
+        return self
 
 
 def _check_factory(section: Section, *, own: tuple[str, ...], ours: tuple[str, ...]) -> None:

@@ -48,7 +48,7 @@ class TorchEngine(ABC):
         training = plan.job.training
         precision.check_precision(training.precision, device)
         self.device = device
-        self._precision = training.precision
+        self._precision, self._keeps_frozen = training.precision, plan.job.initialize.lora is None
         self._rank, self._world_size = replicated.rank_and_world_size()
         self._module_of = {phase: objective.trains(phase) for phase in objective.phases}
         self._specs = {p: training.phase_optimizers.get(p, training.optimizer) for p in objective.phases}
@@ -164,8 +164,17 @@ class TorchEngine(ABC):
         if self._world_size > 1 and (buffers := self._buffers[name].now()):
             replicated.broadcast_from_rank_zero(buffers)
 
+    def _is_kept(self, kind: str, name: str) -> bool:
+        """Whether a checkpoint holds it: not the weights below adapters, which are where they came from."""
+        module_name, _, path = name.partition("/")
+        return (
+            self._keeps_frozen
+            or kind != "parameter"
+            or self._bare[module_name].get_parameter(path).requires_grad
+        )
+
     def _tensors(self) -> Iterator[replicated.Named]:
-        """Everything that is saved, in the same order on all ranks."""
+        """Everything that has a state, in the same order on all ranks."""
         optimizers = {self._module_of[phase]: optimizer for phase, optimizer in self._optimizers.items()}
         for module_name, module in self._bare.items():
             for path, parameter in module.named_parameters():
@@ -193,6 +202,8 @@ class TorchEngine(ABC):
         self._before_parameters()
         whole = []
         for kind, name, tensor in self._tensors():
+            if not self._is_kept(kind, name):
+                continue
             if isinstance(tensor, DTensor):
                 first = shard_range(tensor)[0]
                 start, stop = own_range(tensor)
@@ -220,7 +231,8 @@ class TorchEngine(ABC):
         self._before_parameters()
         for module_name, module in self._bare.items():
             for path, parameter in module.named_parameters():
-                _fill(parameter, reader, "parameter", f"{module_name}/{path}")
+                if self._is_kept("parameter", f"{module_name}/{path}"):
+                    _fill(parameter, reader, "parameter", f"{module_name}/{path}")
             for path, buffer in replicated.persistent_buffers(module):
                 _fill(buffer, reader, "buffer", f"{module_name}/{path}")
         saved.check_averages(reader, kept=bool(self._averages.all))

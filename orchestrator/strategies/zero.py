@@ -86,6 +86,8 @@ class ZeroEngine:
         precision.check_precision(training.precision, device)
         self.device = device
         self._precision, self._stage = training.precision, strategy.stage
+        # a checkpoint holds no weights below adapters: they are where they came from
+        self._keeps_frozen = plan.job.initialize.lora is None
         self._module_of = {phase: objective.trains(phase) for phase in objective.phases}
         self._specs = {p: training.phase_optimizers.get(p, training.optimizer) for p in objective.phases}
         self._own_group = SingleProcessGroup(device)
@@ -186,13 +188,14 @@ class ZeroEngine:
                 continue
             converter = converter or zero_parameters.converter(deepspeed, config)
             dtype = precision.COMPUTE_DTYPES[self._precision]
-            self._frozen_shares += zero_parameters.partition(name, module, materializer, converter, dtype)
+            shares = zero_parameters.partition(name, module, materializer, converter, dtype)
+            self._frozen_shares += shares if self._keeps_frozen else []
 
     def _keep_untrained(self) -> dict[str, Tensor]:
         """fp32 values of parameters that are not trained, on the CPU: DeepSpeed keeps no master of those, and
         rounds them to the compute format. Only where that loses something.
         """
-        if self._precision == "fp32" or self._stage == 3:
+        if self._precision == "fp32" or self._stage == 3 or not self._keeps_frozen:
             return {}
         trained = set(self._module_of.values())
         return {
@@ -326,12 +329,13 @@ class ZeroEngine:
                 optimizer._optimizer_states_and_gradient_swap_out(group)
 
     def _whole_tensors(self) -> Iterator[replicated.Named]:
-        """Everything that all ranks hold whole: buffers, averages, and before stage 3 what is not trained."""
+        """Everything kept that all ranks hold whole: buffers, averages, and before stage 3 what is not trained."""
         trained = set(self._module_of.values())
         for module_name, module in self.modules.items():
             for path, parameter in module.named_parameters():
                 name = f"{module_name}/{path}"
-                if module_name not in trained or (self._stage < 3 and not parameter.requires_grad):
+                is_frozen = self._keeps_frozen and self._stage < 3 and not parameter.requires_grad
+                if module_name not in trained or is_frozen:
                     yield "parameter", name, self._untrained.get(name, parameter)
             for path, buffer in replicated.persistent_buffers(module):
                 yield "buffer", f"{module_name}/{path}", buffer

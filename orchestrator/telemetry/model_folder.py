@@ -39,9 +39,11 @@ def write_model_folder(
     folder: Path, plan: Plan, prepared: Prepared, saved: Checkpoint, described: str
 ) -> ModelFolder:
     """Write a checkpoint's model into a folder that is there."""
+    from orchestrator.checkpoint.contents import model_tensors
     from orchestrator.checkpoint.export import to_safetensors
 
-    to_safetensors(saved, folder / "model.safetensors")
+    with model_tensors(saved, plan.job.model, plan.job.objective) as tensors:
+        to_safetensors(tensors, folder / "model.safetensors")
     config = plan.job.model_dump_json(include={"model", "objective"}, indent=2)
     (folder / "config.json").write_text(config)
     inputs = data.inputs_of(plan.job, prepared)
