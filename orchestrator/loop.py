@@ -138,7 +138,7 @@ def train(
                 count = _global_units(objective, phase, batch, plan)
                 for index, micro in enumerate(batch.micros):
                     with engine.micro_step(phase, last=index == len(batch.micros) - 1):
-                        with engine.autocast():
+                        with meter.forward(), engine.autocast():
                             sums = objective.loss(phase, engine.modules, micro)
                         engine.backward(phase, sums.loss / count)
                     recent.add_loss(phase, sums)
@@ -166,7 +166,9 @@ def train(
 
         if logs:
             means, seconds = recent.means(), meter.read()
-            values = recent.named(means, factor=factor, epoch=batch.epoch, seconds=seconds)
+            values = recent.named(
+                means, factor=factor, epoch=batch.epoch, seconds=seconds, forward=meter.forward_seconds
+            )
             around.log(step, values, seconds)
             recent = StepMetrics(plan, objective, engine.device)
             measured |= {name: value for name, value in values.items() if name.startswith("train/")}

@@ -65,6 +65,11 @@ class Meter:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._parts: list[tuple[str, Any, Any]] = []
+        self._forwards: list[tuple[Any, Any]] = []
+        self.forward_seconds = 0.0
+        """Seconds of forward passes between the last two readings: of all that a step takes what waits for no other rank, but
+        where parameters are gathered for it.
+        """
         self._last_reading = clock.mark()
 
     @contextmanager
@@ -76,6 +81,15 @@ class Meter:
         finally:
             self._parts.append((name, begin, self._clock.mark()))
 
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Count the time inside as a forward pass, whichever part it belongs to."""
+        begin = self._clock.mark()
+        try:
+            yield
+        finally:
+            self._forwards.append((begin, self._clock.mark()))
+
     def read(self) -> dict[str, float]:
         """Seconds by part since the last reading; they add up to the wall time between the two. Waits for the device."""
         now = self._clock.mark()
@@ -84,5 +98,6 @@ class Meter:
         for name, begin, end in self._parts:
             recent[name] += self._clock.seconds(begin, end)
         recent["other"] += max(0.0, wall - sum(recent.values()))
-        self._parts, self._last_reading = [], now
+        self.forward_seconds = sum(self._clock.seconds(begin, end) for begin, end in self._forwards)
+        self._parts, self._forwards, self._last_reading = [], [], now
         return recent

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -75,7 +76,13 @@ class StepMetrics(MetricSums):
         )
 
     def named(
-        self, means: Mapping[str, float], *, factor: float, epoch: float, seconds: Mapping[str, float]
+        self,
+        means: Mapping[str, float],
+        *,
+        factor: float,
+        epoch: float,
+        seconds: Mapping[str, float],
+        forward: float,
     ) -> dict[str, float]:
         """Collective. All that is logged of these steps.
 
@@ -84,9 +91,11 @@ class StepMetrics(MetricSums):
             factor: the learning rate's, of the last step.
             epoch: passes over the training data.
             seconds: wall time by part, as the meter gave them.
+            forward: of this rank's forward passes, in seconds.
         """
         wall = sum(seconds.values())
         training = wall - seconds["evaluate"] - seconds["checkpoint"]
+        waits, forwards = of_ranks((seconds["data_wait"] / wall, 1e3 * forward / self._steps), self._device)
         norms = reading.read(torch.stack(list(self._norms.values()))) if self._norms else []
         return {
             **{f"train/{name}": value for name, value in means.items()},
@@ -99,7 +108,8 @@ class StepMetrics(MetricSums):
             **{f"system/{part}_ms": 1e3 * seconds[part] / self._steps for part in seconds},
             **throughput(self._plan, self._samples / wall, self._tokens / wall, self._device),
             "system/step_ms": 1e3 * training / self._steps,
-            **data_waits(seconds["data_wait"] / wall, self._device),
+            **data_waits(waits),
+            **slowest_rank(forwards),
         }
 
 
@@ -124,19 +134,35 @@ def throughput(
     return values
 
 
-def data_waits(share: float, device: torch.device) -> dict[str, float]:
-    """Collective. Shares of the time that ranks waited for data: the largest, and by rank those that waited most.
+def of_ranks(own: tuple[float, float], device: torch.device) -> tuple[list[float], list[float]]:
+    """Collective. Two figures of each rank, by rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [own[0]], [own[1]]
+    mine = torch.tensor(own, dtype=torch.float64, device=device)
+    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, mine)
+    figures = reading.read(torch.cat(every))
+    return figures[::2], figures[1::2]
+
+
+def data_waits(shares: Sequence[float]) -> dict[str, float]:
+    """Of the shares of the time that ranks waited for data the largest, and by rank those of the ranks that waited most.
 
     One rank's slow source holds all others up, but in their collectives, where their own waits don't show it.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return {"system/data_wait_share": share}
-    own = torch.tensor([share], dtype=torch.float64, device=device)
-    every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(every, own)
-    shares = reading.read(torch.cat(every))
     most = sorted(range(len(shares)), key=lambda rank: -shares[rank])[:_RANKS_SHOWN]
+    by_rank = {f"system/data_wait_share_rank_{rank}": shares[rank] for rank in sorted(most)}
+    return {"system/data_wait_share": shares[most[0]], **(by_rank if len(shares) > 1 else {})}
+
+
+def slowest_rank(forward_ms: Sequence[float]) -> dict[str, float]:
+    """The rank whose forward passes take longest, and by how many milliseconds a step more than those of the median; nothing
+    where there is one rank. What a slow rank takes longer the others spend in their collectives.
+    """
+    if len(forward_ms) == 1:
+        return {}
+    slowest = max(range(len(forward_ms)), key=lambda rank: forward_ms[rank])
     return {
-        "system/data_wait_share": shares[most[0]],
-        **{f"system/data_wait_share_rank_{rank}": shares[rank] for rank in sorted(most)},
+        "system/slowest_rank": float(slowest),
+        "system/slowest_rank_behind_ms": forward_ms[slowest] - median_low(forward_ms),
     }

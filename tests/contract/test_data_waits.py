@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +13,7 @@ from ranks_fixture import Pools, pools
 
 from orchestrator import loop
 from orchestrator.loop import Step
+from orchestrator.models.base import Batch, Sums
 from orchestrator.strategies.base import Engine, Update
 from orchestrator.strategies.replicated import rank_and_world_size
 from orchestrator.telemetry import meter, step_metrics
@@ -72,3 +73,36 @@ def test_the_wait_is_that_of_the_slowest_rank_and_shown_by_rank(
 def test_one_worker_has_one_figure() -> None:
     assert not dist.is_initialized()
     assert waits([0.25], 8) == {"system/data_wait_share": pytest.approx(0.25)}
+
+
+class SlowForward(Classify):
+    """Takes its time, of which only this rank's clock knows."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        super().__init__()
+        self._clock, self._seconds = clock, seconds
+
+    def loss(self, phase: str, modules: Mapping[str, torch.nn.Module], batch: Batch) -> Sums:
+        self._clock.now += self._seconds
+        return super().loss(phase, modules, batch)
+
+
+def slowest(seconds: list[float]) -> dict[str, float]:
+    """What this rank logs of the slowest one, where each rank's forward pass takes so long."""
+    rank, world_size = rank_and_world_size()
+    clock, plan, around = Clock(), toy_plan(world_size, {"kind": "ddp"}), RecordingSurroundings(stop_at=1)
+    engine: Engine = TakesTheRest(clock, 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        steps = steps_of([global_batch(0)], plan)
+        loop.train(plan, engine, SlowForward(clock, seconds[rank]), steps, around, 0)
+    return {name: value for name, value in around.logged[0].values.items() if "slowest" in name}
+
+
+def test_the_rank_whose_forward_takes_longest_is_named_with_what_it_is_behind(pools: Pools) -> None:
+    expected = {
+        "system/slowest_rank": 2.0,
+        "system/slowest_rank_behind_ms": pytest.approx(500.0),
+    }  # of two micro-batches
+    assert pools.run(3, slowest, [0.25, 0.125, 0.5]) == [expected] * 3
+    assert slowest([0.25]) == {}

@@ -8,7 +8,7 @@ import torch
 from orchestrator.models.base import Sums
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.telemetry.meter import PARTS
-from orchestrator.telemetry.step_metrics import MetricSums, StepMetrics, throughput
+from orchestrator.telemetry.step_metrics import MetricSums, StepMetrics, data_waits, slowest_rank, throughput
 from orchestrator.testing import small_plan
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -33,7 +33,7 @@ def test_everything_that_is_logged_of_two_steps():
         metrics.add_step(samples=8, tokens=40)
     means = metrics.means()
     assert means == {"accuracy": 1.0, "loss": 2.0}
-    assert metrics.named(means, factor=0.5, epoch=1.5, seconds=SECONDS) == {
+    assert metrics.named(means, factor=0.5, epoch=1.5, seconds=SECONDS, forward=3.0) == {
         "train/accuracy": 1.0,
         "train/loss": 2.0,
         "train/grad_norm": 9.0,
@@ -50,6 +50,21 @@ def test_everything_that_is_logged_of_two_steps():
         "system/model_tflops_per_second": 2.0,
         "system/step_ms": 2500.0,
         "system/data_wait_share": 0.125,
+    }
+
+
+def test_the_slowest_rank_is_told_with_what_it_is_behind():
+    assert slowest_rank([4.0]) == {}
+    assert slowest_rank([4.0, 9.5]) == {"system/slowest_rank": 1.0, "system/slowest_rank_behind_ms": 5.5}
+    assert slowest_rank([4.0, 9.0, 5.0, 4.0]) == {
+        "system/slowest_rank": 1.0,
+        "system/slowest_rank_behind_ms": 5.0,
+    }
+    assert data_waits([0.25]) == {"system/data_wait_share": 0.25}
+    assert data_waits([0.25, 0.5]) == {
+        "system/data_wait_share": 0.5,
+        "system/data_wait_share_rank_0": 0.25,
+        "system/data_wait_share_rank_1": 0.5,
     }
 
 

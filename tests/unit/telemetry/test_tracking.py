@@ -416,7 +416,8 @@ def test_an_experiment_comes_with_a_view_of_metrics_that_runs_have(plan):
     drawn = {name for chart in view["compareRunCharts"] for name in chart.get("selectedMetricKeys", ())}
     metrics = StepMetrics(made, OnePhase(), torch.device("cpu"))
     metrics.add_step(samples=1, tokens=1)
-    logged = metrics.named({"loss": 1.0}, factor=1.0, epoch=1.0, seconds=dict.fromkeys(PARTS, 1.0))
+    seconds = dict.fromkeys(PARTS, 1.0)
+    logged = metrics.named({"loss": 1.0}, factor=1.0, epoch=1.0, seconds=seconds, forward=1.0)
     assert drawn - {"val/loss", "val/accuracy"} <= {*logged, "train/grad_norm"}
     (compared,) = (chart for chart in view["compareRunCharts"] if chart["type"] == "PARALLEL")
     assert set(compared["selectedParams"]) <= run.data.params.keys()
