@@ -22,6 +22,7 @@ from orchestrator.strategies.base import Engine
 from orchestrator.telemetry.evaluation_sums import EvaluationSums
 from orchestrator.telemetry.meter import Meter, clock_of
 from orchestrator.telemetry.not_a_number import FirstDivergence, explained, samples_to_blame
+from orchestrator.telemetry.spikes import Spike, SpikeWatch
 from orchestrator.telemetry.step_metrics import StepMetrics
 
 
@@ -40,6 +41,15 @@ class Surroundings(Protocol):
     """What the loop asks of the worker around it. All but ``log``, ``before_update`` and ``place`` are collective:
     every rank calls them alike.
     """
+
+    left_out: Collection[int]
+    """Steps whose batches are not trained on."""
+    spikes: SpikeWatch
+    """Looks at each step's loss."""
+
+    def spiked(self, spike: Spike) -> None:
+        """Tell of one. Called by every rank, some steps after it."""
+        ...
 
     def evaluation(self) -> Iterator[Batch]:
         """The evaluation set's batches: as many on each rank, each sample once over all ranks."""
@@ -98,6 +108,8 @@ class Outcome:
 
     step: int
     stopped: bool = False
+    rewinds: Spike | None = None
+    """The step that is to be left out from the last checkpoint on; the loop has ended because of it."""
     enough: str = ""
     """Why training ended before the plan's last step without being stopped; empty where it did not."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -118,11 +130,12 @@ def train(
 
     Raises:
         NotANumberError: the loss is no longer a number; names the samples that it comes from, where it does.
+        UserCodeError: a spike of the loss ends the run.
 
     """
     training, meter = plan.job.training, Meter(clock_of(engine.device))
     outcome, recent = Outcome(start_step), StepMetrics(plan, objective, engine.device)
-    divergence = FirstDivergence(objective.phases, engine.device)
+    divergence, spikes = FirstDivergence(objective.phases, engine.device), around.spikes
     factor_at = schedule_of(training.schedule, plan.total_steps)
     outcome.enough = around.enough({})
     if outcome.enough:
@@ -133,7 +146,8 @@ def train(
             batch = next(steps)
         factor = factor_at(step)
 
-        for phase in objective.phases:
+        is_trained = step not in around.left_out
+        for phase in objective.phases if is_trained else ():
             with meter.part("forward_backward"):
                 count = _global_units(objective, phase, batch, plan)
                 for index, micro in enumerate(batch.micros):
@@ -142,17 +156,18 @@ def train(
                             sums = objective.loss(phase, engine.modules, micro)
                         engine.backward(phase, sums.loss / count)
                     recent.add_loss(phase, sums)
+                    spikes.add(phase, sums)
             with meter.part("checkpoint"):
                 around.before_update()
             with meter.part("optimizer"):
-                update = engine.step(phase, factor, training.clip_grad_norm)
+                update = engine.step(phase, factor, training.clip_grad_norm, spikes.look(step, phase))
                 objective.after_step(phase, engine.modules)
             divergence.note(step, phase, update)
             recent.add_update(phase, update.norm)
 
         measured: dict[str, float] = {}
         outcome.step, last = step, step == plan.total_steps
-        recent.add_step(batch.samples, batch.tokens)
+        recent.add_step(batch.samples * is_trained, batch.tokens * is_trained)
         outcome.stopped = not last and around.stop_requested(step)
 
         ends = last or outcome.stopped
@@ -162,6 +177,12 @@ def train(
         compares = ends or bool(every and step % every == 0)
         saves = step % plan.checkpoint_every == 0 or ends
         if logs or evaluates or compares or saves:
+            found = spikes.read()
+            for spike in found:
+                around.spiked(spike)
+            if found and spikes.rewinds:
+                outcome.rewinds = found[0]
+                break
             stop_where_diverged(divergence, plan, engine, objective, around)
 
         if logs:
@@ -169,6 +190,8 @@ def train(
             values = recent.named(
                 means, factor=factor, epoch=batch.epoch, seconds=seconds, forward=meter.forward_seconds
             )
+            if spikes.spec is not None or around.left_out:
+                values["train/left_out"] = spikes.count + sum(one <= step for one in around.left_out)
             around.log(step, values, seconds)
             recent = StepMetrics(plan, objective, engine.device)
             measured |= {name: value for name, value in values.items() if name.startswith("train/")}
@@ -176,15 +199,15 @@ def train(
         is_best = False
         if evaluates:
             with meter.part("evaluate"):
-                found = evaluate_all(plan, engine, objective, around)
-            evaluated = {f"val/{name}": value for name, value in found.values.items()}
+                measures = evaluate_all(plan, engine, objective, around)
+            evaluated = {f"val/{name}": value for name, value in measures.values.items()}
             around.log(step, evaluated, {})
             measured |= evaluated
             is_best = around.is_best(measured)
             enough = around.enough(measured)
             outcome.enough = "" if ends else enough
-            if found.confusion is not None:
-                around.show_confusion(step, found.confusion)
+            if measures.confusion is not None:
+                around.show_confusion(step, measures.confusion)
         outcome.metrics |= measured
 
         if compares or outcome.enough:
@@ -239,6 +262,7 @@ def evaluate_all(plan: Plan, engine: Engine, objective: Objective, around: Surro
     found = evaluate(engine, objective, around.evaluation(), asked, classes)
     if plan.job.training.ema is None:
         return found
+    around.before_update()  # a save of the step before may still be copying what changes places now
     with engine.averaged():
         averaged = evaluate(engine, objective, around.evaluation(), asked, classes).values
     named = {f"{OF_AVERAGES}{name}": value for name, value in averaged.items()}

@@ -73,6 +73,8 @@ class Narrator:
                 return self._measured(step, values)
             case {"event": "checkpoint", "step": int(step)}:
                 return [f"saved the checkpoint of step {step:,}{_best(event, step)}"]
+            case {"event": "spike", "message": str(message), "then": str(then)}:
+                return [f"{message}; {then}"]
             case {"event": "incident", "message": str(message)}:
                 return [incident(event)]
             case {"event": "node_fault", "node": str(node), "faults": int(faults)}:

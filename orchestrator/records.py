@@ -8,6 +8,7 @@
     <storage>/launches/1/driver.log      output of the driver
     <storage>/control/stop-1             its existence asks launch 1 for a graceful stop
     <storage>/control/deleted            the run is being deleted: what else is there is a part of it
+    <storage>/control/left-out.json      steps that a spike of the loss has had left out
     <storage>/control/reached            the last step that any attempt logged
     <storage>/logs/attempt-1/rank-0.log  output of each worker
     <storage>/incidents/attempt-2.txt    what all ranks did in an attempt that hung, and which one was waited for
@@ -35,12 +36,20 @@ LONGEST_READ_BYTES = 4 * 2**20
 PLAN = "plan.json"
 """The plan that the run was first launched with."""
 _REACHED = "control/reached"
+_LEFT_OUT = "control/left-out.json"
 _DELETED = "control/deleted"
 
 
 log = logging.getLogger(__name__)
 
 Kept = TypeVar("Kept", bound=Section)
+
+
+class LeftOut(Section):
+    """Steps that the run has left out by itself."""
+
+    steps: tuple[int, ...] = ()
+    """In the order in which they were found."""
 
 
 class RunRecord:
@@ -114,6 +123,16 @@ class RunRecord:
     def set_reached(self, step: int) -> None:
         """Write the last step that was logged."""
         self.store.write(_REACHED, str(step).encode())
+
+    def left_out(self) -> tuple[int, ...]:
+        """Steps that a spike of the loss has had left out. Raises RecordError where what is written there is nothing of the kind."""
+        found = self.section(_LEFT_OUT, LeftOut)
+        return found.steps if found else ()
+
+    def leave_out(self, step: int) -> None:
+        """Have a step left out by all attempts from now on."""
+        steps = LeftOut(steps=(*self.left_out(), step))
+        self.store.write(_LEFT_OUT, steps.model_dump_json().encode())
 
     @property
     def is_deleted(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -17,7 +18,7 @@ from orchestrator.checkpoint import Checkpoint, Checkpoints, Ranking
 from orchestrator.checkpoint.start import ADAPTERS
 from orchestrator.control import Peers, StopCheck
 from orchestrator.data import Prepared, TrainStream
-from orchestrator.errors import DataError, NoticeError, SpecError
+from orchestrator.errors import DataError, NoticeError, SpecError, UserCodeError
 from orchestrator.models.base import Batch, Sample
 from orchestrator.own_code import OwnCode
 from orchestrator.planning.patience import Patience
@@ -31,6 +32,7 @@ from orchestrator.runs import Best
 from orchestrator.telemetry.rank_log import kept_log
 from orchestrator.telemetry.reporter import Reporter, Teller, open_reporter
 from orchestrator.telemetry.sample_time import SHARE, SampleTime
+from orchestrator.telemetry.spikes import Spike, SpikeWatch, too_many
 
 logger = logging.getLogger("orchestrator")
 
@@ -50,6 +52,19 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         take, those of the checkpoint), and the attempt.
 
     """
+    while True:
+        try:
+            return _attempt(config)
+        except _RewoundError:
+            gc.collect()  # the model that was left is not held beside the next one
+
+
+class _RewoundError(Exception):
+    """The attempt has ended so that another one leaves a batch out."""
+
+
+def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
+    """From the newest checkpoint on. Raises _RewoundError, on every rank."""
     plan = Plan.model_validate_json(config["plan"])
     prepared = Prepared.model_validate_json(config["prepared"])
     peers, root = Peers(PATIENCE * plan.job.recovery.hang_timeout), f"{plan.storage}/checkpoints"
@@ -68,7 +83,9 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         held.enter_context(contextlib.closing(checkpoints))
         events.emit("worker", rank=peers.rank, pid=os.getpid(), host=socket.gethostname(), attempt=attempt)
         code = own_code.code_of(plan.job.own_factories)
+        left_out = sorted({*plan.job.recovery.leave_out, *peers.agree(RunRecord(plan.storage).left_out)})
         start_step, skipped = _go_on_from(newest, rank, prepared, attempt, code)
+        _check_left_out(newest, left_out)
         if peers.rank == 0:
             RunRecord(plan.storage).keep_code(code)
         reporter = held.enter_context(
@@ -98,9 +115,19 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
                 code_digest=code.digest,
                 patience=Patience(plan.job.training.stop_early, newest.meta["stop_early"] if newest else {}),
                 notices=NoticeBoard(plan.notice_file),
+                left_out=left_out,
+                spikes=SpikeWatch(
+                    plan.job.recovery.on_spike,
+                    rank.objective.phases,
+                    rank.engine.device,
+                    newest.meta["spikes"] if newest else {},
+                ),
             )
             steps = beating(rank.on_device(stream), start_step)
             outcome = loop.train(plan, rank.engine, rank.objective, steps, worker, start_step)
+            if outcome.rewinds is not None:
+                worker.leave_out(outcome.rewinds)
+                raise _RewoundError
         worker.finish(outcome)
     return {
         "step": outcome.step,
@@ -168,6 +195,18 @@ def _go_on_from(
     return newest.step, newest.meta.get("skipped", ()) if change is None else ()
 
 
+def _check_left_out(newest: Checkpoint | None, left_out: Collection[int]) -> None:
+    """Raises SpecError where a checkpoint was trained with a step that is to be left out, or without one that is not."""
+    if newest is None:
+        return
+    trained_without = set(newest.meta["left_out"])
+    if changed := trained_without ^ {step for step in left_out if step <= newest.step}:
+        raise SpecError(
+            f"recovery.leave_out: step {min(changed)} lies before the checkpoint of step {newest.step}, which was trained"
+            f" with{'out' if min(changed) in trained_without else ''} it; resume from an older one (--from), or leave that as it was"
+        )
+
+
 def _check_code(newest: Checkpoint, rank: Rank, code: OwnCode) -> None:
     """Raises SpecError where the job's own code is not what the checkpoint was trained with, and that is not accepted."""
     if newest.meta["code"] == code.digest:
@@ -211,11 +250,14 @@ class Worker:
         code_digest: str,
         patience: Patience,
         notices: NoticeBoard,
+        left_out: Collection[int],
+        spikes: SpikeWatch,
     ) -> None:
         self._plan, self._rank, self._prepared, self._stream = rank.plan, rank, prepared, stream
         self._checkpoints, self._ranking = checkpoints, ranking
         self._peers, self._reporter, self._launch = peers, reporter, launch
         self._code_digest, self._patience = code_digest, patience
+        self.left_out, self.spikes = left_out, spikes
         self._evaluation = rank.open_eval(prepared)
         self._class_names = data.inputs_of(self._plan.job, prepared).classes
         self._notices = notices
@@ -256,6 +298,8 @@ class Worker:
             "code": self._code_digest,
             ADAPTERS: self._rank.about_adapters(),
             "stop_early": self._patience.state(),
+            "left_out": [one for one in self.left_out if one <= step],
+            "spikes": self.spikes.state(),
             "seed": job.training.seed,
             "position": step * job.training.global_batch_size,
             "skipped": skipped_by_all(self._stream, self._peers) if skips else self._stream.skipped,
@@ -333,6 +377,34 @@ class Worker:
     def place(self, sample: int) -> str:
         """File and row of a training sample."""
         return data.place_of(self._prepared.train, sample)
+
+    def spiked(self, spike: Spike) -> None:
+        """Tell of it."""
+        assert self.spikes.spec is not None
+        then = {
+            "skip_batch": "its update was left out",
+            "rewind": "going back to the last checkpoint, to leave its batch out",
+        }
+        if self._peers.rank == 0:
+            said = then[self.spikes.spec.action]
+            events.emit("spike", step=spike.step, loss=str(spike.loss), message=spike.told(), then=said)
+
+    def leave_out(self, spike: Spike) -> None:
+        """Have all attempts from now on leave a step out, once the last checkpoint is there. Collective.
+
+        Raises:
+            UserCodeError: too many would be.
+        """
+        spec, record = self.spikes.spec, RunRecord(self._plan.storage)
+        assert spec is not None
+
+        def note() -> None:
+            if len(record.left_out()) >= spec.most:
+                raise UserCodeError(too_many(spec, spike))
+            record.leave_out(spike.step)
+
+        self._checkpoints.wait()
+        self._peers.agree(note)
 
     def finish(self, outcome: loop.Outcome) -> None:
         """Wait for the last checkpoint, and close what is reported. Collective.

@@ -196,10 +196,16 @@ class _Watched:
         self._live.doing = _BACKWARD
         self._engine.backward(phase, loss)
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+    def step(
+        self,
+        phase: str,
+        learning_rate_factor: float,
+        clip_norm: float | None,
+        leave_out: Tensor | None = None,
+    ) -> Update:
         """What is made from here on belongs to the update."""
         self._live.doing = _UPDATE
-        return self._engine.step(phase, learning_rate_factor, clip_norm)
+        return self._engine.step(phase, learning_rate_factor, clip_norm, leave_out)
 
     def see_gradients(self) -> None:
         """What a backward has made and is still there before the update."""

@@ -19,6 +19,11 @@ def check_fit(job: ResolvedJob) -> None:
         _check_twice_differentiable(training)
     if strategy.kind != "zero":
         return
+    if job.recovery.on_spike and job.recovery.on_spike.action == "skip_batch":
+        raise SpecError(
+            "recovery.on_spike.action: skip_batch needs strategy ddp or fsdp: DeepSpeed does not leave out an update whose"
+            " gradient is finite; use rewind"
+        )
     for field in ("quantized_weights", "quantized_gradients"):
         if getattr(strategy, field) and not scaling.gpus_per_worker:
             raise SpecError(

@@ -345,6 +345,20 @@ class CheckpointSpec(Section):
     """Copy the state aside and write in the background; the next save waits for the last."""
 
 
+class SpikeSpec(Section):
+    """When a step's loss is a spike, and what is done then. See docs/checkpoints.md."""
+
+    factor: Annotated[float, Field(gt=1)]
+    """How many times the mean of the last ``window`` steps' losses the loss must be; one that is no number is a spike too."""
+    window: Annotated[int, Field(ge=2, le=10_000)] = 20
+    """Steps that are compared with, spikes not counted; before there are so many none is one."""
+    action: Literal["fail", "skip_batch", "rewind"] = "fail"
+    """``fail``: end with a sentence. ``skip_batch``: leave the step's update out. ``rewind``: go back to the last checkpoint, and
+    from there on leave the step's batch out."""
+    most: Positive = 10
+    """Batches that may be left out over the whole run; one more ends it."""
+
+
 class RecoverySpec(Section):
     """What is tried when something fails."""
 
@@ -365,6 +379,11 @@ class RecoverySpec(Section):
     train until it is gone."""
     stop_grace: Seconds = 120
     """How long a graceful stop may take before the run is ended."""
+    on_spike: SpikeSpec | None = None
+    """What is done when the loss of a step is far above that of the steps before it. Default: nothing is looked for."""
+    leave_out: tuple[Positive, ...] = ()
+    """Steps whose batches are not trained on: they are counted, and nothing is updated. A resumed run may only name steps that
+    are still to come."""
     accept_changed_data: bool = False
     """Go on from a checkpoint though the training data is not what it was trained on; the run's log says what changed.
     What classes, columns, categories and tokens stand for must be what it was. From there on the order is that of the data as it is: of the epoch that had begun, samples may come again or be left

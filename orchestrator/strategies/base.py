@@ -47,13 +47,20 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+    def step(
+        self,
+        phase: str,
+        learning_rate_factor: float,
+        clip_norm: float | None,
+        leave_out: Tensor | None = None,
+    ) -> Update:
         """Clip by global norm, update, zero the gradients.
 
         Where the gradient is not finite nothing is updated, and once a step has diverged none after it updates
         anything: the state stays that of the last good step until somebody has looked.
 
-        ``learning_rate_factor`` multiplies the phase's peak learning rate (the schedule is the loop's).
+        ``learning_rate_factor`` multiplies the phase's peak learning rate (the schedule is the loop's). Where ``leave_out``,
+        () bool on the device, is true nothing is updated either; strategies that can't have it so refuse the job.
         """
         ...
 

@@ -118,16 +118,23 @@ class TorchEngine(ABC):
         """Accumulate gradients of ``loss``, this rank's share of the global mean."""
         self._loss_scales[phase].scaled(loss * self._loss_factor).backward()
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+    def step(
+        self,
+        phase: str,
+        learning_rate_factor: float,
+        clip_norm: float | None,
+        leave_out: Tensor | None = None,
+    ) -> Update:
         """Clip, update, zero the gradients, and don't wait for the device; see ``Engine.step``."""
         self._before_parameters()
         optimizer, loss_scale = self._optimizers[phase], self._loss_scales[phase]
         gradients = [local(p.grad) for p in self._trainable[self._module_of[phase]] if p.grad is not None]
         norm = self._global_norm(gradients).double() / loss_scale.factor
         finite = norm.isfinite()
-        diverged = ~finite & loss_scale.is_least
+        left_out = torch.zeros_like(finite) if leave_out is None else leave_out.to(finite.device)
+        diverged = ~finite & loss_scale.is_least & ~left_out
         self._has_diverged |= diverged
-        skip = ~finite | self._has_diverged
+        skip = ~finite | self._has_diverged | left_out
         if gradients and (clip_norm is not None or loss_scale.is_dynamic):
             clip = torch.ones_like(norm) if clip_norm is None else (clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, (clip / loss_scale.factor).to(gradients[0]))

@@ -237,8 +237,15 @@ class ZeroEngine:
         optimizer.enter_backward()
         engine.backward(loss * self._loss_factor, scale_wrt_gas=False)
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+    def step(
+        self,
+        phase: str,
+        learning_rate_factor: float,
+        clip_norm: float | None,
+        leave_out: Tensor | None = None,
+    ) -> Update:
         """Clip, update, zero the gradients; see ``Engine.step``. DeepSpeed itself waits for the norm."""
+        assert leave_out is None, "planning refuses it"
         engine = self._engines[phase]
         set_learning_rate(engine.optimizer, self._specs[phase].learning_rate * learning_rate_factor)
         engine.optimizer.clip_grad = clip_norm or 0.0

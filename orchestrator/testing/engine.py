@@ -84,7 +84,13 @@ class RecordingEngine:
         self._went_backward = True
         self.calls.append(("backward", phase, loss.item()))
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+    def step(
+        self,
+        phase: str,
+        learning_rate_factor: float,
+        clip_norm: float | None,
+        leave_out: Tensor | None = None,
+    ) -> Update:
         """The next of ``norms``; where it is not finite, the step has diverged."""
         assert self._inside is None, f"step of {phase} inside a micro_step"
         assert phase in self._complete, f"step of {phase} before its last micro_step"

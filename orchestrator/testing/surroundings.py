@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from orchestrator.checkpoint import Checkpoints, Ranking
 from orchestrator.models.base import Batch
 from orchestrator.planning.patience import Patience
 from orchestrator.strategies.base import Engine
+from orchestrator.telemetry.spikes import Spike, SpikeWatch
 from orchestrator.testing.calls import Calls
 
 
@@ -45,6 +46,8 @@ class RecordingSurroundings:
         engine: Engine | None = None,
         ranking: Ranking | None = None,
         patience: Patience | None = None,
+        left_out: Collection[int] = (),
+        spikes: SpikeWatch | None = None,
         calls: Calls | None = None,
     ) -> None:
         """
@@ -52,6 +55,8 @@ class RecordingSurroundings:
             stop_at: the step after which a stop is asked for. Default: none is.
             ranking: which metrics are the best so far. Default: none are.
             patience: what says that training is enough. Default: it never is.
+            left_out: steps that are not trained on. Default: none.
+            spikes: what looks for them. Default: nobody does.
             evaluation: this rank's batches of the evaluation set.
             again: this rank's micro-batches of a step, for the loop to look at once more. Default: none.
             checkpoints: where ``save`` writes the state of ``engine``. Default: it writes nothing.
@@ -61,6 +66,7 @@ class RecordingSurroundings:
         """
         if (checkpoints is None) != (engine is None):
             raise ValueError("give both checkpoints and engine, or neither")
+        self.left_out, self.spikes = left_out, spikes or SpikeWatch(None)
         self.calls: Calls = [] if calls is None else calls
         self.logged: list[Logged] = []
         self._stop_at, self._evaluation = stop_at, tuple(evaluation)
@@ -88,6 +94,10 @@ class RecordingSurroundings:
         """The batches that were given, each time anew."""
         self.calls.append(("evaluation",))
         return iter(self._evaluation)
+
+    def spiked(self, spike: Spike) -> None:
+        """Note it."""
+        self.calls.append(("spiked", spike))
 
     def class_names(self) -> Sequence[str]:
         """None."""

@@ -33,9 +33,15 @@ class TakesTheRest(RecordingEngine):
         super().__init__({"model": torch.nn.Linear(5, 7)})
         self._clock, self._share = clock, share
 
-    def step(self, phase: str, learning_rate_factor: float, clip_norm: float | None) -> Update:
+    def step(
+        self,
+        phase: str,
+        learning_rate_factor: float,
+        clip_norm: float | None,
+        leave_out: torch.Tensor | None = None,
+    ) -> Update:
         self._clock.now += 1 - self._share
-        return super().step(phase, learning_rate_factor, clip_norm)
+        return super().step(phase, learning_rate_factor, clip_norm, leave_out)
 
 
 def waits(shares: list[float], shown: int) -> dict[str, float]:

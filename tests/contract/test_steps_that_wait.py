@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from orchestrator import loop, strategies
 from orchestrator.models import build_modules, build_objective
+from orchestrator.spec.job import SpikeSpec
 from orchestrator.strategies import replicated
 from orchestrator.strategies.simulated import simulated_rank
 from orchestrator.telemetry import reading
+from orchestrator.telemetry.spikes import SpikeWatch
 from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module", "ignore:LSTM with projections")
@@ -41,7 +44,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
-def train_on_fakes(case: Case, strategy: str, training: dict[str, Any] | None = None) -> int:
+def train_on_fakes(
+    case: Case,
+    strategy: str,
+    training: dict[str, Any] | None = None,
+    around: Callable[[FakeTensorMode], RecordingSurroundings] = lambda _: RecordingSurroundings(),
+) -> int:
     """Steps that were taken."""
     world_size, section = STRATEGIES[strategy]
     plan = small_plan(
@@ -56,7 +64,7 @@ def train_on_fakes(case: Case, strategy: str, training: dict[str, Any] | None = 
         modules = build_modules(case.config, case.objective)
         engine = strategies.prepare(plan, modules, objective, torch.device("cpu"))
         fakes = [{name: mode.from_tensor(tensor) for name, tensor in batch.items()} for batch in batches]
-        outcome = loop.train(plan, engine, objective, _steps(fakes, plan), RecordingSurroundings(), 0)
+        outcome = loop.train(plan, engine, objective, _steps(fakes, plan), around(mode), 0)
         engine.close()
     return outcome.step
 
@@ -85,6 +93,19 @@ def test_nor_does_one_of_another_optimizer(kind: str, strategy: str, reads: list
 def test_nor_does_one_that_moves_averages(strategy: str, reads: list[int]) -> None:
     case = ALL_TENSORS[IDS.index("cnn-batch")] if "cnn-batch" in IDS else ALL_TENSORS[IDS.index("gpt")]
     assert train_on_fakes(case, strategy, {"ema": {}}) == 3
+
+
+@pytest.mark.parametrize("action", ["fail", "skip_batch", "rewind"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nor_does_one_that_looks_for_spikes(strategy: str, action: str, reads: list[int]) -> None:
+    spec = SpikeSpec.model_validate({"factor": 2, "window": 2, "action": action})
+    case = ALL_TENSORS[IDS.index("gpt")]
+    assert train_on_fakes(case, strategy, around=lambda mode: _looking(spec, mode)) == 3
+
+
+def _looking(spec: SpikeSpec, mode: FakeTensorMode) -> RecordingSurroundings:
+    with mode:
+        return RecordingSurroundings(spikes=SpikeWatch(spec, ("model",), torch.device("cpu")))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
