@@ -106,8 +106,11 @@ class SpectralNorm(nn.Module):
             right.copy_(F.normalize(left @ matrix, dim=0))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight with largest singular value 1."""
-        return weight / torch.dot(self.get_buffer("left"), weight.flatten(1) @ self.get_buffer("right"))
+        """The weight with largest singular value 1. That value is measured in float32: autocast, which would make products
+        of matrices coarser, leaves those of elements alone.
+        """
+        along_right = (weight.flatten(1).float() * self.get_buffer("right")).sum(1)
+        return weight / (self.get_buffer("left") * along_right).sum()
 
 
 def iterate_spectral_norms(module: nn.Module) -> None:

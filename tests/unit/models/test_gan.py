@@ -49,6 +49,21 @@ def test_spectral_norms_are_one_and_follow_the_weights():
     assert largest() == pytest.approx([1.0] * 3, abs=0.05)
 
 
+def test_spectral_norms_are_measured_in_float32_whatever_the_precision_of_the_rest():
+    torch.manual_seed(0)
+    config = GanConfig(size="debug", layers="mlp", spectral_norm=True, channels=1, image_size=8)
+    discriminator, images = Discriminator(config), torch.randn(4, 1, 8, 8)
+    weight = discriminator.layers[1].weight
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(discriminator.layers[1].weight, weight)
+        discriminator(images).float().sum().backward()
+    half = Discriminator(config).to(torch.bfloat16)  # as a sharded strategy hands its parameters over
+    for module in half.modules():
+        for buffer in module._buffers:
+            module._buffers[buffer] = module._buffers[buffer].float()
+    assert half(images.bfloat16()).dtype == torch.bfloat16
+
+
 def test_the_penalty_is_the_slopes_distance_from_one():
     config = GanConfig(size="debug", layers="mlp", channels=1, image_size=8)
     objective = build_objective(config, AdversarialConfig(loss="wasserstein", gradient_penalty=10))
