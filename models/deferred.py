@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -83,6 +84,25 @@ class _Recorder(TorchDispatchMode):
             self._write_down(func, args, kwargs, given, made)
         return results
 
+    def constant(self, value: Tensor) -> Tensor:
+        """A tensor without memory that holds ``value`` once it has some."""
+        with torch._C._DisableTorchDispatch():
+            made = torch.empty_like(value, device="meta", requires_grad=value.requires_grad)
+        self.storages[_key(made)] = made.untyped_storage()
+        self.operations.append(
+            _Operation(
+                function=value.detach().clone,
+                arguments=(),
+                options={},
+                reads=frozenset(),
+                writes=frozenset(),
+                made=(_place(made),),
+                replaces=True,
+                draws=False,
+            )
+        )
+        return made
+
     def _write_down(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], made: list[Tensor]) -> None:
         reads = frozenset(map(_key, given))
         written = _written(func, args, kwargs)
@@ -109,6 +129,20 @@ class _Recorder(TorchDispatchMode):
 
 _FILLING = {torch.ops.aten.fill_, torch.ops.aten.zero_, torch.ops.aten.copy_}
 """Besides those that draw, in-place operations whose result does not depend on what was there."""
+
+
+class _Constants(TorchFunctionMode):
+    """Has ``torch.tensor`` keep the numbers that it is given, which a tensor without memory would lose."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is not torch.tensor or options.pop("device", None) is not None:
+            return func(*args, **(kwargs or {}))
+        return self._recorder.constant(torch.tensor(*args, device="cpu", **options))
 
 
 class FirstValues:
@@ -193,7 +227,7 @@ class FirstValues:
 def build_deferred(build: Callable[[], Modules], seed: int) -> tuple[Modules, FirstValues]:
     """What ``build`` returns, without memory behind its tensors, and their first values for a seed."""
     recorder = _Recorder()
-    with torch.device("meta"), recorder:
+    with torch.device("meta"), _Constants(recorder), recorder:
         modules = build()
     return modules, FirstValues(recorder, modules, seed)
 
@@ -223,7 +257,7 @@ class _Joined(FirstValues):
 def record_more(values: FirstValues, change: Callable[[], None], modules: Modules, seed: int) -> FirstValues:
     """The values of modules that were built without memory, and of what ``change`` puts into them, without memory too."""
     recorder = _Recorder()
-    with torch.device("meta"), recorder:
+    with torch.device("meta"), _Constants(recorder), recorder:
         change()
     return _Joined(values, FirstValues(recorder, modules, seed))
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._guards import active_fake_mode
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import CheckpointError, SpecError
 from orchestrator.models.base import Modules
 from orchestrator.models.custom import with_blocks
 from orchestrator.models.huggingface import LazyWeights
@@ -144,6 +145,56 @@ def renamed(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Ten
         for name in weights
     }
     return LazyWeights({ours: partial(weights.__getitem__, name) for ours, name in names.items()})
+
+
+def save(folder: Path, modules: Modules, objective: ObjectiveConfig, classes: Sequence[str]) -> None:
+    """Write ``config.json`` and ``model.safetensors`` for ``from_pretrained``, and read them back.
+
+    Args:
+        folder: that is there.
+        modules: with what was trained.
+        objective: it was trained with.
+        classes: names of the classes, or none.
+
+    Raises:
+        CheckpointError: what was written does not read back the same.
+    """
+    network: Any = modules["model"].network
+    config = network.config
+    config.use_cache = True  # only training has no use for it
+    if classes and config.num_labels == len(classes):
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: number for number, name in enumerate(classes)}
+    config.problem_type = _PROBLEMS.get(objective.kind)
+    with _quietly():
+        network.save_pretrained(folder)
+        again = type(network).from_pretrained(folder, local_files_only=True)
+    there = again.state_dict()
+    for name, tensor in network.state_dict().items():
+        if name not in there or not torch.equal(there[name], tensor.to(there[name])):
+            raise CheckpointError(f"{folder}: {name} does not read back as it was written")
+
+
+_PROBLEMS = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+"""Kind of objective -> what ``transformers`` calls it."""
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without bars of progress, which it shows for a second's work too."""
+    from transformers.utils import logging as theirs
+
+    shown = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            theirs.enable_progress_bar()
 
 
 def _without_values() -> AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,13 +18,13 @@ from orchestrator.checkpoint.format import DTYPE_NAMES, Checkpoint, safetensors_
 from orchestrator.checkpoint.reader import CheckpointReader
 from orchestrator.checkpoint.start import ADAPTERS, start_of
 from orchestrator.errors import CheckpointError, SpecError
-from orchestrator.models import adapters, build_modules
+from orchestrator.models import adapters, build_modules, huggingface
 from orchestrator.models.base import Modules
-from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
+from orchestrator.models.configs import FamilyConfig, HuggingFaceConfig, ObjectiveConfig
 from orchestrator.models.initialize import restore
 from orchestrator.spec.job import InitializeSpec
 
-FORMATS = ("safetensors", "torch", "onnx", "peft")
+FORMATS = ("safetensors", "torch", "onnx", "huggingface", "peft")
 _CHUNK_ELEMENTS = 4 << 20
 
 
@@ -38,18 +38,21 @@ def export(
     beside: Mapping[str, bytes] = MappingProxyType({}),
     *,
     averaged: bool = False,
+    classes: Sequence[str] = (),
 ) -> list[Path]:
     """Write the model into ``folder``, which is made, and return the files. What fails leaves nothing behind.
 
     ``safetensors``: ``model.safetensors`` (parameters and buffers by name) and ``config.json``; ``torch``:
     ``model.pt2`` for ``torch.export.load``; ``onnx``: ``model.onnx``. The last two hold the family's forward, with a
     free batch size and, for text, series and signals, a free length; they are compared with it on random inputs. Adapters
-    are merged in all of these; ``peft``: they alone, as ``adapter_model.safetensors`` and ``adapter_config.json``.
+    are merged in all of these, and in ``huggingface``: ``config.json`` and ``model.safetensors`` for ``from_pretrained``, of an
+    architecture of ``transformers`` or of a ``gpt`` or ``bert`` with a counterpart there; ``peft``: they alone, as ``adapter_model.safetensors`` and ``adapter_config.json``.
 
     Args:
         inputs: optional inputs of the forward that the graph takes too, as ``segment``; it always takes ``length``.
         beside: more files of the folder, by name, or by path within it.
         averaged: the moving averages of its weights instead of them.
+        classes: names of the classes, for the formats that have a place for them.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or what was written does not read back the same.
@@ -65,6 +68,9 @@ def export(
             with model_tensors(checkpoint, config, objective, averaged=averaged) as tensors:
                 to_safetensors(tensors, Path(scratch) / "model.safetensors")
             (Path(scratch) / "config.json").write_text(_config_json(config, objective))
+        elif kind == "huggingface":
+            modules = load_modules(checkpoint, config, objective, averaged=averaged)
+            _to_huggingface(modules, config, objective, classes, Path(scratch))
         elif kind == "peft":
             to_peft(checkpoint, config, objective, Path(scratch), averaged=averaged)
         else:
@@ -113,6 +119,23 @@ def _to_graph(
         raise
     except Exception as error:
         raise SpecError(f"export: {config.family} can't be exported as {kind}: {_cause(error)}") from error
+
+
+def _to_huggingface(
+    modules: Modules, config: FamilyConfig, objective: ObjectiveConfig, classes: Sequence[str], folder: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    if isinstance(config, HuggingFaceConfig):
+        from orchestrator.models import transformers_models
+
+        transformers_models.save(folder, modules, objective, classes)
+        return
+    huggingface.save_huggingface(str(folder), config, modules)
+    written = load_file(folder / "model.safetensors")
+    for name, tensor in huggingface.to_huggingface(config, modules).items():
+        if not torch.equal(written[name], tensor):
+            raise CheckpointError(f"{folder}: {name} does not read back as it was written")
 
 
 def _in_order(folder: Path) -> list[Path]:

@@ -21,7 +21,10 @@ def export(
     run: RunId,
     cluster: ClusterOfRun = None,
     format_: Annotated[
-        str, typer.Option("--format", help="safetensors, torch (torch.export) or onnx.")
+        str,
+        typer.Option(
+            "--format", help="safetensors, torch (torch.export), onnx, or huggingface (for from_pretrained)."
+        ),
     ] = "safetensors",
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder to write to. Default: ./RUN.")
@@ -44,7 +47,7 @@ def export(
 
     from orchestrator import checkpoint, sdk
     from orchestrator.checkpoint.export import export as write
-    from orchestrator.data import INPUTS
+    from orchestrator.data import INPUTS, Inputs
     from orchestrator.errors import SpecError
     from orchestrator.models.configs import ModelConfig, ObjectiveSection
 
@@ -59,10 +62,26 @@ def export(
     objective = TypeAdapter(ObjectiveSection).validate_python(found.meta["objective"])
     code = trained.code(found)
     own = {f"code/{name}": text.encode() for name, text in code.files.items()}
-    folder, beside = Path(output or run), {INPUTS: trained.inputs(), **own}
+    folder, inputs = Path(output or run), Inputs.model_validate_json(trained.inputs())
+    tokenizer = inputs.tokenizer_files() if format_ == "huggingface" else {}
+    beside = {
+        INPUTS: trained.inputs(),
+        **own,
+        **{name: text.encode() for name, text in tokenizer.items()},
+    }
     with code.importable():
         kind = "peft" if adapters else format_
-        files = write(found, folder, config, objective, kind, found.meta["inputs"], beside, averaged=ema)
+        files = write(
+            found,
+            folder,
+            config,
+            objective,
+            kind,
+            found.meta["inputs"],
+            beside,
+            averaged=ema,
+            classes=inputs.classes,
+        )
     if json:
         print_json(
             {

@@ -20,6 +20,7 @@ from orchestrator.data.preparations.sequences import pad_rows
 from orchestrator.data.preparations.series import series_values
 from orchestrator.data.preparations.text_columns import strings_of
 from orchestrator.data.preparations.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
+from orchestrator.data.preparations.tokenizers.library import LibraryTokenizer
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.transforms import Batch, SampleFault, apply_all
 from orchestrator.errors import DataError
@@ -73,6 +74,18 @@ class Inputs(Section):
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer. Only where there is a ``text_column``."""
         return tokenizer_from_json(self.learned["tokenizer"])
+
+    def tokenizer_files(self) -> dict[str, str]:
+        """The tokenizer as ``AutoTokenizer`` reads it: name -> text. None where text becomes tokens by another kind of
+        tokenizer, or the model reads no text.
+        """
+        if not isinstance(self.prepare, Pack | Tokenize):
+            return {}
+        tokenizer = self.tokenizer()
+        if not isinstance(tokenizer, LibraryTokenizer):
+            return {}
+        classify = isinstance(self.prepare, Tokenize) and self.prepare.classify
+        return tokenizer.files(context=self.prepare.context, first=CLASSIFY if classify else None)
 
     def tensors(self, rows: pa.Table, where: Callable[[int], str] | None = None) -> Batch:
         """The model's input tensors for rows as the data source has them; labels are not asked for.

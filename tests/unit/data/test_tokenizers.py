@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.data.preparations.tokenizers import (
+    CLASSIFY,
     END,
     MASK,
     PAD,
@@ -163,3 +164,16 @@ def test_a_bpe_vocabulary_must_hold_all_bytes():
 
 def test_json_holds_no_object_but_json():
     assert json.loads(TOKENIZERS["bpe"].to_json())["kind"] == "library"
+
+
+@pytest.mark.parametrize("first", [None, CLASSIFY])
+def test_the_files_of_a_tokenizer_make_the_same_tokens_elsewhere(first, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    ours = train_bpe(["the cat sat on the mat", "a dog ran"], 300, (PAD, CLASSIFY, END))
+    for name, text in ours.files(context=16, first=first).items():
+        (tmp_path / name).write_text(text)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("the cat ran", f"a {theirs.pad_token} in the text", ""):
+        expected = ours.encode([text])[0].tolist()
+        assert theirs(text)["input_ids"] == ([ours.specials[first]] if first else []) + expected
+    assert theirs.model_max_length == 16

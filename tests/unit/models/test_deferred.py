@@ -124,3 +124,24 @@ def test_a_weight_that_was_given_is_read_when_it_is_asked_for():
     assert not read
     assert values.of(modules["model"].bias).tolist() == [1, 2]
     assert values.of(modules["model"].bias).dtype == torch.float32
+
+
+class Scaled(nn.Module):
+    """With numbers that are written in its code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(5.5))
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0]) * self.scale)
+        self.count = nn.Parameter(torch.tensor([3.0], requires_grad=False))
+
+
+def test_numbers_that_are_written_in_the_code_are_kept():
+    modules, values = build_deferred(lambda: {"model": Scaled()}, 0)
+    model = modules["model"]
+    assert model.scale.is_meta and model.weight.is_meta
+    assert values.of(model.scale).item() == 5.5
+    assert values.of(model.weight).tolist() == [5.5, 11]
+    assert values.of(model.count).tolist() == [3]
+    values.of(model.scale).fill_(0)
+    assert values.of(model.scale).item() == 5.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,37 @@ class LibraryTokenizer:
     def to_json(self) -> str:
         """See Tokenizer."""
         return json.dumps({"kind": "library", "definition": json.loads(self._definition)})
+
+    def files(self, *, context: int, first: str | None) -> dict[str, str]:
+        """What ``AutoTokenizer`` reads, so that it makes the same tokens: name -> text.
+
+        Args:
+            context: tokens that the model reads at most.
+            first: the special token that is put before each text.
+        """
+        from tokenizers import Tokenizer as Library
+        from tokenizers.processors import TemplateProcessing
+
+        library = Library.from_str(self._definition)
+        library.no_padding()
+        library.no_truncation()
+        named = {name: library.id_to_token(token) for name, token in self.specials.items()}
+        single = "$A"
+        if first is not None:
+            single = f"{named[first]} $A"
+        library.post_processor = TemplateProcessing(
+            single=single,
+            special_tokens=[(named[first], self.specials[first])] if first is not None else [],
+        )
+        kinds = {PAD: "pad_token", UNKNOWN: "unk_token", CLASSIFY: "cls_token", SEPARATE: "sep_token"}
+        kinds |= {MASK: "mask_token", END: "eos_token"}
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": context,
+            "split_special_tokens": True,
+        }
+        config |= {theirs: named[name] for name, theirs in kinds.items() if name in named}
+        return {"tokenizer.json": library.to_str(), "tokenizer_config.json": json.dumps(config)}
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int, specials: Sequence[str] = ()) -> LibraryTokenizer:
