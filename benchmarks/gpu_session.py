@@ -143,7 +143,7 @@ def parts() -> dict[str, tuple[Any, ...]]:
     return {
         "tests": (tests,),
         "samples": (samples,),
-        **{f"switch: {name}": (switch, name) for name in gpu_switches.SWITCHES},
+        **{f"switch: {name}": (switch, name) for name in gpu_switches.names()},
         "stall": (stall,),
         "whole run": (whole_run,),
         **{

@@ -17,7 +17,10 @@ from gpu_runs import DEVICE, HAS_GPU, PRECISIONS, STRATEGIES, case, planned
 
 from orchestrator.strategies.ranks import Ranks
 
-pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module", "ignore:LSTM with projections")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:FSDP2-wrapped module",
+    "ignore:LSTM with projections",
+)
 
 STEPS, SAVED = 4, 2
 SLICE = {("gpt-llama", "ddp", "bf16"), ("lstm-lm", "fsdp", "bf16")}

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).parents[2]
 DONE = ("switch: buffers remembered", "gpt debug ddp")
 
@@ -28,3 +30,20 @@ def test_a_session_goes_on_where_it_was(tmp_path: Path) -> None:
     assert again["results"] == first["results"] and again["left"] == ["samples"]
     assert "no time was left for samples" in said
     assert all(name in (tmp_path / "results.md").read_text() for name in DONE)
+
+
+def test_each_switch_is_measured_also_between_two_ranks() -> None:
+    command = [sys.executable, "benchmarks/gpu_switches.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
+    measured = [name.strip() for name, *_ in rows]
+    assert measured[:2] == ["TF32", "pictures in channels-last order"]
+    if torch.cuda.device_count() != 1:  # two ranks: two GPUs, or none
+        assert measured[-4:] == [
+            "gradients exchanged in bf16, ddp",
+            "gradients exchanged in bf16, fsdp",
+            "FSDP2's root stays gathered",
+            "copies beside steps of two ranks",
+        ]
+    assert all(float(number) > 0 for _, *numbers in rows for number in numbers[:2])

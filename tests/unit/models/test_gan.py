@@ -126,3 +126,17 @@ def test_only_the_generators_step_moves_the_average():
     assert modules["generator_ema"].averaged_steps == 0
     objective.after_step("generator", modules)
     assert modules["generator_ema"].averaged_steps == 1
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_a_bounded_discriminator_computes_in_16_bits(weights):
+    """By autocast over its weights, and with weights that are gathered in 16 bits."""
+    config = GanConfig(size="debug", layers="mlp", spectral_norm=True, channels=1, image_size=8)
+    discriminator = build_modules(config, AdversarialConfig(loss="hinge"))["discriminator"]
+    images = torch.rand(4, 1, 8, 8)
+    expected = discriminator(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = discriminator.to(weights)(images)
+    scores.float().sum().backward()
+    torch.testing.assert_close(scores.float(), expected, rtol=0.1, atol=0.05)
+    assert all(parameter.grad.isfinite().all() for parameter in discriminator.parameters())
