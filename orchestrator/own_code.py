@@ -109,6 +109,11 @@ def _folder_of(top: ModuleType) -> Path:
     return file.parent.parent if file.name == "__init__.py" else file.parent
 
 
+def folder_of(base_dir: str, working_dir: str | None) -> str:
+    """Where a job's own code is imported from."""
+    return str(Path(base_dir, working_dir or ".").resolve())
+
+
 def put_first(folder: str) -> None:
     """Let imports look into this folder first, as a worker of the job does."""
     if folder in sys.path:

@@ -149,16 +149,17 @@ def judge(plan: Plan, cluster: str | ClusterProfile = "local") -> Verdict | None
         cluster: as for ``make_plan``.
 
     Returns:
-        None where it is not known how much memory a device has, and of a person's own code, which is not tried.
+        None where it is not known how much memory a device has.
 
     Raises:
-        SpecError: the strategy can't do what the job asks.
+        SpecError: the strategy can't do what the job asks, or a model of a person's own can't be built without memory.
+        InfrastructureError: it could not be found out; a model of a person's own goes by the values of tensors, say.
 
     """
     device = device_of(plan.job.scaling, _profile(cluster), _this_machine)
-    if device is None or plan.job.own_factories:
+    if device is None:
         return None
-    counts = _counts(plan.job)
+    counts = _tried(plan.job)[1]
     facts = DataFacts(train_samples=plan.train_samples or None, eval_samples=plan.eval_samples)
     with simulator(home() / "cache" / "peaks") as ask:
         return changes.judge(plan, device, ask, lambda job: decide(job, facts, counts, plan.context))
@@ -166,8 +167,6 @@ def judge(plan: Plan, cluster: str | ClusterProfile = "local") -> Verdict | None
 
 def _with_strategy(plan: Plan, profile: ClusterProfile, remake: changes.Remake) -> Plan:
     """The plan with the strategy that ``auto`` stands for."""
-    if plan.job.own_factories:
-        raise SpecError("strategy: auto does not try out code of your own; write the strategy")
     device = device_of(plan.job.scaling, profile, _this_machine)
     if device is None:
         raise SpecError(
@@ -527,7 +526,7 @@ class Run:
 
         plan, saved = self.plan(), self.checkpoint(which)
         if plan.job.own_factories:
-            own_code.put_first(_code_folder(plan.job, plan.base_dir))
+            own_code.put_first(own_code.folder_of(plan.base_dir, plan.job.environment.working_dir))
         held_out, name = None, "eval"
         if data is not None:
             path, sources = _absolute(data), plan.job.data.train
@@ -634,7 +633,7 @@ def _revised(plan: Plan, overrides: tuple[str, ...], from_checkpoint: str) -> Pl
     if overrides:
         job = load_spec(plan.job.model_dump(mode="json"), overrides)
         if plan.job.own_factories:
-            own_code.put_first(_code_folder(plan.job, plan.base_dir))
+            own_code.put_first(own_code.folder_of(plan.base_dir, plan.job.environment.working_dir))
         plan = revise(plan, job, _tried(plan.job)[1], version=orchestrator.__version__)
         check_schedule(plan.job.training.schedule, plan.total_steps)
     return plan.model_copy(update={"resume_from": from_checkpoint})
@@ -652,7 +651,7 @@ def _with_own_code(job: JobSpec, folder: str) -> tuple[JobSpec, tuple[str, ...]]
         environment = job.environment.model_copy(update={"working_dir": "."})
         job = job.model_copy(update={"environment": environment})
         notes = (f"environment.working_dir: the job file's folder, {folder}, where the job's own code is",)
-    own_code.put_first(_code_folder(job, folder))
+    own_code.put_first(own_code.folder_of(folder, job.environment.working_dir))
     if job.own_factories != job.model_factories:
         from orchestrator.strategies.own_optimizers import with_tried
 
@@ -665,10 +664,6 @@ def _with_own_code(job: JobSpec, folder: str) -> tuple[JobSpec, tuple[str, ...]]
     seen = look(job.model, objective, job.training.seed)  # type: ignore[arg-type]
     job = job.model_copy(update={"model": seen.model, "objective": seen.objective})
     return job, (*notes, *seen.notes)
-
-
-def _code_folder(job: JobSpec, folder: str) -> str:
-    return str(Path(folder, job.environment.working_dir or ".").resolve())
 
 
 def _tried(job: ResolvedJob) -> tuple[ResolvedJob, Counts, tuple[str, ...]]:

@@ -41,7 +41,7 @@ def plan(
     profile = load_profile(cluster)
     made = make_plan(job, profile, overrides=set_ or ())
     request = open_cluster(profile).render(made)
-    verdict = _verdict(made, profile, fit)
+    verdict, unknown = _verdict(made, profile, fit)
     if json:
         print_json(
             {
@@ -53,29 +53,34 @@ def plan(
             }
         )
         return
-    for line in [*describe(made), *_fit_lines(verdict), *warnings(made, profile)]:
+    for line in [*describe(made), *_fit_lines(verdict, unknown), *warnings(made, profile)]:
         say(line)
     say()
     say(f"request to {profile.name} ({request.kind}):")
     say(yaml.safe_dump(request.body, sort_keys=False, width=120).rstrip())
 
 
-def _verdict(made: Plan, profile: ClusterProfile, fit: bool | None) -> Verdict | None:
-    """Where it was asked for, or else where workers have GPUs of a known size."""
-    from orchestrator.errors import SpecError
+def _verdict(made: Plan, profile: ClusterProfile, fit: bool | None) -> tuple[Verdict | None, str]:
+    """Where it was asked for, or else where workers have GPUs of a known size; and why it is not known of a model of a
+    person's own, which trains all the same.
+    """
+    from orchestrator.errors import InfrastructureError, SpecError
     from orchestrator.sdk import judge
 
     if not (made.job.scaling.gpus_per_worker if fit is None else fit):
-        return None
-    verdict = judge(made, profile)
+        return None, ""
+    try:
+        verdict = judge(made, profile)
+    except (SpecError, InfrastructureError) as error:
+        if fit or not made.job.own_factories:
+            raise
+        return None, str(error)
     if verdict is None and fit:
-        if made.job.own_factories:
-            raise SpecError("--fit: code of your own is not tried out; take it out")
         raise SpecError(
             f"--fit: profile {profile.name} does not tell how much memory a device has; give its node group"
             " accelerator_type or accelerator_memory, or scaling.accelerator_type"
         )
-    return verdict
+    return verdict, ""
 
 
 def _as_json(verdict: Verdict | None) -> dict[str, object] | None:
@@ -85,8 +90,9 @@ def _as_json(verdict: Verdict | None) -> dict[str, object] | None:
     return {**verdict.model_dump(mode="json"), **totals}
 
 
-def _fit_lines(verdict: Verdict | None) -> list[str]:
-    return [] if verdict is None else [f"{'fit':<10} {line}" for line in verdict.lines()]
+def _fit_lines(verdict: Verdict | None, unknown: str) -> list[str]:
+    lines = verdict.lines() if verdict is not None else [f"not known: {unknown}"] * bool(unknown)
+    return [f"{'fit':<10} {line}" for line in lines]
 
 
 def _weighed(made: Plan) -> Iterator[tuple[str, str]]:

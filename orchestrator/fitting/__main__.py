@@ -37,13 +37,17 @@ def main() -> None:
 
 
 def _answer(line: str, answers: TextIO) -> None:
+    from orchestrator import own_code
     from orchestrator.errors import TrainwrightError
     from orchestrator.fitting.simulate import simulate
     from orchestrator.planning.plan import Plan
 
     answer: dict[str, object]
     try:
-        answer = {"peak": simulate(Plan.model_validate_json(line)).model_dump(mode="json")}
+        plan = Plan.model_validate_json(line)
+        if plan.job.own_factories:
+            own_code.put_first(own_code.folder_of(plan.base_dir, plan.job.environment.working_dir))
+        answer = {"peak": simulate(plan).model_dump(mode="json")}
     except TrainwrightError as error:
         answer = {"error": str(error)}
     except BaseException:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from orchestrator.errors import SpecError
 from orchestrator.fitting.ask import Simulator
-from orchestrator.fitting.changes import Remake
+from orchestrator.fitting.changes import Remake, least
 from orchestrator.planning.devices import Device
 from orchestrator.planning.fit import needs_whole
 from orchestrator.planning.plan import Plan, Weighed
-from orchestrator.planning.verdict import needed
+from orchestrator.planning.verdict import needed, too_large
 from orchestrator.section import format_bytes
 from orchestrator.spec.job import DdpStrategy, FsdpStrategy, StrategySection, ZeroStrategy
 
@@ -40,10 +40,12 @@ def decide(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Plan:
             chosen = changed
             break
     if chosen is None:
-        least = min(weighed, key=lambda one: one.needed)
+        if sentence := too_large(device, least(plan, device, ask)):
+            raise SpecError(f"strategy: {sentence}")
+        nearest = min(weighed, key=lambda one: one.needed)
         raise SpecError(
-            f"strategy: none that auto knows fits {format_bytes(device.memory)} ({device.name}); {named(least.strategy)} takes"
-            f" least, {format_bytes(least.needed)} a worker: take more workers, a smaller training.micro_batch_size or"
+            f"strategy: none that auto knows fits {format_bytes(device.memory)} ({device.name}); {named(nearest.strategy)} takes"
+            f" least, {format_bytes(nearest.needed)} a worker: take more workers, a smaller training.micro_batch_size or"
             " training.recomputation: blocks"
         )
     note = (

@@ -16,6 +16,8 @@ from orchestrator.planning.verdict import Change, Verdict, needed
 _NEAREST = 3
 _MOST_TRIED = 24
 _CHUNK_TOKENS = 1024
+_MANY = 1024
+"""Workers, of whom each has next to nothing of what is shared."""
 
 Remake = Callable[[ResolvedJob], Plan]
 """The plan of a changed job; raises SpecError where it can't be had."""
@@ -47,7 +49,27 @@ def judge(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Verdict
     verdict = Verdict(workers=plan.world_size, device=device, peak=ask.peak(plan))
     if verdict.fits:
         return verdict
-    return verdict.model_copy(update={"changes": tuple(_fitting(plan, device, ask, remake))})
+    found = tuple(_fitting(plan, device, ask, remake))
+    return verdict.model_copy(update={"changes": found, "least": None if found else least(plan, device, ask)})
+
+
+def least(plan: Plan, device: Device, ask: Simulator) -> int | None:
+    """Bytes of a worker where so many share the model that a gathered block and one sample's activations are all that is
+    left; None where the optimizer keeps a model from being shared.
+    """
+    job = with_overrides(
+        plan.job,
+        {
+            "strategy": {"kind": "fsdp"},
+            "training.micro_batch_size": 1,
+            "training.recomputation": "blocks",
+        },
+    )
+    shared = plan.model_copy(update={"job": job, "world_size": _MANY, "micro_batch_size": 1})
+    try:
+        return needed(device, ask.peak(shared))
+    except SpecError:
+        return None
 
 
 def _fitting(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Iterator[Change]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from orchestrator import loop, models, strategies
 from orchestrator.data.reading.training import StepBatch
+from orchestrator.errors import SpecError
 from orchestrator.fitting.live import LiveTensors, Storage
 from orchestrator.models import adapters, initialize
 from orchestrator.models.base import Modules, Objective
@@ -72,6 +73,10 @@ def measure(given: Plan) -> Peak:
 
 def _deferred(plan: Plan) -> tuple[Modules, FirstValues]:
     job = plan.job
+    if not job.model.builds_deferred:
+        raise SpecError(
+            "model.deferred: false, and what a worker holds is found out by building its model without memory"
+        )
     modules, values = build_deferred(
         partial(models.build_modules, job.model, job.objective), job.training.seed
     )

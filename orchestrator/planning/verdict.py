@@ -34,6 +34,8 @@ class Verdict(Section):
     """The most that one of them holds."""
     changes: tuple[Change, ...] = ()
     """Where it does not fit: the nearest changes with which it does, cheapest first."""
+    least: int | None = None
+    """Where none of them makes it fit: bytes of a worker where any number of workers share the model."""
 
     @property
     def needed(self) -> int:
@@ -67,8 +69,21 @@ class Verdict(Section):
                 f"would fit: {' '.join(f'--set {one}' for one in change.overrides)}"
                 f"  ({format_bytes(change.needed)}; {change.cost})"
                 for change in self.changes
-            ] or ["none of the usual changes makes it fit: take a smaller model or larger devices"]
+            ] or [
+                too_large(self.device, self.least)
+                or "none of the usual changes makes it fit: take a smaller model or larger devices"
+            ]
         return found
+
+
+def too_large(device: Device, least: int | None) -> str:
+    """A sentence where not even one block fits, however many workers share the model; empty where one does."""
+    if least is None or least <= device.memory:
+        return ""
+    return (
+        f"one block does not fit: gathered whole, with the activations of one sample, it takes {format_bytes(least)} of"
+        f" {format_bytes(device.memory)} ({device.name}), which more workers don't divide; take narrower layers or larger devices"
+    )
 
 
 def needed(device: Device, peak: Peak) -> int:

@@ -10,20 +10,27 @@ import pytest
 from ranks_fixture import Pools, pools
 
 from orchestrator.errors import SpecError
+from orchestrator.fitting import changes
 from orchestrator.fitting.ask import Simulator, simulator
 from orchestrator.fitting.simulate import measure
 from orchestrator.models.configs import (
     CausalLmConfig,
     ClassificationConfig,
     CnnConfig,
+    CustomConfig,
     GptConfig,
+    HuggingFaceConfig,
+    InputTensor,
     MlpConfig,
 )
+from orchestrator.planning.devices import Device
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.verdict import needed
 from orchestrator.testing import small_plan
 
 __all__ = ["pools"]
 
+_FEATURES = {"features": InputTensor(shape=(5,), kind="float")}
 MODELS: dict[str, tuple[Any, Any]] = {
     "gpt": (
         GptConfig(layers=2, heads=2, width=64, context=33, vocabulary=199),
@@ -32,6 +39,31 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "gpt in chunks": (
         GptConfig(layers=2, heads=2, width=64, context=33, vocabulary=199),
         CausalLmConfig(chunk_tokens=16),
+    ),
+    "own": (
+        CustomConfig(factory="own_models:build_tagger", outputs=3, inputs=_FEATURES),
+        ClassificationConfig(),
+    ),
+    "own by value": (
+        CustomConfig(factory="own_models:build_by_value", outputs=3, inputs=_FEATURES, deferred=False),
+        ClassificationConfig(),
+    ),
+    "hugging face": (
+        HuggingFaceConfig(
+            architecture="nowhere",
+            config={
+                "model_type": "gpt2",
+                "n_layer": 2,
+                "n_head": 2,
+                "n_embd": 32,
+                "n_positions": 16,
+                "vocab_size": 64,
+            },
+            context=16,
+            vocabulary=64,
+            inputs={"tokens": InputTensor(shape=(None,), kind="int")},
+        ),
+        CausalLmConfig(),
     ),
     "mlp": (MlpConfig(size="debug", in_features=6, outputs=4), ClassificationConfig()),
     "cnn": (CnnConfig(size="debug", in_channels=2, image_size=8, outputs=3), ClassificationConfig()),
@@ -53,6 +85,7 @@ def plan_of(
         training={"global_batch_size": 4 * workers * accumulation, **training},
         micro_batch_size=4,
         parameters=115_000,
+        base_dir=str(Path(__file__).parent),
     )
     config, objective = MODELS[model]
     scaling = plan.job.scaling.model_copy(update={"gpus_per_worker": gpus})
@@ -74,6 +107,8 @@ CASES = [
     ("gpt in chunks", {"kind": "fsdp"}, 2, {}),
     ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
     ("cnn", {"kind": "fsdp"}, 2, {"ema": {}}),
+    ("own", {"kind": "fsdp"}, 2, {}),
+    ("hugging face", {"kind": "fsdp"}, 2, {"recomputation": "blocks"}),
     ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16", "ema": {}}),
 ]
 
@@ -82,6 +117,8 @@ CASES = [
 def test_a_rank_holds_what_was_predicted(
     model: str, strategy: dict[str, Any], workers: int, more: dict[str, Any], asked: Simulator, pools: Pools
 ) -> None:
+    if model == "hugging face":
+        pytest.importorskip("transformers")
     plan = plan_of(model, strategy, workers, **more)
     predicted, measured = asked.peak(plan), pools.run(workers, measure, plan)[0]
     assert predicted.total == pytest.approx(measured.total, rel=0.05)
@@ -123,3 +160,20 @@ def test_an_answer_is_remembered(tmp_path: Path) -> None:
         assert second._process is None
         with pytest.raises(SpecError, match="needs whole parameters"):
             second.peak(plan_of("mlp", {"kind": "fsdp"}, 2, optimizer={"kind": "adafactor"}))
+
+
+def test_of_own_code_nothing_is_remembered(tmp_path: Path) -> None:
+    with simulator(tmp_path) as ask:
+        assert ask.peak(plan_of("own", {"kind": "ddp"}, 1)).total > 0
+        with pytest.raises(SpecError, match=r"model\.deferred: false"):
+            ask.peak(plan_of("own by value", {"kind": "ddp"}, 1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_workers_do_not_divide_is_less_than_what_one_holds(asked: Simulator) -> None:
+    device, plan = Device(name="CPU", memory=10**9), plan_of("gpt", {"kind": "ddp"}, 1)
+    undivided = changes.least(plan, device, asked)
+    assert undivided is not None
+    assert undivided < needed(device, asked.peak(plan_of("gpt", {"kind": "fsdp"}, 4, recomputation="blocks")))
+    adafactor = plan_of("gpt", {"kind": "ddp"}, 1, optimizer={"kind": "adafactor"})
+    assert changes.least(adafactor, device, asked) is None

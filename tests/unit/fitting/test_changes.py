@@ -97,10 +97,23 @@ def test_logits_of_a_language_model_in_chunks() -> None:
     assert first.overrides == ("objective.chunk_tokens=1024",)
 
 
+def _unless_many(total: float) -> Callable[[Plan], float]:
+    return lambda plan: 1 if plan.world_size > 100 else total
+
+
 def test_nothing_helps() -> None:
-    verdict = changes.judge(plan_of(), H100, told(lambda _: 200), remake)
+    verdict = changes.judge(plan_of(), H100, told(_unless_many(200)), remake)
     assert not verdict.changes
     assert "none of the usual changes" in verdict.lines()[-1]
+
+
+def test_a_block_that_fits_no_device_is_said() -> None:
+    verdict = changes.judge(plan_of(), H100, told(lambda _: 200), remake)
+    assert verdict.lines()[-1].startswith(
+        "one block does not fit: gathered whole, with the activations of one sample, it takes 212GB of 80GB (H100)"
+    )
+    with pytest.raises(SpecError, match="strategy: one block does not fit"):
+        auto.decide(plan_of(), H100, told(lambda _: 200), remake)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +130,7 @@ def test_auto_takes_the_first_that_fits(fitting: set[str], kind: str) -> None:
 
 
 def test_auto_says_what_came_nearest() -> None:
-    ask = told(lambda plan: 100 if plan.job.strategy.kind == "fsdp" else 200)
+    ask = told(lambda plan: _unless_many(100 if plan.job.strategy.kind == "fsdp" else 200)(plan))
     with pytest.raises(SpecError, match=r"none that auto knows fits 80GB \(H100\); fsdp takes least, 106GB"):
         auto.decide(plan_of(), H100, ask, remake)
 
@@ -126,4 +139,4 @@ def test_auto_keeps_to_what_an_optimizer_can() -> None:
     plan = plan_of()
     adafactor = changes.with_overrides(plan.job, {"training.optimizer.kind": "adafactor"})
     with pytest.raises(SpecError, match="ddp takes least"):
-        auto.decide(plan.model_copy(update={"job": adafactor}), H100, told(lambda _: 90), remake)
+        auto.decide(plan.model_copy(update={"job": adafactor}), H100, told(_unless_many(90)), remake)
