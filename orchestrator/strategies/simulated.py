@@ -47,7 +47,9 @@ def simulated_rank(world_size: int, *, alone_in_group: bool = False) -> Iterator
 
 
 class Zeros(TorchDispatchMode):
-    """Inside, whoever asks a fake tensor for its value gets zero instead of an error, and of places none."""
+    """Inside, whoever asks a fake tensor for its value gets zero instead of an error, and of places none; and OneDNN's
+    recurrence keeps what it really would.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         asked = args[0] if args else None
@@ -59,7 +61,31 @@ class Zeros(TorchDispatchMode):
                 return _zero(asked.dtype)
             if func is torch.ops.aten.nonzero.default:
                 return asked.new_empty((0, asked.dim()), dtype=torch.int64)
-        return func(*args, **(kwargs or {}))
+        results = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mkldnn_rnn_layer.default and args[-1]:  # it is trained
+            return [*results[:3], results[3].new_empty(_workspace(args))]
+        return results
+
+
+def _workspace(args: tuple[Any, ...]) -> int:
+    """Bytes that OneDNN keeps of one recurrent layer for its backward, of which fakes know nothing. It grows by as much with
+    each step: a few steps, really taken, tell how large it is of many.
+    """
+    steps, few, more = args[0].shape[0], *_FEW_STEPS
+    with unset_fake_temporarily(), torch.enable_grad():  # without gradients it would keep nothing
+        others = [
+            torch.zeros(one.shape, dtype=one.dtype) if isinstance(one, Tensor) else one for one in args[1:]
+        ]
+        sizes = [
+            torch.ops.aten.mkldnn_rnn_layer.default(
+                torch.zeros(count, *args[0].shape[1:], dtype=args[0].dtype), *others
+            )[3].numel()
+            for count in _FEW_STEPS
+        ]
+    return sizes[0] + (sizes[1] - sizes[0]) * (steps - few) // (more - few)
+
+
+_FEW_STEPS = (8, 16)
 
 
 def _zero(dtype: torch.dtype) -> bool | int | float:

@@ -21,6 +21,7 @@ from orchestrator.models.configs import (
     GptConfig,
     HuggingFaceConfig,
     InputTensor,
+    LstmConfig,
     MlpConfig,
 )
 from orchestrator.planning.devices import Device
@@ -65,6 +66,10 @@ MODELS: dict[str, tuple[Any, Any]] = {
         ),
         CausalLmConfig(),
     ),
+    "lstm": (
+        LstmConfig(width=48, embedding_width=48, vocabulary=199, context=33, layers=2),
+        CausalLmConfig(),
+    ),
     "mlp": (MlpConfig(size="debug", in_features=6, outputs=4), ClassificationConfig()),
     "cnn": (CnnConfig(size="debug", in_channels=2, image_size=8, outputs=3), ClassificationConfig()),
 }
@@ -107,6 +112,7 @@ CASES = [
     ("gpt in chunks", {"kind": "fsdp"}, 2, {}),
     ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
     ("cnn", {"kind": "fsdp"}, 2, {"ema": {}}),
+    ("lstm", {"kind": "ddp"}, 1, {}),
     ("own", {"kind": "fsdp"}, 2, {}),
     ("hugging face", {"kind": "fsdp"}, 2, {"recomputation": "blocks"}),
     ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16", "ema": {}}),
