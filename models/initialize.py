@@ -104,6 +104,7 @@ def load_weights(
     into: str = "",
     strict: bool = True,
     config: FamilyConfig | None = None,
+    grows: bool = False,
     values: FirstValues | None = None,
 ) -> LoadReport:
     """Put the weights of a safetensors file or folder in place; see ``place_weights``.
@@ -117,7 +118,7 @@ def load_weights(
     """
     files = WeightFiles(path)
     if config is not None:
-        check_same_function(config, path, strict=strict)
+        check_same_function(config, path, strict=strict, grows=grows)
     weights: Mapping[str, Tensor] = files
     shapes: Mapping[str, Tensor] = files.shapes()
     if isinstance(config, HuggingFaceConfig):
@@ -128,7 +129,14 @@ def load_weights(
         huggingface.refuse_untied(config, weights)
         weights, shapes = (huggingface.from_huggingface(config, named) for named in (weights, shapes))
     report = place_weights(
-        modules, weights, shapes=shapes, prefix=prefix, into=into, strict=strict, values=values
+        modules,
+        weights,
+        shapes=shapes,
+        prefix=prefix,
+        into=into,
+        strict=strict,
+        vocabulary=getattr(config, "vocabulary", None) if grows else None,
+        values=values,
     )
     if strict and config is not None and (further := huggingface.of_layers(report.unused)):
         raise SpecError(
@@ -146,6 +154,7 @@ def place_weights(
     prefix: str = "",
     into: str = "",
     strict: bool = True,
+    vocabulary: int | None = None,
     values: FirstValues | None = None,
 ) -> LoadReport:
     """Put weights in place by name, and give averages that got none their source's.
@@ -157,6 +166,8 @@ def place_weights(
         prefix: only names that begin with it are taken, and it is cut off.
         into: put before each name after that.
         strict: refuse where a parameter finds no weight of its shape.
+        vocabulary: so many tokens the model has, where the weights may have fewer: parameters with a row for each keep the
+            rows that there are, and further ones begin as their mean.
         values: of modules that were built without memory: they will read each weight when its parameter takes memory.
 
     Raises:
@@ -171,6 +182,10 @@ def place_weights(
             missing.append(name)
             continue
         weight = (shapes or weights)[given[name]]
+        if _grows(weight, parameter, vocabulary):
+            _place(parameter, partial(_grown, weights, given[name], len(parameter)), values)
+            matched.append(name)
+            continue
         if weight.shape != parameter.shape:
             mismatched.append(f"{name} ({_shape(weight)} -> {_shape(parameter)})")
             continue
@@ -192,6 +207,21 @@ def place_weights(
             f"initialize.weights: {report}; set initialize.strict: false to keep those parameters' initial values"
         )
     return report
+
+
+def _grows(weight: Tensor, parameter: Tensor, vocabulary: int | None) -> bool:
+    return (
+        vocabulary is not None
+        and weight.shape[1:] == parameter.shape[1:]
+        and weight.shape[0] < parameter.shape[0] == vocabulary
+    )
+
+
+def _grown(weights: Mapping[str, Tensor], name: str, rows: int) -> Tensor:
+    """A weight with further rows, each the mean of those that there are."""
+    weight = weights[name].float()
+    mean = weight.mean(dim=0, keepdim=True)
+    return torch.cat([weight, mean.expand(rows - len(weight), *weight.shape[1:])])
 
 
 @torch.no_grad()

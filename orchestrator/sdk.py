@@ -102,7 +102,8 @@ def make_plan(
     facts = data.inspect(job, folder, cache)
     resolved = with_shard_group(resolve(job, facts), profile)
     if weights is not None:
-        check_same_function(resolved.model, weights, strict=job.initialize.strict)
+        start = job.initialize
+        check_same_function(resolved.model, weights, strict=start.strict, grows=start.grow_vocabulary)
     run_id = new_run_id(job.name) if run_id is None else run_id
     context = RunContext(
         version=orchestrator.__version__,

@@ -161,13 +161,14 @@ def with_architecture(config: FamilyConfig, base_dir: str) -> FamilyConfig:
     )
 
 
-def check_same_function(config: FamilyConfig, path: str, *, strict: bool) -> None:
+def check_same_function(config: FamilyConfig, path: str, *, strict: bool, grows: bool = False) -> None:
     """Refuse weights that are of another function than the model that is to take them.
 
     Args:
         config: the model's, with all its fields known.
         path: a folder of weights, or a file; without a ``config.json`` there is nothing to compare.
         strict: whether also what shapes tell must be equal.
+        grows: whether the model may have more tokens.
 
     Raises:
         SpecError: a field of the model differs from what ``config.json`` says, or no family computes that; by name.
@@ -175,11 +176,14 @@ def check_same_function(config: FamilyConfig, path: str, *, strict: bool) -> Non
     theirs = read_config(path)
     if isinstance(config, HuggingFaceConfig) and theirs is not None and "model" not in theirs:
         _refuse_other_architecture(config, theirs, path, strict)
+        _refuse_other_vocabulary(theirs.get("vocab_size"), config.vocabulary, path, grows)
     elif theirs is not None:
-        refuse_differences(config, fields_of(theirs, path), path, strict=strict)
+        refuse_differences(config, fields_of(theirs, path), path, strict=strict, grows=grows)
 
 
-def refuse_differences(config: FamilyConfig, said: Fields, path: str, *, strict: bool) -> None:
+def refuse_differences(
+    config: FamilyConfig, said: Fields, path: str, *, strict: bool, grows: bool = False
+) -> None:
     """The same for weights whose fields are known.
 
     Raises:
@@ -192,7 +196,8 @@ def refuse_differences(config: FamilyConfig, said: Fields, path: str, *, strict:
     if isinstance(config, HuggingFaceConfig):
         _refuse_other_architecture(config, said["config"], path, strict)
         return
-    other = list(_differences(config, said, strict))
+    other = list(_differences(config, said, strict, grows))
+    _refuse_other_vocabulary(said.get("vocabulary"), getattr(config, "vocabulary", None), path, grows)
     if other:
         raise SpecError(
             f"initialize.weights: {path} is of another function than the model: {', '.join(other)}; set these fields"
@@ -216,9 +221,22 @@ def _refuse_other_architecture(
         )
 
 
-def _differences(config: FamilyConfig, said: Fields, strict: bool) -> Iterator[str]:
+def _refuse_other_vocabulary(theirs: Any, ours: int | None, path: str, grows: bool) -> None:
+    """Where a vocabulary is to grow: raises SpecError for one that would shrink."""
+    if grows and isinstance(theirs, int) and ours is not None and ours < theirs:
+        raise SpecError(
+            f"initialize.grow_vocabulary: {path} has {theirs} tokens and the model {ours}; set model.vocabulary to {theirs} or more"
+        )
+
+
+def _differences(config: FamilyConfig, said: Fields, strict: bool, grows: bool) -> Iterator[str]:
     of_the_data = set(config.FROM_DATA) - {"vocabulary"}  # what of it changes the function, shapes tell
-    left_out = {*_OF_TRAINING, *of_the_data, *(() if strict else _SEEN_IN_SHAPES)}
+    left_out = {
+        *_OF_TRAINING,
+        *of_the_data,
+        *(() if strict else _SEEN_IN_SHAPES),
+        *(("vocabulary",) if grows else ()),
+    }
     for name, theirs in said.items():
         ours = getattr(config, name, theirs)
         if name in left_out or ours is None or theirs is None or isinstance(theirs, dict):

@@ -108,11 +108,12 @@ def _take_weights(
             into=start.into,
             strict=start.strict,
             config=config,
+            grows=start.grow_vocabulary,
             values=values,
         )
     weights = weights_at(path)
     if not (start.prefix or start.into):  # a part of another model is another function in any case
-        refuse_differences(config, weights.model, path, strict=start.strict)
+        refuse_differences(config, weights.model, path, strict=start.strict, grows=start.grow_vocabulary)
     return initialize.place_weights(
         modules,
         weights,
@@ -120,6 +121,7 @@ def _take_weights(
         prefix=start.prefix,
         into=start.into,
         strict=start.strict,
+        vocabulary=getattr(config, "vocabulary", None) if start.grow_vocabulary else None,
         values=values,
     )
 

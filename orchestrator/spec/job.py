@@ -30,6 +30,9 @@ class InitializeSpec(Section):
     """Put before each name after ``prefix`` was cut."""
     strict: bool = True
     """Every parameter must be matched with its shape; when false, what did not match keeps its initial value."""
+    grow_vocabulary: bool = False
+    """The model may have more tokens than the weights: rows of its embedding, and of its head, are kept, and further ones
+    begin as their mean (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models")."""
     freeze: tuple[str, ...] = ()
     """Parameters whose names match one of these patterns (``*`` as in a shell) are not trained."""
     lora: LoraSpec | None = None
@@ -37,6 +40,11 @@ class InitializeSpec(Section):
 
     @model_validator(mode="after")
     def _adapters_freeze_by_themselves(self) -> InitializeSpec:
+        if self.lora is not None and self.grow_vocabulary:
+            raise ValueError(
+                "initialize.grow_vocabulary: with initialize.lora new rows would never be trained; grow the vocabulary in"
+                " a run that trains the whole model, and start from its export"
+            )
         if self.lora is not None and self.freeze:
             raise ValueError(
                 "initialize.freeze: with initialize.lora nothing but adapters is trained; leave it out"
