@@ -30,6 +30,7 @@ from orchestrator.errors import (
 from orchestrator.fitting import auto, changes
 from orchestrator.fitting.ask import simulator
 from orchestrator.gpus import smallest_gpu
+from orchestrator.ledger import Ledger, ledger_of
 from orchestrator.models.configs import check_same_function, default_objective, filled_in, with_architecture
 from orchestrator.models.sizes import Counts
 from orchestrator.narration import narrated
@@ -376,6 +377,22 @@ class Run:
             if event and event["event"] == "metrics":
                 points.setdefault(event["step"], {"step": event["step"]}).update(event["values"])
         return [points[step] for step in sorted(points)]
+
+    def ledger(self) -> Ledger:
+        """Where its time went, up to its end or to now: of all launches whose output the cluster has kept.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        status = self.status()
+        told = (event for line in self.cluster.logs(self.id) if (event := events.parse(line)))
+        submitted_at = {status.launch: status.submitted_at}
+        with suppress(OSError, InfrastructureError, NotFoundError):
+            record = RunRecord(self._storage_here())
+            for launch in range(1, status.launch):
+                if earlier := record.status(launch):
+                    submitted_at[launch] = earlier.submitted_at
+        return ledger_of(told, submitted_at, None if status.state.is_final else time.time())
 
     def stop(self, *, now: bool = False) -> RunStatus:
         """Ask for a graceful stop, or end it ``now``. Returns at once."""

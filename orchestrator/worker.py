@@ -84,6 +84,8 @@ def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
         events.emit("worker", rank=peers.rank, pid=os.getpid(), host=socket.gethostname(), attempt=attempt)
         code = own_code.code_of(plan.job.own_factories)
         left_out = sorted({*plan.job.recovery.leave_out, *peers.agree(RunRecord(plan.storage).left_out)})
+        if newest is not None:
+            teller.doing("reading the checkpoint")
         start_step, skipped = _go_on_from(newest, rank, prepared, attempt, code)
         _check_left_out(newest, left_out)
         if peers.rank == 0:

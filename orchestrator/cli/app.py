@@ -32,6 +32,7 @@ from orchestrator.cli import (
     validate,
     verify,
     version,
+    why,
 )
 from orchestrator.cli.options import say
 
@@ -73,6 +74,7 @@ for name, verb in (
     ("list", list_runs.list_runs),
     ("status", status.status),
     ("logs", logs.logs),
+    ("why", why.why),
     ("stop", stop.stop),
     ("resume", resume.resume),
     ("predict", predict.predict),

@@ -63,6 +63,13 @@ class Home(CommandLine):
     def status(self, run: str) -> dict:
         return json.loads(self.call("status", run, "--json").stdout)
 
+    def why(self, run: str) -> dict:
+        """Where an ended run's time went; all of it, to half a percent."""
+        found, status = json.loads(self.call("why", run, "--json").stdout), self.status(run)
+        wall = status["ended_at"] - status["submitted_at"]
+        assert abs(sum(found["seconds"].values()) - wall) <= 0.005 * wall, (found, wall)
+        return found
+
     def driver_log(self, run: str, launch: int = 1) -> Path:
         return self.folder / "runs" / run / "launches" / str(launch) / "driver.log"
 

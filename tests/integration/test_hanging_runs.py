@@ -44,12 +44,13 @@ def job(home, **sections):
 
 
 def followed(home, file, act):
-    """Submits a run, acts once it has taken ten steps, and follows it to its end; returns its id, status and events."""
+    """Submits a run, acts once it has taken ten steps (it is given rank 1's process), and follows it to its end; returns its id, status and events."""
     answer = home.call("submit", str(file), "--json")
     assert answer.returncode == 0, answer.stderr
     run = json.loads(answer.stdout)["run_id"]
+    worker = home.wait_for(run, lambda event: event["event"] == "worker" and event["rank"] == 1)
     home.wait_for(run, lambda event: event["event"] == "metrics" and event["step"] >= 10)
-    act(run)
+    act(worker["pid"])
     assert home.call("logs", run, "--follow").returncode == 0
     return run, home.status(run), told(home, run)
 
@@ -70,6 +71,8 @@ def assert_named(home, run, status, events, rank, said):
     assert (incident["rank"], incident["reason"], incident["retry"]) == (rank, "worker_lost", True)
     file = (home.folder / "runs" / run / hang["file"]).read_text()
     assert file.startswith(f"attempt 1: {hang['message']}\n")
+    went = home.why(run)
+    assert (went["steps"], went["faults"]) == (STEPS, 1) and went["seconds"]["down"] > 4
     assert "==== rank 0 ====" in file and "==== rank 1 ====" in file
     return file
 
@@ -93,7 +96,7 @@ def test_a_worker_that_waits_for_nobody_is_named(home, tmp_path, rank):
         model={"family": "custom", "factory": f"hangs_on_{rank}:build"},
         objective={"kind": "classification"},
     )
-    run, status, events = followed(home, file, lambda run: sign.touch())
+    run, status, events = followed(home, file, lambda pid: sign.touch())
     text = assert_named(home, run, status, events, rank, "has not moved")
     blamed, other = text.partition(f"==== rank {rank} ====")[2].split("==== rank")
     assert "in wait_for_nobody" in blamed and "in wait_for_nobody" not in other
@@ -104,10 +107,9 @@ def test_a_worker_that_waits_for_nobody_is_named(home, tmp_path, rank):
 def test_a_worker_that_is_stopped_is_named(home):
     stopped = []
 
-    def stop(run):
-        [worker] = [e for e in told(home, run) if e["event"] == "worker" and e["rank"] == 1]
-        stopped.append(worker["pid"])
-        os.kill(worker["pid"], signal.SIGSTOP)
+    def stop(pid):
+        stopped.append(pid)
+        os.kill(pid, signal.SIGSTOP)
 
     run, status, events = followed(home, job(home), stop)
     text = assert_named(home, run, status, events, 1, "has not answered")
@@ -120,7 +122,7 @@ def test_a_worker_that_is_stopped_is_named(home):
 
 
 def test_none_is_named_where_nothing_hangs(home):
-    run, status, events = followed(home, job(home), lambda run: None)
+    run, status, events = followed(home, job(home), lambda pid: None)
     assert (status["state"], status["attempt"]) == ("succeeded", 1)
     assert not [event for event in events if event["event"] in ("hang", "incident")]
     assert not (home.folder / "runs" / run / "incidents").exists()

@@ -69,12 +69,15 @@ def assert_nothing_was_lost(home, run, left_alone, why):
     assert losses(events) == expected  # each step once, with the bits that it has without
     for name, tensor in home.final_state(run)[1].items():
         assert torch.equal(tensor, state[name]), name
+    went = home.why(run)
+    assert (went["steps"], went["faults"], went["seconds"].get("replay", 0.0)) == (STEPS, 1, 0.0)
+    assert went["seconds"]["down"] > 0 and went["seconds"]["start: reading the checkpoint"] > 0
 
 
 def test_sigterm_to_a_worker_loses_no_step(home, left_alone):
     run = submitted(home, job(home))
+    victim = home.wait_for(run, lambda event: event["event"] == "worker" and event["rank"] == 1)
     at_step(home, run, 300)
-    victim = next(event for event in told(home, run) if event["event"] == "worker" and event["rank"] == 1)
     os.kill(victim["pid"], signal.SIGTERM)
     assert_nothing_was_lost(home, run, left_alone, "worker 1 will be taken away (its process got SIGTERM)")
 
@@ -93,8 +96,8 @@ def test_a_notice_file_loses_no_step(home, left_alone, tmp_path):
 
 def test_a_notice_that_is_to_be_ignored_is(home):
     run = submitted(home, job(home, on_notice="ignore", max_failures=1))
+    victim = home.wait_for(run, lambda event: event["event"] == "worker" and event["rank"] == 1)
     at_step(home, run, 300)
-    victim = next(event for event in told(home, run) if event["event"] == "worker" and event["rank"] == 1)
     os.kill(victim["pid"], signal.SIGTERM)
     status, events = follow(home, run)
     assert (status["state"], status["attempt"]) == ("succeeded", 2), events[-20:]

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
+
+
+def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
+    """Show where a run's time went, what held it up most, which field to change, and what that would gain."""
+    from orchestrator import progress, sdk
+    from orchestrator.ledger import advice_of
+
+    handle = sdk.attach(run, cluster)
+    ledger, plan = handle.ledger(), handle.plan()
+    advice = advice_of(
+        ledger,
+        checkpoint_every=plan.checkpoint_every,
+        evaluate_every=plan.evaluate_every,
+        reader_tasks=plan.job.data.reader_tasks,
+    )
+    if json:
+        print_json(
+            {**asdict(ledger), "wall": ledger.wall, "effective": ledger.effective, "advice": asdict(advice)}
+        )
+        return
+    say(f"{'wall time':<48} {progress.duration(ledger.wall)}")
+    for part, seconds in sorted(ledger.seconds.items(), key=lambda item: -item[1]):
+        say(f"  {part:<46} {seconds:9.1f} s {seconds / ledger.wall:6.1%}")
+    say(f"{'effective training time':<48} {ledger.effective:.1%}, {ledger.steps:,} steps")
+    say(f"{advice.bound}-bound: {advice.sentence}")
+    say(f"change {advice.change}")
+    if advice.gain:
+        say(f"which should save {advice.gain:.0f} s, {advice.gain / ledger.wall:.0%} of the time")

@@ -1,0 +1,180 @@
+import pytest
+
+from orchestrator.ledger import Ledger, advice_of, ledger_of
+
+PLAN = {"checkpoint_every": 100, "evaluate_every": 50, "reader_tasks": 2}
+
+
+def told(*lines):
+    """Events of (time, kind, fields)."""
+    return [{"event": kind, "time": time, **fields} for time, kind, fields in lines]
+
+
+def log(time, step, *, wait=0.0, forward=0.0, save=0.0, evaluate=0.0, other=0.0, **more):
+    """A log of training, with milliseconds a step."""
+    parts = {
+        "data_wait": wait,
+        "forward_backward": forward,
+        "optimizer": 0.0,
+        "checkpoint": save,
+        "evaluate": evaluate,
+    }
+    values = {f"system/{part}_ms": spent for part, spent in parts.items()}
+    return time, "metrics", {"step": step, "values": {**values, "system/other_ms": other, **more}}
+
+
+BEGIN = (
+    (110.0, "state", {"launch": 1, "state": "starting"}),
+    (111.0, "stage", {"doing": "starting Ray"}),
+    (115.0, "stage", {"doing": "starting the workers"}),
+    (118.0, "stage", {"doing": "building the model"}),
+    (119.0, "attempt", {"attempt": 1, "start_step": 0}),
+)
+STARTED = {
+    "queue": 10.0,
+    "start: starting the driver": 1.0,
+    "start: starting Ray": 4.0,
+    "start: starting the workers": 3.0,
+}
+
+
+def test_each_second_from_the_submission_to_the_end_is_one_part_s():
+    found = ledger_of(
+        told(
+            *BEGIN,
+            log(121.0, 1, forward=1000.0),
+            log(131.0, 11, wait=100.0, forward=600.0, save=200.0, other=100.0),
+            (131.5, "metrics", {"step": 11, "values": {"val/loss": 1.0}}),
+            (134.0, "end", {}),
+        ),
+        {1: 100.0},
+    )
+    assert found.seconds == pytest.approx(
+        {
+            **STARTED,
+            "start: building the model": 2.0,
+            "step": 7.0,
+            "data wait": 1.0,
+            "checkpoint": 2.0,
+            "other": 1.0,
+            "end": 3.0,
+        }
+    )
+    assert found.wall == pytest.approx(34.0)
+    assert (found.steps, found.faults) == (11, 0)
+    assert found.effective == pytest.approx(7 / 34)
+
+
+def test_what_was_taken_again_and_what_stood_still_did_not_count():
+    found = ledger_of(
+        told(
+            *BEGIN,
+            log(120.0, 1, forward=1000.0),
+            log(130.0, 11, forward=1000.0),
+            (134.0, "incident", {}),
+            (136.0, "stage", {"doing": "building the model"}),
+            (138.0, "attempt", {"attempt": 2, "start_step": 6}),
+            log(140.0, 7, forward=1000.0),
+            log(150.0, 17, forward=1000.0),
+            (151.0, "end", {}),
+        ),
+        {1: 100.0},
+    )
+    # steps 7 to 11 again, of which the second log has four among its ten
+    assert found.seconds == pytest.approx(
+        {
+            **STARTED,
+            "start: building the model": 1.0 + 3.0,
+            "step": 1.0 + 10.0 + 6.0,
+            "replay": 1.0 + 4.0,
+            "down": 4.0 + 2.0,
+            "end": 1.0,
+        }
+    )
+    assert found.wall == pytest.approx(51.0)
+    assert (found.steps, found.faults) == (17, 1)
+
+
+def test_steps_that_were_saved_on_notice_count_though_they_were_not_logged():
+    found = ledger_of(
+        told(
+            *BEGIN,
+            log(120.0, 1, forward=1000.0),
+            log(130.0, 11, forward=1000.0),
+            (134.0, "incident", {}),
+            (135.0, "stage", {"doing": "building the model"}),
+            (136.0, "attempt", {"attempt": 2, "start_step": 14}),
+            log(137.0, 15, forward=1000.0),
+            (137.0, "end", {}),
+        ),
+        {},
+    )
+    assert found.seconds["step"] == pytest.approx(1.0 + 10.0 + 3.0 + 1.0)
+    assert found.seconds["down"] == pytest.approx(1.0 + 1.0)
+    assert "replay" not in found.seconds and found.steps == 15
+    assert found.wall == pytest.approx(27.0)  # nobody knows when it was submitted
+
+
+def test_launches_add_up_without_the_time_between_them():
+    found = ledger_of(
+        told(
+            *BEGIN,
+            log(120.0, 1, forward=1000.0),
+            (121.0, "end", {}),
+            (1000.0, "text", {}),
+            (1010.0, "state", {"launch": 2, "state": "starting"}),
+            (1011.0, "waiting", {"message": "nodes"}),
+            (1021.0, "stage", {"doing": "starting the workers"}),
+            (1022.0, "attempt", {"attempt": 2, "start_step": 1}),
+        ),
+        {1: 100.0, 2: 1005.0},
+        now=1025.0,
+    )
+    assert found.wall == pytest.approx(21.0 + 20.0)
+    assert found.seconds["queue"] == pytest.approx(10.0 + 5.0)
+    assert found.seconds["waiting for nodes"] == pytest.approx(10.0)
+    assert found.seconds["start: starting the workers"] == pytest.approx(3.0 + 4.0)
+
+
+def test_clocks_that_differ_charge_no_second_twice():
+    found = ledger_of(
+        told(*BEGIN, log(120.0, 1, forward=1000.0), (119.5, "incident", {}), (122.0, "end", {})), {1: 100.0}
+    )
+    assert found.wall == pytest.approx(22.0) and min(found.seconds.values()) >= 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bound", "change", "gain"),
+    [
+        ({"step": 60.0, "data wait": 40.0}, "input", "data.reader_tasks: 4 (now 2)", 20.0),
+        ({"step": 60.0, "checkpoint": 40.0}, "checkpoint", "checkpoint.every_steps: 200 (now 100)", 20.0),
+        ({"step": 60.0, "evaluate": 40.0}, "evaluation", "training.evaluate_every: 100 (now 50)", 20.0),
+        (
+            {"step": 60.0, "replay": 30.0, "down": 10.0},
+            "failure",
+            "checkpoint.every_steps: 50 (now 100)",
+            15.0,
+        ),
+        ({"step": 60.0, "queue": 30.0, "start: starting Ray": 10.0}, "start", "the cluster", 30.0),
+        ({"step": 60.0, "start: starting Ray": 40.0}, "start", "training.max_steps", 0.0),
+        ({"step": 95.0, "data wait": 5.0}, "compute", "training.precision", 0.0),
+        ({}, "compute", "training.precision", 0.0),
+    ],
+)
+def test_the_largest_part_that_is_no_step_is_named_with_the_field_to_change(seconds, bound, change, gain):
+    advice = advice_of(Ledger(seconds, 10, 2, {}), **PLAN)
+    assert (advice.bound, advice.gain) == (bound, gain)
+    assert advice.change.startswith(change)
+
+
+def test_a_rank_that_the_others_wait_for_is_named():
+    slow = {"system/slowest_rank": 1.0, "system/slowest_rank_behind_ms": 300.0}
+    found = ledger_of(
+        told(
+            *BEGIN, log(120.0, 1, forward=1000.0), log(220.0, 101, forward=1000.0, **slow), (220.0, "end", {})
+        ),
+        {},
+    )
+    assert found.waited_for == pytest.approx({1: 30.0})
+    advice = advice_of(found, **PLAN)
+    assert advice.bound == "straggler" and "for worker 1, whose forward passes" in advice.sentence
