@@ -34,7 +34,7 @@ class Beat:
     doing: str = "the start"
     """What it does since then."""
     may_take_long: bool = True
-    """Whether that is the start, a save, an evaluation or samples, which may take longer than a step."""
+    """Whether that is the start, a wait for data, a save, an evaluation or samples, which may take longer than a step."""
     longest_step: float = 0.0
     """Seconds of its longest step in this attempt; 0 before the first has been taken."""
     steps_ahead: int = 0
@@ -71,7 +71,7 @@ class Heart:
         """The rank goes on to read a step's batch, from where its seconds are counted."""
         if not self.beat.steps_ahead:
             self._caught_up_at = time.monotonic()
-        self.passes(f"reading the batch of step {step}")
+        self.passes(f"reading the batch of step {step}", may_take_long=True)
 
     def has_taken(self, step: int) -> None:
         """The host has done all of a step."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator.recovery.beats import Beat, Sight
 
 PATIENCE = 10
-"""A start, an evaluation, a save and samples may take so many times ``recovery.hang_timeout``."""
+"""A start, a wait for data, an evaluation, a save and samples may take so many times ``recovery.hang_timeout``."""
 
 
 class HangCheck:
@@ -23,6 +23,7 @@ class HangCheck:
         self._hang_timeout = hang_timeout
         self._beats: dict[int, Beat] = {}
         self._since: dict[int, float] = {}
+        self._silent_since: dict[int, float] = {}
 
     def longest_stillness(self, beats: Mapping[int, Beat | None], now: float) -> float:
         """Seconds for which a rank has stood still that may not; 0 where none has.
@@ -37,14 +38,26 @@ class HangCheck:
             if known is None or (beat is not None and beat != known):
                 self._since[rank] = now
             self._beats[rank] = beat or known or Beat()
+            if beat is not None:
+                self._silent_since.pop(rank, None)
+            elif self._beats[rank].longest_step:
+                self._silent_since.setdefault(rank, now)
         stillness = max((now - since for since in self._since.values()), default=0.0)
-        return stillness if stillness > self.limit else 0.0
+        silence = max((now - since for since in self._silent_since.values()), default=0.0)
+        if silence > self._limit_of_steps:
+            return silence
+        return stillness if stillness > self._limit else 0.0
 
     @property
-    def limit(self) -> float:
+    def _limit(self) -> float:
         """Seconds that a rank may stand still as things are: of all ranks the most, since they wait for each other."""
         if any(beat.may_take_long for beat in self._beats.values()):
             return PATIENCE * self._hang_timeout
+        return self._limit_of_steps
+
+    @property
+    def _limit_of_steps(self) -> float:
+        """The same within a step. A process that takes steps and answers nothing for so long is not busy with anything."""
         return self._hang_timeout + max((beat.longest_wait for beat in self._beats.values()), default=0.0)
 
     @property

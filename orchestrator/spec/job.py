@@ -379,8 +379,8 @@ class RecoverySpec(Section):
     """Longest wait for all workers to start."""
     hang_timeout: Seconds = 60
     """How long a worker may stand still beyond the longest step so far. Then the attempt is ended, what all workers do is kept in
-    a file of the run that names the one that the others wait for, and the run starts again. A start, an evaluation, a
-    save and samples may take ten times as long, and so may any wait of one worker for others."""
+    a file of the run that names the one that the others wait for, and the run starts again. A start, a wait for data, an
+    evaluation, a save and samples may take ten times as long, where the process answers, and so may any wait of one worker for others."""
     on_notice: Literal["save", "ignore"] = "save"
     """When a worker is told that it will be taken away (its node is drained, its process gets SIGTERM, or the cluster's
     ``notice_file`` appears): finish the step, save, and start again on what is there, which is not counted as a failure; or

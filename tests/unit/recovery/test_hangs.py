@@ -63,6 +63,15 @@ def test_what_may_take_long_on_any_rank_may():
     assert check.longest_stillness({0: STEP, 1: save}, 60.0 * PATIENCE + 1) > 0
 
 
+def test_one_that_takes_steps_and_does_not_answer_is_not_waited_for_so_long():
+    check, save = HangCheck(60), dataclasses.replace(STEP, may_take_long=True)
+    check.longest_stillness({0: save, 1: save}, 0.0)
+    assert check.longest_stillness({0: save, 1: None}, 10.0) == 0
+    assert check.longest_stillness({0: save, 1: None}, 71.9) == 0
+    assert check.longest_stillness({0: save, 1: None}, 72.1) == pytest.approx(62.1)
+    assert check.longest_stillness({0: save, 1: save}, 73.0) == 0  # it answers again
+
+
 def test_a_host_waits_for_all_steps_that_its_device_has_still_to_take():
     check = HangCheck(60)
     ahead = dataclasses.replace(STEP, steps_ahead=50)
