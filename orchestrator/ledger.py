@@ -127,8 +127,10 @@ class _Account:
         self.goes_on(time, f"{START}starting the driver")
 
     def goes_on(self, time: float, doing: str) -> None:
+        """From training on: to the end, or, without a fault that was told, to another attempt in the same processes."""
         if self.doing == _RUNNING:
-            self.doing = END
+            self.doing = DOWN if doing else END
+            self.unlogged = self.charge(time) if doing else 0.0
         self.charge(time)
         self.doing = doing
 

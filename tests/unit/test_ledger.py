@@ -115,6 +115,24 @@ def test_steps_that_were_saved_on_notice_count_though_they_were_not_logged():
     assert found.wall == pytest.approx(27.0)  # nobody knows when it was submitted
 
 
+def test_an_attempt_that_follows_without_a_fault_takes_steps_again():
+    found = ledger_of(
+        told(
+            *BEGIN,
+            log(120.0, 1, forward=1000.0),
+            log(130.0, 11, forward=1000.0),
+            (132.0, "stage", {"doing": "building the model"}),
+            (133.0, "attempt", {"attempt": 2, "start_step": 6}),
+            log(139.0, 12, forward=1000.0),
+            (139.0, "end", {}),
+        ),
+        {1: 100.0},
+    )
+    assert (found.seconds["down"], found.seconds["replay"]) == (pytest.approx(2.0), pytest.approx(5.0))
+    assert found.seconds["step"] == pytest.approx(12.0) and "end" not in found.seconds
+    assert found.wall == pytest.approx(39.0)
+
+
 def test_launches_add_up_without_the_time_between_them():
     found = ledger_of(
         told(
