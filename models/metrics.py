@@ -85,7 +85,12 @@ def of_numbers(
     return {"moments": (torch.stack([(part * weight_N1).sum(0) for part in parts]), weight_N.sum())}
 
 
-def summarized(asked: Collection[str], totals: Totals, classes: Sequence[str] = ()) -> Evaluated:
+def summarized(
+    asked: Collection[str],
+    totals: Totals,
+    classes: Sequence[str] = (),
+    token_bytes: np.ndarray[Any, Any] | None = None,
+) -> Evaluated:
     """All metrics of an evaluation.
 
     Precision, recall and F1 are 0 where they divide by nothing; ``_macro`` is the mean over classes that occur, as a label or
@@ -96,6 +101,7 @@ def summarized(asked: Collection[str], totals: Totals, classes: Sequence[str] = 
         asked: as an objective's ``metrics`` has them.
         totals: of the statistics that the objective gave for them.
         classes: names of the classes, in the order of the outputs; numbers stand in for missing ones.
+        token_bytes: (vocabulary,) bytes of text that each token stands for, where these are counted.
     """
     values = {
         name: total.item() / max(totals.counts[name], 1e-12)
@@ -119,6 +125,9 @@ def summarized(asked: Collection[str], totals: Totals, classes: Sequence[str] = 
         values["r2"] = _r2(totals.sums["moments"].numpy())
     if "perplexity" in asked:
         values["perplexity"] = math.exp(min(values["loss"], 700.0))
+    if token_bytes is not None and "tokens" in totals.sums:
+        size = float(totals.sums["tokens"].numpy() @ token_bytes)
+        values["bits_per_byte"] = totals.sums["loss"].item() / (math.log(2) * max(size, 1e-12))
     return Evaluated(values, confusion)
 
 

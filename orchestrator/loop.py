@@ -59,6 +59,10 @@ class Surroundings(Protocol):
         """Names of the data's classes, in the order of the model's outputs; empty where it has none."""
         ...
 
+    def token_bytes(self) -> np.ndarray[Any, Any] | None:
+        """(vocabulary,) bytes of text that each token stands for; None where nothing is measured by them."""
+        ...
+
     def enough(self, measured: dict[str, float]) -> str:
         """Why training no longer helps, with what an evaluation just measured (empty: none was made yet in this attempt);
         empty where it may. The same answer on every rank.
@@ -258,13 +262,13 @@ def evaluate_all(plan: Plan, engine: Engine, objective: Objective, around: Surro
     """Collective. Metrics of the evaluation set with the weights as they are, and as ``ema/...`` with their averages, where
     those are kept.
     """
-    asked, classes = plan.job.objective.measured, around.class_names()
-    found = evaluate(engine, objective, around.evaluation(), asked, classes)
+    asked = plan.job.objective.measured, around.class_names(), around.token_bytes()
+    found = evaluate(engine, objective, around.evaluation(), *asked)
     if plan.job.training.ema is None:
         return found
     around.before_update()  # a save of the step before may still be copying what changes places now
     with engine.averaged():
-        averaged = evaluate(engine, objective, around.evaluation(), asked, classes).values
+        averaged = evaluate(engine, objective, around.evaluation(), *asked).values
     named = {f"{OF_AVERAGES}{name}": value for name, value in averaged.items()}
     return Evaluated({**found.values, **named}, found.confusion)
 
@@ -275,18 +279,20 @@ def evaluate(
     batches: Iterator[Batch],
     asked: Collection[str] = (),
     classes: Sequence[str] = (),
+    token_bytes: np.ndarray[Any, Any] | None = None,
 ) -> Evaluated:
     """Collective. Metrics of the whole evaluation set, each sample counted once, the same on every rank.
 
     Args:
         asked: the metrics beside the objective's own, see ``models.metrics.summarized``.
         classes: names of the classes.
+        token_bytes: see ``Surroundings.token_bytes``.
     """
     sums = EvaluationSums(engine.device)
     with evaluating(engine):
         for batch in batches:
             sums.add(objective.evaluate(engine.modules, batch))
-    return summarized(asked, sums.totals(), classes)
+    return summarized(asked, sums.totals(), classes, token_bytes)
 
 
 @contextmanager

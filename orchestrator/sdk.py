@@ -523,6 +523,7 @@ class Run:
         *,
         which: str = "newest",
         averaged: bool = False,
+        metrics: Iterable[str] = (),
         workers: int = 1,
     ) -> Evaluation:
         """Measure one of its checkpoints by the metrics that its training evaluates by, on this machine; nothing is tracked,
@@ -532,17 +533,19 @@ class Run:
             data: as for ``predict``, with labels. Default: what the run itself evaluates on.
             which: the checkpoint, as in ``checkpoint``.
             averaged: with the moving averages of its weights instead of them; the metrics are then called ``ema/...``.
+            metrics: more than its training measures: see ``objective.metrics``.
             workers: processes that share the samples.
 
         Raises:
+            SpecError: it has no averages, or its objective no such metric.
             DataError: the data is not there or is not like the training data, or that has changed or can't be read.
             NotFoundError: there is no such checkpoint.
             InfrastructureError: the run's storage can't be read from here, or something failed.
         """
         from orchestrator.data.sources.kinds import source_at
-        from orchestrator.inference.evaluate import evaluate
+        from orchestrator.inference.evaluate import evaluate, with_metrics
 
-        plan, saved = self.plan(), self.checkpoint(which)
+        plan, saved = with_metrics(self.plan(), tuple(metrics)), self.checkpoint(which)
         if plan.job.own_factories:
             own_code.put_first(own_code.folder_of(plan.base_dir, plan.job.environment.working_dir))
         held_out, name = None, "eval"

@@ -261,6 +261,7 @@ class Worker:
         self._code_digest, self._patience = code_digest, patience
         self.left_out, self.spikes = left_out, spikes
         self._evaluation = rank.open_eval(prepared)
+        self._token_bytes = data.token_bytes_of(self._plan.job, prepared)
         self._class_names = data.inputs_of(self._plan.job, prepared).classes
         self._notices = notices
         heeds = self._plan.job.recovery.on_notice == "save"
@@ -277,6 +278,10 @@ class Worker:
     def class_names(self) -> Sequence[str]:
         """As the training data has them."""
         return self._class_names
+
+    def token_bytes(self) -> np.ndarray[Any, Any] | None:
+        """Of the training data's tokenizer."""
+        return self._token_bytes
 
     def enough(self, measured: dict[str, float]) -> str:
         """Whether ``training.stop_early`` ends it: rank 0 decides."""

@@ -14,6 +14,7 @@ LabelMetric = Literal[
 ]
 NumberMetric = Literal["r2"]
 TextMetric = Literal["perplexity"]
+NextTokenMetric = Literal["perplexity", "bits_per_byte"]
 
 
 class _Asked(ObjectiveConfig):
@@ -134,8 +135,9 @@ class CausalLmConfig(_Asked):
 
     kind: Literal["causal_lm"] = "causal_lm"
     """Predict each token from those before it."""
-    metrics: tuple[TextMetric, ...] = ()
-    """What is measured beside accuracy: ``perplexity``, exp(loss)."""
+    metrics: tuple[NextTokenMetric, ...] = ()
+    """What is measured beside accuracy: ``perplexity``, exp(loss); ``bits_per_byte``, what the model needs for a byte of text,
+    whatever its tokens are."""
     chunk_tokens: Count | None = None
     """Tokens whose logits are held at a time, for a large vocabulary (gpt, bert, rnn, lstm, gru): their products are made anew in the
     backward, a third more time for the last layer; the same loss and gradients but for rounding. Default: all, at once."""

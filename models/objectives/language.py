@@ -54,6 +54,7 @@ class CausalLm(OnePhase):
         _check_chunks(config, objective)
         assert config.context is not None
         self._chunk_tokens = objective.chunk_tokens
+        self._counted = config.vocabulary if "bits_per_byte" in objective.metrics else None
         self._tensors = dict(config.input_tensors(objective))
         self._by_name = config.inputs_by_name
         self._packed = objective.packed
@@ -127,7 +128,12 @@ class CausalLm(OnePhase):
         """Loss and the share of tokens that were the most likely one."""
         loss_N, right_N = self._scores(modules, batch, _losses_and_right)
         right, count = (right_N * self._unit_weights(batch).flatten()).sum(), self.units("model", batch)
-        return {"loss": (self._sum(loss_N, batch), count), "accuracy": (right, count)}
+        found = {"loss": (self._sum(loss_N, batch), count), "accuracy": (right, count)}
+        if self._counted is not None:
+            weight_N = self._unit_weights(batch).flatten().double()
+            counts_V = torch.zeros(self._counted, dtype=torch.float64, device=weight_N.device)
+            found["tokens"] = counts_V.index_add_(0, batch["tokens"][:, 1:].flatten().long(), weight_N), count
+        return found
 
     @torch.no_grad()
     def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:

@@ -33,6 +33,14 @@ def evaluate(
     step: StepOfCheckpoint = None,
     best: BestCheckpoint = False,
     ema: Averaged = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            help="More than training measured, as objective.metrics takes them: f1,auroc.",
+            metavar="A,B",
+        ),
+    ] = None,
     workers: Workers = 1,
     cluster: ClusterOfRun = None,
     json: AsJson = False,
@@ -47,7 +55,13 @@ def evaluate(
         raise SpecError(f"{further[0]}: files to measure on are given with --data")
     trained = sdk.attach(run, cluster)
     files = None if data is None else [data, *(further or ())]
-    found = trained.evaluate(files, which=which_checkpoint(best, step), averaged=ema, workers=workers)
+    found = trained.evaluate(
+        files,
+        which=which_checkpoint(best, step),
+        averaged=ema,
+        metrics=[one for one in (metrics or "").split(",") if one],
+        workers=workers,
+    )
     try:
         new = trained.track(found)
         told = f"MLflow has them as evaluate/{found.data}/..., at step {found.step}"

@@ -9,7 +9,7 @@ from orchestrator.data.prepared import Prepared, describe_change
 from orchestrator.data.reading.bad_samples import place_of
 from orchestrator.data.reading.evaluation import EvalStream, open_eval
 from orchestrator.data.reading.training import StepBatch, TrainStream, open_train
-from orchestrator.data.serving import INPUTS, Inputs, decode_text, inputs_of
+from orchestrator.data.serving import INPUTS, Inputs, decode_text, inputs_of, token_bytes_of
 
 __all__ = [
     "INPUTS",
@@ -27,4 +27,5 @@ __all__ = [
     "open_train",
     "place_of",
     "prepare",
+    "token_bytes_of",
 ]

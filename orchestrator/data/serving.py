@@ -183,6 +183,30 @@ def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
     )
 
 
+def token_bytes_of(job: ResolvedJob, prepared: Prepared) -> np.ndarray | None:
+    """(vocabulary,) bytes of text that each token stands for; None where nothing is measured by them.
+
+    Raises:
+        DataError: they are not known.
+    """
+    if "bits_per_byte" not in job.objective.measured:
+        return None
+    definition = prepared.preparation.get("tokenizer")
+    sizes = None if definition is None else tokenizer_from_json(definition).token_bytes()
+    if sizes is None:
+        raise DataError(
+            "objective.metrics: bits_per_byte needs to know how many bytes of text each token stands for, and "
+            + (
+                "the data came as tokens"
+                if definition is None
+                else "this tokenizer does not spell all of a text out"
+            )
+            + "; use a tokenizer of kind bytes, bpe, characters (without unknown) or a byte-level file, or leave it out"
+        )
+    vocabulary = getattr(job.model, "vocabulary", None) or len(sizes)
+    return np.pad(sizes, (0, max(0, vocabulary - len(sizes))))  # a model may have more ids than there are
+
+
 def decode_text(prepared: Prepared, tokens: Sequence[int]) -> str:
     """Tokens as text, by the run's tokenizer; as numbers where the data came tokenized already."""
     definition = prepared.preparation.get("tokenizer")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, get_args
 
 from orchestrator import checkpoint, data, loop
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.data import Prepared
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, SpecError
 from orchestrator.inference.task import refuse_without_averages
 from orchestrator.models.base import Batch
 from orchestrator.planning.fit import OF_AVERAGES
@@ -61,6 +61,7 @@ def evaluate(
         refuse_without_averages(plan)
     there = _on_this_machine(plan, workers)
     prepared = data.prepare(there, held_out)
+    data.token_bytes_of(there.job, prepared)
     if prepared.evaluation is None:
         raise DataError(f"{plan.run_id} evaluates on nothing (its job has no data.eval); give --data")
     if change := data.describe_change(saved.meta["identity"], prepared.identity):
@@ -76,6 +77,19 @@ def evaluate(
     return Evaluation(
         run=plan.run_id, step=saved.step, data=name, samples=prepared.eval_samples, metrics=metrics
     )
+
+
+def with_metrics(plan: Plan, metrics: Collection[str]) -> Plan:
+    """The plan of a run whose evaluation measures more. Raises SpecError for what its objective has not."""
+    objective = plan.job.objective
+    field = type(objective).model_fields.get("metrics")
+    allowed = get_args(get_args(field.annotation)[0]) if field is not None else ()
+    if unknown := [name for name in metrics if name not in allowed]:
+        there = f"it has {', '.join(allowed)}" if allowed else "it has none beside its own"
+        raise SpecError(f"--metrics {unknown[0]}: {objective.kind} has no such metric; {there}")
+    asked = tuple(dict.fromkeys((*objective.measured, *metrics)))
+    changed = objective.model_copy(update={"metrics": asked} if metrics else {})
+    return plan.model_copy(update={"job": plan.job.model_copy(update={"objective": changed})})
 
 
 def _on_this_machine(plan: Plan, workers: int) -> Plan:
@@ -110,10 +124,11 @@ def _measured(plan_json: str, prepared_json: str, path: str, averaged: bool) -> 
     rank = assemble(plan)
     try:
         rank.load(checkpoint.checkpoint_at(path))
-        asked, classes = plan.job.objective.measured, data.inputs_of(plan.job, prepared).classes
+        classes = data.inputs_of(plan.job, prepared).classes
+        asked = plan.job.objective.measured, classes, data.token_bytes_of(plan.job, prepared)
         batches = _batches(rank, prepared)
         with rank.engine.averaged() if averaged else nullcontext():
-            values = loop.evaluate(rank.engine, rank.objective, batches, asked, classes).values
+            values = loop.evaluate(rank.engine, rank.objective, batches, *asked).values
         return {f"{OF_AVERAGES if averaged else ''}{name}": value for name, value in values.items()}
     finally:
         rank.close()

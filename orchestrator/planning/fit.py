@@ -50,7 +50,7 @@ def _check_twice_differentiable(training: TrainingSpec) -> None:
 
 _BEST_IS = {
     **dict.fromkeys(("accuracy", "precision", "recall", "f1", "auroc", "average_precision", "r2"), "max"),
-    **dict.fromkeys(("loss", "mse", "mae", "perplexity"), "min"),
+    **dict.fromkeys(("loss", "mse", "mae", "perplexity", "bits_per_byte"), "min"),
 }
 """Of metrics that have a good end: which. ``f1_macro`` is a kind of ``f1``."""
 
@@ -135,6 +135,22 @@ def check_best(job: ResolvedJob) -> None:
     if job.tracking.log_checkpoint == "best" and (job.data.eval is None or not keep.best):
         missing = "data.eval" if job.data.eval is None else "checkpoint.keep.best: 1 or more"
         raise SpecError(f"tracking.log_checkpoint: best needs {missing}; or write newest")
+
+
+def check_measured(job: ResolvedJob) -> None:
+    """Raises SpecError where a metric is asked for that the data can't give."""
+    if "bits_per_byte" not in job.objective.measured:
+        return
+    tokenizer = getattr(job.data.prepare, "tokenizer", None)
+    said = "objective.metrics: bits_per_byte needs to know how many bytes of text each token stands for, and "
+    if tokenizer is None:
+        raise SpecError(
+            f"{said}the data comes as tokens; have data.prepare make them of text, or leave it out"
+        )
+    if tokenizer.kind == "words" or getattr(tokenizer, "unknown", False):
+        raise SpecError(
+            f"{said}a tokenizer of kind {tokenizer.kind} does not spell all of a text out; use bytes or bpe, or leave it out"
+        )
 
 
 def check_stop_early(job: ResolvedJob) -> None:

@@ -11,6 +11,7 @@ from orchestrator.planning.fit import (
     check_averages,
     check_best,
     check_fit,
+    check_measured,
     check_optimizers,
     check_phases,
     check_stop_early,
@@ -43,6 +44,7 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
     check_averages(job)
     check_optimizers(job)
     check_shard_group(job)
+    check_measured(job)
     check_best(job)
     check_stop_early(job)
     check_phases(job)

@@ -103,6 +103,9 @@ class RecordingSurroundings:
         """None."""
         return ()
 
+    def token_bytes(self) -> None:
+        """None."""
+
     def enough(self, measured: dict[str, float]) -> str:
         """As the patience that was given says."""
         if measured and self._patience is not None:

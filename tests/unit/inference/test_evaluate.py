@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from orchestrator.checkpoint.export import export
 from orchestrator.checkpoint.reader import CheckpointReader
 from orchestrator.errors import DataError, SpecError
-from orchestrator.inference.evaluate import evaluate
+from orchestrator.inference.evaluate import evaluate, with_metrics
 from orchestrator.inference.part_writer import PartWriter
 from orchestrator.spec.data import CsvSource, FileSource
 
@@ -115,3 +115,17 @@ def test_where_the_training_data_has_changed_it_is_refused(classifier, tmp_path)
             measured(classifier, tmp_path / "new.parquet")
     finally:
         pq.write_table(stones(120), trained_on, row_group_size=40)
+
+
+def test_more_is_measured_than_in_training(classifier):
+    asked = with_metrics(classifier.plan, ("f1", "auroc"))
+    found = evaluate(asked, classifier.saved, None, name="new", averaged=False, workers=1)
+    usual = measured(classifier).metrics
+    assert found.metrics.keys() == usual.keys() | {"f1_macro", "f1_micro", "auroc"}
+    assert usual.items() <= found.metrics.items()
+    assert found.metrics["f1_micro"] == pytest.approx(found.metrics["accuracy"])
+    with pytest.raises(
+        SpecError, match=r"--metrics r2: classification has no such metric; it has precision, recall"
+    ):
+        with_metrics(classifier.plan, ("f1", "r2"))
+    assert with_metrics(classifier.plan, ()) == classifier.plan

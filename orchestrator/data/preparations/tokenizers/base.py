@@ -41,6 +41,12 @@ class Tokenizer(Protocol):
         """Text of ids; special tokens are left out."""
         ...
 
+    def token_bytes(self) -> np.ndarray | None:
+        """UTF-8 bytes of text that each id stands for, int64 (vocabulary,), of special tokens none; None where ids don't spell
+        all of a text out.
+        """
+        ...
+
     def to_json(self) -> str:
         """All of it."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,18 @@ class LibraryTokenizer:
         """See Tokenizer."""
         return str(self._library.decode([int(token) for token in tokens], skip_special_tokens=True))
 
+    def token_bytes(self) -> np.ndarray | None:
+        """See Tokenizer. Of byte-level ones that change no text: a character of their tokens is a byte."""
+        content = json.loads(self._definition)
+        if content.get("normalizer") or not _is_byte_level(content):
+            return None
+        sizes = np.zeros(self.vocabulary, dtype=np.int64)
+        for token, number in self._library.get_vocab(with_added_tokens=False).items():
+            sizes[number] = len(token)
+        for added in content.get("added_tokens", []):
+            sizes[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+        return sizes
+
     def to_json(self) -> str:
         """See Tokenizer."""
         return json.dumps({"kind": "library", "definition": json.loads(self._definition)})
@@ -106,6 +118,20 @@ class LibraryTokenizer:
         }
         config |= {theirs: named[name] for name, theirs in kinds.items() if name in named}
         return {"tokenizer.json": library.to_str(), "tokenizer_config.json": json.dumps(config)}
+
+
+def _is_byte_level(content: dict[str, Any]) -> bool:
+    """Whether text becomes bytes, with none before it, and bytes become text."""
+    before, after = (list(_steps(content.get(name))) for name in ("pre_tokenizer", "decoder"))
+    adds_none = all(not step.get("add_prefix_space") for step in before)
+    return adds_none and all(any(step["type"] == "ByteLevel" for step in steps) for steps in (before, after))
+
+
+def _steps(section: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """A section's parts, where it is a sequence of several."""
+    for part in (section or {}).get("pretokenizers") or (section or {}).get("decoders") or [section]:
+        if part is not None:
+            yield part
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int, specials: Sequence[str] = ()) -> LibraryTokenizer:

@@ -38,6 +38,10 @@ class ByteTokenizer:
         """See Tokenizer. Bytes that are no UTF-8 become U+FFFD."""
         return bytes(token for token in tokens if 0 <= token < 256).decode(errors="replace")
 
+    def token_bytes(self) -> np.ndarray | None:
+        """See Tokenizer."""
+        return (np.arange(self.vocabulary) < 256).astype(np.int64)
+
     def to_json(self) -> str:
         """See Tokenizer."""
         return json.dumps({"kind": "bytes", "specials": list(self.specials)})
@@ -101,6 +105,13 @@ class CharacterTokenizer:
             for token in tokens
             if token == unknown or first <= token < self.vocabulary
         )
+
+    def token_bytes(self) -> np.ndarray | None:
+        """See Tokenizer. None where other characters may become one that is unknown."""
+        if UNKNOWN in self.specials:
+            return None
+        sizes = [0] * len(self.specials) + [len(character.encode()) for character in self.characters]
+        return np.array(sizes, dtype=np.int64)
 
     def to_json(self) -> str:
         """See Tokenizer."""
