@@ -174,6 +174,8 @@ def _go_on_from(
 
     """
     if newest is None:
+        if rank.number == 0 and (again := _taken_again(rank.plan.storage, 0)):
+            logger.info("attempt %d begins anew, since there is no checkpoint%s", attempt, again)
         return 0, ()
     _check_code(newest, rank, code)
     change = data.describe_change(newest.meta["identity"], prepared.identity)
@@ -191,8 +193,7 @@ def _go_on_from(
             logger.warning("%s; going on, as recovery.accept_changed_data says", said)
     rank.load(newest)
     if rank.number == 0:
-        reached = RunRecord(rank.plan.storage).reached()
-        again = f"; steps {newest.step + 1} to {reached} are taken again" if reached > newest.step else ""
+        again = _taken_again(rank.plan.storage, newest.step)
         logger.info("attempt %d goes on from the checkpoint of step %d%s", attempt, newest.step, again)
     return newest.step, newest.meta.get("skipped", ()) if change is None else ()
 
@@ -207,6 +208,12 @@ def _check_left_out(newest: Checkpoint | None, left_out: Collection[int]) -> Non
             f"recovery.leave_out: step {min(changed)} lies before the checkpoint of step {newest.step}, which was trained"
             f" with{'out' if min(changed) in trained_without else ''} it; resume from an older one (--from), or leave that as it was"
         )
+
+
+def _taken_again(storage: str, step: int) -> str:
+    """What an attempt that goes on after a step has lost, as the end of a sentence; empty where that is nothing."""
+    reached = RunRecord(storage).reached()
+    return f"; steps {step + 1} to {reached} are taken again" if reached > step else ""
 
 
 def _check_code(newest: Checkpoint, rank: Rank, code: OwnCode) -> None:
