@@ -40,7 +40,7 @@ from orchestrator.models.looked_at import try_out
 from orchestrator.models.sizes import count
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank
-from orchestrator.spec.job import InitializeSpec
+from orchestrator.spec.job import EmaSpec, InitializeSpec
 from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
 
 peft = pytest.importorskip("peft")
@@ -265,6 +265,28 @@ def test_a_run_goes_on_from_its_adapters_under_another_strategy(
     runs = pools.run(2, train, plan_for(2, STRATEGIES[resumes], name, folder), name, folder, STEPS, root, 10)
     expected, _ = plain(name)
     torch.testing.assert_close(torch.tensor(runs[0].losses), torch.tensor(expected[10:]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+def test_averages_of_adapters_are_merged_too(pools: Pools, strategy: str, tmp_path: Path) -> None:
+    name, folder = "llama", written("llama")
+    made = []
+    for ranks, kind, root in ((1, "ddp", "one"), (2, strategy, "two")):
+        plan = plan_for(ranks, STRATEGIES[kind], name, folder)
+        training = plan.job.training.model_copy(update={"ema": EmaSpec(decay=0.9)})
+        plan = plan.model_copy(update={"job": plan.job.model_copy(update={"training": training})})
+        pools.run(ranks, train, plan, name, folder, STEPS, str(tmp_path / root))
+        saved = checkpoint.checkpoint_at(str(tmp_path / root / f"step-{STEPS:08d}.attempt-1"))
+        modules = (
+            load_modules(saved, config_of(name, folder), CAUSAL, averaged=which) for which in (True, False)
+        )
+        weights = (
+            one["model"].get_parameter("network.model.layers.0.self_attn.q_proj.weight") for one in modules
+        )
+        made.append(list(weights))
+    (average, last), (other_average, _) = made
+    torch.testing.assert_close(other_average, average, rtol=0, atol=1e-5)
+    assert (average - last).abs().max() > 1e-4
 
 
 @pytest.fixture
