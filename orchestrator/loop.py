@@ -194,6 +194,8 @@ def train(
             values = recent.named(
                 means, factor=factor, epoch=batch.epoch, seconds=seconds, forward=meter.forward_seconds
             )
+            if training.precision == "fp16":
+                values |= recent.fp16(engine.scalars(), step)
             if spikes.spec is not None or around.left_out:
                 values["train/left_out"] = spikes.count + sum(one <= step for one in around.left_out)
             around.log(step, values, seconds)

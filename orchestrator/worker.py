@@ -7,9 +7,9 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,17 @@ from orchestrator.telemetry.sample_time import SHARE, SampleTime
 from orchestrator.telemetry.spikes import Spike, SpikeWatch, too_many
 
 logger = logging.getLogger("orchestrator")
+
+
+class Closing(Protocol):
+    """What is opened once and closed once."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+Opened = TypeVar("Opened", bound=Closing)
 
 _SAMPLES = 16
 """Generated samples that are logged at a time."""
@@ -76,11 +87,11 @@ def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
         teller.doing("building the model")
         newest = peers.agree(partial(_where_to_go_on, plan, root, int(config["launch"])))
         there = peers.agree(lambda: checkpoint.committed(root))
-        rank = held.enter_context(contextlib.closing(assemble(plan)))
+        rank = held.enter_context(closing(assemble(plan)))
         checkpoints = Checkpoints(
             root, attempt=attempt, rank=peers.rank, world_size=peers.world_size, group=peers.group
         )
-        held.enter_context(contextlib.closing(checkpoints))
+        held.enter_context(closing(checkpoints))
         events.emit("worker", rank=peers.rank, pid=os.getpid(), host=socket.gethostname(), attempt=attempt)
         code = own_code.code_of(plan.job.own_factories)
         left_out = sorted({*plan.job.recovery.leave_out, *peers.agree(RunRecord(plan.storage).left_out)})
@@ -103,7 +114,7 @@ def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
             )
         )
         teller.doing("reading the first batches")
-        with contextlib.closing(rank.open_train(prepared, start_step=start_step, skipped=skipped)) as stream:
+        with closing(rank.open_train(prepared, start_step=start_step, skipped=skipped)) as stream:
             ranking = _ranking(plan, there)
             worker = Worker(
                 rank,
@@ -138,6 +149,22 @@ def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": {**(newest.meta["metrics"] if newest else {}), **outcome.metrics},
         "attempt": attempt,
     }
+
+
+@contextlib.contextmanager
+def closing(opened: Opened) -> Iterator[Opened]:
+    """Closed at the end. An error on the way out never takes the place of the one that is why: a GPU that has failed
+    answers everything from then on with errors.
+    """
+    try:
+        yield opened
+    except BaseException:
+        try:
+            opened.close()
+        except Exception as second:
+            logger.warning("and then, while ending: %s: %s", type(second).__name__, second)
+        raise
+    opened.close()
 
 
 def _where_to_go_on(plan: Plan, root: str, launch: int) -> Checkpoint | None:

@@ -67,6 +67,17 @@ class StepMetrics(MetricSums):
         """Note a phase's gradient norm, (); the last one is what is logged."""
         self._norms[phase] = norm
 
+    def fp16(self, scalars: Mapping[str, float], step: int) -> dict[str, float]:
+        """Each phase's loss scale, and how many updates up to a step were not made, from what an engine keeps beside tensors."""
+        scaled = [
+            (phase, suffix) for phase, suffix in self._suffixes.items() if f"loss_scale/{phase}" in scalars
+        ]
+        scales = {f"train/loss_scale{suffix}": scalars[f"loss_scale/{phase}"] for phase, suffix in scaled}
+        skipped = {
+            f"train/skipped_updates{suffix}": step - scalars[f"updates/{phase}"] for phase, suffix in scaled
+        }
+        return scales | skipped
+
     def add_step(self, samples: int, tokens: int) -> None:
         """Count a step and its global batch."""
         self._steps, self._samples, self._tokens = (

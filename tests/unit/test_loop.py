@@ -391,6 +391,19 @@ def test_fp16_skips_such_a_step_and_goes_on():
     assert around.metric("train/grad_norm") == {1: math.inf, 2: 2.0}
 
 
+@pytest.mark.parametrize(
+    ("precision", "scales", "skipped"), [("fp16", {2: 512.0}, {2: 1.0}), ("bf16", {}, {})]
+)
+def test_fp16_tells_its_scale_and_the_updates_that_were_not_made(precision, scales, skipped, monkeypatch):
+    state = {"loss_scale/model": 512.0, "updates/model": 1.0}
+    monkeypatch.setattr(RecordingEngine, "scalars", lambda self: state)
+    _, around, _ = run(plan_of(2, precision=precision))
+    assert {step: value for step, value in around.metric("train/loss_scale").items() if step == 2} == scales
+    assert {
+        step: value for step, value in around.metric("train/skipped_updates").items() if step == 2
+    } == skipped
+
+
 def test_replicas_that_differ_end_the_run_and_are_not_saved():
     around = RecordingSurroundings()
     engine, plan = RecordingEngine(differs="parameter model/w"), plan_of(3, check_replicas_every=2)
