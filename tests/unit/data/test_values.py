@@ -483,7 +483,8 @@ def test_changed_data_is_accepted_only_where_its_numbers_mean_the_same(tmp_path)
         now = prepared(files[1], {**data, "train": parquet(files[1], x=[9.0, *X[1:]], label=label)})
         job = job_of({"train": {"kind": "builtin", "name": "iris"}}, recovery={"accept_changed_data": True})
         loaded: list[Any] = []
-        rank: Any = SimpleNamespace(plan=SimpleNamespace(job=job), number=0, load=loaded.append)
+        plan = SimpleNamespace(job=job, storage=str(tmp_path / "run"))
+        rank: Any = SimpleNamespace(plan=plan, number=0, load=loaded.append)
         kept: Any = SimpleNamespace(meta={"identity": before.identity, "code": ""}, step=3)
         try:
             assert worker._go_on_from(kept, rank, now, 1, OwnCode({}))[0] == 3 and loaded == [kept]
