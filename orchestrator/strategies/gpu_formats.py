@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
@@ -25,6 +26,20 @@ class autocast_as_on_gpus(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.backward:
+            with self:  # else what the backward recomputes would be of other formats than in the forward
+                assert not any(
+                    kwargs.get(name) for name in ("gradient", "retain_graph", "create_graph", "inputs")
+                )
+                return _engine_run_backward(  # torch's own two ways to it step out of all modes
+                    (args[0],),
+                    (torch.ones_like(args[0]),),
+                    False,
+                    False,
+                    (),
+                    allow_unreachable=True,
+                    accumulate_grad=True,
+                )
         if func in _IN_FP32 and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map(_widened, (args, kwargs))
         return func(*args, **kwargs)
