@@ -197,7 +197,7 @@ def train(
             if training.precision == "fp16":
                 values |= recent.fp16(engine.scalars(), step)
             if spikes.spec is not None or around.left_out:
-                values["train/left_out"] = spikes.count + sum(one <= step for one in around.left_out)
+                values["train/left_out"] = float(spikes.count + sum(one <= step for one in around.left_out))
             around.log(step, values, seconds)
             recent = StepMetrics(plan, objective, engine.device)
             measured |= {name: value for name, value in values.items() if name.startswith("train/")}
