@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,6 @@ from orchestrator.ledger import Ledger, ledger_of
 from orchestrator.models.configs import check_same_function, default_objective, filled_in, with_architecture
 from orchestrator.models.sizes import Counts
 from orchestrator.narration import narrated
-from orchestrator.own_code import OwnCode
 from orchestrator.planning.devices import Device, ThisMachine, device_of
 from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
@@ -43,20 +42,18 @@ from orchestrator.planning.revise import revise
 from orchestrator.planning.schedule import check_schedule
 from orchestrator.planning.shard_group import with_shard_group
 from orchestrator.planning.verdict import Verdict
-from orchestrator.records import PLAN, RunRecord
+from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus, new_run_id, run_id_problem
 from orchestrator.spec.addresses import store_problem, without_password
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import absolute, is_uri, store_at
+from orchestrator.stored_run import CheckpointRun, StoredRun
 
 if TYPE_CHECKING:
-    from orchestrator.checkpoint import Checkpoint
     from orchestrator.clusters.base import Cluster
     from orchestrator.housekeeping import Pruning, Usage
-    from orchestrator.inference.evaluate import Evaluation
-    from orchestrator.inference.predict import Predicted
 
 _WAIT_SECONDS = 0.5
 
@@ -230,6 +227,27 @@ def attach(run_id: str, cluster: str | ClusterProfile | None = None) -> Run:
     return Run(run_id, backend)
 
 
+def stored(name: str, cluster: str | ClusterProfile | None = None) -> StoredRun:
+    """What can predict, evaluate and be exported: a run, or one of its checkpoints.
+
+    Args:
+        name: a run's id, a checkpoint's folder, or a registered model: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` in the
+            cluster's MLflow.
+        cluster: as for ``attach``.
+
+    Raises:
+        NotFoundError: there is none.
+        InfrastructureError: MLflow does not answer.
+    """
+    if name.startswith("models:/"):
+        from orchestrator.telemetry.registered import checkpoint_of
+
+        return CheckpointRun(checkpoint_of(tracking_uri_of(_profile(cluster or "local")), name))
+    if "/" in name:
+        return CheckpointRun(absolute(name, str(Path.cwd())))
+    return attach(name, cluster)
+
+
 def list_runs(cluster: str | ClusterProfile = "local") -> list[RunStatus]:
     """All runs that the cluster still knows, newest first."""
     found = open_cluster(_profile(cluster)).list()
@@ -311,7 +329,7 @@ def prune(
     return found
 
 
-class Run:
+class Run(StoredRun):
     """A submitted plan."""
 
     def __init__(self, run_id: str, cluster: Cluster) -> None:
@@ -432,152 +450,14 @@ class Run:
         """Delete it, as ``delete`` does."""
         delete([self.id], self.cluster.profile, keep_tracked=keep_tracked)
 
-    def checkpoint(self, which: str = "newest") -> Checkpoint:
-        """Its ``newest`` good checkpoint, its ``best``, or that of a step: see ``checkpoint.chosen``."""
-        from orchestrator import checkpoint
+    def _storage(self) -> str:
+        return _storage_of(self.status())
 
-        return checkpoint.chosen(self.status().urls["checkpoints"], which)
-
-    def code(self, saved: Checkpoint) -> OwnCode:
-        """The person's own files that a checkpoint of it was trained with; none where the model is a family of ours.
-
-        Raises:
-            NotFoundError: they are gone from its storage.
-        """
-        try:
-            return RunRecord(_storage_of(self.status())).code(saved.meta["code"])
-        except FileNotFoundError:
-            raise NotFoundError(f"{self.id} no longer keeps the code of its model") from None
-
-    def plan(self) -> Plan:
-        """The plan that it was first launched with.
-
-        Raises:
-            InfrastructureError: its storage can't be read from this machine.
-            NotFoundError: it keeps none.
-        """
-        storage = self._storage_here()
-        try:
-            return Plan.model_validate_json(store_at(storage).read(PLAN)).moved_to(storage)
-        except FileNotFoundError:
-            raise NotFoundError(
-                f"{self.id} keeps no {PLAN}: it was not started, or by an older version"
-            ) from None
-
-    def predict(
-        self,
-        data: str | os.PathLike[str] | Iterable[str],
-        output: str | os.PathLike[str],
-        *,
-        which: str = "newest",
-        averaged: bool = False,
-        workers: int = 1,
-        keep: Iterable[str] | None = None,
-        tokens: int | None = None,
-        seed: int | None = None,
-        on_part: Callable[[int, int], None] | None = None,
-    ) -> Predicted:
-        """Write what its model says of each row of some files, as Parquet, on this machine. Each row is answered once; where
-        it was killed it goes on with what is not there yet.
-
-        Args:
-            data: a file, a folder or a pattern, as the training data was; or the files of a pattern.
-            output: a new or empty folder, or one of the same predictions.
-            which: the checkpoint, as in ``checkpoint``.
-            averaged: by the moving averages of its weights instead of them.
-            workers: processes that hold the model. Their number changes no file.
-            keep: columns of the data beside the predictions. Default: all that hold one number, text, date or the like.
-            tokens: that a language model writes at most. Default: 128.
-            seed: of what it draws. Default: 0.
-            on_part: called with the files that are there and the files of all.
-
-        Raises:
-            SpecError: the model makes no predictions, or has no averages, or the folder holds something else.
-            DataError: the data is not there, lacks a column, or a row can't be read.
-            NotFoundError: there is no such checkpoint.
-            InfrastructureError: the run's storage can't be read from here, or something failed.
-        """
-        from orchestrator.data import Inputs
-        from orchestrator.inference.predict import predict
-        from orchestrator.inference.task import make_task
-
-        plan, saved = self.plan(), self.checkpoint(which)
-        task = make_task(
-            plan,
-            saved,
-            Inputs.model_validate_json(self.inputs()),
-            self.code(saved),
-            _absolute(data),
-            absolute(os.fspath(output), str(Path.cwd())),
-            cache=str(home() / "cache"),
-            keep=None if keep is None else tuple(keep),
-            tokens=tokens,
-            seed=seed,
-            averaged=averaged,
-        )
-        return predict(plan, task, workers=workers, on_part=on_part)
-
-    def evaluate(
-        self,
-        data: str | os.PathLike[str] | Iterable[str] | None = None,
-        *,
-        which: str = "newest",
-        averaged: bool = False,
-        metrics: Iterable[str] = (),
-        workers: int = 1,
-    ) -> Evaluation:
-        """Measure one of its checkpoints by the metrics that its training evaluates by, on this machine; nothing is tracked,
-        see ``track``.
-
-        Args:
-            data: as for ``predict``, with labels. Default: what the run itself evaluates on.
-            which: the checkpoint, as in ``checkpoint``.
-            averaged: with the moving averages of its weights instead of them; the metrics are then called ``ema/...``.
-            metrics: more than its training measures: see ``objective.metrics``.
-            workers: processes that share the samples.
-
-        Raises:
-            SpecError: it has no averages, or its objective no such metric.
-            DataError: the data is not there or is not like the training data, or that has changed or can't be read.
-            NotFoundError: there is no such checkpoint.
-            InfrastructureError: the run's storage can't be read from here, or something failed.
-        """
-        from orchestrator.data.sources.kinds import source_at
-        from orchestrator.inference.evaluate import evaluate, with_metrics
-
-        plan, saved = with_metrics(self.plan(), tuple(metrics)), self.checkpoint(which)
-        if plan.job.own_factories:
-            own_code.put_first(own_code.folder_of(plan.base_dir, plan.job.environment.working_dir))
-        held_out, name = None, "eval"
-        if data is not None:
-            path, sources = _absolute(data), plan.job.data.train
-            held_out = source_at(path, sources[0] if isinstance(sources, tuple) else sources)
-            name = _name_of(path)
-        with self.code(saved).importable():
-            return evaluate(plan, saved, held_out, name=name, averaged=averaged, workers=workers)
-
-    def track(self, evaluation: Evaluation) -> int | None:
-        """Send what was measured to its record in MLflow, as ``evaluate/<data>/<metric>`` at the checkpoint's step. What was
-        sent under this name before stays.
-
-        Returns:
-            How many values were new; None while the run sends by itself, as these too.
-
-        Raises:
-            NotFoundError: the run is not tracked.
-            InfrastructureError: MLflow did not take all; the values are kept.
-        """
-        from orchestrator.telemetry.evaluations import is_tracked, track
-
-        storage = self._storage_here()
-        if not is_tracked(storage):
-            raise NotFoundError(f"{self.id} is not tracked")
-        values = {f"evaluate/{evaluation.data}/{name}": value for name, value in evaluation.metrics.items()}
-        return track(storage, evaluation.step, values)
+    def _checkpoints(self) -> str:
+        return self.status().urls["checkpoints"]
 
     def _storage_here(self) -> str:
-        """Its storage, which this machine reads. Raises InfrastructureError."""
-        storage = _storage_of(self.status())
+        storage = self._storage()
         if not storage:
             raise NotFoundError(f"{self.id} has no checkpoint yet")
         root = storage.removesuffix(f"/runs/{self.id}")
@@ -587,34 +467,6 @@ class Run:
                 " does not have; do it on one that has it"
             )
         return storage
-
-    def inputs(self) -> bytes:
-        """How rows become what its model takes, as JSON: scaling, categories, the tokenizer. See ``data.Inputs``.
-
-        Raises:
-            NotFoundError: the run did not come so far as to prepare its data.
-        """
-        from orchestrator.data import INPUTS
-
-        try:
-            return store_at(_storage_of(self.status())).read(INPUTS)
-        except FileNotFoundError:
-            raise NotFoundError(f"{self.id} keeps no {INPUTS}: its data was not prepared") from None
-
-
-def _absolute(data: str | os.PathLike[str] | Iterable[str]) -> str:
-    """The one absolute path or pattern of data that a person names from where they are."""
-    from orchestrator.data.sources.kinds import one_path
-
-    given = [os.fspath(data)] if isinstance(data, str | os.PathLike) else list(data)
-    return one_path([absolute(one, str(Path.cwd())) for one in given])
-
-
-def _name_of(path: str) -> str:
-    """What data is called in MLflow: its file or folder, without its ending; of a pattern the folder."""
-    parts = [part for part in path.rstrip("/").split("/") if not set(part) & set("*?[")]
-    last = parts[-1] if parts else "data"
-    return last.rpartition(".")[0] or last
 
 
 def _profile(cluster: str | ClusterProfile) -> ClusterProfile:

@@ -45,7 +45,7 @@ def module_lines(module: ModuleType) -> Iterator[str]:
 
 
 def member_lines(path: str, value: Any) -> Iterator[str]:
-    """A function with its signature; a class with its members; a model's fields; an enum's values."""
+    """A function with its signature; a class with its members, also of bases that have no line of their own; a model's fields; an enum's values."""
     if not inspect.isclass(value):
         yield f"{path}{inspect.signature(value)}" if callable(value) else path
     elif issubclass(value, Enum):
@@ -54,7 +54,10 @@ def member_lines(path: str, value: Any) -> Iterator[str]:
         yield from (f"{path}.{field}" for field in value.model_fields)
     else:
         yield f"{path}({', '.join(base.__name__ for base in value.__bases__ if base is not object)})"
-        for name, member in sorted(vars(value).items()):
+        hidden = [base for base in value.__mro__[1:] if base.__module__.partition(".")[0] == "orchestrator"]
+        hidden = [base for base in hidden if base.__module__ not in MODULES]
+        members = {name: member for base in (*reversed(hidden), value) for name, member in vars(base).items()}
+        for name, member in sorted(members.items()):
             if name == "__init__" or not name.startswith("_"):
                 yield f"{path}.{name}{inspect.signature(member) if callable(member) else ''}"
 

@@ -53,7 +53,9 @@ def _class(name: str, value: Any) -> Iterator[str]:
         for field, meaning in _attributes(value).items():
             if not field.startswith("_"):
                 yield f"| `{field}` | {meaning} |\n"
-    for member, method in vars(value).items():
+    bases = [value] if issubclass(value, (BaseModel, Enum)) else value.__mro__
+    for member in dict.fromkeys(member for base in bases for member in vars(base)):
+        method = getattr(value, member)
         if inspect.isfunction(method) and not member.startswith("_"):
             yield _function(member, method, level=3)
 

@@ -10,7 +10,7 @@ from orchestrator.cli.options import (
     BestCheckpoint,
     ClusterOfRun,
     FurtherFiles,
-    RunId,
+    RunOrCheckpoint,
     StepOfCheckpoint,
     Workers,
     print_json,
@@ -20,7 +20,7 @@ from orchestrator.cli.options import (
 
 
 def evaluate(
-    run: RunId,
+    run: RunOrCheckpoint,
     further: FurtherFiles = None,
     data: Annotated[
         str | None,
@@ -53,7 +53,7 @@ def evaluate(
 
     if data is None and further:
         raise SpecError(f"{further[0]}: files to measure on are given with --data")
-    trained = sdk.attach(run, cluster)
+    trained = sdk.stored(run, cluster)
     files = None if data is None else [data, *(further or ())]
     found = trained.evaluate(
         files,

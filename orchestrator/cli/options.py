@@ -31,6 +31,14 @@ JobFile = Annotated[str, typer.Argument(help="The job file.", metavar="JOB.yaml"
 RunId = Annotated[
     str, typer.Argument(help="The run's id, as list shows it.", metavar="RUN", autocompletion=complete_run)
 ]
+RunOrCheckpoint = Annotated[
+    str,
+    typer.Argument(
+        help="The run's id, the folder of one of its checkpoints, or models:/NAME@ALIAS or models:/NAME/VERSION.",
+        metavar="RUN",
+        autocompletion=complete_run,
+    ),
+]
 ClusterName = Annotated[
     str,
     typer.Option(

@@ -12,7 +12,7 @@ from orchestrator.cli.options import (
     ClusterOfRun,
     DataFiles,
     FurtherFiles,
-    RunId,
+    RunOrCheckpoint,
     StepOfCheckpoint,
     Workers,
     print_json,
@@ -24,7 +24,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def predict(
-    run: RunId,
+    run: RunOrCheckpoint,
     data: DataFiles,
     output: Annotated[
         str,
@@ -64,7 +64,7 @@ def predict(
             shown_at = time.monotonic()
             say(f"{done} of {of} files")
 
-    made = sdk.attach(run, cluster).predict(
+    made = sdk.stored(run, cluster).predict(
         [data, *(further or ())],
         output,
         which=which_checkpoint(best, step),
