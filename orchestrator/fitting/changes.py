@@ -16,8 +16,10 @@ from orchestrator.planning.verdict import Change, Verdict, needed
 _NEAREST = 3
 _MOST_TRIED = 24
 _CHUNK_TOKENS = 1024
-_MANY = 1024
-"""Workers, of whom each has next to nothing of what is shared."""
+_MANY = (32, 1024)
+"""Workers, of whom each has little of what is shared: with the most next to nothing, but then FSDP2 fills up what has fewer rows
+than there are workers.
+"""
 
 Remake = Callable[[ResolvedJob], Plan]
 """The plan of a changed job; raises SpecError where it can't be had."""
@@ -65,9 +67,11 @@ def least(plan: Plan, device: Device, ask: Simulator) -> int | None:
             "training.recomputation": "blocks",
         },
     )
-    shared = plan.model_copy(update={"job": job, "world_size": _MANY, "micro_batch_size": 1})
+    shared = plan.model_copy(update={"job": job, "micro_batch_size": 1})
     try:
-        return needed(device, ask.peak(shared))
+        return min(
+            needed(device, ask.peak(shared.model_copy(update={"world_size": workers}))) for workers in _MANY
+        )
     except SpecError:
         return None
 

@@ -200,11 +200,6 @@ def test_evaluation_between_steps_changes_no_number(pools: Pools, alone: Any, st
     assert_same(pools.run(2, toys.train, plan), expected)
 
 
-def test_zero_is_not_compiled(pools: Pools) -> None:
-    with pytest.raises(SpecError, match=r"training\.compile"):
-        pools.run(2, toys.train, toys.toy_plan(2, STRATEGIES["zero2"], compile=True))
-
-
 def test_fp16_needs_a_gpu() -> None:
     with pytest.raises(SpecError, match="fp16 needs a GPU"):
         toys.train(toys.toy_plan(1, {"kind": "ddp"}, precision="fp16"))
