@@ -86,7 +86,7 @@ def tag_of_the_hang(home, run):
     return found.data.tags.get("trainwright.hang")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_worker_that_waits_for_nobody_is_named(home, tmp_path, rank):
     """It answers Ray's health check, and the other one waits for its gradient."""
     sign = home.folder / f"hang-{rank}"

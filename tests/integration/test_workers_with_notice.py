@@ -94,6 +94,7 @@ def test_a_notice_file_loses_no_step(home, left_alone, tmp_path):
     assert_nothing_was_lost(home, run, left_alone, f"worker 0 {said}; worker 1 {said}")
 
 
+@pytest.mark.slow
 def test_a_notice_that_is_to_be_ignored_is(home):
     run = submitted(home, job(home, on_notice="ignore", max_failures=1))
     victim = home.wait_for(run, lambda event: event["event"] == "worker" and event["rank"] == 1)
