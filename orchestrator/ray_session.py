@@ -294,8 +294,9 @@ def runtime_env(plan: Plan) -> dict[str, Any]:
 
 
 def private_cpus(plan: Plan) -> int:
-    """Logical CPUs of a private instance: the workers' and those that read."""
-    return math.ceil(plan.world_size * plan.job.scaling.cpus_per_worker - 1e-6) + DATA_CPUS
+    """Logical CPUs of a private instance: the workers', and those that a read task sets aside: with fewer none would start."""
+    workers = math.ceil(plan.world_size * plan.job.scaling.cpus_per_worker - 1e-6)
+    return workers + max(DATA_CPUS, math.ceil(plan.job.data.reader_cpus))
 
 
 def first_processes(plan: Plan) -> int:

@@ -60,6 +60,13 @@ def test_a_private_instance_has_a_cpu_beside_the_workers(plan, workers, cpus, al
     assert private_cpus(plan(workers, batch=workers, scaling={"cpus_per_worker": cpus})) == all_cpus
 
 
+@pytest.mark.parametrize(("set_aside", "all_cpus"), [(0.5, 3), (2, 4), (2.5, 5)])
+def test_a_read_task_finds_the_cpus_that_it_sets_aside(tmp_path, set_aside, all_cpus):
+    """With fewer it would wait without end, and the run with it."""
+    job = job_of({**IRIS, "reader": "ray", "reader_cpus": set_aside}, batch=2)
+    assert private_cpus(plan_of(job, tmp_path, workers=2)) == all_cpus
+
+
 @pytest.mark.parametrize(("reader", "processes"), [("worker", 4), ("ray", 5)])
 def test_processes_that_are_needed_first_are_started_at_once(tmp_path, reader, processes):
     made = plan_of(
