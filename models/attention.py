@@ -19,6 +19,8 @@ from torch.nn.attention.varlen import varlen_attn
 WIDEST_HEAD = 192
 """Widest head whose backward flash attention (Dao 2023, arXiv:2307.08691) has on every GPU that runs it; widths are also
 multiples of 8."""
+HALVES = (torch.bfloat16, torch.float16)
+"""Formats that it computes in."""
 FIRST_WITH_FLASH = (8, 0)
 """Compute capability from which on GPUs run them: Ampere's."""
 
@@ -48,7 +50,7 @@ def seen_in_documents(
     if border_K is not None and not dropout and has_kernel(x.device, dtype, head_width):
         return Seen(border_K=border_K)
     mask_B1TT = document_mask(document_BT)
-    return Seen(mask_B1TT=as_bias(mask_B1TT, dtype) if mask_B1TT.is_cuda else mask_B1TT)
+    return Seen(mask_B1TT=as_bias(mask_B1TT, dtype) if is_gpu(x.device) else mask_B1TT)
 
 
 def computing_dtype(x: Tensor) -> torch.dtype:
@@ -61,12 +63,17 @@ def computing_dtype(x: Tensor) -> torch.dtype:
 def has_kernel(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
     """Whether flash attention takes documents by their borders there."""
     return (
-        device.type == "cuda"
-        and dtype in (torch.bfloat16, torch.float16)
+        is_gpu(device)
+        and dtype in HALVES
         and head_width % 8 == 0
         and head_width <= WIDEST_HEAD
         and runs_flash(device)
     )
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether attention there is a GPU's."""
+    return device.type == "cuda"
 
 
 def runs_flash(device: torch.device) -> bool:
@@ -102,8 +109,8 @@ def attend(
     mask_B1TT = None if seen is None else seen.mask_B1TT
     sharing = q_BHTD.shape[1] // k_BGTD.shape[1]
     shared = sharing > 1
-    if shared and mask_B1TT is not None and mask_B1TT.is_cuda:
-        # of a GPU's kernels none but the slowest takes a mask and shared heads at once
+    if shared and is_gpu(q_BHTD.device) and not _flash_takes(q_BHTD, mask_B1TT):
+        # of a GPU's other kernels none but the slowest takes shared heads
         k_BGTD, v_BGTD, shared = for_each_query(k_BGTD, sharing), for_each_query(v_BGTD, sharing), False
     y_BHTD = F.scaled_dot_product_attention(
         q_BHTD,
@@ -115,6 +122,10 @@ def attend(
         enable_gqa=shared,
     )
     return y_BHTD.transpose(1, 2).flatten(2)
+
+
+def _flash_takes(q_BHTD: Tensor, mask_B1TT: Tensor | None) -> bool:
+    return mask_B1TT is None and computing_dtype(q_BHTD) in HALVES and runs_flash(q_BHTD.device)
 
 
 def _within_borders(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, border_K: Tensor) -> Tensor:

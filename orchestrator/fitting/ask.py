@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.errors import InfrastructureError, SpecError
+from orchestrator.planning.devices import Device, runs_flash
 from orchestrator.planning.peak import Peak
 from orchestrator.planning.plan import Plan
 from orchestrator.storage import store_at
@@ -32,14 +33,19 @@ class Simulator:
         # a pipe that nobody reads would fill up
         self._said: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
 
-    def peak(self, plan: Plan) -> Peak:
+    def peak(self, plan: Plan, device: Device | None = None) -> Peak:
         """The most that one of the plan's workers holds.
+
+        Args:
+            plan: Of which workers.
+            device: What each computes on. Default: what the job names, or a GPU that is not old.
 
         Raises:
             SpecError: the strategy can't do what the job asks.
             InfrastructureError: the process ended without an answer.
 
         """
+        plan = plan if device is None else _on(plan, device)
         if plan.job.own_factories:
             return self._asked(plan)  # of code that may be another one tomorrow
         name = f"{_key(plan)}.json"
@@ -102,6 +108,11 @@ def _last_line(process: subprocess.Popen[str], said: IO[str]) -> str:
     return next((line for line in reversed(said.read().splitlines()) if line.strip()), "it said nothing")
 
 
+def _on(plan: Plan, device: Device) -> Plan:
+    scaling = plan.job.scaling.model_copy(update={"accelerator_type": device.name})
+    return plan.model_copy(update={"job": plan.job.model_copy(update={"scaling": scaling})})
+
+
 def _key(plan: Plan) -> str:
     """Of all that a worker's memory follows from, and more."""
     job = plan.job
@@ -120,5 +131,6 @@ def _key(plan: Plan) -> str:
         job.training.recomputation,
         job.training.clip_grad_norm is None,
         job.scaling.gpus_per_worker,
+        runs_flash(job.scaling.accelerator_type),
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -48,7 +48,7 @@ def judge(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Verdict
         InfrastructureError: the peak could not be found out.
 
     """
-    verdict = Verdict(workers=plan.world_size, device=device, peak=ask.peak(plan))
+    verdict = Verdict(workers=plan.world_size, device=device, peak=ask.peak(plan, device))
     if verdict.fits:
         return verdict
     found = tuple(_fitting(plan, device, ask, remake))
@@ -70,7 +70,8 @@ def least(plan: Plan, device: Device, ask: Simulator) -> int | None:
     shared = plan.model_copy(update={"job": job, "micro_batch_size": 1})
     try:
         return min(
-            needed(device, ask.peak(shared.model_copy(update={"world_size": workers}))) for workers in _MANY
+            needed(device, ask.peak(shared.model_copy(update={"world_size": workers}), device))
+            for workers in _MANY
         )
     except SpecError:
         return None
@@ -91,7 +92,7 @@ def _fitting(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Iter
             if changed.memory.total - changed.memory.activations - changed.memory.offloaded > device.memory:
                 continue  # what lasts from step to step is too much by the formula alone
             tried += 1
-            bytes_needed = needed(device, ask.peak(changed))
+            bytes_needed = needed(device, ask.peak(changed, device))
         except (SpecError, ValueError):  # such a job can't be had
             continue
         if bytes_needed <= device.memory:

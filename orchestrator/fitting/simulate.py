@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,15 +15,17 @@ from orchestrator.data.reading.training import StepBatch
 from orchestrator.errors import SpecError
 from orchestrator.fitting.live import LiveTensors, Storage
 from orchestrator.models import adapters, initialize
-from orchestrator.models.base import Modules, Objective
+from orchestrator.models.base import Batch, Modules, Objective
 from orchestrator.models.counting import fake_batch, lengths_of
 from orchestrator.models.deferred import FirstValues, build_deferred
+from orchestrator.models.tensors import TensorSpec
+from orchestrator.planning.devices import runs_flash
 from orchestrator.planning.peak import Peak
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.job import StrategySection, ZeroOffload
 from orchestrator.state import AVERAGE
 from orchestrator.strategies.base import Engine, Update
-from orchestrator.strategies.gpu_formats import autocast_as_on_gpus
+from orchestrator.strategies.gpu_formats import attention_as_on_gpus, autocast_as_on_gpus
 from orchestrator.strategies.optimizers import local
 from orchestrator.strategies.simulated import Zeros, prepared, simulated_rank
 from orchestrator.testing import RecordingSurroundings
@@ -51,8 +53,10 @@ def simulate(given: Plan) -> Peak:
         stack.enter_context(Zeros())
         live = stack.enter_context(_live(plan))
         engine = stack.enter_context(prepared(plan, modules, objective))
-        if job.scaling.gpus_per_worker and job.training.precision != "fp32":
-            stack.enter_context(autocast_as_on_gpus())
+        if job.scaling.gpus_per_worker:
+            stack.enter_context(attention_as_on_gpus(flash=runs_flash(job.scaling.accelerator_type)))
+            if job.training.precision != "fp32":
+                stack.enter_context(autocast_as_on_gpus())
         return _without_offloaded(given.job.strategy, _peak_of_steps(plan, engine, objective, live))
 
 
@@ -157,10 +161,16 @@ def _steps(plan: Plan, objective: Objective, live: LiveTensors) -> Iterator[Step
     lengths = lengths_of(plan.job.model, specs)
     for _ in range(plan.total_steps):
         live.doing = _BATCH
-        micros = [
-            fake_batch(specs, lengths, samples=plan.micro_batch_size) for _ in range(plan.accumulation_steps)
-        ]
+        micros = [_micro(plan, specs, lengths) for _ in range(plan.accumulation_steps)]
         yield StepBatch(micros, samples=0, padded=False, epoch=0.0, tokens=0)
+
+
+def _micro(plan: Plan, specs: Mapping[str, TensorSpec], lengths: Mapping[str, int]) -> Batch:
+    samples = plan.micro_batch_size
+    batch = fake_batch(specs, lengths, samples=samples)
+    if plan.job.scaling.gpus_per_worker and "document" in specs:
+        batch["document_border"] = torch.zeros(samples + 1, dtype=torch.int32)  # as if each were one document
+    return batch
 
 
 class _Around(RecordingSurroundings):

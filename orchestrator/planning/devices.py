@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from orchestrator.section import Section
@@ -33,6 +34,15 @@ DEVICE_MEMORY: dict[str, int] = {
 }
 """Memory by the accelerator types that Ray knows, as sold; of those that were sold in several sizes the smallest.
 ``node_groups.accelerator_memory`` of a profile goes before it."""
+
+
+_WITHOUT_FLASH = frozenset({"V100", "P100", "T4"})
+"""Older than Ampere: flash attention (Dao 2023, arXiv:2307.08691) does not run there."""
+
+
+def runs_flash(accelerator_type: str | None) -> bool:
+    """Whether flash attention runs on GPUs of the type, or of a driver's name for it; one that is not known is taken for a newer one."""
+    return _WITHOUT_FLASH.isdisjoint(re.findall(r"\w+", accelerator_type or ""))
 
 
 class Device(Section):

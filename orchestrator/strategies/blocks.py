@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.attention.varlen  # its operation is then known
 from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -64,6 +65,7 @@ _PRODUCTS = frozenset(
         _ATEN.bmm.default,
         _ATEN.baddbmm.default,
         _ATEN.convolution.default,
+        torch.ops.torch_attn._varlen_attn.default,  # attention that knows no dropout
     )
 )
 _ATTENTION = frozenset(

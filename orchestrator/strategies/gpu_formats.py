@@ -1,8 +1,11 @@
-"""Where a GPU's autocast computes in other formats than a CPU's, for steps that a GPU would take."""
+"""Where a GPU computes in other formats than a CPU, or by other kernels, for steps that a GPU would take."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,8 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
+from orchestrator.models import attention
 
 _IN_FP32 = frozenset(
     [
@@ -49,3 +54,31 @@ def _widened(leaf: Any) -> Any:
     if isinstance(leaf, Tensor) and leaf.dtype in (torch.bfloat16, torch.float16):
         return leaf.float()
     return leaf
+
+
+@contextmanager
+def attention_as_on_gpus(*, flash: bool) -> Iterator[None]:
+    """Inside, attention on a CPU goes by what a GPU's kernels take, and keeps what they would.
+
+    Args:
+        flash: Whether the GPU runs flash attention.
+    """
+    on_cpu = F.scaled_dot_product_attention
+
+    def without_scores(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,  # a GPU's kernels draw it as they go; a CPU's would make all scores for it
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        return on_cpu(query, key, value, attn_mask, 0.0, *args, **kwargs)
+
+    with (
+        mock.patch.object(attention, "is_gpu", lambda _: True),
+        mock.patch.object(attention, "runs_flash", lambda _: flash),
+        mock.patch.object(F, "scaled_dot_product_attention", without_scores),
+    ):
+        yield

@@ -150,6 +150,36 @@ def test_sharding_and_recomputation_show(asked: Simulator) -> None:
     assert recomputed.activations < selective.activations < kept.activations
 
 
+def attending(*, packed: bool = False, dropout: float = 0.0, recomputation: str = "none") -> Plan:
+    plan = plan_of("gpt", {"kind": "ddp"}, 1, gpus=1, precision="bf16", recomputation=recomputation)
+    model = GptConfig(layers=2, heads=4, width=64, context=_LONG, vocabulary=50, dropout=dropout)
+    changed = {"model": model, "objective": CausalLmConfig(packed=packed)}
+    return plan.model_copy(update={"job": plan.job.model_copy(update=changed)})
+
+
+_LONG = 256
+_H100, _T4 = (Device(name=name, memory=10**9) for name in ("H100", "T4"))
+
+
+@pytest.mark.parametrize("recomputation", ["none", "selective"])
+def test_packed_documents_take_what_the_gpus_kernel_takes(asked: Simulator, recomputation: str) -> None:
+    """By their borders nothing more than without documents; on an older GPU what is added to scores, in 16 bits, once."""
+    plain, packed = (
+        asked.peak(attending(packed=p, recomputation=recomputation), _H100) for p in (False, True)
+    )
+    assert packed.activations == pytest.approx(plain.activations, rel=0.01)
+    older = asked.peak(attending(packed=True, recomputation=recomputation), _T4)
+    scores = plan_of("gpt", {"kind": "ddp"}, 1).micro_batch_size * _LONG**2
+    assert older.activations - packed.activations == pytest.approx(2 * scores, rel=0.4)
+
+
+def test_a_gpu_keeps_no_scores_for_dropout(asked: Simulator) -> None:
+    plain, dropped = (asked.peak(attending(dropout=share), _H100) for share in (0.0, 0.1))
+    heads, layers = 4, 2
+    scores = 4 * _LONG**2 * heads * layers  # of a byte each, the least that a mask of dropout would take
+    assert 0 < dropped.activations - plain.activations < scores
+
+
 def test_what_is_offloaded_is_not_on_the_device(asked: Simulator) -> None:
     on_device = asked.peak(plan_of("mlp", {"kind": "fsdp"}, 2, gpus=1))
     offloaded = asked.peak(plan_of("mlp", {"kind": "fsdp", "offload": True}, 2, gpus=1))

@@ -25,7 +25,7 @@ class Told:
     def __init__(self, total: Callable[[Plan], float]) -> None:
         self._total = total
 
-    def peak(self, plan: Plan) -> Peak:
+    def peak(self, plan: Plan, device: Device | None = None) -> Peak:
         return Peak(activations=int(self._total(plan) * GB))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.planning.devices import DEVICE_MEMORY, Device, ThisMachine, device_of
+from orchestrator.planning.devices import DEVICE_MEMORY, Device, ThisMachine, device_of, runs_flash
 from orchestrator.spec.job import ScalingSpec
 from orchestrator.spec.profile import ClusterProfile
 
@@ -61,3 +61,17 @@ def test_this_machine() -> None:
 @pytest.mark.parametrize(("scaling", "memory"), [({}, 8), ({"memory_per_worker": "3GB"}, 3)])
 def test_a_share_of_a_node(scaling: dict[str, Any], memory: int) -> None:
     assert device({"workers": 16, **scaling}, [{}]) == Device(name="CPU", memory=memory * GB)
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("T4", False),
+        ("Tesla V100-SXM2-16GB", False),
+        ("H100", True),
+        ("NVIDIA A100-SXM4-80GB", True),
+        (None, True),
+    ],
+)
+def test_flash_attention_runs_from_ampere_on(name: str | None, runs: bool) -> None:
+    assert runs_flash(name) == runs
