@@ -18,6 +18,7 @@ import orchestrator
 from orchestrator import events, own_code, progress
 from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.packages import problem_with
+from orchestrator.clusters.shared.run_records import is_reachable_from_here
 from orchestrator.clusters.shared.submitted import recall, remember
 from orchestrator.errors import (
     CheckpointError,
@@ -97,7 +98,7 @@ def make_plan(
     from orchestrator import data
 
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
-    facts = data.inspect(job, folder, cache)
+    facts = data.inspect(job, folder, _cache_for_plans(profile))
     resolved = with_shard_group(resolve(job, facts), profile)
     if weights is not None:
         start = job.initialize
@@ -125,6 +126,15 @@ def make_plan(
     if profile.kind == "local" and (unresolved := problem_with(job.environment.pip)):
         raise SpecError(unresolved)
     return made
+
+
+def _cache_for_plans(profile: ClusterProfile) -> str:
+    """Where what is prepared for a plan is kept: with the runs where that is a folder of this machine, else in the home. A
+    bucket may be out of reach from here, and a claim always is.
+    """
+    if profile.storage and is_reachable_from_here(profile.storage) and not is_uri(profile.storage):
+        return f"{profile.storage}/cache"
+    return str(home() / "cache")
 
 
 def _refuse_chance(job: ResolvedJob) -> None:

@@ -185,7 +185,7 @@ def _ray_cluster(plan: Plan, profile: ClusterProfile, launch: int) -> dict[str, 
         "authOptions": auth,
         "headGroupSpec": {
             "serviceType": "ClusterIP",
-            "rayStartParams": {"dashboard-host": "0.0.0.0"},
+            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": str(profile.head.offered_cpus)},
             "template": head_template(plan, profile, launch, _labels(plan, profile, launch)),
         },
         "workerGroupSpecs": [

@@ -52,7 +52,28 @@ def nodes_for(plan: Plan, profile: ClusterProfile) -> dict[str, int]:
         left -= min(left, chosen[group.name] * rooms[group.name])
         if not left:
             break
+    if profile.kind == "kubernetes":
+        _refuse_reading_without_room(plan, profile, chosen, rooms)
     return chosen
+
+
+def _refuse_reading_without_room(
+    plan: Plan, profile: ClusterProfile, chosen: dict[str, int], rooms: dict[str, int]
+) -> None:
+    """These nodes are made for the run alone, and Ray's tasks wait without end for a CPU that no node has to spare."""
+    asked = plan.job.data.reader_cpus if plan.job.data.reader == "ray" else 0
+    left, spare = plan.world_size, float(profile.head.offered_cpus)
+    for group in (group for group in profile.node_groups if group.name in chosen):
+        nodes = chosen[group.name]
+        workers = min(left, rooms[group.name] * nodes)
+        left -= workers
+        spare = max(spare, group.cpus - workers // nodes * plan.job.scaling.cpus_per_worker)
+    if asked > spare + _SLACK:
+        raise ResourcesError(
+            f"data.reader_cpus: each read task sets {asked:g} CPUs aside, but beside the workers no node of cluster"
+            f" {profile.name} has more than {max(0.0, spare):g} left; ask for less (0: reading shares the workers' cores), for"
+            " fewer scaling.cpus_per_worker, or take larger node_groups"
+        )
 
 
 def warnings_here(plan: Plan, profile: ClusterProfile, *, cores: int, gpus: int) -> list[str]:

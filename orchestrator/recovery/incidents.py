@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.errors import (
     CheckpointError,
@@ -30,6 +31,8 @@ _NODE_OUT_OF_MEMORY = re.compile(r"memory monitor|running low on memory", re.IGN
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|OutOfMemory|\bOOM\b|memory monitor", re.IGNORECASE
 )
+_TOLD_TO_END = re.compile(r"node was terminated expectedly")
+"""What Ray says of a worker whose node was told to end (SIGTERM): on Kubernetes of a pod that is deleted or evicted."""
 _DEVICE = re.compile(
     r"CUDA error|CUDA driver|cuDNN|CUDNN_STATUS|CUBLAS_STATUS|cuBLAS|NVML|NVLink|uncorrectable ECC|No CUDA GPUs|"
     r"device\(s\) is/are busy|Found no NVIDIA driver",
@@ -67,7 +70,7 @@ def incident_of(error: BaseException) -> Incident:
         who = f"workers {', '.join(map(str, ranks))}" if ranks else "workers"
         return Incident(
             EndReason.WORKER_LOST,
-            f"the node of {who} was taken away (drained or preempted)",
+            f"the node of {who} was taken away (drained, preempted or told to end)",
             retry=True,
             rank=ranks[0] if ranks else None,
             is_counted=False,
@@ -98,8 +101,9 @@ def _by_rank(failures: object) -> list[Incident]:
 def _preempted_ranks(error: BaseException, failures: object) -> list[int] | None:
     """Ranks whose node was drained or preempted; None where that is not what happened.
 
-    Ray Train says so by an error of its own where it had notice, and of a dead worker where it had none. One such
-    worker decides, as in Ray's own policy: the others then fail on their connection to it.
+    Ray Train says so by an error of its own where it had notice, and of a dead worker where it had none; of one whose node
+    was told to end, Ray says that alone. One such worker decides, as in Ray's own policy: the others then fail on their
+    connection to it.
     """
     notice = getattr(error, "preemption_info", None)
     if notice is not None:
@@ -107,7 +111,12 @@ def _preempted_ranks(error: BaseException, failures: object) -> list[int] | None
     if not isinstance(failures, dict):
         return None
     deaths = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
-    return sorted(rank for rank, death in deaths.items() if getattr(death, "preempted", False)) or None
+    return sorted(rank for rank, death in deaths.items() if _was_taken_away(death)) or None
+
+
+def _was_taken_away(death: Any) -> bool:
+    is_of_ray = isinstance(getattr(death, "preempted", None), bool)  # no words of the job's own code count
+    return is_of_ray and (death.preempted or bool(_TOLD_TO_END.search(str(death))))
 
 
 def _weight(incident: Incident) -> tuple[int, bool]:

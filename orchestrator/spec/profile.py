@@ -74,10 +74,19 @@ class HeadNode(Section):
     """CPU cores."""
     memory: Bytes = 8 * 10**9
     """Memory."""
+    offered_cpus: int = Field(default=0, ge=0)
+    """CPU cores of the head that Ray gives to workers and read tasks (kind kubernetes). None by default: the driver and Ray's
+    control would have to share theirs with whatever finds no place elsewhere."""
     labels: dict[str, str] = {}
     """Node labels to select (kind kubernetes)."""
     tolerations: tuple[Toleration, ...] = ()
     """Taints that the head pod tolerates (kind kubernetes)."""
+
+    @model_validator(mode="after")
+    def _offers_what_it_has(self) -> HeadNode:
+        if self.offered_cpus > self.cpus:
+            raise ValueError(f"head: offered_cpus {self.offered_cpus} is more than its cpus {self.cpus:g}")
+        return self
 
 
 class SecretRefs(Section):

@@ -28,8 +28,10 @@ def map_in_order(function: Callable[..., T], tables: Iterable[pa.Table], *argume
         return
     import ray
 
+    # a node smaller than a core would never be given a task that asks for one
+    cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     task, references = (
-        ray.remote(num_cpus=1, max_retries=3)(function),
+        ray.remote(num_cpus=min(1, cores), max_retries=3)(function),
         [ray.put(argument) for argument in arguments],
     )
     pending: deque[Any] = deque()

@@ -174,6 +174,22 @@ def test_plan_prints_the_exact_request_and_asks_nobody(terminal, place):
     assert created["metadata"]["annotations"] == printed["metadata"]["annotations"]
 
 
+@pytest.mark.parametrize("storage", ["s3://nowhere/runs", "/a-claim-s-path"])
+def test_a_plan_of_bundled_data_needs_no_storage(terminal, tmp_path, monkeypatch, storage):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    clipped = [{"kind": "clip", "tensor": "features", "low": 0, "high": 9}]  # so that the data is looked at
+    data = {"train": {"kind": "builtin", "name": "breast_cancer"}, "transforms": clipped}
+    job = {**JOB, "data": data}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    profile = kubernetes_profile({"storage_claim": "data"}, storage=storage)
+    (tmp_path / "prod.yaml").write_text(
+        yaml.safe_dump(profile.model_dump(mode="json", exclude_defaults=True))
+    )
+    made = terminal.json("plan", "job.yaml", "--cluster", str(tmp_path / "prod.yaml"))
+    assert made["plan"]["cache"] == f"{storage}/cache"
+    assert list((tmp_path / "home" / "cache" / "builtin").iterdir())
+
+
 def test_a_job_that_never_fits_is_refused_with_the_arithmetic(terminal, place):
     server, profile, file = place
     groups = [{"name": "cpu", "cpus": 8, "memory": "32GB", "max": 4}]

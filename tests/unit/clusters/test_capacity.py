@@ -60,6 +60,35 @@ def test_workers_without_gpus_leave_gpu_nodes_alone_and_one_group_goes_before_tw
     assert nodes_for(_plan(workers=104), profile) == {"few": 1, "many": 3, "gpu": 9}
 
 
+@pytest.mark.parametrize(
+    ("scaling", "reader_cpus", "offered", "spare"),
+    [
+        ({"workers": 8}, 0, 0, None),
+        ({"workers": 8}, 1, 0, 0),
+        ({"workers": 8}, 1, 1, None),
+        ({"workers": 7}, 1, 0, None),
+        ({"workers": 2, "placement": "spread"}, 7, 0, None),
+        ({"workers": 2, "placement": "spread"}, 7.5, 0, 7),
+        ({"workers": 9}, 4, 0, None),
+        ({"workers": 9}, 5, 0, 4),
+    ],
+)
+def test_read_tasks_that_no_node_has_room_for_are_refused(scaling, reader_cpus, offered, spare):
+    made = plan(
+        scaling=scaling,
+        data={"train": {"kind": "builtin", "name": "breast_cancer"}, "reader_cpus": reader_cpus},
+        training={"max_steps": 10, "global_batch_size": scaling["workers"]},
+    )
+    profile = kubernetes_profile(head={"offered_cpus": offered})
+    if spare is None:
+        fits(made, profile)
+        return
+    with pytest.raises(
+        ResourcesError, match=rf"beside the workers no node of cluster prod has more than {spare} left"
+    ):
+        fits(made, profile)
+
+
 def test_a_profile_that_says_nothing_of_its_nodes_takes_everything():
     assert nodes_for(_plan(workers=1000), ray_profile()) == {}
 

@@ -294,7 +294,7 @@ def test_the_controller_tells_what_failed(failure, expected):
     assert incident_of(ControllerError(failure)) == expected
 
 
-TAKEN = "was taken away (drained or preempted)"
+TAKEN = "was taken away (drained, preempted or told to end)"
 
 
 @pytest.mark.parametrize(

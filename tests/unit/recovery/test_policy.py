@@ -31,6 +31,17 @@ TAKEN = WorkerGroupError(
 )
 
 
+def node_died(how):
+    said = f"The actor died because its node has died. Node Id: {56 * 'b'}\n\tthe actor's node was terminated {how}"
+    death = RayActorError(error_msg=f"The actor died unexpectedly before finishing this task.\n{said}")
+    return WorkerGroupError("text", {1: WorkerHealthCheckFailedError("text", failure=death)})
+
+
+DELETED = node_died("expectedly: received SIGTERM")
+"""As Ray says it of an actor whose raylet got the signal that a kubelet sends: a pod that is deleted or evicted."""
+BROKE_DOWN = node_died("unexpectedly: health check failed due to missing too many heartbeats")
+
+
 @pytest.mark.parametrize(
     ("max_failures", "errors", "decisions"),
     [
@@ -45,6 +56,7 @@ TAKEN = WorkerGroupError(
         (0, [DRAINED, TAKEN, DRAINED], [RETRY, RETRY, RETRY]),
         (1, [TAKEN, LOST, DRAINED, LOST], [RETRY, RETRY, RETRY, RAISE]),
         (0, [LEFT, LEFT, LOST], [RETRY, RETRY, RAISE]),
+        (0, [DELETED, DELETED, DRAINED, BROKE_DOWN], [RETRY, RETRY, RETRY, RAISE]),
     ],
 )
 def test_what_can_help_is_tried_again_so_often_and_no_more(max_failures, errors, decisions):
@@ -96,7 +108,9 @@ def test_each_failure_is_told_as_an_event(capsys):
 def test_a_node_that_was_taken_away_is_told_by_its_ranks(error, ranks, first, capsys):
     RetryWhatCanHelp(0, FaultyNodes(3)).make_decision(error)
     (told,) = [events.parse(line) for line in capsys.readouterr().out.splitlines()]
-    assert told["message"] == f"the node of workers {ranks} was taken away (drained or preempted)"
+    assert (
+        told["message"] == f"the node of workers {ranks} was taken away (drained, preempted or told to end)"
+    )
     assert (told["reason"], told["rank"], told["failure"], told["retry"]) == ("worker_lost", first, 0, True)
 
 
