@@ -35,7 +35,7 @@ class PartWriter:
         self._task = task
         with OwnCode(task.code).importable():
             modules = load_modules(saved, config, objective, averaged=task.averaged)
-        self._model = Trained(modules, config, objective, task.inputs)
+        self._model = Trained(modules, config, objective, task.inputs, task.device)
         self._format = format_of(task.index.kind)
         self._store = store_at(task.output)
 

@@ -28,10 +28,12 @@ class Trained:
         config: FamilyConfig,
         objective: ObjectiveConfig,
         inputs: Inputs,
+        device: str = "cpu",
     ) -> None:
-        """Puts the modules into evaluation mode."""
+        """Puts the modules into evaluation mode, and onto the device."""
         for module in modules.values():
-            module.eval()
+            module.eval().to(device)
+        self._device = torch.device(device)
         # of a GAN, which answers no rows, the averaged generator
         self._module = modules["model"] if "model" in modules else modules["generator_ema"]
         self.inputs, self.kind = inputs, objective.kind
@@ -68,11 +70,11 @@ class Trained:
 
     def outputs(self, arrays: Mapping[str, Any]) -> np.ndarray:
         """The model's outputs (rows, ...) of input tensors by name, as the model itself takes them."""
-        given = {name: _tensor(arrays[name]) if name in arrays else None for name in self.names}
+        given = {name: self._tensor(arrays[name]) if name in arrays else None for name in self.names}
         with torch.no_grad():
             output = forward(self._module, given, by_name=self._by_name)
         first = output[0] if isinstance(output, tuple) else output
-        numbers: np.ndarray = first.float().numpy()
+        numbers: np.ndarray = first.float().cpu().numpy()
         return numbers
 
     def forecasts(self, frame: Any) -> Any:
@@ -107,8 +109,9 @@ class Trained:
         """
         written = []
         for number, text in enumerate(texts, first):  # one by one, since their prompts differ in length
-            prompt = torch.from_numpy(self.inputs.prompt(text))[None]
-            chance = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed + number))
+            prompt = self._tensor(self.inputs.prompt(text))[None]
+            drawn = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed + number))
+            chance = drawn.to(self._device)
             whole = continued(self._module, prompt, chance, context=self._context, packed=self._packed)
             written.append(self.inputs.written(whole[0, prompt.shape[1] :].tolist()))
         return written
@@ -118,12 +121,12 @@ class Trained:
         assert self.inputs.text_column is not None
         return strings_of(rows, self.inputs.text_column)
 
+    def _tensor(self, values: Any) -> torch.Tensor:
+        """float32 or int64, as the families take them."""
+        array = np.asarray(values)
+        numbers = torch.as_tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+        return numbers.to(self._device)
+
 
 def _table(frame: Any) -> pa.Table:
     return pa.Table.from_pandas(frame, preserve_index=False)
-
-
-def _tensor(values: Any) -> torch.Tensor:
-    """float32 or int64, as the families take them."""
-    array = np.asarray(values)
-    return torch.as_tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
