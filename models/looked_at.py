@@ -67,6 +67,8 @@ class Look:
     model: CustomConfig
     objective: ObjectiveConfig
     notes: tuple[str, ...]
+    averages: tuple[str, ...]
+    """Modules that are averages of others, which the objective moves."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def look(model: CustomConfig, objective: ObjectiveConfig, seed: int) -> Look:
     blocks = {name: blocks_in(module) for name, module in modules.items()}
     found = tuple(dict.fromkeys(kind for counter in blocks.values() for kind in counter))
     notes += (_blocks_note(model, blocks), *_share_notes(modules))
-    return Look(model.model_copy(update={"blocks": found}), objective, notes)
+    averages = tuple(name for name, module in modules.items() if _is_average(module))
+    return Look(model.model_copy(update={"blocks": found}), objective, notes, averages)
 
 
 def _built(
@@ -166,6 +169,10 @@ def _tensors(modules: Modules) -> Iterator[tuple[str, Tensor]]:
             yield (path if len(modules) == 1 else f"{name}/{path}"), tensor
 
 
+def _is_average(module: nn.Module) -> bool:
+    return getattr(module, "average_of", None) is not None
+
+
 def _asked(objective: CustomObjectiveConfig, made: Objective, modules: Modules) -> CustomObjectiveConfig:
     trained = {}
     for phase in made.phases:
@@ -176,7 +183,7 @@ def _asked(objective: CustomObjectiveConfig, made: Objective, modules: Modules) 
                 f" model.factory returns {', '.join(modules)}"
             )
     for name, module in modules.items():
-        if name not in trained and getattr(module, "average_of", None) is None:
+        if name not in trained and not _is_average(module):
             raise SpecError(
                 f"objective.factory: no phase of {objective.factory} trains module {name!r}; a module that is no"
                 " other's average (average_of) must be trained"
