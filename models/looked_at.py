@@ -49,6 +49,11 @@ from orchestrator.own_code import described
 
 _COMPARED_ELEMENTS = 5_000_000
 """Of two models that a factory makes."""
+_GIVEN = {
+    "causal_lm": (("tokens",), ("document",)),
+    "sequence_to_sequence": (("tokens", "target"), ("length",)),
+}
+"""Of objectives that change what the data has: the tensors that forward is given always, and those that some data has."""
 _SAMPLES = 2
 """Of the batch that is tried: more than one, or normalization over the batch would refuse it."""
 OF_VALUES = (
@@ -219,13 +224,15 @@ def _with_inputs(model: CustomConfig, objective: ObjectiveConfig, modules: Modul
     inputs |= model.inputs or {}
     if not inputs:
         raise SpecError("model.factory: forward names no tensor; name them in model.inputs")
-    if objective.kind == "causal_lm" and set(inputs) - {"tokens", "document"}:
-        needed = [name for name, one in inputs.items() if not one.optional]
-        if set(needed) - {"tokens", "document"} or "tokens" not in inputs:
+    if (given := _GIVEN.get(objective.kind)) is not None:
+        always, sometimes = given
+        needed = {name for name, one in inputs.items() if not one.optional}
+        if needed - {*always, *sometimes} or set(always) - set(inputs):
             raise SpecError(
-                f"model.factory: causal_lm gives forward tokens and, packed, document, but it takes {', '.join(inputs)}"
+                f"model.factory: {objective.kind} gives forward {' and '.join(always)} and, where there is one,"
+                f" {' and '.join(sometimes)}, but it takes {', '.join(inputs)}"
             )
-        inputs = {name: one for name, one in inputs.items() if name in ("tokens", "document")}
+        inputs = {name: one for name, one in inputs.items() if name in (*always, *sometimes)}
     return model.model_copy(update={"inputs": inputs})
 
 

@@ -17,7 +17,7 @@ from orchestrator.errors import DataError, SpecError
 from orchestrator.own_code import OwnCode
 from orchestrator.planning.plan import Plan
 from orchestrator.section import Section
-from orchestrator.telemetry.answers import TOKENS
+from orchestrator.telemetry.answers import TOKENS, WRITERS
 
 _NO_ANSWERS = {
     "adversarial": "it makes samples from noise and answers no rows",
@@ -106,10 +106,14 @@ def make_task(
     kind = plan.job.objective.kind
     if not inputs.columns:
         raise SpecError(f"{plan.run_id}: its model reads no columns, so no rows can be given to it")
-    writes = kind == "causal_lm" and inputs.text_column is not None
+    writes = kind in WRITERS and inputs.text_column is not None
     if not writes and (tokens, seed) != (None, None):
         raise SpecError(
             f"--tokens and --seed are for models that write text; {plan.run_id} was trained with {kind}"
+        )
+    if seed is not None and kind == "sequence_to_sequence":
+        raise SpecError(
+            f"--seed: {plan.run_id} was trained with {kind} and writes the likeliest tokens; it draws none"
         )
     sources = plan.job.data.train
     like = sources[0] if isinstance(sources, tuple) else sources
