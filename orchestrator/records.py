@@ -172,6 +172,13 @@ class RunRecord:
         """At most ``LONGEST_READ_BYTES`` of a log from a byte on; empty where there is none, or no more of it."""
         return self._read(name, offset, LONGEST_READ_BYTES) or b""
 
+    def whole_log(self, name: str) -> bytes:
+        """All of a log, however long; empty where there is none."""
+        content = b""
+        while piece := self.read_log(name, len(content)):
+            content += piece
+        return content
+
     def _decoded(self, name: str, content: bytes, kind: type[Kept]) -> Kept:
         try:
             return kind.model_validate_json(content)

@@ -5,17 +5,20 @@ table in ``patience``, and one-sentence errors that name the verb, the resource 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from orchestrator.clusters.kubernetes.errors import QUOTA_NOT_COUNTED, GoneError, refusal
+from orchestrator.clusters.kubernetes.errors import GoneError, QuotaNotCountedError, refusal
 from orchestrator.clusters.kubernetes.login import connect
 from orchestrator.clusters.shared.connection import connection_problem
 from orchestrator.clusters.shared.patience import Patience, retry_after_seconds, worth_another_try
 from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.spec.profile import ClusterProfile
+
+log = logging.getLogger(__name__)
 
 GROUP, VERSION = "ray.io", "v1"
 _CONNECT_SECONDS = 5.0
@@ -34,7 +37,7 @@ class KubernetesApi:
     Args:
         profile: Of kind kubernetes.
         client: An ``kubernetes.client.ApiClient``; default: made from the profile's context, or in-cluster.
-        patience, read_seconds: For tests.
+        patience, read_seconds, quota_seconds: For tests.
     """
 
     def __init__(
@@ -43,12 +46,14 @@ class KubernetesApi:
         client: Any = None,
         patience: Patience | None = None,
         read_seconds: float = 30.0,
+        quota_seconds: float = 360.0,
     ) -> None:
         self.profile = profile
         self._timeout_seconds = (_CONNECT_SECONDS, read_seconds)
         self.namespace = profile.kubernetes.namespace
         self._api_client = client
         self._patience = patience or Patience()
+        self._quota_seconds = quota_seconds
 
     # -- RayJobs -----------------------------------------------------------------------------------------------
 
@@ -237,6 +242,10 @@ class KubernetesApi:
         finally:
             response.close()
 
+    def pause(self) -> None:
+        """A moment, for a caller that asks again."""
+        self._patience.pause()
+
     # -- what doctor asks --------------------------------------------------------------------------------------
 
     def version(self) -> str:
@@ -336,8 +345,22 @@ class KubernetesApi:
     def _call(
         self, verb: str, resource: str, function: Callable[..., Any], *arguments: Any, **options: Any
     ) -> dict[str, Any]:
-        """The JSON object that the server answers."""
-        answer = self._answer(verb, resource, function, *arguments, read_body=True, **options)
+        """The JSON object that the server answers, once it has counted what a quota limits: of a kind that is new to it, only
+        at the controller manager's next look, up to five minutes later.
+        """
+        is_told = False
+        for attempt in self._patience.for_seconds(self._quota_seconds).tries():
+            try:
+                answer = self._answer(verb, resource, function, *arguments, read_body=True, **options)
+                break
+            except QuotaNotCountedError as error:
+                if attempt.is_last:
+                    raise
+                if not is_told:
+                    log.warning(
+                        "%s; waiting for it, up to %d minutes", error, round(self._quota_seconds / 60)
+                    )
+                is_told = True
         try:
             value = json.loads(answer.data)
         except ValueError:
@@ -391,9 +414,7 @@ class KubernetesApi:
                 )
             except HTTPError as error:
                 status, headers, text = 0, {}, connection_problem(error)
-            is_read = verb in ("get", "list")
-            is_starting = QUOTA_NOT_COUNTED in text
-            if not worth_another_try(status, is_read=is_read, is_starting=is_starting) or attempt.is_last:
+            if not worth_another_try(status, is_read=verb in ("get", "list")) or attempt.is_last:
                 break
             attempt.retry_after_seconds = retry_after_seconds(headers.get("Retry-After"))
         raise refusal(self.profile, verb, resource, status, text)

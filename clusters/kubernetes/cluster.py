@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.kubernetes.api import KubernetesApi
-from orchestrator.clusters.kubernetes.errors import AlreadyThereError
+from orchestrator.clusters.kubernetes.errors import AlreadyThereError, NotYetError
 from orchestrator.clusters.kubernetes.pod_problems import pods_problem, queue_problem
 from orchestrator.clusters.kubernetes.pods import RUN_LOG_CONTAINER
 from orchestrator.clusters.kubernetes.request import (
@@ -29,7 +29,7 @@ from orchestrator.clusters.kubernetes.request import (
     plan_to_rayjob,
     stop_patch,
 )
-from orchestrator.clusters.kubernetes.run_log import parse_rank_line
+from orchestrator.clusters.kubernetes.run_log import EARLIER, News, parse_rank_line
 from orchestrator.clusters.kubernetes.status import half_sent, rayjob_to_status
 from orchestrator.clusters.shared.launches import (
     folder_of,
@@ -118,9 +118,9 @@ class KubernetesCluster:
             return some_lines(rank_lines(record, rank, follow=follow, has_ended=has_ended), run_id, rank)
         lines = self._followed(name) if follow else self._read_once(rayjob)
         if rank is None:
-            return (line for line in lines if parse_rank_line(line) is None)
+            return (line.removeprefix(EARLIER) for line in lines if parse_rank_line(line) is None)
         marked = (parse_rank_line(line) for line in lines)
-        return some_lines((found[1] for found in marked if found and found[0] == rank), run_id, rank)
+        return some_lines((found[2] for found in marked if found and found[1] == rank), run_id, rank)
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """A graceful stop through storage or, where only pods reach that, through the run's ConfigMap within about a
@@ -373,22 +373,24 @@ class KubernetesCluster:
 
     def _read_once(self, rayjob: dict[str, Any]) -> Iterator[str]:
         pod = self._head_pod(rayjob)
-        if pod is None:
-            yield from self._kept_log(rayjob)
-        else:
-            yield from self._pod_lines(rayjob["metadata"]["name"], pod, follow=False)
+        if pod is not None:
+            with contextlib.suppress(NotYetError, NotFoundError):
+                yield from self._pod_lines(rayjob["metadata"]["name"], pod, follow=False)
+                return
+        yield from self._kept_log(rayjob)
 
     def _followed(self, name: str) -> Iterator[str]:
         """Lines of each head that the RayJob has, one after the other, until it has ended."""
         shown: set[str] = set()
+        news = News()
         for rayjob in self._api.watch_rayjob(name):
             has_ended = rayjob_to_status(rayjob, self.profile).state.is_final
             is_running = (rayjob.get("status") or {}).get("jobDeploymentStatus") == "Running"
             pod = self._head_pod(rayjob) if is_running or has_ended else None
             if pod is not None and pod not in shown:
                 shown.add(pod)
-                with contextlib.suppress(NotFoundError):  # it went meanwhile; perhaps another one comes
-                    yield from self._pod_lines(name, pod, follow=True)
+                with contextlib.suppress(NotFoundError, NotYetError):  # it went; perhaps another one comes
+                    yield from news.of_a_head(self._pod_lines(name, pod, follow=True))
                 has_ended = self._has_ended(name)
             if has_ended:
                 if not shown:
@@ -406,20 +408,32 @@ class KubernetesCluster:
             since = round(time.time() - last_read) + _OVERLAP_SECONDS if last else None
             last_read = time.time()
             splitter = LineSplitter()
-            is_following = not is_last_look
-            pieces = self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=is_following, since_seconds=since)
-            for piece in pieces:
-                for stamped in splitter.feed(piece):
-                    stamp, _, line = stamped.partition(" ")
-                    if stamp > last:
-                        last, last_read = stamp, time.time()
-                        yield line
+            is_following, is_silent = not is_last_look, True
+            try:
+                for piece in self._api.pod_log(
+                    pod, RUN_LOG_CONTAINER, follow=is_following, since_seconds=since
+                ):
+                    for stamped in splitter.feed(piece):
+                        stamp, _, line = stamped.partition(" ")
+                        if stamp > last:
+                            last, last_read, is_silent = stamp, time.time(), False
+                            yield line
+            except NotYetError:
+                if is_last_look:
+                    raise
             if is_last_look:
                 return
+            if is_silent:  # a pod that starts or goes answers at once, again and again
+                self._api.pause()
 
     def _last_lines(self, pod: str) -> Sequence[str]:
-        pieces = self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=False, tail_lines=_PROGRESS_LINES)
-        return [line.partition(" ")[2] for line in "".join(pieces).splitlines()]
+        try:
+            pieces = "".join(
+                self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=False, tail_lines=_PROGRESS_LINES)
+            )
+        except NotYetError:
+            return []
+        return [line.partition(" ")[2].removeprefix(EARLIER) for line in pieces.splitlines()]
 
     def _kept_log(self, rayjob: dict[str, Any]) -> Iterator[str]:
         if not self._is_object_store:
@@ -430,7 +444,7 @@ class KubernetesCluster:
                 )
             return
         record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
-        content = record.read_log(driver_log_name(_launch_of(rayjob)))
+        content = record.whole_log(driver_log_name(_launch_of(rayjob)))
         yield from content.decode(errors="replace").splitlines()
 
 

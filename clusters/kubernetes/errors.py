@@ -13,12 +13,19 @@ from orchestrator.errors import (
 )
 from orchestrator.spec.profile import ClusterProfile
 
-QUOTA_NOT_COUNTED = "status unknown for quota"
-"""Said for a while after a quota, or the kind that it counts, is new; then the same call succeeds."""
+_QUOTA_NOT_COUNTED = "status unknown for quota"
 
 
 class AlreadyThereError(TrainwrightError):
     """An object of the name exists (409 on creation)."""
+
+
+class QuotaNotCountedError(InfrastructureError):
+    """Said for a while after a quota, or the kind that it counts, is new; then the same call succeeds."""
+
+
+class NotYetError(InfrastructureError):
+    """A container's output can't be read now: it waits to start, or its node does not answer. It may come."""
 
 
 class GoneError(InfrastructureError):
@@ -40,8 +47,8 @@ def refusal(profile: ClusterProfile, verb: str, resource: str, status: int, text
         )
     if status == 403 and "exceeded quota" in said:
         return ResourcesError(f"{where}: {said}")
-    if status == 403 and QUOTA_NOT_COUNTED in said:
-        return InfrastructureError(
+    if status == 403 and _QUOTA_NOT_COUNTED in said:
+        return QuotaNotCountedError(
             f"{where}: Kubernetes has not counted yet what the quota of namespace {namespace} limits; try again in a"
             f" minute ({said})"
         )
@@ -70,6 +77,8 @@ def refusal(profile: ClusterProfile, verb: str, resource: str, status: int, text
         return AlreadyThereError(f"{where}: {said}")
     if status == 410:
         return GoneError(f"{where}: {said}")
+    if resource == "pods/log" and (status == 400 or status >= 500):
+        return NotYetError(f"{where}: the log can't be read yet: {said or f'HTTP {status}'}")
     if status in (400, 422):
         hint = " (its KubeRay is of another version)" if "unknown field" in said else ""
         return SpecError(f"{where} refuses the object{hint}: {said}")

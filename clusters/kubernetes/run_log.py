@@ -4,7 +4,8 @@
 ``kubectl logs`` and the right to read pod logs are all that a person needs. Where the storage is a path, which a
 client outside the cluster does not reach, it also prints each worker's log, every line behind ``@rank ATTEMPT RANK``.
 It ends at once, with a sentence, where the image is of another version than the client's.
-It copies the driver's log into the run's records, so that it outlives the pod. When the run's ConfigMap gets the key
+It copies the driver's log into the run's records, so that it outlives the pod; a head that was replaced goes on behind what the
+ones before it have left there, and prints that first, every line behind ``@earlier``. When the run's ConfigMap gets the key
 ``stop-N``, it writes the stop request into the records for a client that can't.
 """
 
@@ -17,6 +18,8 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ from orchestrator.records import driver_log_name
 from orchestrator.storage import is_uri
 
 _RANK_LINE = re.compile(r"@rank (\d+) (\d+) (.*)", re.DOTALL)
+EARLIER = "@earlier "
+"""What stands before a line that an earlier head of the launch has printed."""
 _LOOK_SECONDS = 1.0
 _COPY_SECONDS = 30.0
 
@@ -39,10 +44,36 @@ def rank_line(attempt: int, rank: int, line: str) -> str:
     return f"@rank {attempt} {rank} {line}"
 
 
-def parse_rank_line(line: str) -> tuple[int, str] | None:
-    """Rank and line of a marked line, or None where it is the driver's."""
+def parse_rank_line(line: str) -> tuple[int, int, str] | None:
+    """Attempt, rank and line of a marked line, or None where it is the driver's."""
     match = _RANK_LINE.match(line)
-    return (int(match[2]), match[3]) if match else None
+    return (int(match[1]), int(match[2]), match[3]) if match else None
+
+
+class News:
+    """Of what the heads of one launch print one after the other, what was not told before: a later head repeats the lines of
+    the driver that it finds kept, marked, and each worker's from its start.
+    """
+
+    def __init__(self) -> None:
+        self._is_first = True
+        self._told: Counter[tuple[int, int]] = Counter()
+
+    def of_a_head(self, lines: Iterable[str]) -> Iterator[str]:
+        """A head's lines without those."""
+        is_first, self._is_first = self._is_first, False
+        seen: Counter[tuple[int, int]] = Counter()
+        for line in lines:
+            marked = parse_rank_line(line)
+            if marked is None:
+                if is_first or not line.startswith(EARLIER):
+                    yield line
+                continue
+            worker = marked[:2]
+            seen[worker] += 1
+            if seen[worker] > self._told[worker]:
+                self._told[worker] = seen[worker]
+                yield line
 
 
 def version_problem(plan: str) -> str | None:
@@ -73,8 +104,14 @@ class RunLog:
         self._workers: dict[Path, GrowingFile] = {}
         self._stop = run_folder / f"stop-{launch}"
         self._record = storage_record(plan.storage)
+        self._earlier = b""
         self._copied_bytes = 0
         self._stop_is_passed_on = False
+
+    def earlier(self) -> list[str]:
+        """Lines of the launch's heads before this one, marked; asked for first of all."""
+        self._earlier = self._kept()
+        return [EARLIER + line for line in self._earlier.decode(errors="replace").splitlines()]
 
     def look(self) -> list[str]:
         """New lines of the driver and the workers."""
@@ -94,9 +131,15 @@ class RunLog:
             content = self._driver.path.read_bytes()
         except OSError:
             return
+        if len(content) < self._copied_bytes:  # the head's container was started again in its pod
+            self._earlier = self._kept()
         if len(content) != self._copied_bytes:
-            self._record.store.write(driver_log_name(self._launch), content)
+            self._record.store.write(driver_log_name(self._launch), self._earlier + content)
             self._copied_bytes = len(content)
+
+    def _kept(self) -> bytes:
+        kept = self._record.whole_log(driver_log_name(self._launch))
+        return kept if not kept or kept.endswith(b"\n") else kept + b"\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,12 +161,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     signal.signal(signal.SIGTERM, end)
     next_copy = time.monotonic() + _COPY_SECONDS
+    _print(log.earlier())
     while True:
         is_last = ending.is_set()
         try:
-            for line in log.look():
-                sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            _print(log.look())
             if is_last or time.monotonic() >= next_copy:
                 next_copy = time.monotonic() + _COPY_SECONDS
                 log.copy()
@@ -133,6 +175,12 @@ def main(arguments: list[str] | None = None) -> None:
         if is_last:
             return
         ending.wait(_LOOK_SECONDS)
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

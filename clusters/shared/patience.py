@@ -10,7 +10,7 @@ no answer in time                      a fixed name, so that a second one is ref
                                        (Ray: "No available agent", a head that has just started)
 502, 503, 504                          tried again
 403                                    never, except the one that a backend names (Kubernetes: a quota that was not
-                                       counted yet)
+                                       counted yet, for six minutes, and the person is told)
 409                                    never: on creation it means that it is there already
 401, 404, 410, 413, 422, others        never: a second try can't help
 HTML or other text instead of JSON     never: the address is not the API's
@@ -31,7 +31,7 @@ def worth_another_try(status: int, *, is_read: bool, is_starting: bool = False) 
     """Whether an HTTP status is tried again; status 0 stands for no answer at all. ``is_starting``: the backend
     recognized its own "not ready yet" in the answer.
     """
-    if status in (403, 500) and is_starting:
+    if status == 500 and is_starting:
         return True
     return status == 0 or status in _ALWAYS_AGAIN or (status == 500 and is_read)
 
@@ -58,10 +58,13 @@ class Patience:
         self._sleep = sleep
         self._clock = clock
 
+    def for_seconds(self, seconds: float) -> Patience:
+        """The same, but giving up after so many seconds."""
+        return Patience(seconds, self.first_pause_seconds, self._sleep, self._clock)
+
     def for_at_least(self, seconds: float) -> Patience:
         """The same, but not giving up before so many seconds."""
-        longer = max(self.patience_seconds, seconds)
-        return Patience(longer, self.first_pause_seconds, self._sleep, self._clock)
+        return self.for_seconds(max(self.patience_seconds, seconds))
 
     def pause(self) -> None:
         """One pause, for a caller that begins anew for as long as it is wanted."""

@@ -33,10 +33,16 @@ def server(tmp_path, monkeypatch):
         yield running
 
 
-def cluster(options=None, patience_seconds=5.0, read_seconds=30.0, **sections):
+def cluster(options=None, patience_seconds=5.0, read_seconds=30.0, quota_seconds=360.0, **sections):
     profile = kubernetes_profile({**CLAIM, **(options or {})}, **{"storage": "/data", **sections})
     return KubernetesCluster(
-        profile, KubernetesApi(profile, patience=Patience(patience_seconds, 0.01), read_seconds=read_seconds)
+        profile,
+        KubernetesApi(
+            profile,
+            patience=Patience(patience_seconds, 0.01),
+            read_seconds=read_seconds,
+            quota_seconds=quota_seconds,
+        ),
     )
 
 
@@ -206,14 +212,19 @@ def test_a_quota_that_is_exceeded_is_said_before_anything_is_made(server):
     assert server.count("POST", ".") == 1
 
 
-def test_a_quota_that_was_not_counted_yet_is_waited_for(server):
+def test_a_quota_that_was_not_counted_yet_is_waited_for_and_told(server, caplog):
     said = 'rayjobs.ray.io "x" is forbidden: status unknown for quota: team, resources: count/rayjobs.ray.io'
     answer = status_object(403, "Forbidden", said)
-    server.fail("POST", "/rayjobs$", answer, times=2)
-    assert submit(cluster()).state is RunState.PENDING
+    server.fail("POST", "/rayjobs$", answer, times=5)
+    assert submit(cluster(patience_seconds=0.0)).state is RunState.PENDING
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith(
+        "cluster prod: Kubernetes has not counted yet what the quota of namespace training limits"
+    )
+    assert said.endswith("waiting for it, up to 6 minutes")
     server.fail("POST", "/rayjobs$", answer, times=99)
     with pytest.raises(InfrastructureError, match=r"has not counted yet .* try again in a minute"):
-        submit(cluster(patience_seconds=0.05), run_id="digits-impatient")
+        submit(cluster(quota_seconds=0.05), run_id="digits-impatient")
 
 
 @pytest.mark.parametrize(
@@ -612,6 +623,54 @@ def test_logs_are_followed_through_a_dropped_stream_until_the_run_ends(server):
     reader.join(30)
     assert not reader.is_alive()
     assert seen == ["one", "two", "three"]
+
+
+WAITS = status_object(
+    400, "BadRequest", 'container "run-log" in pod "x" is waiting to start: ContainerCreating'
+)
+NODE_GONE = status_object(
+    500, "InternalError", "Get https://10.0.0.2:10250/containerLogs: dial tcp: i/o timeout"
+)
+
+
+def another_head(server, lines):
+    """The head's pod is gone, and KubeRay made another one."""
+    del server.objects["pods"][f"{RUN}-head"]
+    server.logs[f"{RUN}-head", "closed"] = True
+    labels = {"ray.io/cluster": f"{RUN}-x1", "ray.io/node-type": "head"}
+    server.put("pods", {"metadata": {"name": "head-2", "labels": labels}, "status": {"phase": "Running"}})
+    server.logs["head-2", "run-log"] = lines
+    server.set_status(RUN, jobStatus="RUNNING")
+
+
+@pytest.mark.parametrize("rank", [None, 0])
+def test_logs_are_followed_through_a_replaced_head_and_afterwards_show_both(server, rank):
+    backend = cluster()
+    submit(backend)
+    running_head(server).extend(["one", "@rank 1 0 a"])
+    for answer in (WAITS, NODE_GONE):
+        server.fail("GET", "/log$", answer, times=2)
+    seen = []
+    reader = threading.Thread(target=lambda: seen.extend(backend.logs(RUN, follow=True, rank=rank)))
+    reader.start()
+    wait_until(lambda: seen, "the first head's line")
+    server.fail("GET", "/head-2/log$", WAITS, times=2)
+    another_head(server, ["@earlier one", "two", "@rank 1 0 a", "@rank 2 0 b"])
+    wait_until(lambda: len(seen) > 1, "the second head's line")
+    server.logs["head-2", "closed"] = True
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    reader.join(30)
+    assert seen == list(backend.logs(RUN, rank=rank)) == (["one", "two"] if rank is None else ["a", "b"])
+
+
+def test_a_log_that_can_not_be_read_yet_is_none(server):
+    backend = cluster(patience_seconds=0.05)
+    submit(backend)
+    running_head(server).append("one")
+    server.fail("GET", "/log$", WAITS, times=2)
+    assert list(backend.logs(RUN)) == []
+    assert backend.status(RUN).state is RunState.STARTING
+    assert list(backend.logs(RUN)) == ["one"]
 
 
 def test_a_watch_whose_history_is_gone_begins_again(server):

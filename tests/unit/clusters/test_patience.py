@@ -61,7 +61,7 @@ def test_a_server_error_is_tried_again_only_for_reads_and_for_a_head_that_starts
     assert worth_another_try(500, is_read=True)
     assert not worth_another_try(500, is_read=False)
     assert worth_another_try(500, is_read=False, is_starting=True)
-    assert worth_another_try(403, is_read=False, is_starting=True)
+    assert not worth_another_try(403, is_read=False, is_starting=True)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 413, 422])

@@ -187,6 +187,32 @@ def test_the_log_beside_the_head_shows_driver_and_workers_and_keeps_a_copy(tmp_p
     assert (storage / "launches" / "1" / "driver.log").read_text() == "one\ntwo\n"
     driver.write_text("new\n")  # a head that was started again
     assert log.look() == ["new"]
+    log.copy()
+    assert (storage / "launches" / "1" / "driver.log").read_text() == "one\ntwo\nnew\n"
+
+
+def test_a_head_that_was_replaced_goes_on_behind_what_the_one_before_it_left(tmp_path):
+    first, storage, ray_logs, run_folder = run_log_of(tmp_path)
+    driver = ray_logs / "job-driver-digits-abcdefgh.log"
+    driver.write_text("one\ntwo")
+    assert (first.earlier(), first.look()) == ([], ["one"])
+    first.copy()
+    driver.unlink()  # another pod has a folder of its own
+    second = RunLog(plan(storage=storage), 1, ray_logs, run_folder)
+    assert second.earlier() == ["@earlier one", "@earlier two"]
+    driver.write_text("three\n")
+    assert second.look() == ["three"]
+    second.copy()
+    assert (storage / "launches" / "1" / "driver.log").read_text() == "one\ntwo\nthree\n"
+    assert RunLog(plan(storage=storage), 2, ray_logs, run_folder).earlier() == []
+
+
+def test_a_log_longer_than_one_answer_is_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.records.LONGEST_READ_BYTES", 5)
+    record = storage_record(str(tmp_path))
+    record.store.write("a.log", b"one\ntwo\nthree\n")
+    assert record.whole_log("a.log") == b"one\ntwo\nthree\n"
+    assert record.whole_log("none.log") == b""
 
 
 def test_a_wish_to_stop_in_the_config_map_reaches_the_records(tmp_path):
@@ -203,7 +229,7 @@ def test_a_wish_to_stop_in_the_config_map_reaches_the_records(tmp_path):
 
 
 def test_marked_lines_come_back():
-    assert parse_rank_line(rank_line(2, 13, "a  b: @rank 1 1 c")) == (13, "a  b: @rank 1 1 c")
+    assert parse_rank_line(rank_line(2, 13, "a  b: @rank 1 1 c")) == (2, 13, "a  b: @rank 1 1 c")
     assert parse_rank_line("@rank of a captain") is None
 
 
