@@ -10,6 +10,7 @@ TrainwrightError                 any of the below; ``exit_code`` is what the com
 │   ├── ResourcesError   (4)     what the job asks for is more than the cluster has
 │   ├── HangError        (4)     a worker has not moved for too long
 │   ├── NoticeError      (4)     a worker will be taken away, so all have left
+│   ├── ResizeError      (4)     there is room for more workers, so all have left
 │   └── CheckpointError  (4)     no usable checkpoint, or a damaged one
 ├── StoppedError         (5)     a person or a queue stopped the run
 └── NotFoundError        (6)     no such run, cluster or file
@@ -70,6 +71,10 @@ class HangError(InfrastructureError):
 
 class NoticeError(InfrastructureError):
     """A worker will be taken away, and had notice: the state is saved, and all have left."""
+
+
+class ResizeError(InfrastructureError):
+    """The group is to have another size: the state is saved, and all have left."""
 
 
 class CheckpointError(InfrastructureError):

@@ -66,6 +66,16 @@ def smallest_gpu() -> tuple[str, int] | None:
     return str(name), int(memory)
 
 
+def free_gpus() -> int:
+    """How many of the GPUs that this process may use no run of this user holds at the moment."""
+    free = 0
+    for name in visible_gpus():
+        with _lock_file(name).open("a+", encoding="utf-8") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free += 1
+    return free
+
+
 @contextlib.contextmanager
 def held_gpus(count: int, run_id: str) -> Iterator[list[str]]:
     """``count`` GPUs that no other run of this user holds, by CUDA's names; given back at the end, however that comes.

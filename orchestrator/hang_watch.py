@@ -20,6 +20,7 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker 
 from orchestrator.errors import HangError
 from orchestrator.recovery.beats import Sight, heart, sight
 from orchestrator.recovery.hangs import Hang, HangCheck, Place
+from orchestrator.recovery.notice import ask_to_leave
 
 _ANSWER_SECONDS = 5.0
 """How long a rank may take to say what it does."""
@@ -33,6 +34,10 @@ class RayTrainWorker(RaysWorker):
         status = super().poll_status()
         status.beat = heart.beat
         return status
+
+    def ask_to_leave(self, why: str) -> None:
+        """Have the group save and leave, so that it can start again with another size."""
+        ask_to_leave(why)
 
     def sight(self, rank: int) -> Sight:
         """What this process does now."""

@@ -40,6 +40,10 @@ class Ledger:
     """Attempts that ended early."""
     waited_for: Mapping[int, float]
     """Seconds that the others waited for a rank whose forward passes took longer, by rank."""
+    shrunken: float = 0.0
+    """Where the number of workers may change: seconds of steps that counted, times the share of the most workers that was
+    missing. It lies within ``step``: what the missing workers could have done, not what went by.
+    """
 
     @property
     def wall(self) -> float:
@@ -68,7 +72,7 @@ def ledger_of(
         account.take(event)
     if now is not None:
         account.charge(now)
-    return Ledger(account.seconds, account.steps, account.faults, account.waited_for)
+    return Ledger(account.seconds, account.steps, account.faults, account.waited_for, account.shrunken)
 
 
 @dataclass
@@ -78,6 +82,9 @@ class _Account:
     steps: int = 0
     faults: int = 0
     waited_for: dict[int, float] = field(default_factory=dict)
+    shrunken: float = 0.0
+    missing: float = 0.0
+    """Of the most workers that there may be, the share that there is not."""
     doing: str = ""
     """What the time from here on is charged to; empty between launches."""
     at: float = 0.0
@@ -117,7 +124,12 @@ class _Account:
             case {"event": "metrics", "step": int(step), "values": {"system/other_ms": _}} if self.doing:
                 self.logged(time, step, event["values"])
             case {"event": "incident"} if self.doing:
-                self.failed(time)
+                self.faults += 1
+                self.goes_down(time)
+            case {"event": "resize"} if self.doing:
+                self.goes_down(time)
+            case {"event": "group", "workers": int(workers), "most": int(most)}:
+                self.missing = 1 - workers / most
             case {"event": "end"} if self.doing:
                 self.goes_on(time, "")
 
@@ -143,8 +155,8 @@ class _Account:
         self.unlogged, self.step = 0.0, step
         self.reached = max(self.reached, step)
 
-    def failed(self, time: float) -> None:
-        self.faults += 1
+    def goes_down(self, time: float) -> None:
+        """The workers have left, to start again."""
         was_running = self.doing == _RUNNING
         self.doing = DOWN if was_running else self.doing
         spent = self.charge(time)
@@ -164,6 +176,7 @@ class _Account:
         for part, seconds in measured.items():
             name = _METER[part]
             self.add(name, seconds * scale * new / count)
+            self.shrunken += self.missing * (name == STEP) * seconds * scale * new / count
             self.add(REPLAY, seconds * scale * (1 - new / count))
         self.at = max(self.at, time)
         self.doing, self.step, self.step_seconds = _RUNNING, step, spent / count

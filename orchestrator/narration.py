@@ -66,6 +66,10 @@ class Narrator:
                 return [doing]
             case {"event": "waiting", "message": str(message)}:
                 return [f"waiting for nodes: {message}"]
+            case {"event": "group", "workers": int(workers), "most": int(most), "because": str(because)}:
+                return [f"{workers} of {most} workers, because {because}"]
+            case {"event": "resize", "message": str(message)}:
+                return [f"{message}; starting again, which is not counted"]
             case {"event": "attempt", "start_step": int(start), "total_steps": int(total)}:
                 self._total, self._told_step, self._told_epoch = total, start, 0.0
                 return [f"goes on from step {start} (attempt {event['attempt']})"] if start else []

@@ -38,6 +38,8 @@ def rows(status: RunStatus) -> list[tuple[str, str]]:
         ("launch", str(status.launch)),
         ("attempt", str(status.attempt)),
     ]
+    if status.group:
+        found.append(("workers", status.group.described(status.ended_at or time.time())))
     if status.nodes_left_out:
         found.append(("nodes left out", ", ".join(status.nodes_left_out)))
     if status.best:

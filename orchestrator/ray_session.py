@@ -16,21 +16,24 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import events
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
-from orchestrator.gpus import held_gpus
+from orchestrator.gpus import free_gpus, held_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import new_folder, temporary_files_in
 from orchestrator.records import RunRecord
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.hangs import PATIENCE, Hang, incident_text
-from orchestrator.runs import EndReason
+from orchestrator.runs import EndReason, Group
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
 from orchestrator.storage.faults import first_line
 from orchestrator.telemetry.spool import HANG, Spool
+
+if TYPE_CHECKING:
+    from orchestrator.trainer import Elastic
 
 DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
@@ -51,6 +54,8 @@ class RaySession:
 
         """
         self._plan, self._private_dir = plan, private_dir
+        self._group: Group | None = None
+        self._most, self._is_narrowed = plan.world_size, bool(private_dir and plan.sizes)
         # an instance of its own has one node
         self._nodes = FaultyNodes(None if private_dir else plan.job.recovery.exclude_nodes_after)
         self._held = contextlib.ExitStack()
@@ -108,7 +113,7 @@ class RaySession:
         os.environ["RAY_AUTH_TOKEN_PATH"] = write_token(folder)
         from orchestrator.own_ray import OwnRay
 
-        plan = self._plan
+        plan = self._plan = self._plan.with_workers(workers_here(self._plan))
         gpus = plan.world_size * plan.job.scaling.gpus_per_worker
         self._held.enter_context(held_gpus(gpus, plan.run_id))
         if "TMPDIR" not in plan.job.environment.env:
@@ -166,6 +171,60 @@ class RaySession:
             )
         return missing
 
+    def _room(self, own: Mapping[str, int]) -> int:
+        """For how many of the plan's workers the nodes that stay have room.
+
+        Args:
+            own: workers that run already, which keep their room, by Ray's id of the node.
+
+        """
+        import ray
+
+        leaving = ray._private.state.state.get_draining_nodes()
+        left_out = {node.id for node in self._nodes.left_out}
+        free = ray._private.state.available_resources_per_node()
+        labels = self._plan.job.scaling.node_labels
+        usable = [
+            node["NodeID"]
+            for node in ray.nodes()
+            if node["Alive"] and labels.items() <= node["Labels"].items() and node["NodeID"] not in left_out
+        ]
+        stay = [node for node in usable if node not in leaving]
+        room = workers_beside_readers([free.get(node, {}) for node in stay], self._plan, is_first=not own)
+        return room + sum(own.get(node, 0) for node in stay)
+
+    def _record_group(self, launch: int, workers: int, failure: str) -> None:
+        """In the run's status, which the next attempt's rank 0 goes on from.
+
+        Args:
+            workers: with which the group starts.
+            failure: why the group before ended; empty for the first.
+
+        """
+        before, most = self._group, self._most
+        if before is not None and before.workers == workers:
+            return
+        because = "there is room for all" if workers == most else failure or "there is room for no more"
+        group = self._group = Group(workers=workers, most=most, since=time.time(), because=because)
+        events.emit("group", **group.model_dump())
+        record = RunRecord(self._plan.storage)
+        with contextlib.suppress(OSError):  # as with nodes that are left out
+            if status := record.status(launch):
+                record.set_state(status.with_group(group))
+
+    def _elastic(self, launch: int) -> Elastic | None:
+        """What decides on the group's size; None where that is fixed."""
+        from orchestrator.recovery.group_size import GroupSizes
+        from orchestrator.trainer import Elastic
+
+        bounds = self._plan.job.scaling.range
+        if bounds is None:
+            return None
+        sizes = [size.workers for size in self._plan.sizes]
+        return Elastic(
+            GroupSizes(sizes, bounds.stabilization_window), self._room, partial(self._record_group, launch)
+        )
+
     def _keep_hang(self, launch: int, hang: Hang) -> str:
         """Write down what hangs: a file with the stacks of all ranks, an event, the run's status, the tracker's tag."""
         record = RunRecord(self._plan.storage)
@@ -179,31 +238,12 @@ class RaySession:
         return f"{self._plan.storage}/{name}"
 
     def train(self, prepared: str, *, launch: int, started_at: float) -> dict[str, Any]:
-        """Run ``worker.run`` on the workers.
+        """Run ``worker.run`` on a group of workers, again where that can help; returns what rank 0 returned.
 
         Args:
             prepared: the prepared data, as JSON.
             launch: 1, and one more for each resume.
             started_at: of the driver, in seconds since the epoch.
-
-        """
-        config = {
-            "plan": self._plan.model_dump_json(),
-            "prepared": prepared,
-            "launch": launch,
-            "started_at": started_at,
-        }
-        return self.on_workers(_train, config, launch=launch)
-
-    def on_workers(
-        self, work: Callable[[Mapping[str, Any]], dict[str, Any]], config: Mapping[str, Any], *, launch: int
-    ) -> dict[str, Any]:
-        """Run some work on a group of workers, again where that can help; returns what rank 0 returned.
-
-        Args:
-            work: a function of a module.
-            config: what each worker's call of it is given.
-            launch: 1, and one more for each resume.
 
         Raises:
             ray.train.TrainingFailedError: see ``recovery.incidents``.
@@ -214,15 +254,24 @@ class RaySession:
         from orchestrator.worker_group import GroupConfig
 
         plan = self._plan
+        if self._is_narrowed:
+            self._record_group(launch, plan.world_size, "this machine has room for no more")
         trainer = Trainer(
-            partial(_work, work, bool(self._private_dir) and plan.job.data.reader == "ray"),
-            train_loop_config=dict(config),
+            _work,
+            train_loop_config={
+                "plan": plan.model_dump_json(),
+                "prepared": prepared,
+                "launch": launch,
+                "started_at": started_at,
+                "alone_in_ray_data": bool(self._private_dir) and plan.job.data.reader == "ray",
+            },
             max_failures=plan.job.recovery.max_failures,
             own_ray=bool(self._private_dir),
             missing=self._missing,
             nodes=self._nodes,
             node_labels=plan.job.scaling.node_labels,
             left_out=partial(_record_left_out, plan.storage, launch),
+            elastic=self._elastic(launch),
             hang_watch=HangWatch(plan.job.recovery.hang_timeout, partial(self._keep_hang, launch)),
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
@@ -247,21 +296,14 @@ def _record_left_out(storage: str, launch: int, nodes: Sequence[Node]) -> None:
             record.set_state(status.without_nodes(map(str, nodes)))
 
 
-def _work(
-    work: Callable[[Mapping[str, Any]], dict[str, Any]], alone_in_ray_data: bool, config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """In each worker's process."""
-    if alone_in_ray_data:
-        from orchestrator.data.reading.ray_data_alone import be_alone
-
-        be_alone()
-    return work(config)
-
-
-def _train(config: Mapping[str, Any]) -> dict[str, Any]:
+def _work(config: Mapping[str, Any]) -> dict[str, Any]:
     """In each worker's process, which alone imports torch."""
     from orchestrator import worker
 
+    if config["alone_in_ray_data"]:
+        from orchestrator.data.reading.ray_data_alone import be_alone
+
+        be_alone()
     return worker.run(config)
 
 
@@ -313,6 +355,17 @@ def runtime_env(plan: Plan) -> dict[str, Any]:
     return needed
 
 
+def workers_here(plan: Plan) -> int:
+    """How many of the plan's workers a private instance has: as many as this machine has cores and free GPUs for, and no fewer
+    than the plan asks for.
+    """
+    scaling = plan.job.scaling
+    room = (os.cpu_count() or 1) / scaling.cpus_per_worker
+    if scaling.gpus_per_worker:
+        room = min(room, free_gpus() / scaling.gpus_per_worker)
+    return plan.largest_within(int(room + 1e-6)) or plan.least_workers
+
+
 def private_cpus(plan: Plan) -> int:
     """Logical CPUs of a private instance: the workers', and those that a read task sets aside: with fewer none would start."""
     workers = math.ceil(plan.world_size * plan.job.scaling.cpus_per_worker - 1e-6)
@@ -354,17 +407,38 @@ def object_store_bytes(memory: int, shared_memory: int) -> int:
 
 
 def shortage(nodes: Sequence[Mapping[str, float]], plan: Plan) -> str:
-    """One sentence on what nodes of these resources lack for the plan's workers; empty where they have room."""
+    """One sentence on what nodes of these resources lack for the plan's fewest workers; empty where they have room."""
     scaling = plan.job.scaling
     room = sum(workers_that_fit(node, plan) for node in nodes)
-    if room >= plan.world_size:
+    if room >= plan.least_workers:
         return ""
     cpus = sum(node.get("CPU", 0) for node in nodes)
     gpus = sum(node.get("GPU", 0) for node in nodes)
     return (
-        f"{plan.world_size} workers of {scaling.cpus_per_worker:g} CPUs and {scaling.gpus_per_worker} GPUs are asked"
+        f"{plan.least_workers} workers of {scaling.cpus_per_worker:g} CPUs and {scaling.gpus_per_worker} GPUs are asked"
         f" for, but the cluster has room for {room}: {len(nodes)} nodes with {cpus:g} CPUs and {gpus:g} GPUs in all"
     )
+
+
+def workers_beside_readers(nodes: Sequence[Mapping[str, float]], plan: Plan, *, is_first: bool) -> int:
+    """For how many of the plan's workers nodes with so much that is free have room.
+
+    Args:
+        nodes: what is free on each.
+        plan: of the run.
+        is_first: no task reads for the run yet, so room is left for one: without it all would wait for data.
+
+    """
+    data, scaling = plan.job.data, plan.job.scaling
+    fit = [workers_that_fit(node, plan) for node in nodes]
+    if not (is_first and data.reader == "ray"):
+        return sum(fit)
+    left = [
+        node.get("CPU", 0) - workers * scaling.cpus_per_worker
+        for node, workers in zip(nodes, fit, strict=True)
+    ]
+    lacks = max(0.0, data.reader_cpus - max(left, default=0.0))
+    return max(0, sum(fit) - math.ceil(lacks / scaling.cpus_per_worker))
 
 
 def workers_that_fit(node: Mapping[str, float], plan: Plan) -> int:
@@ -395,7 +469,7 @@ def _scaling_config(plan: Plan) -> Any:
 
     scaling = plan.job.scaling
     return ScalingConfig(
-        num_workers=plan.world_size,
+        num_workers=(plan.least_workers, plan.world_size) if plan.sizes else plan.world_size,
         use_gpu=bool(scaling.gpus_per_worker),
         resources_per_worker=resources_per_worker(plan),
         placement_strategy={"pack": "PACK", "spread": "SPREAD"}[scaling.placement],

@@ -92,6 +92,31 @@ class Best(Section):
     """The metric's value."""
 
 
+class Group(Section):
+    """The workers that train, where their number may change."""
+
+    workers: int
+    """How many there are."""
+    most: int
+    """How many there may be."""
+    since: float
+    """Since when, in seconds since the epoch."""
+    because: str
+    """Why there are so many."""
+
+    def described(self, now: float) -> str:
+        """``6 of 8 workers, since 4 min, because ...``."""
+        minutes = max(0.0, now - self.since) / 60
+        ago = (
+            f"{minutes * 60:.0f} s"
+            if minutes < 1
+            else f"{minutes:.0f} min"
+            if minutes < 120
+            else f"{minutes / 60:.0f} h"
+        )
+        return f"{self.workers} of {self.most} workers, since {ago}, because {self.because}"
+
+
 class RunStatus(Section):
     """How a run stands at one moment, as every cluster reports it. Each method returns another status."""
 
@@ -125,6 +150,8 @@ class RunStatus(Section):
     """The best checkpoint, as far as the job ranks them."""
     nodes_left_out: tuple[str, ...] = ()
     """Nodes on which no worker is started any more, since their hardware failed ``recovery.exclude_nodes_after`` times."""
+    group: Group | None = None
+    """The workers that train, where their number may change; None before the first start and where it is fixed."""
     urls: dict[str, str] = {}
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
 
@@ -152,6 +179,10 @@ class RunStatus(Section):
     def without_nodes(self, nodes: Iterable[str]) -> RunStatus:
         """With these nodes left out, beside those that are."""
         return self._with(nodes_left_out=tuple(dict.fromkeys((*self.nodes_left_out, *nodes))))
+
+    def with_group(self, group: Group) -> RunStatus:
+        """With another group of workers."""
+        return self._with(group=group)
 
     def in_attempt(self, attempt: int, total_steps: int) -> RunStatus:
         """After another start of the workers."""
@@ -205,6 +236,7 @@ class RunStatus(Section):
             metrics={**earlier.metrics, **self.metrics},
             best=self.best or earlier.best,
             nodes_left_out=self.nodes_left_out or earlier.nodes_left_out,
+            group=self.group or earlier.group,
         )
 
     def with_record(self, record: RunStatus) -> RunStatus:
@@ -220,6 +252,7 @@ class RunStatus(Section):
             metrics=dict(record.metrics),
             best=record.best,
             nodes_left_out=record.nodes_left_out or self.nodes_left_out,
+            group=record.group or self.group,
             urls={**self.urls, **record.urls},
         )
         if record.state.is_final:

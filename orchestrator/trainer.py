@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -23,11 +25,26 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from orchestrator import events
+from orchestrator.elastic import FollowsTheRoom, Placed, Room
+from orchestrator.errors import ResizeError
 from orchestrator.hang_watch import HangWatch, RayTrainWorker
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
+from orchestrator.recovery.group_size import GroupSizes
 from orchestrator.recovery.policy import RetryWhatCanHelp
 
 _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """What decides on a group's size."""
+
+    sizes: GroupSizes
+    """The sizes that it may have."""
+    room: Room
+    """For how many workers there is room."""
+    told: Callable[[int, str], None]
+    """Is told each group's size before it starts, and why it is not larger."""
 
 
 class Trainer(DataParallelTrainer):
@@ -43,6 +60,7 @@ class Trainer(DataParallelTrainer):
         node_labels: Mapping[str, str],
         left_out: Callable[[Sequence[Node]], None],
         hang_watch: HangWatch,
+        elastic: Elastic | None,
         **named: Any,
     ) -> None:
         """
@@ -56,6 +74,7 @@ class Trainer(DataParallelTrainer):
             node_labels: of nodes that workers may be put on.
             left_out: is told the nodes that are left out, before workers start without them.
             hang_watch: ends an attempt that hangs.
+            elastic: how many workers a group gets; None where that is always the same.
             named: see ``arguments``.
 
         """
@@ -63,19 +82,23 @@ class Trainer(DataParallelTrainer):
         self._max_failures, self._own_ray, self._missing = max_failures, own_ray, missing
         self._nodes = nodes
         self._places = _LeavesFaultyNodesOut(nodes, node_labels, left_out)
-        self._hang_watch = hang_watch
+        self._hang_watch, self._elastic, self._placed = hang_watch, elastic, Placed()
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures, self._nodes)
         if self._own_ray:
             arguments["scaling_policy"] = _TakesWhatIsThere(self.scaling_config)
+        elif elastic := self._elastic:
+            arguments["scaling_policy"] = FollowsTheRoom(
+                self.scaling_config, elastic.sizes, elastic.room, self._placed, elastic.told
+            )
         controller = (_OwnController if self._own_ray else _Controller)(**arguments)
         asyncio.run(controller.run())
         return controller.get_result()
 
     def _create_default_callbacks(self) -> Any:
         ray_s = [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
-        return [self._hang_watch, *ray_s, _SaysWhatIsMissing(self._missing), self._places]
+        return [self._hang_watch, *ray_s, _SaysWhatIsMissing(self._missing), self._places, self._placed]
 
 
 class _SaysWhatIsMissing(WorkerGroupCallback):
@@ -116,8 +139,33 @@ class _LeavesFaultyNodesOut(ControllerCallback, WorkerGroupCallback):
         )
 
 
+_ROOM_SECONDS = 30.0
+"""How long workers that there was room for may take to get it: a node may be gone that Ray still counts."""
+
+
 class _Group(WorkerGroup):
     _worker_cls = RayTrainWorker
+
+    def __init__(
+        self, train_run_context: Any, worker_group_context: Any, *arguments: Any, **named: Any
+    ) -> None:
+        super().__init__(train_run_context, worker_group_context, *arguments, **named)
+        self._could_be_smaller = (
+            worker_group_context.num_workers > train_run_context.scaling_config.min_workers
+        )
+        if self._could_be_smaller:
+            self._worker_group_start_timeout_s: float = _ROOM_SECONDS
+
+    def _start_impl(self, worker_group_state_builder: Any) -> None:
+        """As Ray's, but it is no failure where fewer workers may find room."""
+        try:
+            super()._start_impl(worker_group_state_builder)
+        except WorkerGroupStartupTimeoutError as error:
+            if not self._could_be_smaller:
+                raise
+            raise ResizeError(
+                f"there was room for {error.num_workers} workers, but they did not get it within {_ROOM_SECONDS:g} s"
+            ) from None
 
     def _init_train_context_on_workers(self, workers: Any, sync_actor: Any, arguments: Any) -> None:
         """As Ray's, but the workers can't ask the controller for checkpoints: it is no actor, and has none of ours."""

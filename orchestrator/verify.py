@@ -193,6 +193,7 @@ def _small(plan: Plan, world_size: int, folder: str, steps: int, **job_changes: 
         update={
             "job": job.model_copy(update=changes),
             "world_size": world_size,
+            "sizes": (),
             "micro_batch_size": micro,
             "accumulation_steps": share // micro,
             "storage": folder,

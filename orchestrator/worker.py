@@ -18,7 +18,7 @@ from orchestrator.checkpoint import Checkpoint, Checkpoints, Ranking
 from orchestrator.checkpoint.start import ADAPTERS
 from orchestrator.control import Peers, StopCheck
 from orchestrator.data import Prepared, TrainStream
-from orchestrator.errors import DataError, NoticeError, SpecError, UserCodeError
+from orchestrator.errors import DataError, NoticeError, ResizeError, SpecError, UserCodeError
 from orchestrator.models.base import Batch, Sample
 from orchestrator.own_code import OwnCode
 from orchestrator.planning.patience import Patience
@@ -76,9 +76,10 @@ class _RewoundError(Exception):
 
 def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
     """From the newest checkpoint on. Raises _RewoundError, on every rank."""
-    plan = Plan.model_validate_json(config["plan"])
+    whole = Plan.model_validate_json(config["plan"])
     prepared = Prepared.model_validate_json(config["prepared"])
-    peers, root = Peers(PATIENCE * plan.job.recovery.hang_timeout), f"{plan.storage}/checkpoints"
+    peers, root = Peers(PATIENCE * whole.job.recovery.hang_timeout), f"{whole.storage}/checkpoints"
+    plan = whole.with_workers(peers.world_size)
     attempt = peers.agree(lambda: checkpoint.next_attempt(root))
     heart.begins(attempt)
     with contextlib.ExitStack() as held:
@@ -103,7 +104,7 @@ def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
             RunRecord(plan.storage).keep_code(code)
         reporter = held.enter_context(
             open_reporter(
-                plan,
+                whole,
                 prepared,
                 teller=teller,
                 rank=peers.rank,
@@ -299,7 +300,10 @@ class Worker:
         self._class_names = data.inputs_of(self._plan.job, prepared).classes
         self._notices = notices
         heeds = self._plan.job.recovery.on_notice == "save"
-        self._stop_check = StopCheck(peers, reporter.stop_asked, lambda: heeds and bool(notices.said()))
+        self._notice = lambda: notices.said() if heeds else ""
+        self._stop_check = StopCheck(
+            peers, reporter.stop_asked, lambda: bool(notices.asked_to_leave or self._notice())
+        )
         self._sample_time = SampleTime()
 
     def evaluation(self) -> Generator[Batch]:
@@ -452,6 +456,7 @@ class Worker:
 
         Raises:
             NoticeError: the loop ended since a rank has notice; the tracker's run stays open for who goes on.
+            ResizeError: the loop ended since the group is to have another size; likewise.
 
         """
         heart.passes("the end", may_take_long=True)
@@ -463,9 +468,12 @@ class Worker:
         ):  # who stops a machine may tell all at once
             if self._notices.file_says_so:
                 drain_own_node()
-            told = self._peers.of_all(
-                self._notices.said()
-            )  # and so nobody leaves before all has been committed
+            told = self._peers.of_all(self._notice())  # and so nobody leaves before all has been committed
+            asked = self._peers.of_all(self._notices.asked_to_leave)
+            if not any(told):
+                raise ResizeError(
+                    f"{next(filter(None, asked))}: step {outcome.step} is saved, no step is lost"
+                )
             raise NoticeError(left_on_notice(told, outcome.step))
         self._reporter.ending()
         self._peers.agree(lambda: None)  # rank 0 closes what all write to

@@ -24,6 +24,7 @@ from orchestrator.clusters.kubernetes.pods import (
 from orchestrator.clusters.shared.capacity import nodes_for
 from orchestrator.clusters.shared.driver_command import driver_command, environment_variables
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name, submission_id
+from orchestrator.errors import SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
 
@@ -173,8 +174,25 @@ def _deletion_rules(profile: ClusterProfile) -> list[dict[str, Any]]:
     ]
 
 
+def _check_group_may_change(plan: Plan, profile: ClusterProfile) -> None:
+    """Raises SpecError where a run that could begin with few workers would have to wait for the pods of the most."""
+    options = profile.kubernetes
+    if not plan.sizes:
+        return
+    if options.queue:
+        who = f"the Kueue queue {options.queue} (kubernetes.queue)"
+    elif options.gang_scheduler != "none" and not options.autoscaling:
+        who = f"{options.gang_scheduler} (kubernetes.gang_scheduler without kubernetes.autoscaling)"
+    else:
+        return
+    raise SpecError(
+        f"scaling.workers: {who} of cluster {profile.name} starts all {plan.world_size} workers or none; give a number"
+    )
+
+
 def _ray_cluster(plan: Plan, profile: ClusterProfile, launch: int) -> dict[str, Any]:
     options = profile.kubernetes
+    _check_group_may_change(plan, profile)
     nodes = nodes_for(plan, profile)
     groups = [group for group in profile.node_groups if nodes.get(group.name) or options.autoscaling]
     auth = {"mode": "token"}

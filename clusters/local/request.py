@@ -25,7 +25,7 @@ def plan_to_process(plan: Plan, launch: int, driver: Sequence[str]) -> dict[str,
         InfrastructureError: there is no folder for Ray's files.
 
     """
-    gpus = plan.world_size * plan.job.scaling.gpus_per_worker
+    gpus = plan.least_workers * plan.job.scaling.gpus_per_worker
     if gpus and (have := len(visible_gpus())) < gpus:
         raise ResourcesError(f"{gpus} GPUs are asked for, but this machine has {have}")
     plan_file = str(Path(plan.storage) / plan_name(launch))

@@ -30,7 +30,8 @@ def nodes_for(plan: Plan, profile: ClusterProfile) -> dict[str, int]:
     """Nodes to use of each group (groups that are not used are left out). Pure; raises as ``fits``.
 
     Groups are taken in the profile's order, those with GPUs last where no worker needs one. One group that holds
-    all workers goes before several that do it together: workers of one run should be alike.
+    all workers goes before several that do it together: workers of one run should be alike. Where the number of workers may
+    change there is to be room for the most, and there must be for the fewest.
     """
     if not profile.node_groups:
         return {}
@@ -41,33 +42,34 @@ def nodes_for(plan: Plan, profile: ClusterProfile) -> dict[str, int]:
     rooms = {group.name: workers_per_node(scaling, group) for group in groups}
     usable = [group for group in groups if rooms[group.name]]
     total = sum(rooms[group.name] * group.max for group in usable)
-    if total < plan.world_size:
+    most = plan.largest_within(total)
+    if most is None:
         raise ResourcesError(_arithmetic(plan, profile, groups, rooms, total))
-    single = [group for group in usable if rooms[group.name] * group.max >= plan.world_size]
+    single = [group for group in usable if rooms[group.name] * group.max >= most]
     chosen: dict[str, int] = {}
-    left = plan.world_size
+    left = most
     for group in single[:1] or usable:
-        most = left if scaling.placement == "spread" else math.ceil(left / rooms[group.name])
-        chosen[group.name] = min(group.max, most)
+        nodes = left if scaling.placement == "spread" else math.ceil(left / rooms[group.name])
+        chosen[group.name] = min(group.max, nodes)
         left -= min(left, chosen[group.name] * rooms[group.name])
         if not left:
             break
     if profile.kind == "kubernetes":
-        _refuse_reading_without_room(plan, profile, chosen, rooms)
+        _refuse_reading_without_room(plan, profile, chosen, rooms, most)
     return chosen
 
 
 def _refuse_reading_without_room(
-    plan: Plan, profile: ClusterProfile, chosen: dict[str, int], rooms: dict[str, int]
+    plan: Plan, profile: ClusterProfile, chosen: dict[str, int], rooms: dict[str, int], workers: int
 ) -> None:
     """These nodes are made for the run alone, and Ray's tasks wait without end for a CPU that no node has to spare."""
     asked = plan.job.data.reader_cpus if plan.job.data.reader == "ray" else 0
-    left, spare = plan.world_size, float(profile.head.offered_cpus)
+    left, spare = workers, float(profile.head.offered_cpus)
     for group in (group for group in profile.node_groups if group.name in chosen):
         nodes = chosen[group.name]
-        workers = min(left, rooms[group.name] * nodes)
-        left -= workers
-        spare = max(spare, group.cpus - workers // nodes * plan.job.scaling.cpus_per_worker)
+        placed = min(left, rooms[group.name] * nodes)
+        left -= placed
+        spare = max(spare, group.cpus - placed // nodes * plan.job.scaling.cpus_per_worker)
     if asked > spare + _SLACK:
         raise ResourcesError(
             f"data.reader_cpus: each read task sets {asked:g} CPUs aside, but beside the workers no node of cluster"
@@ -78,18 +80,17 @@ def _refuse_reading_without_room(
 
 def warnings_here(plan: Plan, profile: ClusterProfile, *, cores: int, gpus: int) -> list[str]:
     """What a run on this machine will suffer from; nothing where the profile is of another place. Pure."""
-    scaling, found = plan.job.scaling, []
+    scaling, found, workers = plan.job.scaling, [], plan.least_workers
     if profile.kind != "local":
         return []
-    asked = plan.world_size * scaling.cpus_per_worker
-    if asked > cores + _SLACK:
+    if workers * scaling.cpus_per_worker > cores + _SLACK:
         found.append(
-            f"warning: {plan.world_size} workers × {scaling.cpus_per_worker:g} CPUs are more than this machine's {cores}"
+            f"warning: {workers} workers × {scaling.cpus_per_worker:g} CPUs are more than this machine's {cores}"
             " cores: they take turns, and no step is faster than with fewer"
         )
-    if plan.world_size * scaling.gpus_per_worker > gpus:
+    if workers * scaling.gpus_per_worker > gpus:
         found.append(
-            f"warning: the job asks for {plan.world_size} GPUs, and this machine has {gpus}: a run here will refuse"
+            f"warning: the job asks for {workers} GPUs, and this machine has {gpus}: a run here will refuse"
         )
     return found
 
@@ -127,11 +128,11 @@ def _matching(scaling: ScalingSpec, profile: ClusterProfile) -> list[NodeGroup]:
 def _arithmetic(
     plan: Plan, profile: ClusterProfile, groups: list[NodeGroup], rooms: dict[str, int], total: int
 ) -> str:
-    scaling = plan.job.scaling
+    scaling, workers = plan.job.scaling, plan.least_workers
     asked = _amounts(
-        plan.world_size * scaling.cpus_per_worker,
-        plan.world_size * scaling.gpus_per_worker,
-        plan.world_size * (scaling.memory_per_worker or 0),
+        workers * scaling.cpus_per_worker,
+        workers * scaling.gpus_per_worker,
+        workers * (scaling.memory_per_worker or 0),
     )
     largest = max(groups, key=lambda group: (rooms[group.name], group.gpus, group.cpus))
     each = _amounts(scaling.cpus_per_worker, scaling.gpus_per_worker, scaling.memory_per_worker or 0)
@@ -144,9 +145,10 @@ def _arithmetic(
     if not total:
         mend = "ask for less for each worker (scaling.*_per_worker) or take another cluster"
     else:
-        mend = f"lower scaling.workers to {total} or raise node_groups.max"
+        field = "scaling.workers.min" if plan.sizes else "scaling.workers"
+        mend = f"lower {field} to {total} or raise node_groups.max"
     return (
-        f"cluster {profile.name} can never hold the job: asked for {asked} ({plan.world_size} workers × {each});"
+        f"cluster {profile.name} can never hold the job: asked for {asked} ({workers} workers × {each});"
         f" largest node {node} ({largest.name}, {rooms[largest.name]} workers);"
         f" total {everything} ({total} workers); {mend}"
     )

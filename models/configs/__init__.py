@@ -41,7 +41,6 @@ from orchestrator.models.configs.objectives import (
     MultilabelConfig,
     ReconstructionConfig,
     RegressionConfig,
-    SequenceToSequenceConfig,
     TokenClassificationConfig,
 )
 from orchestrator.models.configs.sequences import (
@@ -75,7 +74,6 @@ ObjectiveSection = Annotated[
     | MultilabelConfig
     | CausalLmConfig
     | MaskedLmConfig
-    | SequenceToSequenceConfig
     | TokenClassificationConfig
     | ForecastingConfig
     | ReconstructionConfig
@@ -122,7 +120,6 @@ __all__ = [
     "RecurrentConfig",
     "RegressionConfig",
     "RnnConfig",
-    "SequenceToSequenceConfig",
     "TokenClassificationConfig",
     "check_same_function",
     "default_objective",

@@ -122,11 +122,6 @@ class FamilyConfig(Section):
         return self.OBJECTIVES[0]
 
     @property
-    def own_facts(self) -> dict[str, int]:
-        """Data facts by name that its weights decide, whatever the data says."""
-        return {}
-
-    @property
     def inputs_by_name(self) -> bool:
         """Whether forward takes the batch's tensors by name, not in their order."""
         return False
@@ -139,6 +134,11 @@ class FamilyConfig(Section):
     @property
     def reads_borders(self) -> bool:
         """Whether forward also takes where packed documents begin, after their numbers: a GPU is sooner done with it."""
+        return False
+
+    @property
+    def normalizes_over_shares(self) -> bool:
+        """Whether a sample's result depends on which others its worker has, as with batch normalization."""
         return False
 
     @property

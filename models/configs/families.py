@@ -122,6 +122,11 @@ class CnnConfig(FamilyConfig):
     dropout: Probability = 0.0
     """Dropout before the classifier."""
 
+    @property
+    def normalizes_over_shares(self) -> bool:
+        """With batch normalization."""
+        return self.norm == "batch"
+
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
         """The network takes any size of image."""
         return ("in_channels", *label_fields(objective))

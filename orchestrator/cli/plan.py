@@ -139,7 +139,7 @@ def describe(made: Plan) -> list[str]:
         ),
         ("objective", job.objective.kind),
         ("strategy", f"{job.strategy.kind}{f' ({strategy})' if strategy else ''}, {_numbers(job)}"),
-        ("batch", made.batch_equation),
+        *_batches(made),
         ("steps", f"{made.total_steps:,} of {job.training.global_batch_size} samples"),
         (
             "data",
@@ -157,7 +157,7 @@ def describe(made: Plan) -> list[str]:
         ),
         (
             "workers",
-            f"{made.world_size} × {job.scaling.cpus_per_worker:g} CPUs, {job.scaling.gpus_per_worker} GPUs"
+            f"{_workers(made)} × {job.scaling.cpus_per_worker:g} CPUs, {job.scaling.gpus_per_worker} GPUs"
             + (f" {job.scaling.accelerator_type}" if job.scaling.accelerator_type else ""),
         ),
         ("storage", made.storage),
@@ -167,6 +167,24 @@ def describe(made: Plan) -> list[str]:
         rows.insert(2, ("compute", f"{made.flops_per_sample:.3g} FLOPs a sample, forward and backward"))
     rows += _weighed(made)
     return [f"{name:<10} {value}" for name, value in rows] + [f"{'note':<10} {note}" for note in made.notes]
+
+
+def _batches(made: Plan) -> Iterator[tuple[str, str]]:
+    """The batch arithmetic of each size that the group of workers may have."""
+    from orchestrator.section import format_bytes
+
+    if not made.sizes:
+        yield "batch", made.batch_equation
+    for size in made.sizes:
+        equation = made.with_workers(size.workers).batch_equation
+        yield "batch", f"{equation}, about {format_bytes(size.memory.total)} a worker"
+
+
+def _workers(made: Plan) -> str:
+    """How many, and how many there may be."""
+    if not made.sizes:
+        return str(made.world_size)
+    return f"{made.least_workers} to {made.world_size}, as many as there is room for,"
 
 
 def _trained(made: Plan) -> str:

@@ -11,6 +11,8 @@ def validate(job: JobFile, set_: Overrides = None, json: AsJson = False) -> None
     if json:
         print_json(spec.model_dump(mode="json"))
     else:
+        bounds = spec.scaling.range
+        workers = f"{bounds.min} to {bounds.max}" if bounds else spec.scaling.workers
         say(
-            f"{job}: {spec.name} is a valid job ({spec.model.family}, {spec.strategy.kind}, {spec.scaling.workers} workers)"
+            f"{job}: {spec.name} is a valid job ({spec.model.family}, {spec.strategy.kind}, {workers} workers)"
         )

@@ -27,6 +27,8 @@ def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     for part, seconds in sorted(ledger.seconds.items(), key=lambda item: -item[1]):
         say(f"  {part:<46} {seconds:9.1f} s {seconds / ledger.wall:6.1%}")
     say(f"{'effective training time':<48} {ledger.effective:.1%}, {ledger.steps:,} steps")
+    if ledger.shrunken:
+        say(f"{'of step, missing since the group was smaller':<48} {ledger.shrunken:.1f} s")
     say(f"{advice.bound}-bound: {advice.sentence}")
     say(f"change {advice.change}")
     if advice.gain:

@@ -33,7 +33,7 @@ def decide(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Plan:
     chosen: Plan | None = None
     for strategy, sent in _in_order(plan):
         changed = remake(plan.job.model_copy(update={"strategy": strategy}))
-        bytes_needed = needed(device, ask.peak(changed, device))
+        bytes_needed = max(needed(device, ask.peak(group, device)) for group in changed.extremes)
         fits = bytes_needed <= device.memory
         weighed.append(Weighed(strategy=strategy, sent=sent, needed=bytes_needed, fits=fits))
         if fits:

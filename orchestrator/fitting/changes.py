@@ -41,14 +41,18 @@ class Step:
 
 
 def judge(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Verdict:
-    """The plan beside its device, with the nearest changes where it does not fit.
+    """The plan beside its device, with the nearest changes where it does not fit; where the number of workers may change, the
+    group whose workers take most.
 
     Raises:
         SpecError: the strategy can't do what the job asks.
         InfrastructureError: the peak could not be found out.
 
     """
-    verdict = Verdict(workers=plan.world_size, device=device, peak=ask.peak(plan, device))
+    groups = (
+        Verdict(workers=one.world_size, device=device, peak=ask.peak(one, device)) for one in plan.extremes
+    )
+    verdict = max(groups, key=lambda one: one.needed)
     if verdict.fits:
         return verdict
     found = tuple(_fitting(plan, device, ask, remake))
@@ -92,7 +96,7 @@ def _fitting(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Iter
             if changed.memory.total - changed.memory.activations - changed.memory.offloaded > device.memory:
                 continue  # what lasts from step to step is too much by the formula alone
             tried += 1
-            bytes_needed = needed(device, ask.peak(changed, device))
+            bytes_needed = max(needed(device, ask.peak(group, device)) for group in changed.extremes)
         except (SpecError, ValueError):  # such a job can't be had
             continue
         if bytes_needed <= device.memory:

@@ -21,14 +21,13 @@ from orchestrator.planning.plan import Plan
 _GRACE_SECONDS = 20.0
 
 
-def written(plan: Plan, task: PredictTask, workers: int, parts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Have the parts written on this machine, see ``predict.Write``.
+def written(plan: Plan, task: PredictTask, parts: Sequence[int], workers: int) -> Iterator[tuple[int, int]]:
+    """Have the parts written, whatever worker writes which; gives each part with its rows as it is done.
 
     Raises:
         DataError: a row can't be read; with file and row.
         InfrastructureError: Ray, a worker or the storage failed.
     """
-    workers = min(workers, len(parts))
     order = {
         "plan": _pool_plan(plan, workers).model_dump_json(),
         "task": task.model_dump_json(),
@@ -82,4 +81,4 @@ def _pool_plan(plan: Plan, workers: int) -> Plan:
     scaling = plan.job.scaling.model_copy(update={"cpus_per_worker": 1, "gpus_per_worker": 0})
     recovery = plan.job.recovery.model_copy(update={"max_failures": 0})
     job = plan.job.model_copy(update={"scaling": scaling, "recovery": recovery})
-    return plan.model_copy(update={"job": job, "world_size": workers})
+    return plan.model_copy(update={"job": job, "world_size": workers, "sizes": ()})

@@ -95,11 +95,11 @@ def _share_of_host(
     if scaling.memory_per_worker:
         return Device(name="CPU", memory=scaling.memory_per_worker)
     shares = [
-        int(group.memory / max(1, min(scaling.workers, int(group.cpus / scaling.cpus_per_worker))))
+        int(group.memory / max(1, min(scaling.most_workers, int(group.cpus / scaling.cpus_per_worker))))
         for group in profile.node_groups
     ]
     if shares:
         return Device(name="CPU", memory=min(shares))
     if profile.kind != "local":
         return None
-    return Device(name="CPU", memory=this_machine().memory // scaling.workers)
+    return Device(name="CPU", memory=this_machine().memory // scaling.most_workers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.models.sizes import Counts
-from orchestrator.planning.batch import BatchSplit, split_batch
+from orchestrator.planning.batch import BatchSplit
 from orchestrator.planning.deepspeed_config import deepspeed_config, describe_choices
 from orchestrator.planning.fit import (
     check_averages,
@@ -18,8 +18,9 @@ from orchestrator.planning.fit import (
     memory_warning,
 )
 from orchestrator.planning.memory import estimate_memory
-from orchestrator.planning.plan import DataFacts, MemoryEstimate, Plan, ResolvedJob, RunContext
+from orchestrator.planning.plan import DataFacts, GroupSize, Plan, ResolvedJob, RunContext
 from orchestrator.planning.shard_group import check_shard_group
+from orchestrator.planning.sizes import note_of_sizes, possible_sizes
 from orchestrator.planning.steps import choose_cadence, count_steps
 from orchestrator.planning.trainable import count_trainable, note_of_adapters
 
@@ -37,8 +38,8 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
         SpecError: numbers that don't fit together, each named.
 
     """
-    training, workers = job.training, job.scaling.workers
-    batch = split_batch(training.global_batch_size, workers, training.micro_batch_size)
+    training, sizes = job.training, possible_sizes(job)
+    workers, batch = max(sizes.items())
     total_steps = count_steps(training, job.data.tail, facts.train_samples)
     check_fit(job)
     check_averages(job)
@@ -50,13 +51,21 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
     check_phases(job)
     cadence = choose_cadence(job, total_steps)
     trainable = count_trainable(counts, job.initialize.freeze)
-    memory = estimate_memory(
-        job,
-        world_size=workers,
-        micro_batch_size=batch.micro_batch_size,
-        parameters=counts.parameters,
-        trainable=trainable,
-        activation_elements=counts.activation_elements_per_sample,
+    groups = tuple(
+        GroupSize(
+            workers=number,
+            micro_batch_size=split.micro_batch_size,
+            accumulation_steps=split.accumulation_steps,
+            memory=estimate_memory(
+                job,
+                world_size=number,
+                micro_batch_size=split.micro_batch_size,
+                parameters=counts.parameters,
+                trainable=trainable,
+                activation_elements=counts.activation_elements_per_sample,
+            ),
+        )
+        for number, split in sizes.items()
     )
     return Plan(
         **context.model_dump(),
@@ -73,8 +82,9 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
         parameters=counts.parameters,
         trainable_parameters=trainable,
         flops_per_sample=counts.flops_per_sample,
-        memory=memory,
-        notes=tuple(_notes(job, facts, counts, batch, total_steps, memory)),
+        memory=groups[-1].memory,
+        sizes=groups if job.scaling.range else (),
+        notes=tuple(_notes(job, facts, counts, sizes, total_steps, groups)),
     )
 
 
@@ -82,9 +92,9 @@ def _notes(
     job: ResolvedJob,
     facts: DataFacts,
     counts: Counts,
-    batch: BatchSplit,
+    sizes: dict[int, BatchSplit],
     total_steps: int,
-    memory: MemoryEstimate,
+    groups: tuple[GroupSize, ...],
 ) -> Iterator[str]:
     """What was chosen that the job file does not say.
 
@@ -100,16 +110,21 @@ def _notes(
             f" of {job.training.global_batch_size}"
         )
     if job.strategy.kind != "ddp" and job.strategy.shard_group is not None:
-        yield f"strategy.shard_group: {job.scaling.workers} workers in groups of {job.strategy.shard_group}"
+        yield f"strategy.shard_group: {max(sizes)} workers in groups of {job.strategy.shard_group}"
+    if job.scaling.range:
+        yield note_of_sizes(job, sizes)
     if job.strategy.kind == "zero":
-        config = deepspeed_config(
-            job,
-            world_size=job.scaling.workers,
-            micro_batch_size=batch.micro_batch_size,
-            accumulation_steps=batch.accumulation_steps,
-            parameters=counts.parameters,
-        )
-        yield describe_choices(config)
-    warning = memory_warning(job.scaling, memory)
+        configs = [
+            deepspeed_config(
+                job,
+                world_size=workers,
+                micro_batch_size=batch.micro_batch_size,
+                accumulation_steps=batch.accumulation_steps,
+                parameters=counts.parameters,
+            )
+            for workers, batch in sizes.items()
+        ]
+        yield describe_choices(configs[-1])
+    warning = memory_warning(job.scaling, max((one.memory for one in groups), key=lambda one: one.total))
     if warning is not None:
         yield warning

@@ -8,7 +8,6 @@ import json
 from pydantic import model_validator
 
 from orchestrator.models.configs import ObjectiveSection
-from orchestrator.planning.question import Question
 from orchestrator.runs import RunId
 from orchestrator.section import Section
 from orchestrator.spec.job import DdpStrategy, JobSpec, StrategySection
@@ -99,6 +98,19 @@ class Weighed(Section):
     """Whether the device has room for it."""
 
 
+class GroupSize(Section):
+    """A number of workers, and how each step's global batch is divided among so many."""
+
+    workers: int
+    """Workers."""
+    micro_batch_size: int
+    """Samples of one forward on one worker."""
+    accumulation_steps: int
+    """Forwards of one worker in one step."""
+    memory: MemoryEstimate
+    """Bytes on one worker."""
+
+
 class RunContext(Section):
     """Which run a plan is for, what made it, and where it lives: nothing that changes what is trained."""
 
@@ -132,7 +144,7 @@ class Plan(RunContext):
     job: ResolvedJob
     """The job as written, with its objective, its strategy and every size of its model. What else it leaves open is decided below."""
     world_size: int
-    """Workers."""
+    """Workers; where their number may change, the most."""
     micro_batch_size: int
     """Samples of one forward on one worker."""
     accumulation_steps: int
@@ -157,12 +169,12 @@ class Plan(RunContext):
     """Floating-point operations of forward and backward for one sample; 0 where the family doesn't count them."""
     memory: MemoryEstimate
     """Bytes on one worker."""
+    sizes: tuple[GroupSize, ...] = ()
+    """Every size that the group of workers may have, the smallest first; empty where their number is fixed."""
     weighed: tuple[Weighed, ...] = ()
     """What ``strategy: auto`` was decided from; empty where the job names its strategy."""
     notes: tuple[str, ...] = ()
     """What the planner chose or changed, one sentence each."""
-    question: Question | None = None
-    """What is asked of a trained model; None: this launch trains one."""
 
     @property
     def batch_equation(self) -> str:
@@ -171,6 +183,39 @@ class Plan(RunContext):
             f"global {self.job.training.global_batch_size} = {self.world_size} workers"
             f" × {self.micro_batch_size} micro × {self.accumulation_steps} accumulation"
         )
+
+    @property
+    def least_workers(self) -> int:
+        """Workers without which the run waits."""
+        return self.sizes[0].workers if self.sizes else self.world_size
+
+    def largest_within(self, room: int) -> int | None:
+        """The most workers that a group may have where there is room for so many; None where that is too few."""
+        sizes = [size.workers for size in self.sizes] or [self.world_size]
+        return max((workers for workers in sizes if workers <= room), default=None)
+
+    def with_workers(self, workers: int) -> Plan:
+        """The plan of a group of so many workers, whose number is fixed; itself where it is so already.
+
+        Raises ValueError where the group may not have this size.
+        """
+        if not self.sizes:
+            return self
+        found = next((size for size in self.sizes if size.workers == workers), None)
+        if found is None:
+            raise ValueError(f"{workers} is none of the sizes that the plan has")
+        scaling = self.job.scaling.model_copy(update={"workers": workers})
+        divided = {name: getattr(found, name) for name in GroupSize.model_fields if name != "workers"}
+        job = self.job.model_copy(update={"scaling": scaling})
+        return self.model_copy(update={**divided, "job": job, "world_size": workers, "sizes": ()})
+
+    @property
+    def extremes(self) -> tuple[Plan, ...]:
+        """The plans of the smallest and the largest group; itself where the number of workers is fixed."""
+        if not self.sizes:
+            return (self,)
+        numbers = dict.fromkeys((self.least_workers, self.world_size))
+        return tuple(self.with_workers(workers) for workers in numbers)
 
     @property
     def context(self) -> RunContext:

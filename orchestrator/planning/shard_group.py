@@ -20,16 +20,25 @@ def with_shard_group(job: ResolvedJob, profile: ClusterProfile) -> ResolvedJob:
     return job.model_copy(update={"strategy": strategy})
 
 
-def check_shard_group(job: ResolvedJob) -> None:
-    """Raises SpecError where the workers can't be put into such groups."""
+def sharers(job: ResolvedJob) -> int:
+    """Workers that share one copy of the model where the job says how many; 1 where it doesn't.
+
+    Raises:
+        SpecError: it says ``node``.
+    """
     if job.strategy.kind == "ddp" or job.strategy.shard_group is None:
-        return
-    group, workers = job.strategy.shard_group, job.scaling.workers
-    if group == "node":
+        return 1
+    if job.strategy.shard_group == "node":
         raise SpecError(
             "strategy.shard_group: how many workers a node takes is looked up when a run is first planned; give the number"
         )
-    if workers % group:
+    return job.strategy.shard_group
+
+
+def check_shard_group(job: ResolvedJob) -> None:
+    """Raises SpecError where the workers can't be put into such groups. Of a range only numbers that can are possible."""
+    group, workers = sharers(job), job.scaling.most_workers
+    if not job.scaling.range and workers % group:
         raise SpecError(
             f"strategy.shard_group: groups of {group} do not divide scaling.workers {workers};"
             f" these do: {', '.join(str(n) for n in range(1, workers + 1) if workers % n == 0)}"
@@ -42,7 +51,12 @@ def _workers_of_a_node(scaling: ScalingSpec, profile: ClusterProfile) -> int:
             "strategy.shard_group: node goes with scaling.placement pack; spread puts workers on as many nodes as there are"
         )
     if profile.kind == "local" and not profile.node_groups:
-        return scaling.workers  # one machine
+        if scaling.range:
+            raise SpecError(
+                "strategy.shard_group: node is not known where the number of workers may change and all are on this machine; give"
+                " the number of workers"
+            )
+        return scaling.most_workers  # one machine
     counts = {_places(scaling, group) for group in profile.node_groups if _can_take(scaling, group)} - {0}
     if len(counts) != 1:
         known = (
@@ -53,7 +67,7 @@ def _workers_of_a_node(scaling: ScalingSpec, profile: ClusterProfile) -> int:
         raise SpecError(
             f"strategy.shard_group: node is not known, since profile {profile.name} {known}; give the number of workers"
         )
-    return min(counts.pop(), scaling.workers)
+    return min(counts.pop(), scaling.most_workers)
 
 
 def _can_take(scaling: ScalingSpec, group: NodeGroup) -> bool:

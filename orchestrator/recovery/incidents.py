@@ -14,9 +14,11 @@ from orchestrator.errors import (
     NotANumberError,
     NotFoundError,
     NoticeError,
+    ResizeError,
     ResourcesError,
     SpecError,
     StoppedError,
+    TrainwrightError,
     UserCodeError,
 )
 from orchestrator.runs import EndReason
@@ -57,6 +59,8 @@ class Incident:
     """Where retrying can help, but hardly more often than this; None for as often as the job allows."""
     is_counted: bool = True
     """Whether a retry is charged to ``recovery.max_failures``: a node that is taken away is nobody's failure."""
+    is_planned: bool = False
+    """Whether nothing failed: the group was to have another size."""
     traceback: str = ""
     """Of the job's own code, where that is what failed."""
     is_hardware: bool = False
@@ -79,7 +83,11 @@ def incident_of(error: BaseException) -> Incident:
         return min(by_rank, key=_weight)
     controller = getattr(error, "controller_failure", None)
     if controller is not None:
+        if isinstance(controller, TrainwrightError):
+            return _of_exception(controller, rank=None, traceback="")
         text = _last_line(controller)
+        if type(controller).__name__ == "WorkerGroupStartupFailedError":
+            return Incident(EndReason.WORKER_LOST, f"a worker was lost as it started: {text}", retry=True)
         if "Timeout" in type(controller).__name__:
             return Incident(EndReason.NO_RESOURCES, f"the workers did not start in time: {text}", retry=True)
         return Incident(EndReason.INFRASTRUCTURE, f"Ray Train's controller failed: {text}", retry=False)
@@ -168,6 +176,10 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
             return Incident(EndReason.STOPPED_BY_USER, str(error), retry=False, rank=rank)
         case NoticeError():
             return Incident(EndReason.WORKER_LOST, str(error), retry=True, rank=rank, is_counted=False)
+        case ResizeError():
+            return Incident(
+                EndReason.INFRASTRUCTURE, str(error), retry=True, rank=rank, is_counted=False, is_planned=True
+            )
         case HangError():
             return Incident(EndReason.WORKER_LOST, str(error), retry=True, rank=rank)
         case InfrastructureError():

@@ -20,6 +20,15 @@ _terminations: list[float] = []
 """When this process got SIGTERM, in seconds since the epoch."""
 
 
+_asks: list[str] = []
+"""Why this process was asked to leave so that the group can have another size."""
+
+
+def ask_to_leave(why: str) -> None:
+    """In a worker's process: as a notice, but nobody is taken away."""
+    _asks.append(why)
+
+
 def listen_for_sigterm() -> None:
     """In a worker's main thread: SIGTERM no longer ends the process, it is a notice. Whoever sends it ends it later."""
     signal.signal(signal.SIGTERM, lambda number, frame: _terminations.append(time.time()))
@@ -46,6 +55,11 @@ class NoticeBoard:
             return f"{self._file} says so"
         info = _info_from_ray()
         return said_by_ray(info, _own_rank()) if info else ""
+
+    @property
+    def asked_to_leave(self) -> str:
+        """Why the group is to start again with another size; empty where this rank knows of nothing."""
+        return _asks[0] if _asks else ""
 
     @property
     def file_says_so(self) -> bool:

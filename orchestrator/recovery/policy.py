@@ -33,6 +33,9 @@ class RetryWhatCanHelp(FailurePolicy):
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """RETRY or RAISE."""
         incident = incident_of(training_failed_error)
+        if incident.is_planned:
+            events.emit("resize", message=incident.message)
+            return FailureDecision.RETRY
         self._failures += incident.is_counted
         self._doubtful += incident.most_retries is not None
         retry = incident.retry and (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from orchestrator.models.configs import HuggingFaceConfig, LoraSpec, ModelConfig, ObjectiveSection
+from orchestrator.models.configs import LoraSpec, ModelConfig, ObjectiveSection
 from orchestrator.models.configs.custom import Factory
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
 from orchestrator.spec.addresses import OpenText, StoreAddress
@@ -161,7 +161,8 @@ class TrainingSpec(Section):
     global_batch_size: Positive = 64
     """Samples of one optimizer step, over all workers."""
     micro_batch_size: Positive | None = None
-    """Samples of one forward on one worker. Default: the worker's whole share of the global batch."""
+    """Samples of one forward on one worker. Default: the worker's whole share of the global batch. Where the number of workers
+    may change: at most so many, and by default a worker's share in the largest group."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of forward and backward; parameters and moments stay fp32. fp16 needs a GPU."""
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -310,11 +311,39 @@ WrittenStrategy = Annotated[
 ]
 
 
+class WorkerRange(Section):
+    """A number of workers that changes with what the cluster has room for. See docs/elastic.md."""
+
+    min: Positive
+    """Fewest: with room for fewer the run waits."""
+    max: Positive
+    """Most."""
+    stabilization_window: Seconds = 60
+    """How long there must have been room for more workers, and how long the group must have had its size, before the run saves
+    and starts again with more. It goes on with fewer at once."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+def _number_or_range(given: Any) -> str:
+    return "range" if isinstance(given, dict | WorkerRange) else "number"
+
+
+Workers = Annotated[
+    Annotated[Positive, Tag("number")] | Annotated[WorkerRange, Tag("range")], Discriminator(_number_or_range)
+]
+
+
 class ScalingSpec(Section):
     """How many workers, and what each gets."""
 
-    workers: Positive = 1
-    """Worker processes, one for each GPU or for each share of CPU."""
+    workers: Workers = 1
+    """Worker processes, one for each GPU or for each share of CPU: a number, or ``{min: 2, max: 8}`` for as many as there is room
+    for."""
     cpus_per_worker: PositiveFloat = 1
     """CPU cores of a worker."""
     gpus_per_worker: Literal[0, 1] = 0
@@ -327,6 +356,16 @@ class ScalingSpec(Section):
     """Few nodes, or as many as there are."""
     node_labels: dict[str, str] = {}
     """Only nodes with these labels."""
+
+    @property
+    def range(self) -> WorkerRange | None:
+        """Where the number of workers may change, in which bounds."""
+        return self.workers if isinstance(self.workers, WorkerRange) else None
+
+    @property
+    def most_workers(self) -> int:
+        """The number of workers, or the largest that it may be."""
+        return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers
 
 
 class KeepSpec(Section):
@@ -531,15 +570,6 @@ class JobSpec(Section):
     def _own_model_has_an_objective(self) -> JobSpec:
         if self.model.family == "custom" and self.objective is None:
             raise ValueError(f"objective: a model of your own needs one: {', '.join(self.model.OBJECTIVES)}")
-        return self
-
-    @model_validator(mode="after")
-    def _one_vocabulary(self) -> JobSpec:
-        if isinstance(self.model, HuggingFaceConfig) and getattr(self.data.prepare, "target_tokenizer", None):
-            raise ValueError(
-                "data.prepare.target_tokenizer: an architecture of huggingface has one vocabulary for what it reads and what"
-                " it writes; leave it out, and tokenizer is that of both"
-            )
         return self
 
     @model_validator(mode="before")

@@ -133,6 +133,30 @@ def test_an_attempt_that_follows_without_a_fault_takes_steps_again():
     assert found.wall == pytest.approx(39.0)
 
 
+def test_what_missing_workers_could_have_done_is_said_apart():
+    """Steps of 2 of 8 workers, then of 6; what was taken again and what stood still is no capacity that was lost."""
+    found = ledger_of(
+        told(
+            *BEGIN[:3],
+            (116.0, "group", {"workers": 2, "most": 8}),
+            *BEGIN[3:],
+            log(130.0, 10, forward=800.0, wait=200.0),
+            (131.0, "resize", {"message": "there is room for 6 workers in place of 2"}),
+            (131.0, "group", {"workers": 6, "most": 8}),
+            (132.0, "attempt", {"attempt": 2, "start_step": 5}),
+            log(142.0, 15, forward=1000.0),
+            (142.0, "end", {}),
+        ),
+        {1: 100.0},
+    )
+    assert found.shrunken == pytest.approx(0.75 * 8.0 + 0.25 * 5.0)
+    assert found.faults == 0
+    assert (found.seconds["step"], found.seconds["replay"], found.seconds["down"]) == pytest.approx(
+        (13.0, 5.0, 2.0)
+    )
+    assert found.wall == pytest.approx(42.0)
+
+
 def test_launches_add_up_without_the_time_between_them():
     found = ledger_of(
         told(

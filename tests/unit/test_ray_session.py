@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+from cluster_cases import plan as cluster_plan
 from data_jobs import job_of, plan_of
 
 from orchestrator import ray_session
@@ -21,9 +22,14 @@ from orchestrator.ray_session import (
     runtime_env,
     seconds_between_polls,
     shortage,
+    workers_beside_readers,
+    workers_here,
     workers_that_fit,
     write_token,
 )
+from orchestrator.records import RunRecord
+from orchestrator.recovery.faulty_nodes import Node
+from orchestrator.runs import RunState, RunStatus
 
 IRIS = {"train": {"kind": "builtin", "name": "iris"}}
 
@@ -137,6 +143,99 @@ def test_a_shortage_says_what_is_asked_for_and_what_is_there(plan):
         "4 workers of 2 CPUs and 0 GPUs are asked for, but the cluster has room for 3:"
         " 2 nodes with 7 CPUs and 0 GPUs in all"
     )
+
+
+def elastic(least=2, most=6, **sections):
+    """Of 2, 3, 4 or 6 workers, and so on."""
+    scaling = {"workers": {"min": least, "max": most}, **sections.pop("scaling", {})}
+    return cluster_plan(training={"max_steps": 9, "global_batch_size": 24}, scaling=scaling, **sections)
+
+
+def test_of_a_range_only_the_fewest_are_waited_for():
+    assert shortage([{"CPU": 2}], elastic()) == ""
+    assert shortage([{"CPU": 1}], elastic()).startswith("2 workers of 1 CPUs")
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "scaling", "workers"),
+    [
+        (1, 0, {}, 2),
+        (5, 0, {}, 4),
+        (64, 0, {}, 6),
+        (5, 0, {"cpus_per_worker": 0.5}, 6),
+        (64, 3, {"gpus_per_worker": 1}, 3),
+    ],
+)
+def test_a_private_instance_has_as_many_workers_as_the_machine_has_room_for(
+    monkeypatch, cores, gpus, scaling, workers
+):
+    monkeypatch.setattr(ray_session.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(ray_session, "free_gpus", lambda: gpus)
+    assert workers_here(elastic(scaling=scaling)) == workers
+    assert workers_here(elastic(scaling=scaling).with_workers(2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("reader_cpus", "is_first", "room"),
+    [(0, True, 5), (1, True, 5), (2, True, 4), (2.5, True, 4), (2.5, False, 5)],
+)
+def test_the_first_workers_leave_a_read_task_its_cpus(reader_cpus, is_first, room):
+    data = {"train": {"kind": "builtin", "name": "iris"}, "reader": "ray", "reader_cpus": reader_cpus}
+    made = elastic(data=data, scaling={"cpus_per_worker": 2})
+    assert workers_beside_readers([{"CPU": 7}, {"CPU": 5}], made, is_first=is_first) == room
+
+
+def nodes_with(monkeypatch, *nodes, leaving=()):
+    """A cluster of nodes, each with its name, what is free there, and its labels."""
+    told = [
+        {"NodeID": name, "Alive": name != "dead", "Resources": {"CPU": 9}, "Labels": labels}
+        for name, _, labels in nodes
+    ]
+    state = types.SimpleNamespace(
+        state=types.SimpleNamespace(get_draining_nodes=lambda: dict.fromkeys(leaving, 0)),
+        available_resources_per_node=lambda: {name: {"CPU": free} for name, free, _ in nodes if free},
+    )
+    private = types.SimpleNamespace(state=state)
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=lambda: told, _private=private))
+
+
+def test_room_is_what_is_free_and_what_the_run_has_on_nodes_that_stay(monkeypatch):
+    nodes_with(monkeypatch, ("a", 2, {}), ("b", 0, {}), ("c", 1, {}), ("dead", 5, {}), leaving=["c"])
+    session = RaySession(elastic(), None)
+    assert session._room({}) == 2
+    assert session._room({"b": 3, "c": 1, "gone": 1}) == 5
+
+
+def test_there_is_room_only_on_nodes_with_the_job_s_labels_and_whole_hardware(monkeypatch):
+    nodes_with(
+        monkeypatch, ("a", 2, {"zone": "x", "more": "1"}), ("b", 4, {"zone": "y"}), ("c", 8, {"zone": "x"})
+    )
+    session = RaySession(elastic(scaling={"node_labels": {"zone": "x"}}), None)
+    assert session._room({}) == 10
+    session._nodes.place({0: Node("c", "10.0.0.3")})
+    for _ in range(3):
+        session._nodes.count([0])
+    assert session._room({}) == 2
+
+
+def test_a_run_s_status_says_how_many_workers_there_are_since_when_and_why(tmp_path, monkeypatch, capsys):
+    made = elastic().model_copy(update={"storage": str(tmp_path)})
+    record = RunRecord(str(tmp_path))
+    record.set_state(RunStatus(run_id="run", state=RunState.STARTING))
+    session, now = RaySession(made, None), [1000.0]
+    monkeypatch.setattr(ray_session.time, "time", lambda: now[0])
+    told = []
+    for workers, failure in ((2, ""), (2, "worker 1 was lost"), (6, ""), (4, "node b was drained")):
+        session._record_group(1, workers, failure)
+        now[0] += 60
+        told.append(record.status().group.described(now[0]))
+    assert told == [
+        "2 of 6 workers, since 1 min, because there is room for no more",
+        "2 of 6 workers, since 2 min, because there is room for no more",
+        "6 of 6 workers, since 1 min, because there is room for all",
+        "4 of 6 workers, since 1 min, because node b was drained",
+    ]
+    assert capsys.readouterr().out.count('"group"') == 3
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -23,11 +23,10 @@ from orchestrator.spec.preparations import (
 )
 
 
-def texts_of(columns: Sequence[str], tables: Iterable[pa.Table]) -> Iterator[str]:
-    """The texts of some columns, one after the other."""
+def texts_of(column: str, tables: Iterable[pa.Table]) -> Iterator[str]:
+    """The texts of a column, one after the other."""
     for table in tables:
-        for column in columns:
-            yield from strings_of(table, column)
+        yield from strings_of(table, column)
 
 
 def strings_of(table: pa.Table, column: str) -> list[str]:
@@ -51,13 +50,13 @@ def named_column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 def tokenized(table: pa.Table, section: Pack | Tokenize, tokenizer_json: str) -> Documents:
     """The tokens of a table's texts; for ``map_in_order``, so by the tokenizer's JSON."""
-    texts, tokenizer = strings_of(table, section.column), read_once(tokenizer_json)
+    texts, tokenizer = strings_of(table, section.column), _tokenizer(tokenizer_json)
     return Documents(tokenizer.encode(texts), tokenizer.words(texts) if section.word else None)
 
 
 @lru_cache(maxsize=2)
-def read_once(definition: str) -> Tokenizer:
-    """A tokenizer, read once in each process that works on a corpus."""
+def _tokenizer(definition: str) -> Tokenizer:
+    """Read once in each process that works on a corpus."""
     return tokenizer_from_json(definition)
 
 

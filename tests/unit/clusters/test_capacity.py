@@ -113,3 +113,19 @@ def test_chosen_nodes_hold_all_workers_and_are_no_more_than_there_are(workers, c
     nodes = nodes_for(wanted, profile)
     assert all(0 < count <= by_name[name].max for name, count in nodes.items())
     assert sum(rooms[name] * count for name, count in nodes.items()) >= workers
+
+
+def _elastic(least, most):
+    workers = {"min": least, "max": most}
+    return plan(scaling={"workers": workers}, training={"max_steps": 10, "global_batch_size": 48})
+
+
+def test_of_a_range_there_is_to_be_room_for_the_most_and_must_be_for_the_fewest():
+    profile = _groups({"name": "cpu", "max": 2})
+    assert nodes_for(_elastic(2, 12), profile) == {"cpu": 2}
+    assert nodes_for(_elastic(2, 48), profile) == {"cpu": 2}
+    assert nodes_for(_elastic(2, 8), profile) == {"cpu": 1}
+    with pytest.raises(
+        ResourcesError, match=r"\(24 workers × 1 CPU\).* lower scaling\.workers\.min to 16 or"
+    ):
+        fits(_elastic(24, 48), profile)

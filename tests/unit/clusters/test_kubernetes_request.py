@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cluster_cases import kubernetes_profile, plan
 from crd_schema import rayjob_errors, restricted_violations
 from rayjob_cases import CASES, manifest
 
 from orchestrator.clusters.kubernetes.request import plan_to_rayjob, stop_patch
+from orchestrator.errors import SpecError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -94,6 +96,42 @@ def test_the_runtime_environment_is_yaml_that_says_what_was_meant():
     environment = yaml.safe_load(manifest("working_dir")["spec"]["runtimeEnvYAML"])
     assert environment["env_vars"]["A"] == 'b"c: {}'
     assert environment["working_dir"] == "file:///etc/trainwright/run/working-dir.zip"
+
+
+ELASTIC = {"scaling": {"workers": {"min": 2, "max": 16}}}
+
+
+def test_of_a_range_pods_for_the_most_workers_are_asked_for():
+    """The driver waits for room for the fewest; what an autoscaler may bring is the profile's to say."""
+    groups = [{"name": "cpu", "cpus": 2, "memory": "8GiB", "min": 1, "max": 6}]
+
+    def asked(**options):
+        made = plan_to_rayjob(plan(**ELASTIC), kubernetes_profile(options, node_groups=groups))
+        [group] = made["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        return group["replicas"], group["minReplicas"], group["maxReplicas"]
+
+    assert asked() == (4, 4, 4)  # 8 workers: the most that divide the batch and that six such nodes hold
+    assert asked(autoscaling=True) == (4, 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"queue": "team-a"},
+            r"the Kueue queue team-a \(kubernetes\.queue\) of cluster prod starts all 16 workers or none",
+        ),
+        (
+            {"gang_scheduler": "volcano"},
+            r"volcano \(kubernetes\.gang_scheduler without kubernetes\.autoscaling\)",
+        ),
+    ],
+)
+def test_a_range_is_refused_where_the_most_workers_would_be_waited_for(options, says):
+    with pytest.raises(SpecError, match=says):
+        plan_to_rayjob(plan(**ELASTIC), kubernetes_profile(options))
+    autoscaled = {"gang_scheduler": "volcano", "autoscaling": True}
+    assert plan_to_rayjob(plan(**ELASTIC), kubernetes_profile(autoscaled))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 import pytest
 from ray.exceptions import RayActorError
 from ray.train import PreemptionInfo
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupFailedError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
 from orchestrator import events
-from orchestrator.errors import InfrastructureError, NoticeError
+from orchestrator.errors import InfrastructureError, NoticeError, ResizeError
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.policy import RetryWhatCanHelp
 
@@ -40,6 +44,9 @@ def node_died(how):
 DELETED = node_died("expectedly: received SIGTERM")
 """As Ray says it of an actor whose raylet got the signal that a kubelet sends: a pod that is deleted or evicted."""
 BROKE_DOWN = node_died("unexpectedly: health check failed due to missing too many heartbeats")
+MORE = of_rank(0, ResizeError("there is room for 4 workers in place of 2: step 7 is saved, no step is lost"))
+NO_ROOM = ControllerError(ResizeError("there was room for 4 workers, but they did not get it within 30 s"))
+DIED_AT_START = ControllerError(WorkerGroupStartupFailedError("At least one of the worker actors failed"))
 
 
 @pytest.mark.parametrize(
@@ -57,11 +64,19 @@ BROKE_DOWN = node_died("unexpectedly: health check failed due to missing too man
         (1, [TAKEN, LOST, DRAINED, LOST], [RETRY, RETRY, RETRY, RAISE]),
         (0, [LEFT, LEFT, LOST], [RETRY, RETRY, RAISE]),
         (0, [DELETED, DELETED, DRAINED, BROKE_DOWN], [RETRY, RETRY, RETRY, RAISE]),
+        (0, [MORE, NO_ROOM, MORE, LOST], [RETRY, RETRY, RETRY, RAISE]),
+        (1, [DIED_AT_START, DIED_AT_START], [RETRY, RAISE]),
     ],
 )
 def test_what_can_help_is_tried_again_so_often_and_no_more(max_failures, errors, decisions):
     policy = RetryWhatCanHelp(max_failures, FaultyNodes(3))
     assert [policy.make_decision(error) for error in errors] == decisions
+
+
+def test_another_size_is_no_incident(capsys):
+    RetryWhatCanHelp(0, FaultyNodes(3)).make_decision(MORE)
+    [told] = [events.parse(line) for line in capsys.readouterr().out.splitlines()]
+    assert (told["event"], told["message"].partition(" in")[0]) == ("resize", "there is room for 4 workers")
 
 
 def test_each_failure_is_told_as_an_event(capsys):

@@ -1,0 +1,176 @@
+"""Runs whose number of workers follows a real cluster of several nodes, every point held against a run of fixed size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+from orchestrator import events, sdk
+from orchestrator.planning.plan import Plan
+from orchestrator.records import RunRecord
+from orchestrator.runs import RunState, RunStatus
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+MODEL = '''
+import os
+import time
+from pathlib import Path
+
+from torch import nn
+
+
+class Classifier(nn.Module):
+    """Takes its time in each forward until it may hurry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, features):
+        if self.training and not Path(os.environ["MAY_HURRY"]).exists():
+            time.sleep(0.1)
+        return self.head(features)
+'''
+STEPS, BATCH = 300, 24
+STORE = {"object_store_memory": 80_000_000}
+
+
+class Nodes:
+    """A head without room for workers, and nodes for one each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **STORE})
+
+    def add(self) -> Any:
+        """Returns when workers can be put there."""
+        node = self.cluster.add_node(num_cpus=1, **STORE)
+        self.cluster.wait_for_nodes(timeout=120)
+        return node
+
+    def drain(self, node: Any, seconds: float = 120) -> None:
+        """What ``ray drain-node`` does."""
+        client = GcsClient(address=self.cluster.gcs_address)
+        reason = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+        client.drain_node(node.node_id, reason, "spot", int((time.time() + seconds) * 1000))
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    """What they start finds the model."""
+    (tmp_path / "slow_classifier.py").write_text(MODEL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MAY_HURRY", str(tmp_path / "hurry"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    started = Nodes()
+    try:
+        yield started
+    finally:
+        started.cluster.shutdown()
+
+
+def planned(folder: Path, workers: Any, **sections: Any) -> Plan:
+    job = {
+        "name": "elastic",
+        "model": {"family": "custom", "factory": "slow_classifier:Classifier"},
+        "objective": {"kind": "classification"},
+        "data": {"train": {"kind": "builtin", "name": "iris"}, "reader": "worker"},
+        "training": {"max_steps": STEPS, "global_batch_size": BATCH, "log_every": 1},
+        "scaling": {"workers": workers},
+        "recovery": {"max_failures": 0},
+        "checkpoint": {"every_steps": STEPS},
+        "tracking": {"kind": "none"},
+        **sections,
+    }
+    folder.mkdir()
+    (folder / "job.yaml").write_text(json.dumps(job))
+    there = {"storage": str(folder / "run"), "cache": str(folder.parent / "cache")}
+    made = sdk.make_plan(folder / "job.yaml").model_copy(update=there)
+    (folder / "plan.json").write_text(made.model_dump_json())
+    return made
+
+
+def drive(
+    nodes: Nodes, plan: Plan, heard: Callable[[Mapping[str, Any]], None]
+) -> tuple[RunStatus, list[dict[str, Any]]]:
+    """Run a plan to its end; returns its status and its events, each of which was heard as it came."""
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.driver", "--plan", str(Path(plan.storage).parent / "plan.json")],
+        env={**os.environ, "RAY_ADDRESS": nodes.cluster.address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines = []
+    assert driver.stdout is not None
+    with driver:
+        for line in driver.stdout:
+            lines.append(line)
+            if event := events.parse(line):
+                heard(event)
+    status = RunRecord(plan.storage).status(1)
+    output = "".join(line for line in lines if '"metrics"' not in line)
+    assert status is not None and (status.state, status.step) == (RunState.SUCCEEDED, STEPS), output
+    return status, [event for line in lines if (event := events.parse(line))]
+
+
+def losses(told: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """The training loss of every step, each as often as it was logged."""
+    points = [event for event in told if event["event"] == "metrics" and "train/loss" in event["values"]]
+    return [(event["step"], event["values"]["train/loss"]) for event in points]
+
+
+def samples(told: list[dict[str, Any]]) -> list[float]:
+    return [event["values"]["train/epoch"] for event in told if event["event"] == "metrics"]
+
+
+def test_a_run_grows_and_shrinks_with_its_cluster_and_loses_no_step(nodes: Nodes, tmp_path: Path) -> None:
+    first = nodes.add()
+    (tmp_path / "hurry").touch()
+    _, fixed = drive(nodes, planned(tmp_path / "fixed", 1), lambda event: None)
+    (tmp_path / "hurry").unlink()
+    plan = planned(tmp_path / "elastic", {"min": 1, "max": 2, "stabilization_window": "2s"})
+    sizes: list[int] = []
+
+    def heard(event: Mapping[str, Any]) -> None:
+        match event:
+            case {"event": "group", "workers": int(workers)}:
+                sizes.append(workers)
+            case {"event": "metrics", "step": 5}:
+                nodes.add()
+            case {"event": "metrics"} if sizes == [1, 2] and not leaving:
+                leaving.append(first)
+                nodes.drain(first)
+            case {"event": "metrics"} if sizes == [1, 2, 1]:
+                (tmp_path / "hurry").touch()
+
+    leaving: list[Any] = []
+    status, told = drive(nodes, plan, heard)
+    assert sizes == [1, 2, 1]
+    [grown] = [event["message"] for event in told if event["event"] == "resize"]
+    [shrunk] = [event for event in told if event["event"] == "incident"]
+    starts = [event["start_step"] for event in told if event["event"] == "attempt"]
+    assert grown == f"there is room for 2 workers in place of 1: step {starts[1]} is saved, no step is lost"
+    assert (shrunk["is_counted"], shrunk["retry"]) == (False, True)
+    assert f"step {starts[2]} is saved, no step is lost" in shrunk["message"]
+    assert 5 <= starts[1] < starts[2] < STEPS and starts[0] == 0
+    assert status.group is not None and (status.group.workers, status.group.most) == (1, 2)
+    assert status.group.because == shrunk["message"]
+    assert [step for step, _ in losses(told)] == list(range(1, STEPS + 1))
+    # to 1e-5, and the six digits that are logged
+    assert [loss for _, loss in losses(told)] == pytest.approx([loss for _, loss in losses(fixed)], abs=2e-5)
+    assert samples(told) == samples(fixed)
