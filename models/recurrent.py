@@ -207,9 +207,9 @@ class SignalClassifier(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(output_width(config), outputs)
 
-    def forward(self, signal_BCT: Tensor) -> Tensor:
-        """(B, C, T) -> outputs (B, O)."""
-        y_BO: Tensor = self.head(self.dropout(last_state(self.layers, signal_BCT.transpose(1, 2), None)))
+    def forward(self, signal_BCT: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """(B, C, T) and how many steps of each are its own -> outputs (B, O)."""
+        y_BO: Tensor = self.head(self.dropout(last_state(self.layers, signal_BCT.transpose(1, 2), length_B)))
         return y_BO
 
 

@@ -49,7 +49,8 @@ class RecurrentConfig(FamilyConfig):
     )
 
     inputs: Literal["tokens", "signal"] = "tokens"
-    """What one label belongs to (classification, regression): ``tokens`` (T,) or a ``signal`` (C, L)."""
+    """What one label belongs to (classification, regression): ``tokens`` (T,) or a ``signal`` (C, L), of which
+    ``length`` may say how many steps are its own."""
     vocabulary: Count | None = None
     """Different tokens. Default: as many as the data has."""
     channels: Count | None = None
@@ -126,7 +127,10 @@ class RecurrentConfig(FamilyConfig):
         if objective.kind == "causal_lm":
             return {"tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context + 1)}
         if self.inputs == "signal":
-            return {"signal": TensorSpec((self.channels, None), "float")}
+            return {
+                "signal": TensorSpec((self.channels, None), "float"),
+                "length": TensorSpec((), "int", optional=True),
+            }
         return {
             "tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context),
             "length": TensorSpec((), "int", below=self.context + 1, optional=True),

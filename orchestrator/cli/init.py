@@ -24,8 +24,8 @@ def init(
         str | None,
         typer.Option(
             "--data",
-            help="Your own files: CSV, Parquet, JSON lines, Arrow, numpy, WebDataset, text, a folder of images, a"
-            " Hugging Face folder. The job is written for what they hold.",
+            help="Your own files: CSV, Parquet, JSON lines, Arrow, numpy, WebDataset, text, a folder of images or"
+            " sounds, a Hugging Face folder. The job is written for what they hold.",
             metavar="FILE|FOLDER",
         ),
     ] = None,

@@ -133,6 +133,11 @@ def _check_alike(
                 f"tensor {ours.name!r} is {_described(ours)} in {first_root}, but {_described(theirs)} in {root}; name"
                 " columns that fit in data.columns"
             )
+        if ours.sound is not None and theirs.sound is not None and ours.sound.rate != theirs.sound.rate:
+            raise DataError(
+                f"sounds have {ours.sound.rate:,} samples a second in {first_root}, but {theirs.sound.rate:,} in {root}; add a"
+                f" resample transform (data.transforms: {{kind: resample, tensor: {ours.name}, rate: ...}})"
+            )
 
 
 def _described(layout: TensorLayout) -> str:

@@ -151,8 +151,8 @@ def _transformed(job: JobSpec, batch: Batch) -> Batch:
     for section in job.data.transforms:
         if not all(name in batch for name in section.reads):
             batch = {name: values for name, values in batch.items() if name not in section.reads}
-        elif section.kind in ("date", "join"):
-            batch = kind_of(section).apply(section, {}, batch)
+        elif section.kind in ("date", "join", "mel", "pad", "crop"):
+            batch = kind_of(section).apply(section.in_evaluation, {}, batch)
         elif section.kind == "impute" and section.indicator:
             batch = {name: values for name, values in batch.items() if name != section.tensor}
     return batch

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.columns.arrays import group_values
-from orchestrator.data.columns.images import decode_image
+from orchestrator.data.columns.encoded import decode
 from orchestrator.data.columns.layout import TensorLayout, finished
 from orchestrator.data.preparations.sequences import pad_rows
 from orchestrator.data.preparations.series import series_values
@@ -172,6 +172,9 @@ def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
         if section.tensor in names
     ]
     learned = dict(prepared.preparation)
+    lengths = [one for one in prepared.train[0].layouts if one.kind == "audio_length"]
+    if names.intersection(one.name for one in prepared.train[0].layouts if one.kind == "audio"):
+        names.update(one.name for one in lengths)  # what a piece is cut from
     classes = prepared.classes or tuple(str(value) for value in learned.get("classes", ()))
     return Inputs(
         prepare=job.data.prepare,
@@ -239,16 +242,16 @@ def _layout_values(rows: pa.Table, layout: TensorLayout, where: Callable[[int], 
         return np.asarray(values)
     if layout.kind == "numbers":
         return np.asarray(values).astype(layout.carried, copy=False)
-    images = np.stack(
-        [decode_image(_picture(given), layout, where, row) for row, given in enumerate(values.to_pylist())]
+    decoded = np.stack(
+        [decode(_encoded(given), layout, where, row) for row, given in enumerate(values.to_pylist())]
     )
-    if layout.carried != layout.dtype:
-        return images.astype(layout.carried)
-    return images.astype(np.float32) * np.float32(1 / 255)  # as training reads them, to the last bit
+    if layout.kind != "image" or layout.carried != layout.dtype:
+        return decoded.astype(layout.carried)
+    return decoded.astype(np.float32) * np.float32(1 / 255)  # as training reads them, to the last bit
 
 
-def _picture(given: bytes | str | None) -> bytes | None:
-    """An encoded picture that is given itself, by its path or URI, or in base64, as JSON carries it."""
+def _encoded(given: bytes | str | None) -> bytes | None:
+    """An encoded picture or sound that is given itself, by its path or URI, or in base64, as JSON carries it."""
     if not isinstance(given, str):
         return given
     problem: object = "no such file"
@@ -261,4 +264,4 @@ def _picture(given: bytes | str | None) -> bytes | None:
     try:
         return base64.b64decode(given.partition(";base64,")[2] or given, validate=True)
     except ValueError:
-        raise DataError(f"the picture {given[:200]!r} can't be read: {problem}") from None
+        raise DataError(f"the file {given[:200]!r} can't be read: {problem}") from None

@@ -16,7 +16,7 @@ from orchestrator.checkpoint.find import checkpoint_at
 from orchestrator.data.sources.formats import format_of
 from orchestrator.inference.answer_table import CONTINUATION, beside, table_of_frame, table_of_numbers
 from orchestrator.inference.output import explained, part_name
-from orchestrator.inference.task import PredictTask, is_image_folder
+from orchestrator.inference.task import PredictTask
 from orchestrator.models.configs import ModelConfig, ObjectiveSection
 from orchestrator.own_code import OwnCode
 from orchestrator.spec.preparations import Windows
@@ -55,7 +55,7 @@ class PartWriter:
     def _answers(self, group: int) -> pa.Table:
         task = self._task
         columns = tuple(dict.fromkeys((*task.inputs.columns, *task.kept)))
-        if is_image_folder(task.index):
+        if task.index.lists_files:
             rows = self._format.read(task.index, group, task.inputs.columns)
             kept = self._format.read(task.index, group, task.kept)
         else:

@@ -149,7 +149,7 @@ def _refuse_missing(index: SourceIndex, inputs: Inputs) -> None:
 
 
 def _kept(index: SourceIndex, asked: Sequence[str] | None) -> tuple[str, ...]:
-    if is_image_folder(index):
+    if index.lists_files:
         there = ["path"]
     elif asked is None:
         there = [field.name for field in index.schema if _is_plain(field.type)]
@@ -160,11 +160,6 @@ def _kept(index: SourceIndex, asked: Sequence[str] | None) -> tuple[str, ...]:
             f"--keep {lacking[0]}: {index.root} has no such column; it has {', '.join(there[:12])}"
         )
     return tuple(there if asked is None else asked)
-
-
-def is_image_folder(index: SourceIndex) -> bool:
-    """Whether rows are files in folders, which their paths tell apart."""
-    return index.kind == "images" and bool(index.classes)
 
 
 def _is_plain(kind: Any) -> bool:

@@ -43,9 +43,10 @@ class BuiltinSource(Section):
 class FileSource(Section):
     """Files as they lie, on disk, ``s3://`` or ``gs://``."""
 
-    kind: Literal["parquet", "jsonl", "images", "webdataset", "arrow", "numpy"]
+    kind: Literal["parquet", "jsonl", "images", "audio", "webdataset", "arrow", "numpy"]
     """``parquet``, ``jsonl`` (an object a line) and ``arrow`` (IPC files, Hugging Face datasets on disk): a row a sample; ``images``: a folder with one folder of images for each class, or Parquet with
-    their bytes; ``webdataset``: tars, in which files of one name but their extension are a sample; ``numpy``: a folder
+    their bytes; ``audio``: a folder with one folder of sounds (WAV, FLAC, OGG) for each class, or a manifest, CSV or Parquet
+    with a column ``path`` and what belongs to each, which lies above its sounds; ``webdataset``: tars, in which files of one name but their extension are a sample; ``numpy``: a folder
     of ``.npy`` files of one length, each a column."""
     path: PathText
     """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""
@@ -178,6 +179,15 @@ class Images(Section):
         return ends
 
 
+class Sounds(Section):
+    """How encoded sounds become samples in -1..1, wherever they come from: folders, manifests, tars, columns of tables, rows
+    that a logged model is given. Their rate and length are made alike by the transforms ``resample`` and ``pad``.
+    """
+
+    channels: Literal["auto", 1] = "auto"
+    """``1``: the mean of a sound's channels. ``auto``: as many as the first has; a sound with others is an error."""
+
+
 class DataSpec(Section):
     """Where samples come from and what is done to them."""
 
@@ -199,6 +209,8 @@ class DataSpec(Section):
     into windows. ``columns`` then names what it makes. Default: a row is a sample."""
     images: Images = Images()
     """How encoded images become pixels."""
+    audio: Sounds = Sounds()
+    """How encoded sounds become samples."""
     transforms: tuple[Transform, ...] = ()
     """What is done to the named tensors, in order, on the nodes that read."""
     shuffle: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,11 @@ class TensorTransform(Section):
     def reads(self) -> tuple[str, ...]:
         """The tensors that it needs."""
         return (self.tensor,)
+
+    @property
+    def in_evaluation(self) -> Self:
+        """The same as evaluation and trained models do it: what is drawn in training is not drawn there."""
+        return self
 
 
 class Normalize(TensorTransform):
@@ -200,6 +205,109 @@ class RandomFlip(TensorTransform):
     """How often."""
 
 
+class Resample(TensorTransform):
+    """Encoded sounds to one sampling rate, as they are decoded, by a polyphase filter (scipy's ``resample_poly``)."""
+
+    kind: Literal["resample"] = "resample"
+    """The transform."""
+    tensor: str = "signal"
+    """The named tensor."""
+    rate: Positive
+    """Samples a second."""
+
+
+class Pad(TensorTransform):
+    """Signals (channels, steps) to one length, by zeros at their end. Of encoded sounds, ``length`` then says how many steps
+    of each are its own, which recurrent families and ``ctc`` heed.
+    """
+
+    kind: Literal["pad"] = "pad"
+    """The transform."""
+    tensor: str = "signal"
+    """The named tensor."""
+    length: Positive
+    """Steps: samples of a sound (16,000 are a second at 16 kHz), frames behind ``mel``."""
+    longer: Literal["error", "cut"] = "error"
+    """A longer one is an error, or loses its end."""
+
+
+class Crop(TensorTransform):
+    """A piece of each signal (channels, steps), of one length."""
+
+    kind: Literal["crop"] = "crop"
+    """The transform."""
+    tensor: str = "signal"
+    """The named tensor."""
+    length: Positive
+    """Steps of the piece: samples of a sound, frames behind ``mel``."""
+    place: Literal["random", "center", "start"] = "random"
+    """Where it is cut out. ``random``: drawn for each sample and epoch; in evaluation the center. Nothing is cut from the
+    silence behind a padded sound while its own steps are enough."""
+
+    @property
+    def in_evaluation(self) -> Crop:
+        """From the center where training draws."""
+        return self.model_copy(update={"place": "center"}) if self.place == "random" else self
+
+
+class Mel(TensorTransform):
+    """Sounds (channels, samples) to log-mel spectrograms in decibels, as ``librosa.power_to_db`` of
+    ``librosa.feature.melspectrogram`` computes them: frames of a periodic Hann window, centered, silence beyond both ends;
+    Slaney's mel scale and area norm. A sound of n samples has 1 + n // hop frames.
+    """
+
+    kind: Literal["mel"] = "mel"
+    """The transform."""
+    tensor: str = "signal"
+    """The named tensor."""
+    rate: Positive = 16_000
+    """Samples a second of the sounds; held against theirs."""
+    mels: Positive = 80
+    """Bands."""
+    window: Annotated[int, Field(ge=2, multiple_of=2)] = 400
+    """Samples of a frame, an even number."""
+    hop: Positive = 160
+    """Samples from one frame to the next."""
+    low: Annotated[float, Field(ge=0)] = 0.0
+    """Lowest frequency, in hertz."""
+    high: Annotated[float, Field(gt=0)] | None = None
+    """Highest frequency, in hertz. Default: half of the rate."""
+    top_db: Annotated[float, Field(gt=0)] | None = 80.0
+    """What lies more decibels below a sample's loudest value is raised to there. ``null``: nothing is."""
+    layout: Literal["signal", "image"] = "signal"
+    """``signal``: (channels x mels, frames), as recurrent families and ``cnn`` with ``dimensions: 1`` read them; ``image``:
+    (channels, mels, frames), as ``cnn`` reads images."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Mel:
+        high = self.high or self.rate / 2
+        if not self.low < high <= self.rate / 2:
+            raise ValueError(
+                f"frequencies must rise from low ({self.low:g}) to high ({high:g}), at most half of the rate"
+                f" ({self.rate / 2:g})"
+            )
+        return self
+
+
+class SpecAugment(TensorTransform):
+    """Hide random bands of frequencies and stretches of time in training spectrograms (Park et al. 2019, arXiv:1904.08779).
+    They become 0, so let ``normalize`` stand before, which makes that the mean. Evaluation hears everything.
+    """
+
+    kind: Literal["spec_augment"] = "spec_augment"
+    """The transform."""
+    tensor: str = "signal"
+    """The named tensor."""
+    frequency_masks: Annotated[int, Field(ge=0)] = 2
+    """Bands that are hidden in each sample."""
+    frequency_width: Positive = 8
+    """Mels of a band at most; its width is drawn from 0 on."""
+    time_masks: Annotated[int, Field(ge=0)] = 2
+    """Stretches that are hidden in each sample."""
+    time_width: Positive = 20
+    """Frames of a stretch at most; its width is drawn from 0 on."""
+
+
 Transform = Annotated[
     Drop
     | Impute
@@ -213,6 +321,11 @@ Transform = Annotated[
     | Join
     | Resize
     | RandomCrop
-    | RandomFlip,
+    | RandomFlip
+    | Resample
+    | Pad
+    | Crop
+    | Mel
+    | SpecAugment,
     Field(discriminator="kind"),
 ]

@@ -1,8 +1,8 @@
 """The model that a run logs to MLflow, as code: weights from safetensors, architecture from its config. No pickle.
 
 ``mlflow.pyfunc.load_model(uri).predict(...)`` takes rows as the data source has them, as a DataFrame with its columns:
-they are encoded, scaled and tokenized as in training. Where one column is read (texts, pictures), a list will do; a
-picture is given by its path or URI, as bytes, or in base64. Of series, rows are the past that the forecast follows.
+they are encoded, scaled and tokenized as in training. Where one column is read (texts, pictures, sounds), a list will do; a
+picture or sound is given by its path or URI, as bytes, or in base64. Of series, rows are the past that the forecast follows.
 
 It gives, by objective
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import tarfile
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from data_jobs import job_of, plan_of
 from PIL import Image
 
@@ -96,6 +98,18 @@ def write_webdataset(folder: Path) -> dict[str, Any]:
     return {"kind": "webdataset", "path": str(folder / "rows.tar")}
 
 
+def write_audio(folder: Path) -> dict[str, Any]:
+    pytest.importorskip("soundfile")
+    for number in range(ROWS):
+        path = folder / "sounds" / ("cat", "dog", "owl")[number % 3] / f"{number:03d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setparams((2, 2, 8000, 0, "NONE", ""))
+            samples = (np.arange(2 * (20 + number)) * 37 + number * 1000) % 2**15
+            file.writeframes(samples.astype("<i2").tobytes())
+    return {"kind": "audio", "path": str(folder / "sounds")}
+
+
 def write_arrow(folder: Path) -> dict[str, Any]:
     rows = table(0, ROWS)
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as out, pa.ipc.new_file(out, rows.schema) as writer:
@@ -167,6 +181,18 @@ CASES: dict[str, tuple[Callable[[Path], Any], str, dict[str, Any]]] = {
         "cnn",
         {"columns": {"image": "png", "label": "cls"}, "transforms": AUGMENT},
     ),
+    "audio": (
+        write_audio,
+        "gru",
+        {
+            "columns": {"signal": "audio"},
+            "transforms": [
+                {"kind": "pad", "tensor": "signal", "length": 150},
+                {"kind": "crop", "tensor": "signal", "length": 40},
+            ],
+            "eval": SPLIT,
+        },
+    ),
     "arrow": (write_arrow, "mlp", {"columns": COLUMNS, "shuffle": False}),
     "numpy": (write_numpy, "mlp", {"eval": SPLIT}),
     "windows": (
@@ -195,6 +221,7 @@ GOLDEN = {
     "tokenize": "46c2641c8592f9a5",
     "images": "41eff84f5659185c",
     "webdataset": "361f1d4d665d1438",
+    "audio": "b2cd4a4f7e98f089",
     "arrow": "1c96f1b9ed30840a",
     "numpy": "82eb273fedc8eff1",
     "windows": "32eb6b7875ffa245",
@@ -218,9 +245,10 @@ def batches_digest(
     objective = {"kind": "forecasting"} if family == "lstm" else None
     if family == "bert" and spec["prepare"].get("label"):
         objective = {"kind": "classification"}
-    job = job_of(
-        spec, batch=BATCH, family=family, seed=SEED, **({"objective": objective} if objective else {})
-    )
+    more: dict[str, Any] = {"objective": objective} if objective else {}
+    if family == "gru":
+        more = {"objective": {"kind": "classification"}, "model": {"family": "gru", "inputs": "signal"}}
+    job = job_of(spec, batch=BATCH, family=family, seed=SEED, **more)
     plan = plan_of(job, folder, workers=workers, steps=STEPS, micro=3)
     prepared = Prepared.model_validate_json(data.prepare(plan).model_dump_json())
     digest = hashlib.sha256()

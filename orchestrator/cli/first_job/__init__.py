@@ -24,6 +24,7 @@ def draft_for_data(path: str, label: str | None, base_dir: str, cache: str) -> D
     from orchestrator.cli.first_job.columns import look_at
     from orchestrator.cli.first_job.pictures import folder_draft, picture_draft
     from orchestrator.cli.first_job.series import series_draft
+    from orchestrator.cli.first_job.sounds import sound_draft
     from orchestrator.cli.first_job.source import find_source
     from orchestrator.cli.first_job.table import table_draft
     from orchestrator.cli.first_job.texts import labeled_text_draft, text_draft
@@ -31,6 +32,8 @@ def draft_for_data(path: str, label: str | None, base_dir: str, cache: str) -> D
     found = find_source(path, base_dir, cache)
     if found.index.kind == "images" and found.index.classes:
         return folder_draft(found)
+    if found.index.kind == "audio":
+        return sound_draft(found)
     if found.index.kind == "text":
         return text_draft(found, "text")
     columns = look_at(found.sample)

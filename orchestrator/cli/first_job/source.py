@@ -70,15 +70,15 @@ def find_source(path: str, base_dir: str, cache: str) -> Found:
     ]
     more = "".join(f", {name}: {text}" for name, text in options.items())
     evaluation = f"{{kind: {kind}, path: {scalar(held_out)}{more}}}" if held_out else _split_part(rows)
-    return Found(lines, evaluation, index, sample, rows, [why, *index.found, *found, *_partly(sample, rows)])
+    return Found(lines, evaluation, index, sample, rows, [why, *index.found, *found, *_partly(index, sample, rows)])
 
 
 def _split_part(rows: int | None) -> str:
     return "" if rows is not None and rows < 10 else "{kind: split, fraction: 0.2}"
 
 
-def _partly(sample: pa.Table, rows: int | None) -> list[str]:
-    if rows == sample.num_rows:
+def _partly(index: SourceIndex, sample: pa.Table, rows: int | None) -> list[str]:
+    if rows == sample.num_rows or index.lists_files:  # of files more are looked at where a job is drafted
         return []
     return [f"the first {sample.num_rows:,} rows were looked at, so what only later ones hold is not known"]
 
@@ -129,7 +129,7 @@ def _index(section: Any, base_dir: str, cache: str) -> tuple[SourceIndex, int | 
 def _sample(index: SourceIndex) -> pa.Table:
     """Rows of the first groups."""
     reader = format_of(index.kind)
-    if index.kind == "images" and index.classes:
+    if index.lists_files:
         return reader.head(index, 1)
     tables, rows = [], 0
     for group in range(len(index.group_rows)):

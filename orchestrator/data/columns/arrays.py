@@ -17,7 +17,7 @@ Where = Callable[[int], str]
 """Words that say where a row is."""
 
 Values = Any
-"""A group's values of one tensor: numbers and text as an array (rows, *shape); encoded images as Arrow's."""
+"""A group's values of one tensor: numbers and text as an array (rows, *shape); encoded images and sounds as Arrow's."""
 
 
 def group_values(table: pa.Table, layout: TensorLayout, where: Where) -> Values:
@@ -38,7 +38,7 @@ def group_values(table: pa.Table, layout: TensorLayout, where: Where) -> Values:
 
 def _group_values(table: pa.Table, layout: TensorLayout, where: Where) -> Values:
     columns = {name: column_array(table, name) for name in layout.columns}
-    if layout.kind == "image":
+    if layout.encoded:
         return encoded_bytes(columns[layout.columns[0]])
     if layout.kind == "text":
         return _beside([_texts(column, name, layout, where) for name, column in columns.items()], layout)
@@ -258,7 +258,7 @@ def missing_in(column: pa.Array, *, blank: bool) -> pa.Array:
 
 
 def encoded_bytes(array: pa.Array) -> pa.Array:
-    """Encoded images: binary, or the ``bytes`` of a struct as Hugging Face datasets write it."""
+    """Encoded images or sounds: binary, or the ``bytes`` of a struct as Hugging Face datasets write it."""
     kind = array.type
     if (
         pa.types.is_struct(kind)

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.columns.arrays import column_array, encoded_bytes, number_type, numbers
+from orchestrator.data.columns.audio import is_audio
+from orchestrator.data.columns.audio_sets import LENGTH, audio_layout, length_layout
 from orchestrator.data.columns.image_sets import image_layout
 from orchestrator.data.columns.layout import TensorLayout, source_column
 from orchestrator.data.mends import mend_of
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.transforms import kind_of
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, SpecError
 from orchestrator.spec.data import DataSpec
 
 
@@ -79,7 +81,11 @@ def layouts_of(
     Raises:
         DataError: a column isn't there, or can't be what it is meant to be.
     """
-    return tuple(_layout(tensor, one, spec, taken.get(tensor), index, head) for tensor, one in chosen.items())
+    layouts = tuple(
+        _layout(tensor, one, spec, taken.get(tensor), index, head) for tensor, one in chosen.items()
+    )
+    padded = [one for one in layouts if one.sound is not None and one.sound.pads]
+    return (*layouts, length_layout(padded[0])) if padded and LENGTH not in chosen else layouts
 
 
 def one_carried_type(sources: Sequence[tuple[TensorLayout, ...]]) -> list[tuple[TensorLayout, ...]]:
@@ -107,7 +113,11 @@ def _layout(
     read = tuple(dict.fromkeys(source_column(name, there) for name in columns))
     first = encoded_bytes(arrays[0])
     if pa.types.is_binary(first.type) or pa.types.is_large_binary(first.type):
+        if index.kind == "audio" or any(is_audio(value) for value in first.to_pylist()):
+            return audio_layout(tensor, columns[0], read, spec, index)
+        _refuse_resample(spec, tensor)
         return image_layout(tensor, columns[0], read, spec, index, computed_with=_computed_with(spec, tensor))
+    _refuse_resample(spec, tensor)
     plain = TensorLayout(
         name=tensor,
         columns=columns,
@@ -140,6 +150,14 @@ def _layout(
     else:
         dtype, carried = _number_types(plain, spec, taken_as, index, parts, types)
     return plain.model_copy(update={"shape": shape, "dtype": dtype, "carried": carried})
+
+
+def _refuse_resample(spec: DataSpec, tensor: str) -> None:
+    if any(one.kind == "resample" and one.tensor == tensor for one in spec.transforms):
+        raise SpecError(
+            f"data.transforms: resample names {tensor!r}, which holds no encoded sounds (WAV, FLAC, OGG), so nothing says"
+            " what rate it has"
+        )
 
 
 def _column(tensor: str, name: str, index: SourceIndex, head: pa.Table, there: Container[str]) -> pa.Array:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 
-import numpy as np
-import pyarrow as pa
-
-from orchestrator.data.columns.arrays import column_array, encoded_bytes
-from orchestrator.data.columns.images import ImageFacts, image_facts, other_size
+from orchestrator.data.columns.images import image_facts, other_size
 from orchestrator.data.columns.layout import TensorLayout
-from orchestrator.data.sources.formats import format_of
+from orchestrator.data.columns.looks import looked_at
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.errors import DataError
 from orchestrator.spec.data import DataSpec
-
-_LOOK_BYTES = 2**26
-_LOOK_GROUPS = 16
-_LOOK_ROWS = 256
-"""At most so many bytes, groups, spread over the source, and rows in each are looked at."""
 
 
 def image_layout(
@@ -38,7 +27,7 @@ def image_layout(
         DataError: the first image can't be decoded, or is missing; images are of several sizes, nothing makes them alike
             and no sample may be skipped.
     """
-    seen = _looked_at(index, column, read)
+    seen = looked_at(index, column, read, image_facts)
     looked = list(seen.values())
     first = looked[0]
     resize = next((t for t in spec.transforms if t.kind == "resize" and t.tensor == tensor), None)
@@ -85,30 +74,3 @@ def _black_and_white(ranges: Sequence[tuple[float, float] | None]) -> tuple[floa
         return None
     black, white = min(0.0, *(low for low, _ in known)), max(high for _, high in known)
     return (black, white) if black < 0 or white > 1 else (0.0, 1.0)
-
-
-def _looked_at(index: SourceIndex, column: str, read: tuple[str, ...]) -> dict[tuple[int, int], ImageFacts]:
-    """Facts by group and row of the first image, and of those of others that can be decoded: a bad one is said when it is
-    read.
-    """
-    facts: dict[tuple[int, int], ImageFacts] = {}
-    for group, images in _spread(index, column, read):
-        for row in range(min(_LOOK_ROWS, len(images))):
-            try:
-                facts[group, row] = image_facts(images[row].as_py(), partial(index.where, group, row))
-            except DataError:
-                if not facts:
-                    raise
-    return facts
-
-
-def _spread(index: SourceIndex, column: str, read: tuple[str, ...]) -> Iterator[tuple[int, pa.Array]]:
-    """Images of groups from all over the source; of the first one's beginning where groups are very large."""
-    reader, filled = format_of(index.kind), np.flatnonzero(index.group_rows)
-    fitting = int(_LOOK_BYTES / max(1.0, index.row_bytes * float(index.group_rows[filled].mean())))
-    if fitting == 0:
-        yield int(filled[0]), encoded_bytes(column_array(reader.head(index, _LOOK_ROWS), column))
-        return
-    places = np.linspace(0, len(filled) - 1, min(len(filled), _LOOK_GROUPS, fitting)).astype(int)
-    for group in filled[np.unique(places)].tolist():
-        yield group, encoded_bytes(column_array(reader.read(index, group, read), column))

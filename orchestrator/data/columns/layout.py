@@ -10,6 +10,23 @@ import numpy as np
 from orchestrator.section import Section
 
 
+class SoundLayout(Section):
+    """How encoded sounds are made alike as they are decoded."""
+
+    rate: int
+    """Samples a second that all have, or are brought to."""
+    longest: int
+    """Samples of each, at this rate."""
+    resamples: bool = False
+    """Those of another rate are brought to it; otherwise they are refused."""
+    mixes: bool = False
+    """Several channels become their mean; otherwise each must have as many as the layout's shape."""
+    pads: bool = False
+    """Shorter ones get silence at their end; otherwise all must be as long."""
+    cuts: bool = False
+    """Of longer ones the beginning is taken; otherwise they are refused."""
+
+
 class TensorLayout(Section):
     """Which columns make one named tensor, and how."""
 
@@ -19,9 +36,10 @@ class TensorLayout(Section):
     """In this order; a column in a struct is ``outer.inner``."""
     read_columns: tuple[str, ...]
     """The same as it is asked of the source: of a column in a struct, the struct."""
-    kind: Literal["numbers", "image", "text", "dates"]
-    """``numbers``: numbers, lists of numbers, tensors; ``image``: encoded images, decoded to 0..1;
-    ``text``: strings, and ``dates``: dates and times, which a transform must turn into numbers."""
+    kind: Literal["numbers", "image", "audio", "audio_length", "text", "dates"]
+    """``numbers``: numbers, lists of numbers, tensors; ``image``: encoded images, decoded to 0..1; ``audio``: encoded sounds,
+    decoded to -1..1, and ``audio_length``: how many samples of each are its own; ``text``: strings, and ``dates``: dates
+    and times, which a transform must turn into numbers."""
     shape: tuple[int, ...] = ()
     """Of one sample; empty for one number or text."""
     dtype: Literal["float32", "int64", "uint8", "object", "datetime64[us]"] = "float32"
@@ -41,6 +59,19 @@ class TensorLayout(Section):
     """Red, green and blue that transparent pixels are laid on."""
     black_and_white: tuple[float, float] | None = None
     """The values that become 0 and 1 in images of 32 bits, which do not say it themselves; None where there are none."""
+
+    sound: SoundLayout | None = None
+    """Of sounds: how they are made alike."""
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the column holds bytes that are decoded row by row."""
+        return self.kind in ("image", "audio", "audio_length")
+
+    @property
+    def blank(self) -> int:
+        """What stands for a row that can't be read and counts nothing: no sequence is shorter than one."""
+        return 1 if self.kind == "audio_length" else 0
 
     @property
     def blank_is_missing(self) -> bool:

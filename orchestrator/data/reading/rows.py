@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.columns.arrays import Values, group_values
-from orchestrator.data.columns.images import decode_image
+from orchestrator.data.columns.encoded import decode
 from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.formats import format_of
@@ -93,7 +93,7 @@ class RowReader:
         try:
             return group_values(table, layout, self._where(number))
         except DataError:
-            if bad is None or layout.kind == "image":
+            if bad is None or layout.encoded:
                 raise
         out = np.zeros((table.num_rows, *layout.shape), dtype=layout.carried)
         for row in range(table.num_rows):
@@ -143,17 +143,17 @@ class FetchedRows:
             values, bad = piece.group.values[layout.name], piece.group.bad
             if bad is not None:
                 weight[piece.slots[bad[piece.rows]]] = 0
-            if layout.kind != "image":
+            if not layout.encoded:
                 out[piece.slots] = values[piece.rows]
                 continue
             # One by one: Arrow's ``take`` of a few rows costs more than all of them.
             for slot, row in zip(piece.slots.tolist(), piece.rows.tolist(), strict=True):
                 try:
-                    out[slot] = decode_image(values[row].as_py(), layout, piece.where, row)
+                    out[slot] = decode(values[row].as_py(), layout, piece.where, row)
                 except DataError as error:
                     if bad is None:
                         raise
-                    out[slot], weight[slot] = 0, 0
+                    out[slot], weight[slot] = layout.blank, 0
                     _LOGGER.warning("%s; it is skipped", error)
         if layout.kind == "image" and layout.carried == "float32":
             out *= np.float32(1 / 255)

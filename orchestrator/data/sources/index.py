@@ -105,6 +105,11 @@ class SourceIndex(Section):
         """All rows."""
         return int(self.group_rows.sum())
 
+    @property
+    def lists_files(self) -> bool:
+        """Whether rows are files, listed in one of ours."""
+        return self.kind in ("images", "audio")
+
     def place(self, group: int) -> tuple[DataFile, int]:
         """The file of a group, and its number there."""
         file = int(self._group_file[group])
@@ -114,8 +119,9 @@ class SourceIndex(Section):
         """A row of a group as a person finds it."""
         file, inner = self.place(group)
         place = int(sum(file.rows[:inner])) + row
-        if self.kind == "images" and self.classes:  # a folder, whose files are listed in one of ours
-            return str(pq.read_table(io.BytesIO(read_range(file.path)), columns=["path"])["path"][place])
+        if self.lists_files:
+            listed = pq.read_table(io.BytesIO(read_range(file.path)), columns=["path"])["path"][place]
+            return str(listed) if self.classes else f"{listed} ({self.root}, row {place})"
         return f"{file.path}, row {place}"
 
     @cached_property

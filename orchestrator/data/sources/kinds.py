@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from orchestrator.data.listing import list_files, natural
+from orchestrator.data.sources.formats.audio import EXTENSIONS as SOUNDS
+from orchestrator.data.sources.formats.audio import MANIFESTS
 from orchestrator.data.sources.formats.images import EXTENSIONS as IMAGES
 from orchestrator.errors import DataError, SpecError
 from orchestrator.spec.data import CsvSource, FileSource, Source, TextSource
@@ -31,6 +33,7 @@ _ENDINGS = {
     ".log": "text",
     ".rst": "text",
     **dict.fromkeys(IMAGES, "images"),
+    **dict.fromkeys(SOUNDS, "audio"),
 }
 """Ending of a file -> kind of source."""
 
@@ -65,7 +68,7 @@ def source_at(path: str, like: Source) -> Source:
         DataError: there are none, or none of a kind that is known.
     """
     kind, _ = kind_of_files(path)
-    if like.kind == kind:
+    if like.kind == kind or (like.kind == "audio" and path.lower().endswith(MANIFESTS)):
         return like.model_copy(update={"path": path})
     if kind == "csv":
         return CsvSource(path=path)

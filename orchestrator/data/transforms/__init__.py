@@ -36,6 +36,11 @@ TRANSFORMS: dict[str, str] = {
     "resize": "orchestrator.data.transforms.augmentation:ResizeKind",
     "random_crop": "orchestrator.data.transforms.augmentation:RandomCropKind",
     "random_flip": "orchestrator.data.transforms.augmentation:RandomFlipKind",
+    "resample": "orchestrator.data.transforms.signals:ResampleKind",
+    "pad": "orchestrator.data.transforms.signals:PadKind",
+    "crop": "orchestrator.data.transforms.signals:CropKind",
+    "mel": "orchestrator.data.transforms.spectrograms:MelKind",
+    "spec_augment": "orchestrator.data.transforms.spectrograms:SpecAugmentKind",
 }
 """Kind of transform -> ``module:class`` of its ``TransformKind``, imported on use."""
 
@@ -109,7 +114,7 @@ def apply_all(
     for section, learned in zip(sections, fitted, strict=True):
         kind = kind_of(section)
         if training or not kind.training_only:
-            batch = kind.apply(section, learned, batch)
+            batch = kind.apply(section if training else section.in_evaluation, learned, batch)
     return {name: _narrowed(values, batch.get("weight")) for name, values in batch.items()}
 
 

@@ -150,7 +150,7 @@ def test_a_picture_is_given_by_path_as_bytes_or_in_base64(logged, tmp_path):
     answers = [model.predict([one]) for one in given]
     assert answers[0]["class"][0] in ("cat", "dog")
     assert all(answer.equals(answers[0]) for answer in answers)
-    with pytest.raises(DataError, match=r"the picture 'none\.png' can't be read"):
+    with pytest.raises(DataError, match=r"the file 'none\.png' can't be read"):
         model.predict(["none.png"])
 
 

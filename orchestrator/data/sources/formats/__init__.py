@@ -17,6 +17,7 @@ FORMATS: dict[str, str] = {
     "jsonl": "orchestrator.data.sources.formats.delimited:JsonLinesFormat",
     "text": "orchestrator.data.sources.formats.text:TextFormat",
     "images": "orchestrator.data.sources.formats.images:ImagesFormat",
+    "audio": "orchestrator.data.sources.formats.audio:AudioFormat",
     "webdataset": "orchestrator.data.sources.formats.webdataset:WebDatasetFormat",
     "arrow": "orchestrator.data.sources.formats.ipc:ArrowFormat",
     "numpy": "orchestrator.data.sources.formats.arrays:NumpyFormat",
