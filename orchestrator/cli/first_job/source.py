@@ -70,7 +70,9 @@ def find_source(path: str, base_dir: str, cache: str) -> Found:
     ]
     more = "".join(f", {name}: {text}" for name, text in options.items())
     evaluation = f"{{kind: {kind}, path: {scalar(held_out)}{more}}}" if held_out else _split_part(rows)
-    return Found(lines, evaluation, index, sample, rows, [why, *index.found, *found, *_partly(index, sample, rows)])
+    return Found(
+        lines, evaluation, index, sample, rows, [why, *index.found, *found, *_partly(index, sample, rows)]
+    )
 
 
 def _split_part(rows: int | None) -> str:

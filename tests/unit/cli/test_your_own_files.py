@@ -17,7 +17,15 @@ COMMANDS = [
     for line in text.splitlines()
     if line.startswith("trainwright init ")
 ]
-FAMILY = {"churn": "mlp", "load": "lstm", "reviews": "gru", "book": "gpt", "pets": "cnn", "tar": "cnn", "birds": "gru"}
+FAMILY = {
+    "churn": "mlp",
+    "load": "lstm",
+    "reviews": "gru",
+    "book": "gpt",
+    "pets": "cnn",
+    "tar": "cnn",
+    "birds": "gru",
+}
 
 
 @pytest.fixture(scope="module")
