@@ -134,6 +134,8 @@ def test_a_manifest_says_what_each_sound_is(tmp_path, ending):
     rows = [{"path": f"{'ab'[i % 2]}/{i}.wav", "label": i % 3, "said": "xyz"[i % 3]} for i in (3, 1, 0, 2)]
     batch = first_step(manifest_of(tmp_path, rows, ending), tmp_path)
     assert batch["label"].tolist() == [0, 1, 0, 2]
+    names = prepared_of(manifest_of(tmp_path, rows, ending), tmp_path)[0].train[0].index.schema.names
+    assert names == ["audio", "label", "said"]
     np.testing.assert_array_equal(batch["signal"][0], decoded(contents[3]))
 
 

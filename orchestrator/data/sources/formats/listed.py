@@ -35,9 +35,9 @@ class Listing:
     def index(self, root: str, listed: str, classes: Sequence[str]) -> SourceIndex:
         """Of a list that ``write_list`` wrote."""
         inner = index_parquet(listed)
-        table = pq.read_table(pa.BufferReader(read_range(listed)), columns=["bytes"])
+        table = pq.read_table(pa.BufferReader(read_range(listed)))
         fields = [pa.field(self._column, pa.large_binary())]
-        fields += [field for field in inner.schema if field.name not in ("path", "bytes", "stamp")]
+        fields += [field for field in table.schema if field.name not in ("path", "bytes", "stamp")]
         return inner.model_copy(
             update={
                 "kind": self._kind,
