@@ -96,6 +96,8 @@ def look(model: CustomConfig, objective: ObjectiveConfig, seed: int) -> Look:
     check_parameters(modules)
     if isinstance(objective, CustomObjectiveConfig):
         objective = _asked(objective, build_objective(model, objective), modules)
+        model, unanswered = _with_asked_inputs(model, objective, modules)
+        notes += unanswered
     else:
         model = _with_inputs(model, objective, modules)
     blocks = {name: blocks_in(module) for name, module in modules.items()}
@@ -194,6 +196,27 @@ def _asked(objective: CustomObjectiveConfig, made: Objective, modules: Modules) 
         for name, spec in made.inputs().items()
     }
     return objective.model_copy(update={"phases": tuple(made.phases), "inputs": inputs})
+
+
+def _with_asked_inputs(
+    model: CustomConfig, objective: CustomObjectiveConfig, modules: Modules
+) -> tuple[CustomConfig, tuple[str, ...]]:
+    """With what the trained model is given when it is asked, of the tensors that the objective names; else why it can't be."""
+    if set(modules) == {"model"}:
+        parameters = inspect.signature(modules["model"].forward).parameters.values()
+        named = {one.name: objective.inputs[one.name] for one in parameters if one.name in objective.inputs}
+        if named and all(
+            one.name in named
+            or one.default is not one.empty
+            or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+            for one in parameters
+        ):
+            return model.model_copy(update={"inputs": named}), ()
+    why = (
+        "its forward takes other tensors than the objective" if "model" in modules else "none is called model"
+    )
+    note = f"the trained model can't be asked for predictions, and MLflow gets none: {why}"
+    return model.model_copy(update={"inputs": {}}), (note,)
 
 
 def _with_inputs(model: CustomConfig, objective: ObjectiveConfig, modules: Modules) -> CustomConfig:

@@ -143,7 +143,7 @@ def describe(made: Plan) -> list[str]:
         ("steps", f"{made.total_steps:,} of {job.training.global_batch_size} samples"),
         (
             "data",
-            f"{made.train_samples:,} training samples, {made.eval_samples:,} for evaluation, read by {job.data.reader}",
+            f"{_samples(made)}, read by {job.data.reader}",
         ),
         (
             "every",
@@ -185,6 +185,12 @@ def _workers(made: Plan) -> str:
     if not made.sizes:
         return str(made.world_size)
     return f"{made.least_workers} to {made.world_size}, as many as there is room for,"
+
+
+def _samples(made: Plan) -> str:
+    if not made.train_samples:
+        return "as many samples as there are when it is prepared"
+    return f"{made.train_samples:,} training samples, {made.eval_samples:,} for evaluation"
 
 
 def _trained(made: Plan) -> str:

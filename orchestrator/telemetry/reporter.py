@@ -226,7 +226,9 @@ class RunReporter:
 
     def finished(self, *, stopped: bool) -> None:
         """See Reporter. Logs the model where the job asks for that; waits for the tracker."""
-        if stopped or not self._plan.job.tracking.log_model or not self._plan.tracking_uri:
+        job = self._plan.job
+        can_be_asked = bool(job.model.export_tensors(job.objective))
+        if stopped or not (job.tracking.log_model and can_be_asked) or not self._plan.tracking_uri:
             self._tracker.finish("KILLED" if stopped else "FINISHED")
             return
         saved, described = self._to_log()

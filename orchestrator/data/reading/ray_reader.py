@@ -10,7 +10,6 @@ dataset, from its beginning to its end.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Generator, Iterator
 from functools import lru_cache, partial
@@ -26,6 +25,7 @@ from ray.exceptions import RayTaskError
 
 from orchestrator.data.columns.layout import finished_steps, for_device
 from orchestrator.data.prepared import Prepared
+from orchestrator.data.quiet import quiet_ray_data
 from orchestrator.data.reading.chunks import CHUNK_BYTES, chunk_bounds
 from orchestrator.data.reading.training_chunks import TrainingChunks
 from orchestrator.data.transforms import Batch
@@ -151,11 +151,7 @@ def cause_of(error: BaseException) -> BaseException:
 
 def _set_context(chunk_bytes: int) -> None:
     """For this process's datasets: ordered, quiet, a block of Ray's for each chunk."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context = quiet_ray_data()
     context.execution_options.preserve_order = True
     # Ray joins blocks up to the target and cuts those over one and a half of it: between, chunks stay as they are.
     context.target_max_block_size = max(1, int(min(chunk_bytes, CHUNK_BYTES) / 1.25))
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

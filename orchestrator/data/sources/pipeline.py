@@ -43,13 +43,14 @@ def materialize_pipeline(section: PipelineSource, cache: str) -> str:
 def _write(path: str, section: PipelineSource, function: Any) -> None:
     import ray.data
 
+    from orchestrator.data.quiet import quiet_ray_data
+
+    quiet_ray_data()  # before the function: a data set keeps the context that it was made in
     dataset = function(**section.arguments)
     if not isinstance(dataset, ray.data.Dataset):
         raise UserCodeError(
             f"data: pipeline {section.function} returned {type(dataset).__name__}, not a ray.data.Dataset"
         )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
     if section.id_column not in (dataset.columns() or []):
         raise DataError(
             f"data: pipeline {section.function} makes no column {section.id_column!r}, its id_column"

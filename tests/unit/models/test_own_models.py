@@ -63,6 +63,7 @@ def test_an_objective_of_one_s_own_says_its_phases_and_metrics(tmp_path):
     made = plan(tmp_path, "own_models:build_gan", {"kind": "custom", "factory": "own_models:Gan"})
     assert made.job.objective.phases == ("discriminator", "generator")
     assert made.job.objective.metrics == ("loss_generator",)
+    assert any("MLflow gets none: none is called model" in note for note in made.notes)
 
 
 @pytest.mark.parametrize(

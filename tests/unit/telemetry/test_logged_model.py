@@ -269,6 +269,59 @@ def test_a_language_model_goes_on_from_a_text(logged, tmp_path):
         model.predict(["THE"])
 
 
+OWN_OBJECTIVE = """
+from torch import nn
+from orchestrator.models.base import Sums, TensorSpec, weights_of
+from orchestrator.models.objectives.common import OnePhase
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, features):
+        return self.layer(features)
+
+class Squares(OnePhase):
+    units_per_sample = 1
+
+    def inputs(self):
+        return {"features": TensorSpec((2,), "float"), "label": TensorSpec((), "float")}
+
+    def units(self, phase, batch):
+        return weights_of(batch, batch["label"]).sum()
+
+    def loss(self, phase, modules, batch):
+        weight = weights_of(batch, batch["label"])
+        errors = modules["model"](batch["features"])[:, 0] - batch["label"]
+        return Sums((errors**2 * weight).sum(), weight.sum(), {})
+"""
+
+
+def test_a_model_with_an_objective_of_ones_own_answers_rows(logged, tmp_path, caplog):
+    (tmp_path / "own_squares.py").write_text(OWN_OBJECTIVE)
+    rows = pd.DataFrame(
+        {"width": [1.0, 2.0, 3.0, 4.0], "height": [0.0, 1.0, 0.0, 1.0], "area": [2.0, 3.0, 4.0, 5.0]}
+    )
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    model = logged(
+        {
+            "model": {"family": "custom", "factory": "own_squares:Line"},
+            "objective": {"kind": "custom", "factory": "own_squares:Squares"},
+            "data": {
+                "train": {"kind": "csv", "path": "rows.csv"},
+                "columns": {"features": ["width", "height"], "label": "area"},
+            },
+        }
+    )
+    assert [column.name for column in model.metadata.signature.inputs] == ["width", "height"]
+    answered = model.predict(rows[["width", "height"]])
+    layer = model.unwrap_python_model().trained._module.layer
+    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    np.testing.assert_allclose(answered, rows[["width", "height"]].to_numpy() @ weight.T + bias, rtol=1e-6)
+    assert "MLflow" not in caplog.text
+
+
 def test_a_classifier_reads_texts(logged, tmp_path):
     rows = [{"text": f"{word} again", "mood": word} for word in ("good", "bad") * 8]
     (tmp_path / "moods.jsonl").write_text("\n".join(map(json.dumps, rows)))
