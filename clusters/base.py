@@ -51,6 +51,10 @@ class Cluster(Protocol):
         """How it stands. Raises NotFoundError."""
         ...
 
+    def plan(self, run_id: str) -> Plan:
+        """The plan of its newest launch, with its storage as the cluster's nodes reach it. Raises NotFoundError."""
+        ...
+
     def list(self) -> list[RunStatus]:
         """All runs that the cluster still knows, newest first."""
         ...

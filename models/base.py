@@ -68,6 +68,8 @@ class Sample:
     kind: Literal["text", "image", "series", "matrix"]
     data: np.ndarray[Any, Any]
     lines: tuple[str, ...] = ()
+    read: bool = False
+    """Of a text: whether it is what a model read; that may have another tokenizer than what it writes."""
 
 
 class Objective(Protocol):

@@ -127,7 +127,7 @@ def _block_classes(module: nn.Module, names: tuple[str, ...] | None) -> tuple[ty
 
 
 def _repeated(module: nn.Module) -> tuple[type[nn.Module], ...]:
-    """The outermost classes of layers made of layers that come at least twice."""
+    """The outermost classes of layers made of layers that come at least twice, and share no parameter with others."""
     composite = [
         type(child)
         for child in module.modules()
@@ -136,8 +136,21 @@ def _repeated(module: nn.Module) -> tuple[type[nn.Module], ...]:
         and any(True for _ in child.children())
         and any(True for _ in child.parameters())
     ]
-    repeated = tuple(kind for kind, times in Counter(composite).items() if times > 1)
+    sharing = {type(child) for child in _sharing(module)}
+    repeated = tuple(kind for kind, times in Counter(composite).items() if times > 1 and kind not in sharing)
     return tuple(dict.fromkeys(type(child) for child in _outermost(module, repeated)))
+
+
+def _sharing(module: nn.Module) -> Iterator[nn.Module]:
+    """Modules of which a parameter is also in a module outside of them: an encoder that shares its embedding with a decoder."""
+    places: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    shared = [names for names in places.values() if len(names) > 1]
+    for path, child in module.named_modules(remove_duplicate=False):
+        inside = f"{path}."
+        if path and any(0 < sum(name.startswith(inside) for name in names) < len(names) for names in shared):
+            yield child
 
 
 def _outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
@@ -158,4 +171,10 @@ def _check_named(modules: Modules, names: tuple[str, ...]) -> None:
     if missing := [name for name in names if name not in there]:
         raise SpecError(
             f"model.blocks: the model has no module of class {missing[0]!r}; there is {', '.join(sorted(there)[:24])}"
+        )
+    sharing = {type(child).__name__ for module in modules.values() for child in _sharing(module)}
+    if both := [name for name in names if name in sharing]:
+        raise SpecError(
+            f"model.blocks: a {both[0]} shares a parameter with a module outside of it, so it can't be sharded by itself;"
+            " name smaller blocks, or leave it out to have them found"
         )

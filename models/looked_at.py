@@ -49,6 +49,11 @@ from orchestrator.own_code import described
 
 _COMPARED_ELEMENTS = 5_000_000
 """Of two models that a factory makes."""
+_GIVEN = {
+    "causal_lm": (("tokens",), ("document",)),
+    "sequence_to_sequence": (("tokens", "target"), ("length",)),
+}
+"""Of objectives that change what the data has: the tensors that forward is given always, and those that some data has."""
 _SAMPLES = 2
 """Of the batch that is tried: more than one, or normalization over the batch would refuse it."""
 OF_VALUES = (
@@ -67,6 +72,8 @@ class Look:
     model: CustomConfig
     objective: ObjectiveConfig
     notes: tuple[str, ...]
+    averages: tuple[str, ...]
+    """Modules that are averages of others, which the objective moves."""
     over_shares: tuple[str, ...]
     """Layers whose result depends on how the batch is split among workers."""
 
@@ -104,7 +111,8 @@ def look(model: CustomConfig, objective: ObjectiveConfig, seed: int) -> Look:
     found = tuple(dict.fromkeys(kind for counter in blocks.values() for kind in counter))
     shares = tuple(statistics_of_shares(modules))
     notes += (_blocks_note(model, blocks), *_share_notes(shares))
-    return Look(model.model_copy(update={"blocks": found}), objective, notes, shares)
+    averages = tuple(name for name, module in modules.items() if _is_average(module))
+    return Look(model.model_copy(update={"blocks": found}), objective, notes, averages, shares)
 
 
 def _built(
@@ -171,6 +179,10 @@ def _tensors(modules: Modules) -> Iterator[tuple[str, Tensor]]:
             yield (path if len(modules) == 1 else f"{name}/{path}"), tensor
 
 
+def _is_average(module: nn.Module) -> bool:
+    return getattr(module, "average_of", None) is not None
+
+
 def _asked(objective: CustomObjectiveConfig, made: Objective, modules: Modules) -> CustomObjectiveConfig:
     trained = {}
     for phase in made.phases:
@@ -181,7 +193,7 @@ def _asked(objective: CustomObjectiveConfig, made: Objective, modules: Modules) 
                 f" model.factory returns {', '.join(modules)}"
             )
     for name, module in modules.items():
-        if name not in trained and getattr(module, "average_of", None) is None:
+        if name not in trained and not _is_average(module):
             raise SpecError(
                 f"objective.factory: no phase of {objective.factory} trains module {name!r}; a module that is no"
                 " other's average (average_of) must be trained"
@@ -238,13 +250,15 @@ def _with_inputs(model: CustomConfig, objective: ObjectiveConfig, modules: Modul
     inputs |= model.inputs or {}
     if not inputs:
         raise SpecError("model.factory: forward names no tensor; name them in model.inputs")
-    if objective.kind == "causal_lm" and set(inputs) - {"tokens", "document"}:
-        needed = [name for name, one in inputs.items() if not one.optional]
-        if set(needed) - {"tokens", "document"} or "tokens" not in inputs:
+    if (given := _GIVEN.get(objective.kind)) is not None:
+        always, sometimes = given
+        needed = {name for name, one in inputs.items() if not one.optional}
+        if needed - {*always, *sometimes} or set(always) - set(inputs):
             raise SpecError(
-                f"model.factory: causal_lm gives forward tokens and, packed, document, but it takes {', '.join(inputs)}"
+                f"model.factory: {objective.kind} gives forward {' and '.join(always)} and, where there is one,"
+                f" {' and '.join(sometimes)}, but it takes {', '.join(inputs)}"
             )
-        inputs = {name: one for name, one in inputs.items() if name in ("tokens", "document")}
+        inputs = {name: one for name, one in inputs.items() if name in (*always, *sometimes)}
     return model.model_copy(update={"inputs": inputs})
 
 

@@ -19,6 +19,7 @@ from torch._guards import active_fake_mode
 
 from orchestrator.errors import CheckpointError, SpecError
 from orchestrator.models.base import Modules
+from orchestrator.models.configs import SequenceToSequenceConfig
 from orchestrator.models.custom import with_blocks
 from orchestrator.models.huggingface import LazyWeights
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
     "masked_lm": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
     "sequence_classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
     "image_classification": "AutoModelForImageClassification",
@@ -82,6 +84,44 @@ class MaskedLanguageModel(TextModel):
         return logits_BTV.take_along_dim(place[:, :, None], dim=1)
 
 
+class _Past:
+    """What a decoder keeps from one token to the next."""
+
+    def __init__(self) -> None:
+        self.encoded: Any = None
+        self.keys_and_values: Any = None
+
+
+class SequenceToSequenceModel(_Wrapped):
+    """Tokens (B, S), how many are real (B,), what the decoder reads (B, T) -> logits (B, T, V).
+
+    With a past the source is encoded once, each token of the target is read once, and the logits are those after the last.
+    """
+
+    def new_past(self) -> _Past:
+        """Of nothing yet."""
+        return _Past()
+
+    def forward(
+        self, tokens: Tensor, target: Tensor, length: Tensor | None = None, past: _Past | None = None
+    ) -> Tensor:
+        """See the class."""
+        mask = _mask(tokens, length)
+        if past is None:
+            return self._logits(input_ids=tokens, attention_mask=mask, decoder_input_ids=target)
+        out = self.network(
+            input_ids=tokens if past.encoded is None else None,
+            attention_mask=mask,
+            encoder_outputs=past.encoded,
+            decoder_input_ids=target,
+            past_key_values=past.keys_and_values,
+            use_cache=True,
+        )
+        past.encoded, past.keys_and_values = (out.encoder_last_hidden_state,), out.past_key_values
+        logits: Tensor = out.logits[:, -1:]
+        return logits
+
+
 class ImageModel(_Wrapped):
     """Pictures (B, C, H, W) -> logits (B, outputs)."""
 
@@ -93,6 +133,7 @@ class ImageModel(_Wrapped):
 _WRAPPERS: dict[str, type[_Wrapped]] = {
     "causal_lm": CausalLanguageModel,
     "masked_lm": MaskedLanguageModel,
+    "seq2seq": SequenceToSequenceModel,
     "image_classification": ImageModel,
 }
 
@@ -166,6 +207,10 @@ def save(folder: Path, modules: Modules, objective: ObjectiveConfig, classes: Se
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: number for number, name in enumerate(classes)}
     config.problem_type = _PROBLEMS.get(objective.kind)
+    if isinstance(objective, SequenceToSequenceConfig):
+        for settings in (config, network.generation_config):
+            settings.decoder_start_token_id = objective.start_token
+            settings.eos_token_id = objective.end_token
     with _quietly():
         network.save_pretrained(folder)
         again = type(network).from_pretrained(folder, local_files_only=True)

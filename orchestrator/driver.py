@@ -1,4 +1,5 @@
-"""On the Ray head: Plan -> data, workers, end. The one command that every backend runs.
+"""On the Ray head: Plan -> data, workers, end; or, of a plan that asks a trained model, its answer. The one command that every
+backend runs.
 
 ``python -m orchestrator.driver --plan plan.json --launch 1 [--start-ray DIR]``
 """
@@ -28,6 +29,8 @@ from orchestrator.storage import store_at
 from orchestrator.storage.faults import first_line
 
 _STOP_POLL_SECONDS = 1.0
+_SECONDS_BETWEEN_PARTS = 1.0
+"""How often it is told how many files of predictions there are, and looked whether they should stop."""
 _SENDER_SECONDS = 10.0
 """How long a worker that is ending may still send to the tracker."""
 
@@ -77,9 +80,10 @@ class Driver:
         self._why_at_once = "stopped before it could save"
         self._over = threading.Event()
         self._has_workers = False
+        self._told_at = 0.0
 
     def run(self) -> int:
-        """Start Ray, prepare data, train, write the end. A launch that has its end already is not run again: a
+        """Start Ray, prepare data, train or answer, write the end. A launch that has its end already is not run again: a
         cluster that did not hear of the end (KubeRay, after a lost head) starts the same command once more.
         """
         if self._status.state.is_final:
@@ -88,7 +92,7 @@ class Driver:
         threading.Thread(target=self._end_after_grace, name="stop-grace", daemon=True).start()
         try:
             self._say_starting()
-            end = self._train()
+            end = self._work()
         except _EndNow:
             end = self._end_of(StoppedError(self._why_at_once))
         except BaseException as error:
@@ -111,26 +115,28 @@ class Driver:
         self._record.set_state(self._status)
         events.emit("state", state=self._status.state, run_id=self._plan.run_id, launch=self._launch)
 
-    def _train(self) -> RunStatus:
+    def _work(self) -> RunStatus:
         _doing("starting Ray" if self._ray_dir else "joining the cluster's Ray")
         with RaySession(self._plan, self._ray_dir) as ray:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
             ray.wait_for_resources(self._stop_asked)
+            return self._train(ray) if self._plan.question is None else self._answer(ray)
 
-            from orchestrator import data
-            from orchestrator.telemetry.closing import describe_run
+    def _train(self, ray: RaySession) -> RunStatus:
+        from orchestrator import data
+        from orchestrator.telemetry.closing import describe_run
 
-            _doing("preparing the data")
-            prepared = data.prepare(self._plan)
-            describe_run(self._plan, data=prepared.lineage, started_at=self._started_at)
-            inputs = data.inputs_of(self._plan.job, prepared).model_dump_json(indent=2)
-            store = store_at(self._plan.storage)  # for whoever exports the model, or predicts with it
-            store.write(data.INPUTS, inputs.encode())
-            if not store.exists(PLAN):  # on this machine it was written first of all
-                store.write(PLAN, self._plan.model_dump_json(indent=2).encode())
-            _doing("starting the workers")
-            self._has_workers = True
-            outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)
+        _doing("preparing the data")
+        prepared = data.prepare(self._plan)
+        describe_run(self._plan, data=prepared.lineage, started_at=self._started_at)
+        inputs = data.inputs_of(self._plan.job, prepared).model_dump_json(indent=2)
+        store = store_at(self._plan.storage)  # for whoever exports the model, or predicts with it
+        store.write(data.INPUTS, inputs.encode())
+        if not store.exists(PLAN):  # on this machine it was written first of all
+            store.write(PLAN, self._plan.model_dump_json(indent=2).encode())
+        _doing("starting the workers")
+        self._has_workers = True
+        outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)
         reached = self._status.reached(outcome["step"], outcome["attempt"], outcome["metrics"])
         state, reason, message = (
             (RunState.STOPPED, EndReason.STOPPED_BY_USER, f"stopped after step {outcome['step']}")
@@ -138,6 +144,33 @@ class Driver:
             else (RunState.SUCCEEDED, EndReason.COMPLETED, _succeeded(outcome))
         )
         return reached.ended(state, reason, message, ended_at=time.time())
+
+    def _answer(self, ray: RaySession) -> RunStatus:
+        from orchestrator.inference.answer import answered
+
+        self._has_workers = True  # who are stopped between two parts of what they write
+        try:
+            found = answered(self._plan, ray, self._launch, self._reached_part)
+        except StoppedError as stop:
+            stopped = RunState.STOPPED, EndReason.STOPPED_BY_USER, str(stop)
+            return self._status.ended(*stopped, ended_at=time.time())
+        return self._status.ended(
+            RunState.SUCCEEDED,
+            EndReason.COMPLETED,
+            found.sentence,
+            ended_at=time.time(),
+            metrics=found.tracked,
+        )
+
+    def _reached_part(self, done: int, of: int) -> None:
+        """After a part of the predictions was written. Raises StoppedError where a stop was asked for."""
+        if time.monotonic() - self._told_at > _SECONDS_BETWEEN_PARTS:
+            self._told_at = time.monotonic()
+            self._status = self._status.saying(f"{done} of {of} files")
+            self._record.set_state(self._status)
+            _doing(f"predicting: {done} of {of} files")
+            if self._stop_asked():
+                raise StoppedError(f"stopped after {done} of {of} files, which resume keeps")
 
     def _end_of(self, error: BaseException) -> RunStatus:
         incident = incident_of(error)

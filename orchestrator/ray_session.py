@@ -238,12 +238,31 @@ class RaySession:
         return f"{self._plan.storage}/{name}"
 
     def train(self, prepared: str, *, launch: int, started_at: float) -> dict[str, Any]:
-        """Run ``worker.run`` on a group of workers, again where that can help; returns what rank 0 returned.
+        """Run ``worker.run`` on the workers.
 
         Args:
             prepared: the prepared data, as JSON.
             launch: 1, and one more for each resume.
             started_at: of the driver, in seconds since the epoch.
+
+        """
+        config = {
+            "plan": self._plan.model_dump_json(),
+            "prepared": prepared,
+            "launch": launch,
+            "started_at": started_at,
+        }
+        return self.on_workers(_train, config, launch=launch)
+
+    def on_workers(
+        self, work: Callable[[Mapping[str, Any]], dict[str, Any]], config: Mapping[str, Any], *, launch: int
+    ) -> dict[str, Any]:
+        """Run some work on a group of workers, again where that can help; returns what rank 0 returned.
+
+        Args:
+            work: a function of a module.
+            config: what each worker's call of it is given.
+            launch: 1, and one more for each resume.
 
         Raises:
             ray.train.TrainingFailedError: see ``recovery.incidents``.
@@ -257,14 +276,8 @@ class RaySession:
         if self._is_narrowed:
             self._record_group(launch, plan.world_size, "this machine has room for no more")
         trainer = Trainer(
-            _work,
-            train_loop_config={
-                "plan": plan.model_dump_json(),
-                "prepared": prepared,
-                "launch": launch,
-                "started_at": started_at,
-                "alone_in_ray_data": bool(self._private_dir) and plan.job.data.reader == "ray",
-            },
+            partial(_work, work, bool(self._private_dir) and plan.job.data.reader == "ray"),
+            train_loop_config=dict(config),
             max_failures=plan.job.recovery.max_failures,
             own_ray=bool(self._private_dir),
             missing=self._missing,
@@ -296,14 +309,21 @@ def _record_left_out(storage: str, launch: int, nodes: Sequence[Node]) -> None:
             record.set_state(status.without_nodes(map(str, nodes)))
 
 
-def _work(config: Mapping[str, Any]) -> dict[str, Any]:
-    """In each worker's process, which alone imports torch."""
-    from orchestrator import worker
-
-    if config["alone_in_ray_data"]:
+def _work(
+    work: Callable[[Mapping[str, Any]], dict[str, Any]], alone_in_ray_data: bool, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """In each worker's process."""
+    if alone_in_ray_data:
         from orchestrator.data.reading.ray_data_alone import be_alone
 
         be_alone()
+    return work(config)
+
+
+def _train(config: Mapping[str, Any]) -> dict[str, Any]:
+    """In each worker's process, which alone imports torch."""
+    from orchestrator import worker
+
     return worker.run(config)
 
 

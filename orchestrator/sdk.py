@@ -36,6 +36,7 @@ from orchestrator.models.configs import check_same_function, default_objective, 
 from orchestrator.models.sizes import Counts
 from orchestrator.narration import narrated
 from orchestrator.planning.devices import Device, ThisMachine, device_of
+from orchestrator.planning.fit import check_own_averages
 from orchestrator.planning.make_plan import make_plan as decide
 from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.planning.resolve import resolve
@@ -546,6 +547,7 @@ def _with_own_code(job: JobSpec, folder: str) -> tuple[JobSpec, tuple[str, ...]]
     from orchestrator.models.looked_at import look
 
     seen = look(job.model, objective, job.training.seed)  # type: ignore[arg-type]
+    check_own_averages(job.training, seen.averages)
     if seen.over_shares and job.scaling.range:
         raise SpecError(over_shares(", ".join(seen.over_shares[:5])))
     job = job.model_copy(update={"model": seen.model, "objective": seen.objective})

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 from orchestrator import own_code
 from orchestrator.errors import NotFoundError, SpecError
 from orchestrator.own_code import OwnCode
-from orchestrator.planning.plan import Plan
-from orchestrator.records import PLAN, RunRecord
 from orchestrator.spec.load import home
-from orchestrator.storage import absolute, store_at
+from orchestrator.storage import absolute
 
 if TYPE_CHECKING:
     from orchestrator.checkpoint import Checkpoint
-    from orchestrator.inference.evaluate import Evaluation
-    from orchestrator.inference.predict import Predicted
+    from orchestrator.inference.results import Evaluation, Predicted
+    from orchestrator.planning.plan import Plan
 
 
 class StoredRun(ABC):
@@ -50,10 +48,9 @@ class StoredRun(ABC):
         Raises:
             NotFoundError: they are gone from its storage.
         """
-        try:
-            return RunRecord(self._storage()).code(saved.meta["code"])
-        except FileNotFoundError:
-            raise NotFoundError(f"{self.id} no longer keeps the code of its model") from None
+        from orchestrator.inference import kept
+
+        return kept.code_of(self._storage(), self.id, saved)
 
     def plan(self) -> Plan:
         """The plan that it was first launched with.
@@ -62,13 +59,9 @@ class StoredRun(ABC):
             InfrastructureError: its storage can't be read from this machine.
             NotFoundError: it keeps none.
         """
-        storage = self._storage_here()
-        try:
-            return Plan.model_validate_json(store_at(storage).read(PLAN)).moved_to(storage)
-        except FileNotFoundError:
-            raise NotFoundError(
-                f"{self.id} keeps no {PLAN}: it was not started, or by an older version"
-            ) from None
+        from orchestrator.inference import kept
+
+        return kept.plan_of(self._storage_here(), self.id)
 
     def inputs(self) -> bytes:
         """How rows become what its model takes, as JSON: scaling, categories, the tokenizer. See ``data.Inputs``.
@@ -76,12 +69,9 @@ class StoredRun(ABC):
         Raises:
             NotFoundError: the run did not come so far as to prepare its data.
         """
-        from orchestrator.data import INPUTS
+        from orchestrator.inference import kept
 
-        try:
-            return store_at(self._storage()).read(INPUTS)
-        except FileNotFoundError:
-            raise NotFoundError(f"{self.id} keeps no {INPUTS}: its data was not prepared") from None
+        return kept.inputs_of(self._storage(), self.id)
 
     def predict(
         self,
@@ -116,7 +106,10 @@ class StoredRun(ABC):
             NotFoundError: there is no such checkpoint.
             InfrastructureError: the run's storage can't be read from here, or something failed.
         """
+        from functools import partial
+
         from orchestrator.data import Inputs
+        from orchestrator.inference.pool import written
         from orchestrator.inference.predict import predict
         from orchestrator.inference.task import make_task
 
@@ -126,7 +119,7 @@ class StoredRun(ABC):
             saved,
             Inputs.model_validate_json(self.inputs()),
             self.code(saved),
-            _absolute(data),
+            named_from_here(data),
             absolute(os.fspath(output), str(Path.cwd())),
             cache=str(home() / "cache"),
             keep=None if keep is None else tuple(keep),
@@ -134,7 +127,7 @@ class StoredRun(ABC):
             seed=seed,
             averaged=averaged,
         )
-        return predict(plan, task, workers=workers, on_part=on_part)
+        return predict(task, partial(written, plan, task, workers), on_part=on_part)
 
     def evaluate(
         self,
@@ -161,17 +154,12 @@ class StoredRun(ABC):
             NotFoundError: there is no such checkpoint.
             InfrastructureError: the run's storage can't be read from here, or something failed.
         """
-        from orchestrator.data.sources.kinds import source_at
-        from orchestrator.inference.evaluate import evaluate, with_metrics
+        from orchestrator.inference.evaluate import evaluate, held_out_at, with_metrics
 
         plan, saved = with_metrics(self.plan(), tuple(metrics)), self.checkpoint(which)
         if plan.job.own_factories:
             own_code.put_first(own_code.folder_of(plan.base_dir, plan.job.environment.working_dir))
-        held_out, name = None, "eval"
-        if data is not None:
-            path, sources = _absolute(data), plan.job.data.train
-            held_out = source_at(path, sources[0] if isinstance(sources, tuple) else sources)
-            name = _name_of(path)
+        held_out, name = held_out_at(plan, None if data is None else named_from_here(data))
         with self.code(saved).importable():
             return evaluate(plan, saved, held_out, name=name, averaged=averaged, workers=workers)
 
@@ -191,8 +179,7 @@ class StoredRun(ABC):
         storage = self._storage_here()
         if not is_tracked(storage):
             raise NotFoundError(f"{self.id} is not tracked")
-        values = {f"evaluate/{evaluation.data}/{name}": value for name, value in evaluation.metrics.items()}
-        return track(storage, evaluation.step, values)
+        return track(storage, evaluation.step, evaluation.tracked)
 
 
 class CheckpointRun(StoredRun):
@@ -207,13 +194,14 @@ class CheckpointRun(StoredRun):
             NotFoundError: there is none.
         """
         from orchestrator.checkpoint import checkpoint_at, committed
+        from orchestrator.inference import kept
 
         self._root = path.rstrip("/").rpartition("/")[0]
         there = committed(self._root)
         if path.rstrip("/") not in {one.path for one in there}:
             raise NotFoundError(f"{path} is no committed checkpoint of a run")
         self._only = checkpoint_at(path.rstrip("/"))
-        self.id = self.plan().run_id
+        self.id = kept.plan_of(self._storage(), path).run_id
 
     def _storage(self) -> str:
         return self._root.removesuffix("/checkpoints")
@@ -225,16 +213,9 @@ class CheckpointRun(StoredRun):
         return self._only
 
 
-def _absolute(data: str | os.PathLike[str] | Iterable[str]) -> str:
+def named_from_here(data: str | os.PathLike[str] | Iterable[str]) -> str:
     """The one absolute path or pattern of data that a person names from where they are."""
     from orchestrator.data.sources.kinds import one_path
 
     given = [os.fspath(data)] if isinstance(data, str | os.PathLike) else list(data)
     return one_path([absolute(one, str(Path.cwd())) for one in given])
-
-
-def _name_of(path: str) -> str:
-    """What data is called in MLflow: its file or folder, without its ending; of a pattern the folder."""
-    parts = [part for part in path.rstrip("/").split("/") if not set(part) & set("*?[")]
-    last = parts[-1] if parts else "data"
-    return last.rpartition(".")[0] or last

@@ -24,7 +24,13 @@ from orchestrator import errors, runs
 from orchestrator.cli.app import app
 
 PINNED = Path(__file__).resolve().parents[1] / "tests" / "unit" / "public_surface.txt"
-MODULES = ("orchestrator", "orchestrator.sdk", "orchestrator.testing", "orchestrator.errors")
+MODULES = (
+    "orchestrator",
+    "orchestrator.ask",
+    "orchestrator.sdk",
+    "orchestrator.testing",
+    "orchestrator.errors",
+)
 
 
 def surface() -> str:

@@ -104,6 +104,10 @@ class KubernetesCluster:
         """From the RayJob, the run's records, its log, and its pods where they don't run."""
         return self._status_of(self._newest(run_id))
 
+    def plan(self, run_id: str) -> Plan:
+        """From the ConfigMap of its newest launch."""
+        return self._plan_of(self._newest(run_id))
+
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """From the pod while it is there, from the run's records before and after."""
         rayjob = self._newest(run_id)

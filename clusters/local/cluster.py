@@ -112,6 +112,10 @@ class LocalCluster:
         """How it stands, and how far its output says that it has come."""
         return self._with_output(self._state(run_id))
 
+    def plan(self, run_id: str) -> Plan:
+        """From the run's folder."""
+        return self._plan(run_id, max(1, self._record(run_id).newest_launch()))
+
     def list(self) -> list[RunStatus]:
         """All runs of the home, newest first. Of those that have ended, what their records say."""
         found = []

@@ -83,6 +83,10 @@ class RayJobsCluster:
         """From Ray, the run's records and, where those can't be reached, the driver's output."""
         return self._status_of(self._newest(run_id))
 
+    def plan(self, run_id: str) -> Plan:
+        """From the job's metadata."""
+        return job_to_plan(self._newest(run_id))
+
     def list(self) -> list[RunStatus]:
         """The newest launch of each run that Ray still knows."""
         newest = newest_launches(filter(is_ours, self._client.list()), run_of, launch_of)

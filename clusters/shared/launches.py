@@ -23,6 +23,8 @@ def refuse_nothing_left(status: RunStatus, plan: Plan) -> None:
     """Raises SpecError where the plan of a run's next launch leaves nothing to do. One that stopped early may go on, as far
     as its patience is longer by now.
     """
+    if status.state is RunState.SUCCEEDED and plan.question is not None:
+        raise SpecError(f"run {status.run_id} has ended with its answer: {status.message}")
     if (
         status.state is RunState.SUCCEEDED
         and plan.total_steps <= status.total_steps

@@ -41,6 +41,7 @@ from orchestrator.models.configs.objectives import (
     MultilabelConfig,
     ReconstructionConfig,
     RegressionConfig,
+    SequenceToSequenceConfig,
     TokenClassificationConfig,
 )
 from orchestrator.models.configs.sequences import (
@@ -74,6 +75,7 @@ ObjectiveSection = Annotated[
     | MultilabelConfig
     | CausalLmConfig
     | MaskedLmConfig
+    | SequenceToSequenceConfig
     | TokenClassificationConfig
     | ForecastingConfig
     | ReconstructionConfig
@@ -120,6 +122,7 @@ __all__ = [
     "RecurrentConfig",
     "RegressionConfig",
     "RnnConfig",
+    "SequenceToSequenceConfig",
     "TokenClassificationConfig",
     "check_same_function",
     "default_objective",

@@ -122,6 +122,11 @@ class FamilyConfig(Section):
         return self.OBJECTIVES[0]
 
     @property
+    def own_facts(self) -> dict[str, int]:
+        """Data facts by name that its weights decide, whatever the data says."""
+        return {}
+
+    @property
     def inputs_by_name(self) -> bool:
         """Whether forward takes the batch's tensors by name, not in their order."""
         return False

@@ -16,7 +16,7 @@ Factory = Annotated[
     str,
     Written(r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$", "module:function, such as my_models:build"),
 ]
-_VARIABLE = {"tokens", "document", "segment", "word"}
+_VARIABLE = {"tokens", "document", "segment", "word", "target"}
 """Tensors of which samples may differ in length; as long as the tokens."""
 
 
@@ -44,6 +44,8 @@ class CustomConfig(FamilyConfig):
         "outputs": "outputs",
         "vocabulary": "vocabulary",
         "context": "context",
+        "target_vocabulary": "target_vocabulary",
+        "target_context": "target_context",
         "series": "series",
         "horizon": "horizon",
     }
@@ -54,6 +56,7 @@ class CustomConfig(FamilyConfig):
         "multilabel",
         "token_classification",
         "causal_lm",
+        "sequence_to_sequence",
         "forecasting",
         "custom",
     )
@@ -74,6 +77,10 @@ class CustomConfig(FamilyConfig):
     """Number of different tokens. Default: as the data's tokenizer."""
     context: Count | None = None
     """Longest sequence of tokens. Default: as the data has."""
+    target_vocabulary: Count | None = None
+    """Number of different tokens that are written. Default: as the target's own tokenizer, else as ``vocabulary``."""
+    target_context: Count | None = None
+    """Longest sequence of tokens that is written. Default: as the data has."""
     series: Count | None = None
     """Series that are forecast together. Default: as many as the data has."""
     horizon: Count | None = None
@@ -102,6 +109,7 @@ class CustomConfig(FamilyConfig):
         """What the objective's outputs have."""
         return {
             "causal_lm": ("vocabulary", "context"),
+            "sequence_to_sequence": ("vocabulary", "context", "target_context"),
             "forecasting": ("series", "horizon"),
             "custom": (),
         }.get(objective.kind, label_fields(objective))
@@ -124,6 +132,8 @@ class CustomConfig(FamilyConfig):
                 ahead = 1 if objective.kind == "causal_lm" else 0
                 longest = self.context + ahead if self.context else None
                 spec = TensorSpec((None,), "int", below=self.vocabulary, longest=longest)
+            elif name == "target" and objective.kind == "sequence_to_sequence":
+                spec = TensorSpec((None,), "int", below=self.written_tokens, longest=self.target_context)
             elif name == "length" and self.context:
                 spec = TensorSpec((), "int", below=self.context + 1, optional=one.optional)
             made[name] = spec
@@ -140,6 +150,8 @@ class CustomConfig(FamilyConfig):
                 return None
             case "causal_lm":
                 return (None, self.vocabulary)
+            case "sequence_to_sequence":
+                return (None, self.written_tokens)
             case "token_classification":
                 return (None, self.outputs)
             case "forecasting":
@@ -147,8 +159,13 @@ class CustomConfig(FamilyConfig):
         return (self.outputs_for(objective),)
 
     def open_size(self, tensor: str) -> int | None:
-        """A size that varies is counted as long as the context."""
-        return self.context
+        """A size that varies is counted as long as the context, or as the target's."""
+        return self.target_context if tensor == "target" else self.context
+
+    @property
+    def written_tokens(self) -> int | None:
+        """Number of different tokens that are written."""
+        return self.target_vocabulary or self.vocabulary
 
 
 class HuggingFaceConfig(CustomConfig):
@@ -162,6 +179,7 @@ class HuggingFaceConfig(CustomConfig):
         "binary",
         "multilabel",
         "token_classification",
+        "sequence_to_sequence",
     )
 
     family: Literal["huggingface"] = "huggingface"  # type: ignore[assignment]
@@ -169,7 +187,12 @@ class HuggingFaceConfig(CustomConfig):
     architecture: PathText
     """Folder with a ``config.json``, or a name that ``transformers`` can look up where the network allows it."""
     head: Literal[
-        "causal_lm", "masked_lm", "sequence_classification", "token_classification", "image_classification"
+        "causal_lm",
+        "masked_lm",
+        "seq2seq",
+        "sequence_classification",
+        "token_classification",
+        "image_classification",
     ] = "causal_lm"
     """What the architecture ends in; the objective follows from it where it is not written."""
     factory: Literal["orchestrator.models.transformers_models:build"] = (
@@ -182,9 +205,17 @@ class HuggingFaceConfig(CustomConfig):
     @property
     def own_objective(self) -> str:
         """The kind of objective that goes with the head."""
-        return {"sequence_classification": "classification", "image_classification": "classification"}.get(
-            self.head, self.head
-        )
+        return {
+            "sequence_classification": "classification",
+            "image_classification": "classification",
+            "seq2seq": "sequence_to_sequence",
+        }.get(self.head, self.head)
+
+    @property
+    def own_facts(self) -> dict[str, int]:
+        """The token that its decoder begins with, where its ``config.json`` says it."""
+        start = self.config.get("decoder_start_token_id")
+        return {} if start is None else {"start_token": start}
 
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
         """What the objective's outputs have."""

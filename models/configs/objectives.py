@@ -15,6 +15,7 @@ LabelMetric = Literal[
 NumberMetric = Literal["r2"]
 TextMetric = Literal["perplexity"]
 NextTokenMetric = Literal["perplexity", "bits_per_byte"]
+WrittenMetric = Literal["perplexity", "exact_match"]
 
 
 class _Asked(ObjectiveConfig):
@@ -173,6 +174,27 @@ class MaskedLmConfig(_Asked):
     """Number of the mask token. Default: the tokenizer's."""
     special_tokens: tuple[int, ...] | None = None
     """Tokens that are never predicted. Default: the tokenizer's."""
+
+
+class SequenceToSequenceConfig(_Asked):
+    """Cross-entropy of each token of a target, from the source and the target's tokens before it (Sutskever et al. 2014,
+    arXiv:1409.3215); metrics: accuracy, of tokens; evaluation's loss is without smoothing, so perplexity is exp(loss).
+    """
+
+    METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
+    FROM_DATA: ClassVar[dict[str, str]] = {"start_token": "start_token", "end_token": "end_token"}
+
+    kind: Literal["sequence_to_sequence"] = "sequence_to_sequence"
+    """Write one text from another."""
+    label_smoothing: Probability = 0.0
+    """Share of each real target spread over the whole vocabulary (Szegedy et al. 2015, arXiv:1512.00567); only in training."""
+    metrics: tuple[WrittenMetric, ...] = ()
+    """What is measured beside accuracy: ``perplexity``, exp(loss); ``exact_match``, the share of targets that the likeliest tokens,
+    written one after the other, are token by token (each evaluation then writes a text for each sample)."""
+    start_token: Annotated[int, Field(ge=0)] | None = None
+    """Token that a decoder begins with. Default: the architecture's, where its weights were trained with one, else the data's."""
+    end_token: Annotated[int, Field(ge=0)] | None = None
+    """Token that ends a text. Default: the tokenizer's."""
 
 
 class TokenClassificationConfig(_OfClasses):

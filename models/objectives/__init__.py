@@ -19,6 +19,7 @@ OBJECTIVES = {
     "token_classification": "orchestrator.models.objectives.supervised:TokenClassification",
     "causal_lm": "orchestrator.models.objectives.language:CausalLm",
     "masked_lm": "orchestrator.models.objectives.language:MaskedLm",
+    "sequence_to_sequence": "orchestrator.models.objectives.sequence_to_sequence:SequenceToSequence",
     "forecasting": "orchestrator.models.objectives.forecasting:Forecasting",
     "reconstruction": "orchestrator.models.objectives.reconstruction:Reconstruction",
     "adversarial": "orchestrator.models.objectives.adversarial:Adversarial",

@@ -1,11 +1,12 @@
-"""Text that goes on from a prompt, drawn token by token from a causal language model.
+"""Text token by token: drawn from a causal language model, which goes on from a prompt, or written by a decoder from a source.
 
-Shapes: B samples, T tokens of the prompt, N tokens drawn, V vocabulary.
+Shapes: B samples, T tokens of the prompt, N tokens drawn or written, V vocabulary.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,8 +20,8 @@ _FINEST = 1 << 40
 
 @runtime_checkable
 class Remembering(Protocol):
-    """A causal model that can read each token once: its forward takes ``past``, adds the tokens to it, and gives the
-    logits (B, 1, V) after the last of them.
+    """A model that can read each token once: its forward takes ``past``, adds the tokens to it, and gives the logits (B, 1, V)
+    after the last of them. A decoder's past also has what its encoder made of the source, from the first call on.
     """
 
     def new_past(self) -> Any:
@@ -67,6 +68,52 @@ def continued(
                 logits_BTV = model(window_BT, *((torch.zeros_like(window_BT),) if packed else ()))
             text_BT[:, end] = drawn(logits_BTV[:, -1], chance_BN[:, end - prompt], temperature)
     return text_BT
+
+
+@torch.no_grad()
+def written(
+    model: nn.Module,
+    source: Mapping[str, Tensor | None],
+    *,
+    tokens: int,
+    start: int,
+    end: int,
+    by_name: bool,
+    until_ended: bool = False,
+) -> Tensor:
+    """The likeliest token after those before it, again and again: (B, N) int64, the end token from a text's end on.
+
+    Every rank calls the model N times, and nothing waits for the device, unless ``until_ended``.
+
+    Args:
+        model: Takes what the source says and ``target`` (B, n), the tokens so far behind the start token, to logits (B, n, V).
+        source: The model's other inputs by name, in the order of its forward's arguments.
+        tokens: N, written at most.
+        start: What a decoder begins with.
+        end: What a text ends with.
+        by_name: Whether the model takes its inputs by name.
+        until_ended: Whether to stop once all texts have ended.
+    """
+    given = next(tensor for tensor in source.values() if tensor is not None)
+    text_BN = torch.full((len(given), 1 + tokens), end, dtype=torch.int64, device=given.device)
+    text_BN[:, 0] = start
+    ended_B = torch.zeros(len(given), dtype=torch.bool, device=given.device)
+    past = model.new_past() if isinstance(model, Remembering) else None
+    with _uncompiled():
+        for place in range(tokens):
+            so_far_BN = text_BN[:, 0 if past is None else place : place + 1]
+            step = {**source, "target": so_far_BN}
+            more = {} if past is None else {"past": past}
+            if by_name:
+                logits_BNV = model(**{name: t for name, t in step.items() if t is not None}, **more)
+            else:
+                logits_BNV = model(*step.values(), **more)
+            next_B = logits_BNV[:, -1].argmax(-1).masked_fill(ended_B, end)
+            text_BN[:, place + 1] = next_B
+            ended_B |= next_B == end
+            if until_ended and bool(ended_B.all()):
+                break
+    return text_BN[:, 1:]
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

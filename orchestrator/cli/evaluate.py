@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.answer import answer, show_evaluation
 from orchestrator.cli.options import (
     AsJson,
     Averaged,
     BestCheckpoint,
     ClusterOfRun,
     FurtherFiles,
+    Here,
     RunOrCheckpoint,
     StepOfCheckpoint,
     Workers,
@@ -17,6 +20,10 @@ from orchestrator.cli.options import (
     say,
     which_checkpoint,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.inference.results import Evaluation
+    from orchestrator.stored_run import StoredRun
 
 
 def evaluate(
@@ -41,43 +48,47 @@ def evaluate(
             metavar="A,B",
         ),
     ] = None,
-    workers: Workers = 1,
+    workers: Workers = None,
     cluster: ClusterOfRun = None,
+    here: Here = False,
     json: AsJson = False,
 ) -> None:
-    """Measure a run's model on other data by the metrics of its training, and tell its MLflow."""
-    import sys
-
-    from orchestrator import sdk
-    from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
+    """Measure a run's model on other data by the metrics of its training, where it was trained, and tell its MLflow."""
+    from orchestrator import ask, sdk
+    from orchestrator.errors import SpecError
 
     if data is None and further:
         raise SpecError(f"{further[0]}: files to measure on are given with --data")
     trained = sdk.stored(run, cluster)
     files = None if data is None else [data, *(further or ())]
-    found = trained.evaluate(
-        files,
-        which=which_checkpoint(best, step),
-        averaged=ema,
-        metrics=[one for one in (metrics or "").split(",") if one],
-        workers=workers,
-    )
-    try:
-        new = trained.track(found)
-        told = f"MLflow has them as evaluate/{found.data}/..., at step {found.step}"
-        if new == 0:
-            told += "; those that it had before stay"
-    except NotFoundError as error:
-        told = f"MLflow is not told: {error}"
-    except InfrastructureError as error:
-        told = ""
-        sys.stderr.write(f"warning: {error}\n")
+    asked: dict[str, Any] = {
+        "which": which_checkpoint(best, step),
+        "averaged": ema,
+        "metrics": [one for one in (metrics or "").split(",") if one],
+    }
+    if (there := ask.place_of(trained, cluster)) is not None and not here:
+        answer(ask.evaluate(trained, files, cluster=there, workers=workers, **asked), json=json)
+        return
+    found = trained.evaluate(files, workers=workers or 1, **asked)
+    told = _tracked(trained, found)
     if json:
         print_json(found.model_dump(mode="json"))
         return
-    say(f"{found.samples:,} samples of {found.data} by the model of step {found.step}")
-    width = max(len(name) for name in found.metrics)
-    for name, value in found.metrics.items():
-        say(f"  {name.ljust(width)}  {value:.6g}")
+    show_evaluation(found)
     if told:
         say(told)
+
+
+def _tracked(trained: StoredRun, found: Evaluation) -> str:
+    """Tells MLflow; returns a sentence about that."""
+    from orchestrator.errors import InfrastructureError, NotFoundError
+
+    try:
+        new = trained.track(found)
+    except NotFoundError as error:
+        return f"MLflow is not told: {error}"
+    except InfrastructureError as error:
+        sys.stderr.write(f"warning: {error}\n")
+        return ""
+    told = f"MLflow has them as evaluate/{found.data}/..., at step {found.step}"
+    return told + "; those that it had before stay" if new == 0 else told

@@ -88,7 +88,16 @@ FurtherFiles = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", help="Processes of this machine that hold the model.", min=1)
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Processes that hold the model. Default: on a cluster as many as trained it, here 1.",
+        min=1,
+    ),
+]
+Here = Annotated[
+    bool,
+    typer.Option("--here", help="On this machine, also where the run was trained on a cluster."),
 ]
 Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Delete. Without it nothing is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

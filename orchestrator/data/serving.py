@@ -16,6 +16,7 @@ import pyarrow as pa
 from orchestrator.data.columns.arrays import group_values
 from orchestrator.data.columns.encoded import decode
 from orchestrator.data.columns.layout import TensorLayout, finished
+from orchestrator.data.preparations.pairs import target_definition
 from orchestrator.data.preparations.sequences import pad_rows
 from orchestrator.data.preparations.series import series_values
 from orchestrator.data.preparations.text_columns import strings_of
@@ -26,7 +27,7 @@ from orchestrator.data.transforms import Batch, SampleFault, apply_all
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import ResolvedJob
 from orchestrator.section import Section
-from orchestrator.spec.preparations import Pack, Preparation, Tokenize, Windows
+from orchestrator.spec.preparations import Pack, Pairs, Preparation, Tokenize, Windows
 from orchestrator.spec.transforms import Transform
 from orchestrator.storage import store_and_name
 
@@ -54,7 +55,7 @@ class Inputs(Section):
     @property
     def text_column(self) -> str | None:
         """The column of the text that the model reads; None where it reads no text."""
-        return self.prepare.column if isinstance(self.prepare, Pack | Tokenize) else None
+        return getattr(self.prepare, "text_column", None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -72,20 +73,20 @@ class Inputs(Section):
         return tuple(self.learned["series"]) if isinstance(self.prepare, Windows) else ()
 
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer. Only where there is a ``text_column``."""
+        """The run's tokenizer of what is read. Only where there is a ``text_column``."""
         return tokenizer_from_json(self.learned["tokenizer"])
 
     def tokenizer_files(self) -> dict[str, str]:
         """The tokenizer as ``AutoTokenizer`` reads it: name -> text. None where text becomes tokens by another kind of
         tokenizer, or the model reads no text.
         """
-        if not isinstance(self.prepare, Pack | Tokenize):
+        if not isinstance(self.prepare, Pack | Tokenize | Pairs) or "target_tokenizer" in self.learned:
             return {}
         tokenizer = self.tokenizer()
         if not isinstance(tokenizer, LibraryTokenizer):
             return {}
-        classify = isinstance(self.prepare, Tokenize) and self.prepare.classify
-        return tokenizer.files(context=self.prepare.context, first=CLASSIFY if classify else None)
+        first, last = _around(self.prepare)
+        return tokenizer.files(context=self.prepare.context, first=first, last=last)
 
     def tensors(self, rows: pa.Table, where: Callable[[int], str] | None = None) -> Batch:
         """The model's input tensors for rows as the data source has them; labels are not asked for.
@@ -99,8 +100,8 @@ class Inputs(Section):
         Raises:
             DataError: a column is missing or unlike the training data's, or a value was never seen.
         """
-        if isinstance(self.prepare, Pack | Tokenize):
-            return self._tokens(strings_of(_with(rows, self.prepare.column), self.prepare.column))
+        if self.text_column is not None:
+            return self.read(strings_of(_with(rows, self.text_column), self.text_column))
         if isinstance(self.prepare, Windows):
             return self._past(rows)
         for layout in self.layouts:
@@ -114,16 +115,22 @@ class Inputs(Section):
             raise DataError(f"{where(fault.sample)}: {fault.tensor!r} {fault}") from None
         return finished(changed, self.layouts)
 
-    def _tokens(self, texts: Sequence[str]) -> Batch:
-        assert isinstance(self.prepare, Pack | Tokenize)
+    def read(self, texts: Sequence[str]) -> Batch:
+        """``tokens`` (rows, context) and ``length`` (rows,) of texts. Only where there is a ``text_column``.
+
+        Raises:
+            DataError: a text is too long, or can't be written in the tokenizer's vocabulary.
+        """
+        assert isinstance(self.prepare, Pack | Tokenize | Pairs)
         tokenizer = self.tokenizer()
-        classify = isinstance(self.prepare, Tokenize) and self.prepare.classify
+        first, last = _around(self.prepare)
         tokens, length = pad_rows(
             tokenizer.encode(texts),
             length=self.prepare.context,
             pad=tokenizer.specials.get(PAD, 0),
-            begin=tokenizer.specials[CLASSIFY] if classify else None,
-            long=self.prepare.long if isinstance(self.prepare, Tokenize) else "cut",
+            begin=None if first is None else tokenizer.specials[first],
+            end=None if last is None else tokenizer.specials[last],
+            long=getattr(self.prepare, "long", "cut"),
         )
         return {"tokens": tokens.astype(np.int64), "length": length.astype(np.int64)}
 
@@ -153,8 +160,8 @@ class Inputs(Section):
         return np.array([tokenizer.specials[END]], dtype=np.int64)
 
     def written(self, tokens: Sequence[int]) -> str:
-        """What a language model drew, up to its end token, as text."""
-        tokenizer = self.tokenizer()
+        """What a language model wrote, up to its end token, as text."""
+        tokenizer = tokenizer_from_json(target_definition(self.learned))
         end = tokenizer.specials.get(END)
         drawn = list(tokens)
         return tokenizer.decode(drawn[: drawn.index(end)] if end in drawn else drawn)
@@ -210,12 +217,27 @@ def token_bytes_of(job: ResolvedJob, prepared: Prepared) -> np.ndarray | None:
     return np.pad(sizes, (0, max(0, vocabulary - len(sizes))))  # a model may have more ids than there are
 
 
-def decode_text(prepared: Prepared, tokens: Sequence[int]) -> str:
-    """Tokens as text, by the run's tokenizer; as numbers where the data came tokenized already."""
-    definition = prepared.preparation.get("tokenizer")
-    if definition is None:
+def decode_text(prepared: Prepared, tokens: Sequence[int], *, read: bool = False) -> str:
+    """Tokens as text, by the run's tokenizer; as numbers where the data came tokenized already.
+
+    Args:
+        read: they are of what a model reads, not of what it writes, which may have a tokenizer of its own.
+    """
+    learned = prepared.preparation
+    if "tokenizer" not in learned:
         return " ".join(str(int(token)) for token in tokens)
+    definition = learned["tokenizer"] if read else target_definition(learned)
     return tokenizer_from_json(definition).decode([int(token) for token in tokens])
+
+
+def _around(section: Pack | Tokenize | Pairs) -> tuple[str | None, str | None]:
+    """The special tokens that are put before and after a text that a model reads."""
+    match section:
+        case Tokenize():
+            return (CLASSIFY if section.classify else None), None
+        case Pairs():
+            return (CLASSIFY if section.begin else None), END
+    return None, None
 
 
 def _with(rows: pa.Table, name: str) -> pa.Table:

@@ -15,6 +15,11 @@ PREDICTION, CONTINUATION = "prediction", "continuation"
 _INPUT = "input_"
 
 
+def column_of_texts(kind: str) -> str:
+    """The column of what a model writes, by the kind of its objective."""
+    return CONTINUATION if kind == "causal_lm" else PREDICTION
+
+
 def table_of_frame(frame: Any, kind: str, names: Sequence[str]) -> pa.Table:
     """A DataFrame of ``telemetry.answers``.
 

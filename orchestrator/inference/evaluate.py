@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, get_args
 
 from orchestrator import checkpoint, data, loop
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.data import Prepared
+from orchestrator.data.sources.kinds import source_at
 from orchestrator.errors import DataError, SpecError
+from orchestrator.inference.results import Evaluation
 from orchestrator.inference.task import refuse_without_averages
 from orchestrator.models.base import Batch
 from orchestrator.planning.fit import OF_AVERAGES
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
-from orchestrator.section import AnyFloat, Section
 from orchestrator.spec.data import Source
 from orchestrator.spec.job import DdpStrategy
 from orchestrator.strategies.ranks import Ranks
@@ -23,25 +24,10 @@ from orchestrator.strategies.ranks import Ranks
 _LONGEST_SECONDS = 7 * 86_400.0
 
 
-class Evaluation(Section):
-    """Metrics of a checkpoint over data."""
-
-    run: str
-    """The run that trained the model."""
-    step: int
-    """Of the checkpoint."""
-    data: str
-    """What the data is called."""
-    samples: int
-    """Samples that were counted, each once."""
-    metrics: dict[str, AnyFloat]
-    """By the names that training evaluates under, without ``val/``."""
-
-
 def evaluate(
     plan: Plan, saved: Checkpoint, held_out: Source | None, *, name: str, averaged: bool, workers: int
 ) -> Evaluation:
-    """Measure a checkpoint.
+    """Measure a checkpoint on this machine's CPUs.
 
     Args:
         plan: of its run.
@@ -52,16 +38,49 @@ def evaluate(
         workers: processes on this machine, which share the samples.
 
     Raises:
+        SpecError, DataError: as ``order_of``.
+        CheckpointError: the checkpoint is damaged.
+    """
+    order = order_of(_on_this_machine(plan, workers), saved, held_out, averaged=averaged)
+    threads = max(1, int(plan.job.scaling.cpus_per_worker))
+    with Ranks(workers, threads=threads, timeout_seconds=_LONGEST_SECONDS) as ranks:
+        metrics = ranks.run(measure, order)[0]
+    return evaluation_of(order, saved, name, metrics)
+
+
+def held_out_at(plan: Plan, path: str | None) -> tuple[Source | None, str]:
+    """Data at an absolute path or pattern, read as a run's training data is where it is of its kind; and what it is called in
+    MLflow: its file or folder, without its ending; of a pattern the folder. Without a path what the run evaluates on.
+
+    Raises:
+        DataError: there is none.
+    """
+    if path is None:
+        return None, "eval"
+    like = plan.job.data.train
+    parts = [part for part in path.rstrip("/").split("/") if not set(part) & set("*?[")]
+    last = parts[-1] if parts else "data"
+    return source_at(path, like[0] if isinstance(like, tuple) else like), last.rpartition(".")[0] or last
+
+
+def order_of(plan: Plan, saved: Checkpoint, held_out: Source | None, *, averaged: bool) -> dict[str, Any]:
+    """Prepare the data, and what each rank is told.
+
+    Args:
+        plan: how it is evaluated.
+        saved: the checkpoint.
+        held_out: as for ``evaluate``.
+        averaged: as for ``evaluate``.
+
+    Raises:
         SpecError: there are no averages.
         DataError: the data can't be read, or isn't like the training data; or the training data has changed, from which
             comes how its rows become samples.
-        CheckpointError: the checkpoint is damaged.
     """
     if averaged:
         refuse_without_averages(plan)
-    there = _on_this_machine(plan, workers)
-    prepared = data.prepare(there, held_out)
-    data.token_bytes_of(there.job, prepared)
+    prepared = data.prepare(plan, held_out)
+    data.token_bytes_of(plan.job, prepared)
     if prepared.evaluation is None:
         raise DataError(f"{plan.run_id} evaluates on nothing (its job has no data.eval); give --data")
     if change := data.describe_change(saved.meta["identity"], prepared.identity):
@@ -69,14 +88,21 @@ def evaluate(
             f"the training data, from which comes how rows become samples, is not what step {saved.step} was trained on:"
             f" {change}; put it back"
         )
-    threads = max(1, int(plan.job.scaling.cpus_per_worker))
-    with Ranks(workers, threads=threads, timeout_seconds=_LONGEST_SECONDS) as ranks:
-        metrics = ranks.run(
-            _measured, there.model_dump_json(), prepared.model_dump_json(), saved.path, averaged
-        )[0]
-    return Evaluation(
-        run=plan.run_id, step=saved.step, data=name, samples=prepared.eval_samples, metrics=metrics
-    )
+    return {
+        "plan": plan.model_dump_json(),
+        "prepared": prepared.model_dump_json(),
+        "checkpoint": saved.path,
+        "averaged": averaged,
+    }
+
+
+def evaluation_of(
+    order: Mapping[str, Any], saved: Checkpoint, name: str, metrics: Mapping[str, float]
+) -> Evaluation:
+    """What the ranks have measured, as a person is told it."""
+    samples = Prepared.model_validate_json(order["prepared"]).eval_samples
+    run = Plan.model_validate_json(order["plan"]).run_id
+    return Evaluation(run=run, step=saved.step, data=name, samples=samples, metrics=dict(metrics))
 
 
 def with_metrics(plan: Plan, metrics: Collection[str]) -> Plan:
@@ -92,17 +118,12 @@ def with_metrics(plan: Plan, metrics: Collection[str]) -> Plan:
     return plan.model_copy(update={"job": plan.job.model_copy(update={"objective": changed})})
 
 
-def _on_this_machine(plan: Plan, workers: int) -> Plan:
-    """The plan of a group of whole models on CPUs, which starts from a checkpoint and reads by itself. What was trained in
-    fp16, which CPUs do not compute in, is evaluated in fp32.
-    """
+def evaluating_plan(plan: Plan, workers: int) -> Plan:
+    """The plan of a group that starts from a checkpoint and evaluates it, on devices like those that it was trained on."""
     job = plan.job
-    precision = "fp32" if job.training.precision == "fp16" else job.training.precision
     changes: dict[str, Any] = {
-        "training": job.training.model_copy(update={"precision": precision, "compile": False}),
-        "strategy": DdpStrategy(),
-        "scaling": job.scaling.model_copy(update={"workers": workers, "gpus_per_worker": 0}),
-        "data": job.data.model_copy(update={"reader": "worker"}),
+        "training": job.training.model_copy(update={"compile": False}),
+        "scaling": job.scaling.model_copy(update={"workers": workers}),
     }
     if job.initialize.lora is None:
         changes["initialize"] = job.initialize.model_copy(update={"weights": None})
@@ -116,6 +137,22 @@ def _on_this_machine(plan: Plan, workers: int) -> Plan:
     )
 
 
+def _on_this_machine(plan: Plan, workers: int) -> Plan:
+    """The same of whole models on CPUs, which read by themselves. What was trained in fp16, which CPUs do not compute in, is
+    evaluated in fp32.
+    """
+    there = evaluating_plan(plan, workers)
+    job = there.job
+    precision = "fp32" if job.training.precision == "fp16" else job.training.precision
+    changes: dict[str, Any] = {
+        "training": job.training.model_copy(update={"precision": precision}),
+        "strategy": DdpStrategy(),
+        "scaling": job.scaling.model_copy(update={"gpus_per_worker": 0}),
+        "data": job.data.model_copy(update={"reader": "worker"}),
+    }
+    return there.model_copy(update={"job": job.model_copy(update=changes)})
+
+
 def _batches(rank: Rank, prepared: Prepared) -> Iterator[Batch]:
     stream = rank.open_eval(prepared)
     assert stream is not None
@@ -123,12 +160,16 @@ def _batches(rank: Rank, prepared: Prepared) -> Iterator[Batch]:
         yield rank.to_device(rank.to_tensors(arrays))
 
 
-def _measured(plan_json: str, prepared_json: str, path: str, averaged: bool) -> dict[str, float]:
-    """On each rank: the metrics over all ranks' shares."""
-    plan, prepared = Plan.model_validate_json(plan_json), Prepared.model_validate_json(prepared_json)
+def measure(order: Mapping[str, Any]) -> dict[str, float]:
+    """On each rank: the metrics over all ranks' shares. ``order``: of ``order_of``."""
+    plan, prepared = (
+        Plan.model_validate_json(order["plan"]),
+        Prepared.model_validate_json(order["prepared"]),
+    )
+    averaged = order["averaged"]
     rank = assemble(plan)
     try:
-        rank.load(checkpoint.checkpoint_at(path))
+        rank.load(checkpoint.checkpoint_at(order["checkpoint"]))
         classes = data.inputs_of(plan.job, prepared).classes
         asked = plan.job.objective.measured, classes, data.token_bytes_of(plan.job, prepared)
         batches = _batches(rank, prepared)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from orchestrator.checkpoint.export import load_modules
 from orchestrator.checkpoint.find import checkpoint_at
 from orchestrator.data.sources.formats import format_of
-from orchestrator.inference.answer_table import CONTINUATION, beside, table_of_frame, table_of_numbers
+from orchestrator.inference.answer_table import beside, column_of_texts, table_of_frame, table_of_numbers
 from orchestrator.inference.output import explained, part_name
 from orchestrator.inference.task import PredictTask
 from orchestrator.models.configs import ModelConfig, ObjectiveSection
@@ -35,7 +35,7 @@ class PartWriter:
         self._task = task
         with OwnCode(task.code).importable():
             modules = load_modules(saved, config, objective, averaged=task.averaged)
-        self._model = Trained(modules, config, objective, task.inputs)
+        self._model = Trained(modules, config, objective, task.inputs, task.device)
         self._format = format_of(task.index.kind)
         self._store = store_at(task.output)
 
@@ -73,7 +73,7 @@ class PartWriter:
         if model.writes:
             number = int(task.index.group_starts[group]) + first
             written = model.continuations(model.texts(rows), task.tokens, task.seed, number)
-            return pa.table({CONTINUATION: pa.array(written, pa.string())})
+            return pa.table({column_of_texts(model.kind): pa.array(written, pa.string())})
         answers = model.answers(rows, lambda row: task.index.where(group, first + row))
         if isinstance(answers, np.ndarray):
             return table_of_numbers(answers)

@@ -21,13 +21,14 @@ from orchestrator.planning.plan import Plan
 _GRACE_SECONDS = 20.0
 
 
-def written(plan: Plan, task: PredictTask, parts: Sequence[int], workers: int) -> Iterator[tuple[int, int]]:
-    """Have the parts written, whatever worker writes which; gives each part with its rows as it is done.
+def written(plan: Plan, task: PredictTask, workers: int, parts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Have the parts written on this machine, see ``predict.Write``.
 
     Raises:
         DataError: a row can't be read; with file and row.
         InfrastructureError: Ray, a worker or the storage failed.
     """
+    workers = min(workers, len(parts))
     order = {
         "plan": _pool_plan(plan, workers).model_dump_json(),
         "task": task.model_dump_json(),

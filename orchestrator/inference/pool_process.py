@@ -7,23 +7,20 @@ tells of each part as it is done. It ends when that input does: with whoever sta
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from orchestrator import events
-from orchestrator.inference.pool_worker import PoolWorker, failure_to_json, json_to_failure
+from orchestrator.inference.handing_out import handed_out
+from orchestrator.inference.pool_worker import failure_to_json
 from orchestrator.planning.plan import Plan
 from orchestrator.private import ray_folder
 from orchestrator.ray_session import RaySession
-
-_MOST_BLOCKS = 1_000
-"""Ray keeps a little for each block; a block of several parts is one worker's."""
 
 
 def main() -> int:
@@ -51,29 +48,7 @@ def _work(order: dict[str, Any]) -> Iterator[tuple[int, int]]:
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed and had the same number
     plan = Plan.model_validate_json(order["plan"])
     with RaySession(plan, str(folder)):
-        yield from _handed_out(order["task"], order["parts"], order["workers"])
-
-
-def _handed_out(task: str, parts: Sequence[int], workers: int) -> Iterator[tuple[int, int]]:
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    blocks = min(len(parts), _MOST_BLOCKS)
-    dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=blocks)
-    done = dataset.map_batches(
-        PoolWorker,
-        fn_constructor_args=(task,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
-    )
-    for row in done.iter_rows():
-        if row["failed"]:
-            raise json_to_failure(row["failed"])
-        yield int(row["part"]), int(row["rows"])
+        yield from handed_out(order["task"], order["parts"], order["workers"], {"num_cpus": 1})
 
 
 if __name__ == "__main__":

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.inference.output import Output
-from orchestrator.inference.pool import written
+from orchestrator.inference.results import Predicted
 from orchestrator.inference.task import PredictTask
-from orchestrator.planning.plan import Plan
-from orchestrator.section import Section
 
-
-class Predicted(Section):
-    """What came of it."""
-
-    run: str
-    """The run that trained the model."""
-    step: int
-    """Of the checkpoint."""
-    output: str
-    """The folder."""
-    parts: int
-    """Its files."""
-    parts_kept: int
-    """Those that were there before."""
-    rows: int
-    """Rows of the files that were written now."""
+Write = Callable[[Sequence[int]], Iterator[tuple[int, int]]]
+"""Writes some parts of a task, whatever worker writes which; gives each with its rows as it is done."""
 
 
 def predict(
-    plan: Plan, task: PredictTask, *, workers: int, on_part: Callable[[int, int], None] | None = None
+    task: PredictTask, write: Write, *, on_part: Callable[[int, int], None] | None = None
 ) -> Predicted:
     """Write what is not there yet.
 
     Args:
-        plan: of the run.
         task: what to write.
-        workers: processes that hold the model. Their number changes no file.
+        write: by whom; that changes no file.
         on_part: called with the files that are there and the files of all.
 
     Raises:
@@ -49,7 +32,7 @@ def predict(
     missing = sorted(set(task.parts) - set(there))
     rows = 0
     if missing:
-        for done, (_, count) in enumerate(written(plan, task, missing, min(workers, len(missing))), 1):
+        for done, (_, count) in enumerate(write(missing), 1):
             rows += count
             if on_part is not None:
                 on_part(len(there) + done, len(task.parts))

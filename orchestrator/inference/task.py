@@ -17,7 +17,7 @@ from orchestrator.errors import DataError, SpecError
 from orchestrator.own_code import OwnCode
 from orchestrator.planning.plan import Plan
 from orchestrator.section import Section
-from orchestrator.telemetry.answers import TOKENS
+from orchestrator.telemetry.answers import TOKENS, WRITERS
 
 _NO_ANSWERS = {
     "adversarial": "it makes samples from noise and answers no rows",
@@ -56,6 +56,8 @@ class PredictTask(Section):
     """That a language model writes at most."""
     seed: int
     """Of what a language model draws."""
+    device: str = "cpu"
+    """What a worker computes on, as torch names it."""
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -78,6 +80,7 @@ def make_task(
     tokens: int | None = None,
     seed: int | None = None,
     averaged: bool = False,
+    device: str = "cpu",
 ) -> PredictTask:
     """Look at the data, and refuse what can't be predicted before anything starts.
 
@@ -93,22 +96,24 @@ def make_task(
         tokens: that a language model writes at most; other models take none.
         seed: of what it draws.
         averaged: by the moving averages of the weights.
+        device: what a worker computes on.
 
     Raises:
         SpecError: the model makes no predictions, or is none that writes text, or has no averages.
         DataError: there is no such data, or it lacks a column.
     """
+    refuse_unanswerable(plan, averaged=averaged)
     kind = plan.job.objective.kind
-    if kind in _NO_ANSWERS:
-        raise SpecError(f"{plan.run_id} was trained with {kind}: {_NO_ANSWERS[kind]}")
-    if averaged:
-        refuse_without_averages(plan)
     if not inputs.columns:
         raise SpecError(f"{plan.run_id}: its model reads no columns, so no rows can be given to it")
-    writes = kind == "causal_lm" and inputs.text_column is not None
+    writes = kind in WRITERS and inputs.text_column is not None
     if not writes and (tokens, seed) != (None, None):
         raise SpecError(
             f"--tokens and --seed are for models that write text; {plan.run_id} was trained with {kind}"
+        )
+    if seed is not None and kind == "sequence_to_sequence":
+        raise SpecError(
+            f"--seed: {plan.run_id} was trained with {kind} and writes the likeliest tokens; it draws none"
         )
     sources = plan.job.data.train
     like = sources[0] if isinstance(sources, tuple) else sources
@@ -130,7 +135,17 @@ def make_task(
         batch_rows=plan.micro_batch_size,
         tokens=TOKENS if tokens is None else tokens,
         seed=seed or 0,
+        device=device,
     )
+
+
+def refuse_unanswerable(plan: Plan, *, averaged: bool) -> None:
+    """Raises SpecError where a run's model makes no predictions, or has no averages that are asked for."""
+    kind = plan.job.objective.kind
+    if kind in _NO_ANSWERS:
+        raise SpecError(f"{plan.run_id} was trained with {kind}: {_NO_ANSWERS[kind]}")
+    if averaged:
+        refuse_without_averages(plan)
 
 
 def refuse_without_averages(plan: Plan) -> None:

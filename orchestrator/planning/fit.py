@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
 from orchestrator.section import format_bytes
@@ -49,7 +51,9 @@ def _check_twice_differentiable(training: TrainingSpec) -> None:
 
 
 _BEST_IS = {
-    **dict.fromkeys(("accuracy", "precision", "recall", "f1", "auroc", "average_precision", "r2"), "max"),
+    **dict.fromkeys(
+        ("accuracy", "precision", "recall", "f1", "auroc", "average_precision", "r2", "exact_match"), "max"
+    ),
     **dict.fromkeys(("loss", "mse", "mae", "perplexity", "bits_per_byte"), "min"),
 }
 """Of metrics that have a good end: which. ``f1_macro`` is a kind of ``f1``."""
@@ -97,6 +101,15 @@ def check_averages(job: ResolvedJob) -> None:
     if job.strategy.kind == "zero" and job.strategy.offload.optimizer == "nvme":
         raise SpecError(
             "training.ema: averages are kept beside the masters, which strategy.offload.optimizer: nvme keeps in files; use cpu"
+        )
+
+
+def check_own_averages(training: TrainingSpec, averages: Sequence[str]) -> None:
+    """Raises SpecError where averages are asked for of a model that has modules of its own for them."""
+    if training.ema is not None and averages:
+        raise SpecError(
+            f"training.ema: the model averages its weights by itself, in module {averages[0]!r} (average_of); leave training.ema"
+            " out, or that module"
         )
 
 

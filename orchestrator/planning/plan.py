@@ -8,6 +8,7 @@ import json
 from pydantic import model_validator
 
 from orchestrator.models.configs import ObjectiveSection
+from orchestrator.planning.question import Question
 from orchestrator.runs import RunId
 from orchestrator.section import Section
 from orchestrator.spec.job import DdpStrategy, JobSpec, StrategySection
@@ -175,6 +176,8 @@ class Plan(RunContext):
     """What ``strategy: auto`` was decided from; empty where the job names its strategy."""
     notes: tuple[str, ...] = ()
     """What the planner chose or changed, one sentence each."""
+    question: Question | None = None
+    """What is asked of a trained model; None: this launch trains one."""
 
     @property
     def batch_equation(self) -> str:

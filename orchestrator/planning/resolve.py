@@ -36,6 +36,7 @@ def _resolve_objective(job: JobSpec, facts: DataFacts) -> ObjectiveConfig:
             f"objective.kind: family {job.model.family} can't be trained with {objective.kind};"
             f" it can with {', '.join(job.model.OBJECTIVES)}"
         )
+    facts = facts.model_copy(update={"dims": {**facts.dims, **job.model.own_facts}})
     sizes = _from_data("objective", objective, objective.FROM_DATA, tuple(objective.FROM_DATA), facts)
     return type(objective).model_validate({**objective.model_dump(), **sizes})
 

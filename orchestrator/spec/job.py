@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from orchestrator.models.configs import LoraSpec, ModelConfig, ObjectiveSection
+from orchestrator.models.configs import HuggingFaceConfig, LoraSpec, ModelConfig, ObjectiveSection
 from orchestrator.models.configs.custom import Factory
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
 from orchestrator.spec.addresses import OpenText, StoreAddress
@@ -570,6 +570,15 @@ class JobSpec(Section):
     def _own_model_has_an_objective(self) -> JobSpec:
         if self.model.family == "custom" and self.objective is None:
             raise ValueError(f"objective: a model of your own needs one: {', '.join(self.model.OBJECTIVES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> JobSpec:
+        if isinstance(self.model, HuggingFaceConfig) and getattr(self.data.prepare, "target_tokenizer", None):
+            raise ValueError(
+                "data.prepare.target_tokenizer: an architecture of huggingface has one vocabulary for what it reads and what"
+                " it writes; leave it out, and tokenizer is that of both"
+            )
         return self
 
     @model_validator(mode="before")

@@ -100,6 +100,11 @@ class Pack(Section):
         return not self.separator
 
     @property
+    def text_column(self) -> str:
+        """The column of the text that a model reads."""
+        return self.column
+
+    @property
     def sequence_length(self) -> int:
         """Tokens of a sequence."""
         return self.context + self.next_token
@@ -137,6 +142,58 @@ class Tokenize(Section):
     def needs_neighbors(self) -> bool:
         """Each text is by itself."""
         return False
+
+    @property
+    def text_column(self) -> str:
+        """The column of the text that a model reads."""
+        return self.column
+
+
+class Pairs(Section):
+    """Pairs of texts, of which a model is to make the second from the first: translations, questions and answers.
+
+    Makes the tensors ``tokens`` and ``length`` of the source, ``target`` and ``target_length`` of the target, each with an end
+    token last and filled up to one length. A pair of which one side is blank is bad input (``skip_bad_samples``).
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    """The preparation."""
+    source: str = "source"
+    """The column of the text that is read."""
+    target: str = "target"
+    """The column of the text that is written."""
+    tokenizer: TokenizerSection
+    """How text becomes tokens, on both sides."""
+    target_tokenizer: TokenizerSection | None = None
+    """How the target does, where it has a tokenizer and a vocabulary of its own. Default: as the source."""
+    context: Positive
+    """Tokens of a source, with its end token."""
+    target_context: Positive | None = None
+    """Tokens of a target, with its end token. Default: as ``context``."""
+    begin: bool = False
+    """Also put a begin token (``<s>``, ``[CLS]``) before each text, as BART has it."""
+    long: Literal["error", "cut"] = "error"
+    """What becomes of a longer text: an error, or its first tokens and the end token."""
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Pairs:
+        least = 2 + self.begin
+        for name in ("context", "target_context"):
+            if (getattr(self, name) or least) < least:
+                raise ValueError(
+                    f"{name} must be at least {least}: a token of text, and what stands around it"
+                )
+        return self
+
+    @property
+    def needs_neighbors(self) -> bool:
+        """Each pair is by itself."""
+        return False
+
+    @property
+    def text_column(self) -> str:
+        """The column of the text that a model reads."""
+        return self.source
 
 
 class Windows(Section):
@@ -205,4 +262,4 @@ class Select(Section):
         return False
 
 
-Preparation = Annotated[Pack | Tokenize | Windows | Select, Field(discriminator="kind")]
+Preparation = Annotated[Pack | Tokenize | Pairs | Windows | Select, Field(discriminator="kind")]

@@ -16,6 +16,9 @@ CLASS, PROBABILITY, PROBABILITIES = "class", "probability", "probabilities"
 TOKENS = 128
 """That a language model writes at most, unless it is told."""
 
+WRITERS = ("causal_lm", "sequence_to_sequence")
+"""Kinds of objective whose models answer a text with a text."""
+
 _CERTAIN = 0.5
 
 

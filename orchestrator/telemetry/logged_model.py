@@ -9,7 +9,7 @@ It gives, by objective
 - ``classification``, ``binary``: ``class``, ``probability`` and ``probabilities`` by class; ``multilabel``: ``classes`` and
   ``probabilities``; ``token_classification``: ``classes`` and ``probabilities`` of each token;
 - ``forecasting``: the rows that follow, with their times, in the series' own units; of each group, where there are several;
-- ``causal_lm``: how each text goes on;
+- ``causal_lm``: how each text goes on; ``sequence_to_sequence``: what it makes of each;
 - ``reconstruction``: each row's ``error``, its anomaly score;
 - else the family's outputs as an array, as everywhere with ``params={"raw": True}``. A generator takes its ``noise``.
 
@@ -64,8 +64,8 @@ class TrainedModel(PythonModel):
 
     # without type hints: MLflow would take them for a schema of the input, and warn that it is none
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """See the module. ``params``: ``raw``, the outputs as they are; of a language model ``tokens`` to write at most
-        (128) and ``seed``.
+        """See the module. ``params``: ``raw``, the outputs as they are; of a model that writes ``tokens`` to write at most
+        (128) and, of one that goes on from a text, ``seed``.
         """
         import numpy as np
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.data import Inputs
 from orchestrator.planning.plan import ResolvedJob
-from orchestrator.telemetry.answers import CLASS, PROBABILITIES, PROBABILITY
+from orchestrator.telemetry.answers import CLASS, PROBABILITIES, PROBABILITY, TOKENS, WRITERS
 
 
 def signature_of(job: ResolvedJob, inputs: Inputs, example: Sequence[Mapping[str, Any]]) -> Any:
@@ -32,7 +32,9 @@ def signature_of(job: ResolvedJob, inputs: Inputs, example: Sequence[Mapping[str
     taken = Schema([column(name, named=len(columns) > 1 or not inputs.columns) for name in columns])
     params = [ParamSpec("raw", "boolean", False)]
     if job.objective.kind == "causal_lm":
-        params = [ParamSpec("tokens", "long", 128), ParamSpec("seed", "long", 0)]
+        params = [ParamSpec("tokens", "long", TOKENS), ParamSpec("seed", "long", 0)]
+    if job.objective.kind == "sequence_to_sequence":
+        params = [ParamSpec("tokens", "long", TOKENS)]
     return ModelSignature(taken, _answered(job, inputs), ParamSchema(params))
 
 
@@ -53,7 +55,7 @@ def _answered(job: ResolvedJob, inputs: Inputs) -> Any:
             columns = beside | dict.fromkeys(inputs.series, "double")
         case "reconstruction":
             columns = {"error": "double"}
-        case "causal_lm" if inputs.text_column is not None:
+        case kind if kind in WRITERS and inputs.text_column is not None:
             return Schema([ColSpec("string")])
         case _:
             return Schema([TensorSpec(np.dtype(np.float32), (-1,))])

@@ -213,7 +213,9 @@ class RunReporter:
             self._tracker.file(step, name, content)
 
     def _text_of(self, sample: Sample) -> str:
-        return data.decode_text(self._prepared, sample.data.tolist()) if sample.kind == "text" else ""
+        if sample.kind != "text":
+            return ""
+        return data.decode_text(self._prepared, sample.data.tolist(), read=sample.read)
 
     def stop_asked(self) -> bool:
         """See Reporter."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from torch import nn
 
 from orchestrator.data import Inputs
 from orchestrator.data.preparations.text_columns import strings_of
-from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
+from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, SequenceToSequenceConfig
 from orchestrator.models.objectives.common import forward
-from orchestrator.models.objectives.generation import continued
+from orchestrator.models.objectives.generation import continued, written
 from orchestrator.spec.preparations import Windows
-from orchestrator.telemetry.answers import TOKENS, answer, forecast_table, reconstruction_errors
+from orchestrator.telemetry.answers import TOKENS, WRITERS, answer, forecast_table, reconstruction_errors
+
+_TEXTS_AT_ONCE = 32
 
 
 class Trained:
@@ -28,22 +30,26 @@ class Trained:
         config: FamilyConfig,
         objective: ObjectiveConfig,
         inputs: Inputs,
+        device: str = "cpu",
     ) -> None:
-        """Puts the modules into evaluation mode."""
+        """Puts the modules into evaluation mode, and onto the device."""
         for module in modules.values():
-            module.eval()
+            module.eval().to(device)
+        self._device = torch.device(device)
         # of a GAN, which answers no rows, the averaged generator
         self._module = modules["model"] if "model" in modules else modules["generator_ema"]
         self.inputs, self.kind = inputs, objective.kind
         self.names = tuple(config.export_tensors(objective))
         self._context = config.max_tokens or 0
+        self._objective = objective
+        self._longest_target: int = getattr(config, "target_context", None) or TOKENS
         self._by_name = config.inputs_by_name
         self._packed = bool(getattr(objective, "packed", False))
 
     @property
     def writes(self) -> bool:
-        """Whether its answer to a text is how that goes on."""
-        return self.kind == "causal_lm" and self.inputs.text_column is not None
+        """Whether its answer to a text is a text: how that goes on, or what is made of it."""
+        return self.kind in WRITERS and self.inputs.text_column is not None
 
     def answers(self, rows: pa.Table, where: Callable[[int], str] | None = None) -> Any:
         """What it says of each row, see ``telemetry.answers``. Of series, the rows that follow.
@@ -68,11 +74,11 @@ class Trained:
 
     def outputs(self, arrays: Mapping[str, Any]) -> np.ndarray:
         """The model's outputs (rows, ...) of input tensors by name, as the model itself takes them."""
-        given = {name: _tensor(arrays[name]) if name in arrays else None for name in self.names}
+        given = {name: self._tensor(arrays[name]) if name in arrays else None for name in self.names}
         with torch.no_grad():
             output = forward(self._module, given, by_name=self._by_name)
         first = output[0] if isinstance(output, tuple) else output
-        numbers: np.ndarray = first.float().numpy()
+        numbers: np.ndarray = first.float().cpu().numpy()
         return numbers
 
     def forecasts(self, frame: Any) -> Any:
@@ -97,33 +103,59 @@ class Trained:
     def continuations(
         self, texts: Sequence[str], tokens: int = TOKENS, seed: int = 0, first: int = 0
     ) -> list[str]:
-        """How texts go on.
+        """How texts go on, or what a model with an encoder and a decoder makes of them.
 
         Args:
             texts: each by itself.
             tokens: written of each at most.
-            seed: of what is drawn; the answer to a text depends on it and on the text's number.
+            seed: of what is drawn; the answer to a text depends on it and on the text's number. A decoder takes the likeliest
+                token each time.
             first: number of the first text.
         """
-        written = []
+        if self.kind == "sequence_to_sequence":
+            return list(self._made_of(texts, min(tokens, self._longest_target)))
+        texts_written = []
         for number, text in enumerate(texts, first):  # one by one, since their prompts differ in length
-            prompt = torch.from_numpy(self.inputs.prompt(text))[None]
-            chance = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed + number))
+            prompt = self._tensor(self.inputs.prompt(text))[None]
+            drawn = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed + number))
+            chance = drawn.to(self._device)
             whole = continued(self._module, prompt, chance, context=self._context, packed=self._packed)
-            written.append(self.inputs.written(whole[0, prompt.shape[1] :].tolist()))
-        return written
+            texts_written.append(self.inputs.written(whole[0, prompt.shape[1] :].tolist()))
+        return texts_written
+
+    def _made_of(self, texts: Sequence[str], tokens: int) -> Iterator[str]:
+        objective = self._objective
+        assert isinstance(objective, SequenceToSequenceConfig)
+        assert objective.start_token is not None and objective.end_token is not None
+        for begin in range(0, len(texts), _TEXTS_AT_ONCE):
+            read = self.inputs.read(texts[begin : begin + _TEXTS_AT_ONCE])
+            longest = int(read["length"].max())
+            given = {
+                "tokens": self._tensor(read["tokens"][:, :longest]),
+                "length": self._tensor(read["length"]),
+            }
+            written_BN = written(
+                self._module,
+                {name: given.get(name) for name in self.names if name != "target"},
+                tokens=tokens,
+                start=objective.start_token,
+                end=objective.end_token,
+                by_name=self._by_name,
+                until_ended=True,
+            )
+            yield from (self.inputs.written(text.tolist()) for text in written_BN)
 
     def texts(self, rows: pa.Table) -> list[str]:
         """The texts that it reads of rows. Raises DataError."""
         assert self.inputs.text_column is not None
         return strings_of(rows, self.inputs.text_column)
 
+    def _tensor(self, values: Any) -> torch.Tensor:
+        """float32 or int64, as the families take them."""
+        array = np.asarray(values)
+        numbers = torch.as_tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+        return numbers.to(self._device)
+
 
 def _table(frame: Any) -> pa.Table:
     return pa.Table.from_pandas(frame, preserve_index=False)
-
-
-def _tensor(values: Any) -> torch.Tensor:
-    """float32 or int64, as the families take them."""
-    array = np.asarray(values)
-    return torch.as_tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))

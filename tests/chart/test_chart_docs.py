@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import chart_readme
 import pytest
 import yaml
 from chartkit.combinations import COMBINATIONS, FILES
-from chartkit.helm import CHART, IMAGE, REPO, helm, work_copy
+from chartkit.helm import CHART, IMAGE, REPO, helm, render, values_file, work_copy
 
 
 def test_the_readme_is_current():
@@ -73,9 +74,79 @@ def test_notes_say_how_to_submit_and_to_reach_mlflow():
     text = notes({})
     assert "kubectl get configmap train-profile -n training -o jsonpath='{.data.profile\\.yaml}'" in text
     assert "> ~/.config/trainwright/clusters/train.yaml" in text
-    assert "trainwright submit examples/gpt-shakespeare.yaml --cluster train" in text
+    assert "trainwright submit first.yaml --cluster train" in text
     assert "kubectl port-forward svc/train-mlflow 5000 -n training" in text
     assert "{{.data.username | base64decode}} {{.data.password | base64decode}}" in text
+
+
+def commands_of_docs() -> list[str]:
+    """Each line of a code block of the two pages, without its comment."""
+    pages = [(REPO / "docs" / name).read_text(encoding="utf-8") for name in ("helm.md", "kubernetes.md")]
+    blocks = [block for page in pages for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)]
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def commands_of_notes(values) -> list[str]:
+    begins = ("kubectl ", "trainwright ", "mkdir ", "umask ", "helm ")
+    indented = [line.strip() for line in notes(values).splitlines() if line.startswith("  ")]
+    return [line for line in indented if line.startswith(begins)]
+
+
+NAMED = re.compile(
+    r"kubectl (?:get|port-forward|create job --from=)(?: |=)?(configmap|secret|svc|cronjob)[ /](\S+)"
+)
+KINDS = {"configmap": "ConfigMap", "secret": "Secret", "svc": "Service", "cronjob": "CronJob"}
+
+
+def problem_of(line: str, before: list[str], there: set[tuple[str, str]]) -> str | None:
+    """What a command names that is not there: a verb or an option of ours, a file, a folder, an object of the chart."""
+    import typer
+
+    from orchestrator.cli.app import app
+
+    verbs = typer.main.get_command(app).commands
+    line = line.partition(" #")[0].strip()
+    for part in re.split(r"; |\$ ", line):
+        words = shlex.split(part)
+        if words[:1] == ["trainwright"]:
+            options = (
+                {flag for one in verbs[words[1]].params for flag in one.opts} if words[1] in verbs else None
+            )
+            if options is None or not {word for word in words if word.startswith("--")} <= options:
+                return f"no such verb or option: {part}"
+    for path in re.findall(r"(?<![\w/.-])(?:examples|helm|docker|docs|scripts|benchmarks)/[\w./-]+", line):
+        if not (REPO / path).exists() and not path.endswith(".tgz"):
+            return f"no such file: {path}"
+    if (written := re.search(r"> (~/\S+)/[^/\s]+$", line)) and f"mkdir -p {written[1]}" not in before:
+        return f"the folder is not made: {written[1]}"
+    if (named := NAMED.search(line)) and (KINDS[named[1]], named[2]) not in there:
+        return f"no such object: {named[0]}"
+    return None
+
+
+@pytest.mark.parametrize("where", ["docs", "notes", "notes with everything"])
+def test_each_command_of_docs_and_notes_names_what_there_is(where):
+    values = values_file("ci/everything-values.yaml") if where == "notes with everything" else {}
+    lines = commands_of_docs() if where == "docs" else commands_of_notes(values)
+    assert len(lines) > 5
+    there = {(one["kind"], one["metadata"]["name"]) for one in render({"image": IMAGE, **values})}
+    problems = [problem_of(line, lines[:number], there) for number, line in enumerate(lines)]
+    assert [problem for problem in problems if problem] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("trainwright submitt a.yaml", "no such verb or option: trainwright submitt a.yaml"),
+        ("trainwright submit a.yaml --clusters x", "no such verb or option: trainwright submit a.yaml --clusters x"),
+        ("trainwright plan examples/nothing.yaml", "no such file: examples/nothing.yaml"),
+        ("kubectl get configmap a > ~/none/b.yaml", "the folder is not made: ~/none"),
+        ("kubectl get secret nobody -n x", "no such object: kubectl get secret nobody"),
+        ("kubectl port-forward svc/nobody 5000", "no such object: kubectl port-forward svc/nobody"),
+    ],
+)  # fmt: skip
+def test_a_command_that_names_nothing_is_found(line, problem):
+    assert problem_of(line, [], set()) == problem
 
 
 OPEN = {

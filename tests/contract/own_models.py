@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orchestrator.models.averages import as_average
 from orchestrator.models.base import Batch, Sums, TensorSpec, normal_from, weights_of
 
 
@@ -77,6 +78,12 @@ def build_gan(width: int = 8) -> dict[str, nn.Module]:
         "discriminator": nn.Sequential(nn.Linear(5, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)),
         "generator": nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 5)),
     }
+
+
+def build_averaging_gan() -> dict[str, nn.Module]:
+    modules = build_gan()
+    modules["average"] = as_average(build_gan()["generator"], modules["generator"], of="generator")
+    return modules
 
 
 class Gan:

@@ -24,6 +24,7 @@ from orchestrator.models.configs import (
     InputTensor,
     MaskedLmConfig,
     ObjectiveConfig,
+    SequenceToSequenceConfig,
     TokenClassificationConfig,
     with_architecture,
 )
@@ -37,6 +38,7 @@ transformers = pytest.importorskip("transformers")
 __all__ = ["pools"]
 
 BATCH, STEPS, TOKENS, VOCABULARY, OUTPUTS, RATE = 8, 20, 12, 61, 3, 0.05
+SMOOTHING = 0.1
 _TEXT = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "max_position_embeddings": 24, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
@@ -59,6 +61,21 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("sequence_classification", {**_TEXT, **_NO_DROPOUT}),
     "bert-token": ("token_classification", {**_TEXT, **_NO_DROPOUT}),
     "bert-masked": ("masked_lm", {**_TEXT, **_NO_DROPOUT}),
+    "t5": (
+        "seq2seq",
+        {
+            "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 1,
+            "num_heads": 4, "relative_attention_num_buckets": 8, "dropout_rate": 0.0, "decoder_start_token_id": 0,
+        },
+    ),
+    "bart": (
+        "seq2seq",
+        {
+            "vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 24,
+            "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "decoder_start_token_id": 2,
+        },
+    ),
     "vit": (
         "image_classification",
         {
@@ -78,6 +95,7 @@ _OBJECTIVES: dict[str, ObjectiveConfig] = {
     "sequence_classification": ClassificationConfig(),
     "token_classification": TokenClassificationConfig(),
     "image_classification": ClassificationConfig(),
+    "seq2seq": SequenceToSequenceConfig(label_smoothing=SMOOTHING, start_token=0, end_token=1),
 }
 _AUTO = {
     "causal_lm": "AutoModelForCausalLM",
@@ -85,6 +103,7 @@ _AUTO = {
     "sequence_classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
     "image_classification": "AutoModelForImageClassification",
+    "seq2seq": "AutoModelForSeq2SeqLM",
 }
 
 
@@ -113,6 +132,9 @@ def batch_of(head: str, step: int) -> dict[str, torch.Tensor]:
             "label": draw(0, OUTPUTS),
         }
     batch["tokens"] = draw(4, VOCABULARY, TOKENS + 1 if head == "causal_lm" else TOKENS)
+    if head == "seq2seq":
+        batch |= {"length": draw(3, TOKENS + 1), "target": draw(4, VOCABULARY, TOKENS - 3)}
+        batch["target_length"] = draw(2, TOKENS - 2)
     if head == "sequence_classification":
         batch |= {"length": draw(3, TOKENS + 1), "label": draw(0, OUTPUTS)}
     if head == "token_classification":
@@ -125,6 +147,7 @@ def config_of(name: str, folder: str) -> HuggingFaceConfig:
     names = {
         "image_classification": {"image": (3, 8, 8)},
         "sequence_classification": {"tokens": (None,), "length": ()},
+        "seq2seq": {"tokens": (None,), "target": (None,), "length": ()},
     }
     inputs = {
         name: InputTensor(shape=shape, kind="float" if name == "image" else "int", optional=name == "length")
@@ -135,6 +158,7 @@ def config_of(name: str, folder: str) -> HuggingFaceConfig:
         head=head,
         outputs=OUTPUTS,
         context=TOKENS,
+        target_context=TOKENS - 3,
         inputs=inputs,
     )
     config: Any = with_architecture(asked, "/")
@@ -175,6 +199,16 @@ def plan_for(world_size: int, strategy: dict[str, Any]) -> Plan:
     )
 
 
+def pairs_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """By labels and padding as ``transformers`` has them."""
+    mask = (torch.arange(TOKENS) < batch["length"][:, None]).long()
+    labels = batch["target"].masked_fill(torch.arange(TOKENS - 3) >= batch["target_length"][:, None], -100)
+    start = torch.zeros(BATCH, 1, dtype=torch.long)
+    decoder = torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, 0)], dim=1)
+    logits = model(input_ids=batch["tokens"], attention_mask=mask, decoder_input_ids=decoder).logits
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=SMOOTHING)
+
+
 @lru_cache
 def plain(name: str) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses and parameters of a loop that knows nothing of this project."""
@@ -188,6 +222,8 @@ def plain(name: str) -> tuple[list[float], dict[str, torch.Tensor]]:
         if head == "causal_lm":
             logits = model(input_ids=batch["tokens"][:, :-1]).logits
             loss = F.cross_entropy(logits.flatten(0, 1), batch["tokens"][:, 1:].flatten())
+        elif head == "seq2seq":
+            loss = pairs_loss(model, batch)
         elif head == "image_classification":
             loss = F.cross_entropy(model(pixel_values=batch["image"]).logits, batch["label"])
         elif head == "token_classification":
@@ -227,7 +263,7 @@ def test_one_worker_trains_as_a_plain_loop(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("llama", "gpt2") else pytest.mark.slow)
+        pytest.param(name, marks=[] if name in ("llama", "gpt2", "t5") else pytest.mark.slow)
         for name in ARCHITECTURES
         if name != "bert-masked"
     ],
@@ -268,6 +304,9 @@ def test_an_export_is_what_from_pretrained_loads(name: str, tmp_path: Path) -> N
     first = getattr(transformers, _AUTO[head]).from_pretrained(written(name), num_labels=OUTPUTS).eval()
     batch = batch_of(head, 0)
     taken = {"pixel_values": batch["image"]} if "image" in batch else {"input_ids": batch["tokens"]}
+    if head == "seq2seq":
+        taken["decoder_input_ids"] = batch["target"]
+        assert (loaded.config.decoder_start_token_id, loaded.generation_config.eos_token_id) == (0, 1)
     with torch.no_grad():
         torch.testing.assert_close(loaded(**taken).logits, first(**taken).logits, rtol=0, atol=0)
     assert not classes or loaded.config.id2label == dict(enumerate(classes))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator import ask, sdk
 from orchestrator.data.sources.builtin import materialize
+from orchestrator.errors import SpecError
+from orchestrator.spec.profile import ClusterProfile
 
 pytestmark = pytest.mark.ray
 
@@ -107,6 +111,32 @@ def _living(home) -> list[str]:
                 if is_pool and str(home.folder).encode() in (entry / "environ").read_bytes():
                     found.append(f"{entry.name} {command[:150]}")
     return found
+
+
+def test_a_launch_of_its_own_writes_the_same_files_and_goes_on_after_its_driver_was_killed(
+    home, run, by_one, patients, monkeypatch
+):
+    """As on a cluster, whose part this machine's own backend plays."""
+    place = ClusterProfile(name="local", kind="local", storage=str(home.folder))
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(home.folder))
+    asked = ask.predict(sdk.attach(run, place), str(home.folder / "new"), cluster=place)
+    output = home.folder / "runs" / asked.id / "predictions"
+    deadline = time.monotonic() + 300
+    while not list(output.glob("part-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process = json.loads((home.folder / "runs" / asked.id / "launches" / "1" / "process.json").read_text())
+    os.kill(process["pid"], signal.SIGKILL)
+    while not asked.status().state.is_final and time.monotonic() < deadline:
+        time.sleep(0.1)
+    there = {one.name for one in output.glob("part-*")}
+    assert 0 < len(there) < 80 and not (output / "_SUCCESS").exists()
+    asked.resume()
+    ended = asked.wait(300)
+    found = ask.answer_of(asked)
+    assert (found.parts_kept, found.parts, ended.message) == (len(there), 80, found.sentence)
+    assert files(output) | {"_predictions.json": b""} == files(by_one) | {"_predictions.json": b""}
+    with pytest.raises(SpecError, match="has ended with its answer: "):
+        asked.resume()
 
 
 def test_a_row_that_cant_be_read_is_one_sentence(home, run, patients):

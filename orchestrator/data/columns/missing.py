@@ -24,10 +24,11 @@ TARGETS: dict[str, dict[str, str]] = {
     "forecasting": {"future": "float"},
     "causal_lm": {"length": "int"},
     "masked_lm": {"word": "int"},
+    "sequence_to_sequence": {"target": "int", "target_length": "int"},
 }
 """Kind of objective -> the tensors that it takes beside the family's inputs, and their kind."""
 
-_ON_DEMAND = ("word", "length")
+_ON_DEMAND = ("word", "length", "target_length")
 """Targets that only some data has."""
 _ANY_COLUMN = {"features": '"*"'}
 """Tensor -> the columns that mostly make it."""
@@ -108,6 +109,9 @@ def _preparation(model: FamilyConfig, objective: ObjectiveConfig, missing: Colle
     if "tokens" not in missing:
         return ""
     context = model.max_tokens or _FEWEST_TOKENS
+    if objective.kind == "sequence_to_sequence":
+        columns = "source: COLUMN, target: COLUMN"
+        return f"{{kind: pairs, {columns}, tokenizer: {{kind: bpe, vocabulary: 4096}}, context: {context}}}"
     if objective.kind in ("causal_lm", "masked_lm"):
         alone = "" if objective.kind == "causal_lm" else ", next_token: false"
         return f"{{kind: pack, tokenizer: {{kind: bpe, vocabulary: 4096}}, context: {context}{alone}}}"

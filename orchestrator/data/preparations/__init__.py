@@ -20,6 +20,7 @@ from orchestrator.spec.preparations import Preparation
 PREPARATIONS: dict[str, str] = {
     "pack": "orchestrator.data.preparations.pack:PackKind",
     "tokenize": "orchestrator.data.preparations.tokenize:TokenizeKind",
+    "pairs": "orchestrator.data.preparations.pairs:PairsKind",
     "windows": "orchestrator.data.preparations.series:WindowsKind",
     "select": "orchestrator.data.preparations.select:SelectKind",
 }

@@ -5,12 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-import pyarrow as pa
-
 from orchestrator.data.files import read_range
-from orchestrator.data.preparations.text_columns import (
-    texts_of,
-)
 from orchestrator.data.preparations.tokenizers import (
     CLASSIFY,
     END,
@@ -32,8 +27,7 @@ from orchestrator.spec.preparations import (
     BytesTokenizer,
     CharactersTokenizer,
     FileTokenizer,
-    Pack,
-    Tokenize,
+    TokenizerSection,
     WordsTokenizer,
 )
 from orchestrator.storage import absolute
@@ -44,15 +38,14 @@ trained after it, so that the ids agree."""
 
 
 def fit_tokenizer(
-    section: Pack | Tokenize, specials: Sequence[str], tables: Iterable[pa.Table], base_dir: str
+    spec: TokenizerSection, specials: Sequence[str], texts: Iterable[str], base_dir: str
 ) -> Tokenizer:
     """The section's tokenizer, fitted on the texts where it is one that is fitted.
 
     Args:
         specials: Special tokens that a fitted one gets.
-        tables: The training rows.
+        texts: Of the training rows.
     """
-    texts, spec = texts_of(section.column, tables), section.tokenizer
     match spec:
         case CharactersTokenizer():
             return CharacterTokenizer.fitted(texts, _character_specials(spec, specials))
@@ -61,12 +54,11 @@ def fit_tokenizer(
         case BpeTokenizer():
             return train_bpe(texts, spec.vocabulary, specials)
         case _:
-            return known_tokenizer(section, specials, base_dir)
+            return known_tokenizer(spec, specials, base_dir)
 
 
-def known_tokenizer(section: Pack | Tokenize, specials: Sequence[str], base_dir: str) -> Tokenizer:
+def known_tokenizer(spec: TokenizerSection, specials: Sequence[str], base_dir: str) -> Tokenizer:
     """The tokenizer if nothing has to be fitted, else one with the same special tokens and no text."""
-    spec = section.tokenizer
     match spec:
         case FileTokenizer():
             return load_tokenizer_file(spec.path, base_dir)
@@ -98,25 +90,29 @@ def load_tokenizer_file(path: str, base_dir: str) -> Tokenizer:
         raise DataError(f"{where}: {error}") from error
 
 
-def file_digest(section: Pack | Tokenize, base_dir: str) -> str:
+def file_digest(spec: TokenizerSection, base_dir: str) -> str:
     """Hash of the tokenizer file's content; empty where there is none."""
-    spec = section.tokenizer
     if not isinstance(spec, FileTokenizer):
         return ""
     return hashlib.sha256(read_range(absolute(spec.path, base_dir))).hexdigest()
 
 
-def token_dims(tokenizer: Tokenizer, context: int, unfitted: Pack | Tokenize | None = None) -> dict[str, int]:
+def token_dims(
+    tokenizer: Tokenizer, context: int, unfitted: TokenizerSection | None = None
+) -> dict[str, int]:
     """Sizes; of a section whose tokenizer is still to be fitted, the vocabulary it asks for, if it says one."""
     dims = {"context": context}
     if MASK in tokenizer.specials:
         dims["mask_token"] = tokenizer.specials[MASK]
-    spec = None if unfitted is None else unfitted.tokenizer
-    if spec is None or isinstance(spec, BytesTokenizer | FileTokenizer):
-        return dims | {"vocabulary": tokenizer.vocabulary}
-    if isinstance(spec, WordsTokenizer | BpeTokenizer):
-        return dims | {"vocabulary": spec.vocabulary}
-    return dims
+    size = vocabulary_before(tokenizer, unfitted)
+    return dims if size is None else dims | {"vocabulary": size}
+
+
+def vocabulary_before(tokenizer: Tokenizer, unfitted: TokenizerSection | None = None) -> int | None:
+    """The tokenizer's vocabulary; of one that is still to be fitted what it is asked for, None where nothing says it."""
+    if unfitted is None or isinstance(unfitted, BytesTokenizer | FileTokenizer):
+        return tokenizer.vocabulary
+    return unfitted.vocabulary if isinstance(unfitted, WordsTokenizer | BpeTokenizer) else None
 
 
 def token_lists(tokenizer: Tokenizer) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from orchestrator.data.preparations.parallel import map_in_order
 from orchestrator.data.preparations.sequences import pack, smallest_token_type
 from orchestrator.data.preparations.text_columns import (
     fixed_lists,
+    texts_of,
     tokenized,
 )
 from orchestrator.data.preparations.tokenizers import (
@@ -41,7 +42,7 @@ class PackKind:
 
     def fingerprint(self, section: Pack, base_dir: str) -> str:
         """A tokenizer file's content."""
-        return file_digest(section, base_dir)
+        return file_digest(section.tokenizer, base_dir)
 
     def columns(self, section: Pack, schema: pa.Schema) -> tuple[str, ...]:
         """See PreparationKind."""
@@ -62,7 +63,9 @@ class PackKind:
 
     def fit(self, section: Pack, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
         """The tokenizer."""
-        tokenizer = fit_tokenizer(section, _special_tokens(section), tables, base_dir)
+        tokenizer = fit_tokenizer(
+            section.tokenizer, _special_tokens(section), texts_of((section.column,), tables), base_dir
+        )
         if section.separator and END not in tokenizer.specials:
             raise DataError(
                 "data.prepare: the tokenizer file has no end-of-text token to separate rows with; set separator: false"
@@ -98,12 +101,12 @@ class PackKind:
 
     def dims_before(self, section: Pack, base_dir: str) -> dict[str, int]:
         """What the section alone says; the vocabulary only where nothing has to be fitted."""
-        tokenizer = known_tokenizer(section, _special_tokens(section), base_dir)
-        return token_dims(tokenizer, section.context, section)
+        tokenizer = known_tokenizer(section.tokenizer, _special_tokens(section), base_dir)
+        return token_dims(tokenizer, section.context, section.tokenizer)
 
     def lists_before(self, section: Pack, base_dir: str) -> dict[str, tuple[int, ...]]:
         """``special_tokens``."""
-        return token_lists(known_tokenizer(section, _special_tokens(section), base_dir))
+        return token_lists(known_tokenizer(section.tokenizer, _special_tokens(section), base_dir))
 
 
 def _special_tokens(section: Pack) -> tuple[str, ...]:

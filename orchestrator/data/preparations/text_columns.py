@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,10 +23,11 @@ from orchestrator.spec.preparations import (
 )
 
 
-def texts_of(column: str, tables: Iterable[pa.Table]) -> Iterator[str]:
-    """The texts of a column, one after the other."""
+def texts_of(columns: Sequence[str], tables: Iterable[pa.Table]) -> Iterator[str]:
+    """The texts of some columns, one after the other."""
     for table in tables:
-        yield from strings_of(table, column)
+        for column in columns:
+            yield from strings_of(table, column)
 
 
 def strings_of(table: pa.Table, column: str) -> list[str]:
@@ -50,13 +51,13 @@ def named_column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 def tokenized(table: pa.Table, section: Pack | Tokenize, tokenizer_json: str) -> Documents:
     """The tokens of a table's texts; for ``map_in_order``, so by the tokenizer's JSON."""
-    texts, tokenizer = strings_of(table, section.column), _tokenizer(tokenizer_json)
+    texts, tokenizer = strings_of(table, section.column), read_once(tokenizer_json)
     return Documents(tokenizer.encode(texts), tokenizer.words(texts) if section.word else None)
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(definition: str) -> Tokenizer:
-    """Read once in each process that works on a corpus."""
+def read_once(definition: str) -> Tokenizer:
+    """A tokenizer, read once in each process that works on a corpus."""
     return tokenizer_from_json(definition)
 
 

@@ -25,6 +25,7 @@ from orchestrator.data.preparations.sequences import pad_rows, smallest_token_ty
 from orchestrator.data.preparations.text_columns import (
     fixed_lists,
     named_column,
+    texts_of,
     tokenized,
 )
 from orchestrator.data.preparations.tokenizers import (
@@ -48,7 +49,7 @@ class TokenizeKind:
 
     def fingerprint(self, section: Tokenize, base_dir: str) -> str:
         """A tokenizer file's content."""
-        return file_digest(section, base_dir)
+        return file_digest(section.tokenizer, base_dir)
 
     def columns(self, section: Tokenize, schema: pa.Schema) -> tuple[str, ...]:
         """See PreparationKind."""
@@ -69,7 +70,9 @@ class TokenizeKind:
 
     def fit(self, section: Tokenize, tables: Iterable[pa.Table], base_dir: str) -> dict[str, Any]:
         """The tokenizer and the classes."""
-        tokenizer = fit_tokenizer(section, ENCODER_SPECIALS, tables, base_dir)
+        tokenizer = fit_tokenizer(
+            section.tokenizer, ENCODER_SPECIALS, texts_of((section.column,), tables), base_dir
+        )
         if section.classify and CLASSIFY not in tokenizer.specials:
             raise DataError(
                 "data.prepare: the tokenizer file has no classification token; set classify: false"
@@ -117,11 +120,13 @@ class TokenizeKind:
 
     def dims_before(self, section: Tokenize, base_dir: str) -> dict[str, int]:
         """What the section alone says; the vocabulary only where nothing has to be fitted."""
-        return token_dims(known_tokenizer(section, ENCODER_SPECIALS, base_dir), section.context, section)
+        return token_dims(
+            known_tokenizer(section.tokenizer, ENCODER_SPECIALS, base_dir), section.context, section.tokenizer
+        )
 
     def lists_before(self, section: Tokenize, base_dir: str) -> dict[str, tuple[int, ...]]:
         """``special_tokens``."""
-        return token_lists(known_tokenizer(section, ENCODER_SPECIALS, base_dir))
+        return token_lists(known_tokenizer(section.tokenizer, ENCODER_SPECIALS, base_dir))
 
 
 def _labels(table: pa.Table, name: str, classes: Sequence[Any]) -> np.ndarray:

@@ -11,7 +11,8 @@ from cluster_cases import kubernetes_profile, ray_profile
 from fake_kubernetes import FakeKubernetes
 from fake_ray_jobs import FakeRayJobs
 
-from orchestrator import cli
+from orchestrator import ask, cli, sdk
+from orchestrator.inference.results import Evaluation
 
 RUN = "digits-abcdefgh"
 JOB = {
@@ -122,7 +123,7 @@ def test_a_model_is_asked_here_only_where_this_machine_reads_it(terminal, place,
     server, profile, _ = place
     terminal.json("submit", "job.yaml", "--cluster", profile.name, "--id", RUN)
     run_it(server)
-    code, _, said = terminal(verb[0], RUN, *verb[1:])
+    code, _, said = terminal(verb[0], RUN, *verb[1:], "--here")
     if isinstance(server, FakeRayJobs):
         assert (code, f"error: {RUN} keeps no plan.json" in said) == (6, True)
     else:
@@ -133,6 +134,63 @@ def test_a_model_is_asked_here_only_where_this_machine_reads_it(terminal, place,
             4,
             True,
         )
+
+
+def test_a_model_is_asked_where_its_run_was_trained(terminal, place, tmp_path):
+    """By a launch of its own, of workers like those that trained, whose plan says what is asked."""
+    server, profile, _ = place
+    terminal.json(
+        "submit",
+        "job.yaml",
+        "-c",
+        profile.name,
+        "--id",
+        RUN,
+        "--set",
+        "scaling={workers: 2, cpus_per_worker: 3}",
+    )
+    place_name = ask.place_of(sdk.stored(RUN))
+    assert place_name == profile.name
+    asked = ask.predict(sdk.stored(RUN), "s3://b/new.csv", cluster=place_name, which="best", keep=["id"])
+    plan = asked.cluster.plan(asked.id)
+    assert asked.id.startswith("predict-digits-")
+    assert (plan.world_size, plan.job.scaling.cpus_per_worker) == (2, 3)
+    assert plan.storage == f"{profile.storage}/runs/{asked.id}"
+    assert plan.question.model_dump() == {
+        "kind": "predict",
+        "of": {"run": RUN, "storage": f"{profile.storage}/runs/{RUN}", "which": "best", "averaged": False},
+        "data": "s3://b/new.csv",
+        "output": f"{plan.storage}/predictions",
+        "keep": ("id",),
+        "tokens": None,
+        "seed": None,
+    }
+    assert terminal.json("status", asked.id)["cluster"] == profile.name
+    found = Evaluation(run=RUN, step=30, data="eval", samples=114, metrics={"accuracy": 0.5})
+    event = {"event": "answer", "time": 1.0, "kind": "evaluate", "content": found.model_dump(mode="json")}
+    measured = ask.evaluate(sdk.stored(RUN), cluster=place_name, workers=3, metrics=["f1"])
+    run_it(server, measured.id, output=["@trainwright " + json.dumps(event)])
+    assert ask.answer_of(measured) == found
+    assert measured.cluster.plan(measured.id).world_size == 3
+    if profile.kind == "kubernetes":
+        body = next(one for one in server.objects["rayjobs"].values() if one["metadata"]["name"] == asked.id)
+        assert crd_schema.rayjob_errors(body) == []
+        (group,) = body["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        assert group["replicas"] == 1, "two workers of three CPUs on a node of eight"
+
+
+def test_what_no_model_answers_is_refused_before_anything_is_sent(terminal, place):
+    server, profile, _ = place
+    terminal.json("submit", "job.yaml", "--cluster", profile.name, "--id", RUN)
+    before = len(server.asked)
+    for verb, said in (
+        (("predict", "--data", "new.csv", "--ema"), "keeps no averages of its weights"),
+        (("evaluate", "--ema"), "keeps no averages of its weights"),
+        (("evaluate", "--metrics", "bleu"), "--metrics bleu: "),
+    ):
+        code, _, err = terminal(verb[0], RUN, *verb[1:])
+        assert (code, said in err, err.count("\n")) == (2, True, 1)
+    assert {one.method for one in server.asked[before:]} == {"GET"}
 
 
 def test_a_profile_s_file_does_as_well_as_its_name(terminal, place, monkeypatch, tmp_path):

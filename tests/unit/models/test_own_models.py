@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import TrainwrightError
+from orchestrator.errors import SpecError, TrainwrightError
 from orchestrator.planning.plan import Plan
 from orchestrator.sdk import make_plan
 from orchestrator.spec.job import JobSpec
@@ -24,7 +24,13 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_models.py").write_text((CONTRACT / "own_models.py").read_text())
 
 
-def plan(folder: Path, factory: str, objective: dict[str, Any] | None = None, **model: Any) -> Plan:
+def plan(
+    folder: Path,
+    factory: str,
+    objective: dict[str, Any] | None = None,
+    ema: dict[str, Any] | None = None,
+    **model: Any,
+) -> Plan:
     job = {
         "name": "own",
         "model": {"family": "custom", "factory": factory, **model},
@@ -33,7 +39,7 @@ def plan(folder: Path, factory: str, objective: dict[str, Any] | None = None, **
             "train": {"kind": "csv", "path": "rows.csv"},
             "columns": {"features": ["a", "b", "c", "d", "e"]},
         },
-        "training": {"max_steps": 2, "global_batch_size": 4},
+        "training": {"max_steps": 2, "global_batch_size": 4, "ema": ema},
         "tracking": {"kind": "none"},
     }
     return make_plan(JobSpec.model_validate(job), base_dir=folder)
@@ -57,6 +63,22 @@ def test_a_factory_that_needs_numbers_is_built_normally_and_that_is_said(tmp_pat
     made = plan(tmp_path, "own_models:build_by_value")
     assert made.job.model.deferred is False
     assert any("can't be built without memory" in note for note in made.notes)
+
+
+def test_weights_that_a_model_averages_by_itself_are_not_averaged_twice(tmp_path):
+    adversarial = {"kind": "custom", "factory": "own_models:Gan"}
+    for factory, says in (
+        ("own_models:build_averaging_gan", "in module 'average'"),
+        ("own_models:build_gan", ""),
+    ):
+        if not says:
+            assert plan(tmp_path, factory, adversarial, ema={}).job.training.ema is not None
+            continue
+        plan(tmp_path, factory, adversarial)
+        with pytest.raises(
+            SpecError, match=f"training.ema: the model averages its weights by itself, {says}"
+        ):
+            plan(tmp_path, factory, adversarial, ema={})
 
 
 def test_an_objective_of_one_s_own_says_its_phases_and_metrics(tmp_path):

@@ -88,12 +88,13 @@ class LibraryTokenizer:
         """See Tokenizer."""
         return json.dumps({"kind": "library", "definition": json.loads(self._definition)})
 
-    def files(self, *, context: int, first: str | None) -> dict[str, str]:
+    def files(self, *, context: int, first: str | None, last: str | None = None) -> dict[str, str]:
         """What ``AutoTokenizer`` reads, so that it makes the same tokens: name -> text.
 
         Args:
             context: tokens that the model reads at most.
             first: the special token that is put before each text.
+            last: likewise after it.
         """
         from tokenizers import Tokenizer as Library
         from tokenizers.processors import TemplateProcessing
@@ -102,12 +103,11 @@ class LibraryTokenizer:
         library.no_padding()
         library.no_truncation()
         named = {name: library.id_to_token(token) for name, token in self.specials.items()}
-        single = "$A"
-        if first is not None:
-            single = f"{named[first]} $A"
+        around = [name for name in (first, last) if name is not None]
+        parts = [*((named[first],) if first else ()), "$A", *((named[last],) if last else ())]
         library.post_processor = TemplateProcessing(
-            single=single,
-            special_tokens=[(named[first], self.specials[first])] if first is not None else [],
+            single=" ".join(parts),
+            special_tokens=[(named[name], self.specials[name]) for name in dict.fromkeys(around)],
         )
         kinds = {PAD: "pad_token", UNKNOWN: "unk_token", CLASSIFY: "cls_token", SEPARATE: "sep_token"}
         kinds |= {MASK: "mask_token", END: "eos_token"}
