@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,13 @@ def first_adapters(name: str, folder: str) -> dict[str, torch.Tensor]:
 @lru_cache
 def plain(name: str) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses and adapters of a loop of torch and peft alone, from the same first adapters."""
+    return plain_with(name, lambda trained: torch.optim.SGD(trained, lr=RATE, momentum=0.9))
+
+
+def plain_with(
+    name: str, make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The same by another optimizer."""
     torch.set_num_threads(1)
     folder = written(name)
     model = peft.get_peft_model(
@@ -203,7 +211,7 @@ def plain(name: str) -> tuple[list[float], dict[str, torch.Tensor]]:
     with torch.no_grad():
         for path, parameter in trained.items():
             parameter.copy_(first[path.removeprefix("base_model.model.")])
-    optimizer = torch.optim.SGD(trained.values(), lr=RATE, momentum=0.9)
+    optimizer = make_optimizer(list(trained.values()))
     losses = []
     for step in range(STEPS):
         tokens = batch_of(step)["tokens"]

@@ -34,7 +34,9 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     rows = [f"{i % 7},{i % 5},{1e4 if i == 40 else i % 7}\n" for i in range(ROWS)]
     (tmp_path / "rows.csv").write_text("a,b,label\n" + "".join(rows))
 
-    def made(name: str, spike: Any, strategy: str = "ddp", workers: int = 1, **recovery: Any) -> Plan:
+    def made(
+        name: str, spike: Any, strategy: str = "ddp", workers: int = 1, lora: bool = False, **recovery: Any
+    ) -> Plan:
         job = {
             "name": "spiky",
             "model": {"family": "mlp", "size": "debug"},
@@ -57,6 +59,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "recovery": {**({"on_spike": {"factor": 50, "window": 3, **spike}} if spike else {}), **recovery},
             "checkpoint": {"every_steps": 4, "keep": {"last": 9}},
             "tracking": {"kind": "none"},
+            "initialize": {"lora": {"rank": 2, "targets": ["*linear", "head"]}} if lora else {},
         }
         (tmp_path / "job.json").write_text(json.dumps(job))
         plan = sdk.make_plan(tmp_path / "job.json")
@@ -88,9 +91,14 @@ def same(one: Plan, other: Plan) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero3"])
-def test_going_back_is_leaving_it_out_from_the_start(planned: Any, pools: Pools, strategy: str) -> None:
-    rewind = planned("rewind", {"action": "rewind"}, strategy, 2)
+@pytest.mark.parametrize(
+    ("strategy", "lora"),
+    [("ddp", False), ("fsdp", False), ("zero3", False), ("ddp", True), ("fsdp", True), ("zero3", True)],
+)
+def test_going_back_is_leaving_it_out_from_the_start(
+    planned: Any, pools: Pools, strategy: str, lora: bool
+) -> None:
+    rewind = planned("rewind", {"action": "rewind"}, strategy, 2, lora)
     prepared = data.prepare(rewind).model_dump_json()
     ended = pools.run(2, train, rewind.model_dump_json(), prepared)
     left_out = RunRecord(rewind.storage).left_out()
@@ -98,7 +106,7 @@ def test_going_back_is_leaving_it_out_from_the_start(planned: Any, pools: Pools,
     assert ended[0]["attempt"] == 1 + len(left_out)
     assert ended[0]["metrics"]["train/left_out"] == len(left_out)
     assert ended[0]["metrics"]["train/loss"] < 100
-    start = planned("start", {"action": "rewind"}, strategy, 2, leave_out=left_out)
+    start = planned("start", {"action": "rewind"}, strategy, 2, lora, leave_out=left_out)
     pools.run(2, train, start.model_dump_json(), prepared)
     assert RunRecord(start.storage).left_out() == ()
     assert same(rewind, start)
