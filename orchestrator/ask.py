@@ -42,6 +42,7 @@ def predict(
     keep: Iterable[str] | None = None,
     tokens: int | None = None,
     seed: int | None = None,
+    temperature: float | None = None,
 ) -> Run:
     """Start a launch that writes what a model says of each row of some files, and return at once. Each row is answered once,
     whatever dies meanwhile. ``answer_of`` says what came of it.
@@ -57,6 +58,7 @@ def predict(
         keep: columns of the data beside the predictions.
         tokens: that a language model writes at most.
         seed: of what it draws.
+        temperature: at which it draws.
 
     Raises:
         SpecError: the model makes no predictions, or has no averages.
@@ -73,6 +75,7 @@ def predict(
         keep=None if keep is None else tuple(keep),
         tokens=tokens,
         seed=seed,
+        temperature=temperature,
     )
     return _asked(plan, question, cluster, workers)
 

@@ -84,6 +84,7 @@ class StoredRun(ABC):
         keep: Iterable[str] | None = None,
         tokens: int | None = None,
         seed: int | None = None,
+        temperature: float | None = None,
         on_part: Callable[[int, int], None] | None = None,
     ) -> Predicted:
         """Write what its model says of each row of some files, as Parquet, on this machine. Each row is answered once; where
@@ -98,6 +99,7 @@ class StoredRun(ABC):
             keep: columns of the data beside the predictions. Default: all that hold one number, text, date or the like.
             tokens: that a language model writes at most. Default: 128.
             seed: of what it draws. Default: 0.
+            temperature: at which it draws; 0: the likeliest token each time. Default: 1.
             on_part: called with the files that are there and the files of all.
 
         Raises:
@@ -125,6 +127,7 @@ class StoredRun(ABC):
             keep=None if keep is None else tuple(keep),
             tokens=tokens,
             seed=seed,
+            temperature=temperature,
             averaged=averaged,
         )
         return predict(task, partial(written, plan, task, workers), on_part=on_part)

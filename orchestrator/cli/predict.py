@@ -55,6 +55,14 @@ def predict(
         typer.Option("--tokens", help="Tokens that a language model writes at most. Default: 128.", min=1),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of what it draws. Default: 0.", min=0)] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            help="At which it draws; 0: the likeliest token each time. Default: 1, as it was trained.",
+            min=0,
+        ),
+    ] = None,
     cluster: ClusterOfRun = None,
     here: Here = False,
     json: AsJson = False,
@@ -71,6 +79,7 @@ def predict(
         "keep": None if keep is None else [name for name in keep.split(",") if name],
         "tokens": tokens,
         "seed": seed,
+        "temperature": temperature,
     }
     if (there := ask.place_of(trained, cluster)) is not None and not here:
         answer(ask.predict(trained, files, output, cluster=there, workers=workers, **asked), json=json)

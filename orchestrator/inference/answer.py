@@ -99,6 +99,7 @@ def _predicted(
         keep=question.keep,
         tokens=question.tokens,
         seed=question.seed,
+        temperature=question.temperature,
         averaged=question.of.averaged,
         device="cuda" if plan.job.scaling.gpus_per_worker else "cpu",
     )

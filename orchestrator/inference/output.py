@@ -52,6 +52,8 @@ class MadeOf(Section):
     """That a language model writes at most."""
     seed: int
     """Of what it draws."""
+    temperature: float
+    """At which it draws."""
     device: str
     """That computed them, of which the last digits of results depend."""
 
@@ -125,6 +127,7 @@ def _made_of(task: PredictTask) -> MadeOf:
         batch_rows=task.batch_rows,
         tokens=task.tokens,
         seed=task.seed,
+        temperature=task.temperature,
         device=task.device,
     )
 

@@ -72,7 +72,9 @@ class PartWriter:
         task, model = self._task, self._model
         if model.writes:
             number = int(task.index.group_starts[group]) + first
-            written = model.continuations(model.texts(rows), task.tokens, task.seed, number)
+            written = model.continuations(
+                model.texts(rows), task.tokens, task.seed, number, temperature=task.temperature
+            )
             return pa.table({column_of_texts(model.kind): pa.array(written, pa.string())})
         answers = model.answers(rows, lambda row: task.index.where(group, first + row))
         if isinstance(answers, np.ndarray):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ class PredictTask(Section):
     """That a language model writes at most."""
     seed: int
     """Of what a language model draws."""
+    temperature: float
+    """At which it draws; 0: the likeliest token each time."""
     device: str = "cpu"
     """What a worker computes on, as torch names it."""
 
@@ -79,6 +82,7 @@ def make_task(
     keep: Sequence[str] | None = None,
     tokens: int | None = None,
     seed: int | None = None,
+    temperature: float | None = None,
     averaged: bool = False,
     device: str = "cpu",
 ) -> PredictTask:
@@ -95,6 +99,7 @@ def make_task(
         keep: columns of the data to keep. Default: all that hold one number, text, date or the like.
         tokens: that a language model writes at most; other models take none.
         seed: of what it draws.
+        temperature: at which it draws, see ``generation.continued``. Default: 1, as it was trained.
         averaged: by the moving averages of the weights.
         device: what a worker computes on.
 
@@ -107,14 +112,16 @@ def make_task(
     if not inputs.columns:
         raise SpecError(f"{plan.run_id}: its model reads no columns, so no rows can be given to it")
     writes = kind in WRITERS and inputs.text_column is not None
-    if not writes and (tokens, seed) != (None, None):
+    if not writes and (tokens, seed, temperature) != (None, None, None):
         raise SpecError(
-            f"--tokens and --seed are for models that write text; {plan.run_id} was trained with {kind}"
+            f"--tokens, --seed and --temperature are for models that write text; {plan.run_id} was trained with {kind}"
         )
-    if seed is not None and kind == "sequence_to_sequence":
+    if (seed, temperature) != (None, None) and kind == "sequence_to_sequence":
         raise SpecError(
-            f"--seed: {plan.run_id} was trained with {kind} and writes the likeliest tokens; it draws none"
+            f"--seed and --temperature: {plan.run_id} was trained with {kind} and writes the likeliest tokens; it draws none"
         )
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise SpecError(f"--temperature {temperature:g}: must be 0 or a number above it")
     sources = plan.job.data.train
     like = sources[0] if isinstance(sources, tuple) else sources
     index = index_source(source_at(path, like), "/", cache)
@@ -135,6 +142,7 @@ def make_task(
         batch_rows=plan.micro_batch_size,
         tokens=TOKENS if tokens is None else tokens,
         seed=seed or 0,
+        temperature=1.0 if temperature is None else temperature,
         device=device,
     )
 

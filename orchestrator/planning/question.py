@@ -39,6 +39,8 @@ class PredictQuestion(Section):
     """That a language model writes at most."""
     seed: int | None = None
     """Of what it draws."""
+    temperature: float | None = None
+    """At which it draws."""
 
 
 class EvaluateQuestion(Section):

@@ -65,7 +65,7 @@ class TrainedModel(PythonModel):
     # without type hints: MLflow would take them for a schema of the input, and warn that it is none
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """See the module. ``params``: ``raw``, the outputs as they are; of a model that writes ``tokens`` to write at most
-        (128) and, of one that goes on from a text, ``seed``.
+        (128) and, of one that goes on from a text, ``seed`` and ``temperature`` (1).
         """
         import numpy as np
 
@@ -96,7 +96,7 @@ class TrainedModel(PythonModel):
         return self.trained.outputs(arrays)
 
 
-def _split(params: Any) -> tuple[bool, dict[str, int]]:
+def _split(params: Any) -> tuple[bool, dict[str, Any]]:
     more = {name: value for name, value in (params or {}).items() if name != "raw"}
     return bool((params or {}).get("raw")), more
 

@@ -101,7 +101,13 @@ class Trained:
         return pd.concat(tables, ignore_index=True)
 
     def continuations(
-        self, texts: Sequence[str], tokens: int = TOKENS, seed: int = 0, first: int = 0
+        self,
+        texts: Sequence[str],
+        tokens: int = TOKENS,
+        seed: int = 0,
+        first: int = 0,
+        *,
+        temperature: float = 1.0,
     ) -> list[str]:
         """How texts go on, or what a model with an encoder and a decoder makes of them.
 
@@ -111,6 +117,7 @@ class Trained:
             seed: of what is drawn; the answer to a text depends on it and on the text's number. A decoder takes the likeliest
                 token each time.
             first: number of the first text.
+            temperature: at which it draws; 0: the likeliest token each time.
         """
         if self.kind == "sequence_to_sequence":
             return list(self._made_of(texts, min(tokens, self._longest_target)))
@@ -119,7 +126,14 @@ class Trained:
             prompt = self._tensor(self.inputs.prompt(text))[None]
             drawn = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed + number))
             chance = drawn.to(self._device)
-            whole = continued(self._module, prompt, chance, context=self._context, packed=self._packed)
+            whole = continued(
+                self._module,
+                prompt,
+                chance,
+                context=self._context,
+                packed=self._packed,
+                temperature=temperature,
+            )
             texts_written.append(self.inputs.written(whole[0, prompt.shape[1] :].tolist()))
         return texts_written
 

@@ -164,6 +164,7 @@ def test_a_model_is_asked_where_its_run_was_trained(terminal, place, tmp_path):
         "keep": ("id",),
         "tokens": None,
         "seed": None,
+        "temperature": None,
     }
     assert terminal.json("status", asked.id)["cluster"] == profile.name
     found = Evaluation(run=RUN, step=30, data="eval", samples=114, metrics={"accuracy": 0.5})

@@ -39,6 +39,8 @@ def test_the_same_data_elsewhere_is_the_same_data(classifier, task, tmp_path):
         ({"run_id": "another"}, "run was asked-"),
         ({"kept": ("id",)}, "kept was"),
         ({"seed": 3}, "seed was 0, and now it is 3"),
+        ({"temperature": 0.5}, "temperature was 1.0, and now it is 0.5"),
+        ({"device": "cuda"}, "device was cpu, and now it is cuda"),
     ],
 )
 def test_other_predictions_are_refused(task, changed, said):

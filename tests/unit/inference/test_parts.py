@@ -72,8 +72,11 @@ def test_what_can_not_be_asked_is_said_before_anything_starts(classifier, tmp_pa
         classifier.task(tmp_path / "none.parquet", tmp_path / "out")
     with pytest.raises(DataError, match=r"--keep ident: .*has no such column; it has id"):
         classifier.task(tmp_path / "good.parquet", tmp_path / "out", keep=("ident",))
-    with pytest.raises(SpecError, match="--tokens and --seed are for models that write text"):
-        classifier.task(tmp_path / "good.parquet", tmp_path / "out", tokens=5)
+    for asked in ({"tokens": 5}, {"temperature": 0.5}):
+        with pytest.raises(
+            SpecError, match="--tokens, --seed and --temperature are for models that write text"
+        ):
+            classifier.task(tmp_path / "good.parquet", tmp_path / "out", **asked)
     assert classifier.task(tmp_path / "good.parquet", tmp_path / "out", keep=("id",)).kept == ("id",)
 
 
@@ -165,6 +168,13 @@ def test_what_a_language_model_writes_depends_on_seed_and_row_alone(train, tmp_p
     assert whole["continuation"].to_pylist() == cut["continuation"].to_pylist()
     assert cut["continuation"].to_pylist() != other["continuation"].to_pylist()
     assert whole.column_names == ["text", "continuation"]
+    cold = [
+        written(run.task(tmp_path / "cut.parquet", tmp_path / f"cold{seed}", seed=seed, temperature=0))
+        for seed in (1, 2)
+    ]
+    assert cold[0]["continuation"].to_pylist() == cold[1]["continuation"].to_pylist(), "nothing is drawn"
+    with pytest.raises(SpecError, match="--temperature -1: must be 0 or a number above it"):
+        run.task(tmp_path / "cut.parquet", tmp_path / "out", temperature=-1.0)
 
 
 def test_a_generator_answers_no_rows(train, tmp_path):

@@ -265,6 +265,8 @@ def test_a_language_model_goes_on_from_a_text(logged, tmp_path):
     assert 0 < len(written) <= 12
     assert set(written) <= set("the quick brown fox jumps over the lazy dog\n")
     assert model.predict(["the quick brown"], params={"tokens": 12}) == [written], "a seed repeats it"
+    cold = {model.predict(["the quick"], params={"temperature": 0.0, "seed": seed})[0] for seed in (1, 2)}
+    assert len(cold) == 1
     with pytest.raises(DataError, match="not in the training text's vocabulary"):
         model.predict(["THE"])
 
