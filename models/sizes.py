@@ -43,6 +43,10 @@ class Counts:
         return Counts(**content)
 
 
+UNCOUNTED = Counts(0, 0, 0, ())
+"""Of a model that is counted where its run begins, since counting takes torch."""
+
+
 def count(config: FamilyConfig, objective: ObjectiveConfig, lora: LoraSpec | None = None) -> Counts:
     """Count a family's model, with its adapters. ``config`` and ``objective`` hold no size that is yet to come from the
     data.

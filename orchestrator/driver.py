@@ -20,6 +20,7 @@ from typing import Any
 
 from orchestrator import events
 from orchestrator.errors import StoppedError, TrainwrightError
+from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
 from orchestrator.ray_session import RaySession
 from orchestrator.records import PLAN, RunRecord
@@ -116,6 +117,9 @@ class Driver:
         events.emit("state", state=self._status.state, run_id=self._plan.run_id, launch=self._launch)
 
     def _work(self) -> RunStatus:
+        if not self._plan.parameters:
+            _doing("counting the model")
+            self._plan = _counted(self._plan)
         _doing("starting Ray" if self._ray_dir else "joining the cluster's Ray")
         with RaySession(self._plan, self._ray_dir) as ray:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
@@ -224,6 +228,14 @@ class Driver:
         self._record.ask_to_stop(self._launch)
         if self._stops_asked > 1 or not self._has_workers:
             raise _EndNow
+
+
+def _counted(plan: Plan) -> Plan:
+    """A plan of a machine that had no torch, with what its model counts."""
+    from orchestrator.models.sizes import count
+
+    job = plan.job
+    return with_counts(plan, count(job.model, job.objective, job.initialize.lora))
 
 
 def _succeeded(outcome: Mapping[str, Any]) -> str:

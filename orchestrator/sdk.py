@@ -33,7 +33,7 @@ from orchestrator.fitting.ask import simulator
 from orchestrator.gpus import smallest_gpu
 from orchestrator.ledger import Ledger, ledger_of
 from orchestrator.models.configs import check_same_function, default_objective, filled_in, with_architecture
-from orchestrator.models.sizes import Counts
+from orchestrator.models.sizes import UNCOUNTED, Counts
 from orchestrator.narration import narrated
 from orchestrator.planning.devices import Device, ThisMachine, device_of
 from orchestrator.planning.fit import check_own_averages
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from orchestrator.housekeeping import Pruning, Usage
 
 _WAIT_SECONDS = 0.5
+_NO_TORCH = "takes torch, which is not installed here (pip install 'trainwright[train]')"
+_NOT_COUNTED = "parameters, memory and compute of the model are counted where the run begins"
 
 
 def make_plan(
@@ -118,7 +120,7 @@ def make_plan(
         cluster=profile.name,
         notice_file=profile.notice_file or "",
     )
-    resolved, counts, trial_notes = _tried(resolved)
+    resolved, counts, trial_notes = _tried(resolved, may_wait=profile.kind != "local")
     facts = facts.model_copy(update={"notes": (*facts.notes, *own_notes, *trial_notes)})
     made = decide(resolved, facts, counts, context)
     check_schedule(resolved.training.schedule, made.total_steps)
@@ -170,6 +172,8 @@ def judge(plan: Plan, cluster: str | ClusterProfile = "local") -> Verdict | None
     device = device_of(plan.job.scaling, _profile(cluster), _this_machine)
     if device is None:
         return None
+    if not plan.parameters:
+        raise InfrastructureError(f"whether a worker fits its device {_NO_TORCH}")
     counts = _tried(plan.job)[1]
     facts = DataFacts(train_samples=plan.train_samples or None, eval_samples=plan.eval_samples)
     with simulator(home() / "cache" / "peaks") as ask:
@@ -184,6 +188,8 @@ def _with_strategy(plan: Plan, profile: ClusterProfile, remake: changes.Remake) 
             f"strategy: auto needs the memory of a device, which profile {profile.name} does not tell; give its node group"
             " accelerator_type or accelerator_memory, or scaling.accelerator_type, or write the strategy"
         )
+    if not plan.parameters:
+        raise SpecError(f"strategy: auto {_NO_TORCH}; write the strategy, or install it")
     with simulator(home() / "cache" / "peaks") as ask:
         return auto.decide(plan, device, ask, remake)
 
@@ -554,10 +560,17 @@ def _with_own_code(job: JobSpec, folder: str) -> tuple[JobSpec, tuple[str, ...]]
     return job, (*notes, *seen.notes)
 
 
-def _tried(job: ResolvedJob) -> tuple[ResolvedJob, Counts, tuple[str, ...]]:
-    """The job's counts; a model of a person's own is tried out for them, and what that tells is filled in."""
+def _tried(job: ResolvedJob, *, may_wait: bool = False) -> tuple[ResolvedJob, Counts, tuple[str, ...]]:
+    """The job's counts; a model of a person's own is tried out for them, and what that tells is filled in. Where there is no
+    torch, counting ``may_wait`` for the run.
+    """
     if not job.model_factories:
-        return job, _counts(job), ()
+        try:
+            return job, _counts(job), ()
+        except ModuleNotFoundError as error:
+            if error.name != "torch" or not may_wait:
+                raise
+            return job, UNCOUNTED, (_NOT_COUNTED,)
 
     from orchestrator.models.looked_at import try_out
 

@@ -16,5 +16,5 @@ _CHECKS = {"local": local_checks, "ray": ray_checks, "kubernetes": kubernetes_ch
 
 def doctor(profile: ClusterProfile) -> Iterator[Check]:
     """All checks of a profile's kind, each as soon as it is known. Raises nothing that a cluster can cause."""
-    yield check_packages()
+    yield check_packages(profile.kind)
     yield from _CHECKS[profile.kind](profile)

@@ -22,7 +22,7 @@ from orchestrator.clusters.doctor.probe import MARK
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
 from orchestrator.errors import NotFoundError, TrainwrightError
-from orchestrator.models.sizes import Counts
+from orchestrator.models.sizes import UNCOUNTED
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.runs import new_run_id
@@ -129,7 +129,7 @@ def _probe_plan(profile: ClusterProfile) -> Plan:
         cache="",
         tracking_uri="",
     )
-    return make_plan(job, DataFacts(), Counts(0, 0, 0, ()), context)
+    return make_plan(job, DataFacts(), UNCOUNTED, context)
 
 
 def _check_claim(api: KubernetesApi, claim: str) -> Check:

@@ -47,9 +47,9 @@ class RayClient:
 
     def check_versions(self) -> None:
         """Refuse a cluster whose Ray or Python can't run what this client sends. Raises SpecError."""
+        found = self.versions()
         import ray
 
-        found = self.versions()
         here = {"ray": ray.__version__, "python": platform.python_version()}
         for what in ("ray", "python"):
             if found[what] and found[what].split(".")[:2] != here[what].split(".")[:2]:
@@ -203,7 +203,14 @@ class RayClient:
     ) -> tuple[int, str]:
         """Status and text of an answer, after the retries that the table allows."""
         import requests
-        from ray.exceptions import AuthenticationError
+
+        try:
+            from ray.exceptions import AuthenticationError
+        except ModuleNotFoundError:
+            raise InfrastructureError(
+                f"cluster {self.profile.name}: a Ray cluster is asked by Ray's own client, which is not installed here;"
+                " pip install 'trainwright[train]'"
+            ) from None
 
         client = self._client()
         problem = ""

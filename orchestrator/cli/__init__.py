@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import sys
 
+_OF_TRAINING = frozenset(
+    {"torch", "ray", "deepspeed", "mlflow", "sklearn", "scipy", "tokenizers", "safetensors", "pandas"}
+)
+"""Modules that come with the extra ``train``."""
+
 
 def main() -> None:
     """Entry of the ``trainwright`` command: errors become one sentence and an exit code."""
@@ -21,6 +26,15 @@ def main() -> None:
     except TrainwrightError as error:
         sys.stderr.write(f"error: {error}\n" if "\n" not in str(error) else f"{error}\n")
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        needed = (error.name or "").partition(".")[0]
+        if needed not in _OF_TRAINING:
+            raise
+        sys.stderr.write(
+            f"error: this takes {needed}, which is not installed here; install what trains: pip install"
+            " 'trainwright[train]'\n"
+        )
+        sys.exit(4)
     except BrokenPipeError:
         sys.exit(1)
     except KeyboardInterrupt:

@@ -72,7 +72,7 @@ def _verdict(made: Plan, profile: ClusterProfile, fit: bool | None) -> tuple[Ver
     try:
         verdict = judge(made, profile)
     except (SpecError, InfrastructureError) as error:
-        if fit or not made.job.own_factories:
+        if fit or (made.parameters and not made.job.own_factories):
             raise
         return None, str(error)
     if verdict is None and fit:
@@ -135,7 +135,10 @@ def describe(made: Plan) -> list[str]:
         ("run", f"{made.run_id}  (digest {made.digest[:12]})"),
         (
             "model",
-            f"{job.model.family}, {made.parameters:,} parameters ({_trained(made)})",
+            f"{job.model.family}, "
+            + (
+                f"{made.parameters:,} parameters ({_trained(made)})" if made.parameters else "not counted yet"
+            ),
         ),
         ("objective", job.objective.kind),
         ("strategy", f"{job.strategy.kind}{f' ({strategy})' if strategy else ''}, {_numbers(job)}"),
@@ -163,6 +166,8 @@ def describe(made: Plan) -> list[str]:
         ("storage", made.storage),
         ("tracking", made.tracking_uri or "none"),
     ]
+    if not made.parameters:
+        rows = [(name, value) for name, value in rows if name != "memory"]
     if made.flops_per_sample:
         rows.insert(2, ("compute", f"{made.flops_per_sample:.3g} FLOPs a sample, forward and backward"))
     rows += _weighed(made)

@@ -25,12 +25,13 @@ def ui(
     from orchestrator.sdk import tracking_uri_of
     from orchestrator.spec.addresses import without_password
     from orchestrator.spec.load import home, load_profile
-    from orchestrator.telemetry.mlflow_run import connect
 
     uri = tracking_uri_of(load_profile(cluster))
     if uri.startswith("http"):
         _tell(without_password(uri).rstrip("/"), json=json)
         return
+    from orchestrator.telemetry.mlflow_run import connect
+
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.models.sizes import Counts
+from orchestrator.models.sizes import UNCOUNTED, Counts
 from orchestrator.planning.batch import BatchSplit
 from orchestrator.planning.deepspeed_config import deepspeed_config, describe_choices
 from orchestrator.planning.fit import (
@@ -50,23 +50,8 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
     check_stop_early(job)
     check_phases(job)
     cadence = choose_cadence(job, total_steps)
-    trainable = count_trainable(counts, job.initialize.freeze)
-    groups = tuple(
-        GroupSize(
-            workers=number,
-            micro_batch_size=split.micro_batch_size,
-            accumulation_steps=split.accumulation_steps,
-            memory=estimate_memory(
-                job,
-                world_size=number,
-                micro_batch_size=split.micro_batch_size,
-                parameters=counts.parameters,
-                trainable=trainable,
-                activation_elements=counts.activation_elements_per_sample,
-            ),
-        )
-        for number, split in sizes.items()
-    )
+    trainable = 0 if counts == UNCOUNTED else count_trainable(counts, job.initialize.freeze)
+    groups = _groups(job, sizes, counts, trainable)
     return Plan(
         **context.model_dump(),
         job=job,
@@ -85,6 +70,46 @@ def make_plan(job: ResolvedJob, facts: DataFacts, counts: Counts, context: RunCo
         memory=groups[-1].memory,
         sizes=groups if job.scaling.range else (),
         notes=tuple(_notes(job, facts, counts, sizes, total_steps, groups)),
+    )
+
+
+def with_counts(plan: Plan, counts: Counts) -> Plan:
+    """A plan of a machine where its model could not be counted, with what it counts.
+
+    Raises:
+        SpecError: ``initialize.freeze`` freezes nothing, or everything.
+
+    """
+    trainable = count_trainable(counts, plan.job.initialize.freeze)
+    groups = _groups(plan.job, possible_sizes(plan.job), counts, trainable)
+    counted = {
+        "parameters": counts.parameters,
+        "trainable_parameters": trainable,
+        "flops_per_sample": counts.flops_per_sample,
+        "memory": groups[-1].memory,
+        "sizes": groups if plan.job.scaling.range else (),
+    }
+    return plan.model_copy(update=counted)
+
+
+def _groups(
+    job: ResolvedJob, sizes: dict[int, BatchSplit], counts: Counts, trainable: int
+) -> tuple[GroupSize, ...]:
+    return tuple(
+        GroupSize(
+            workers=number,
+            micro_batch_size=split.micro_batch_size,
+            accumulation_steps=split.accumulation_steps,
+            memory=estimate_memory(
+                job,
+                world_size=number,
+                micro_batch_size=split.micro_batch_size,
+                parameters=counts.parameters,
+                trainable=trainable,
+                activation_elements=counts.activation_elements_per_sample,
+            ),
+        )
+        for number, split in sizes.items()
     )
 
 

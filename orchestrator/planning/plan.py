@@ -163,7 +163,7 @@ class Plan(RunContext):
     checkpoint_every: int
     """Steps between checkpoints."""
     parameters: int
-    """Parameters of the model."""
+    """Parameters of the model; 0 where it is counted once the run begins, with what follows from them."""
     trainable_parameters: int
     """Those that are trained."""
     flops_per_sample: int

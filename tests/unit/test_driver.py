@@ -22,7 +22,7 @@ class Session:
     entered = left = 0
 
     def __init__(self, plan, private_dir):
-        self.plan = plan
+        Session.plan = plan
 
     def __enter__(self):
         Session.entered += 1
@@ -75,7 +75,7 @@ def launch(tmp_path, monkeypatch, capsys):
         code = driver.main(["--plan", str(path)])
         return code, record.status(1)
 
-    run.record = record
+    run.record, run.path, run.plan = record, path, plan
     return run
 
 
@@ -84,6 +84,14 @@ def test_a_launch_that_took_all_its_steps_succeeds(launch):
     assert code == 0 and (end.state, end.reason) == (RunState.SUCCEEDED, EndReason.COMPLETED)
     assert (end.step, end.attempt, end.total_steps, end.metrics) == (10, 1, 10, {"loss": 0.5})
     assert (Session.entered, Session.left) == (1, 1)
+
+
+def test_a_model_that_was_not_counted_where_it_was_planned_is_counted_first(launch):
+    nothing = {"parameters": 0, "trainable_parameters": 0, "flops_per_sample": 0}
+    launch.path.write_text(launch.plan.model_copy(update=nothing).model_dump_json())
+    assert launch()[0] == 0
+    assert 0 < Session.plan.trainable_parameters == Session.plan.parameters
+    assert Session.plan.flops_per_sample and Session.plan.memory.total
 
 
 def test_its_state_is_starting_until_a_worker_has_logged(launch, monkeypatch):

@@ -106,7 +106,7 @@ def test_this_machine(tmp_path, monkeypatch):
 
 
 def test_packages_are_named_with_their_versions():
-    assert "ray 2.60.0" in check_packages().message
+    assert "ray 2.60.0" in check_packages("local").message
 
 
 @pytest.mark.parametrize(("ahead", "outcome"), [(0, "pass"), (-3, "pass"), (9, "warn"), (-61, "fail")])
