@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
 from orchestrator.ray_session import RaySession
 from orchestrator.records import PLAN, RunRecord
+from orchestrator.recovery.diagnosis import Answers, Diagnosis, nobody_trains
 from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.storage import store_at
 from orchestrator.storage.faults import first_line
 
 _STOP_POLL_SECONDS = 1.0
+_DIAGNOSIS_POLL_SECONDS = 1.0
 _SECONDS_BETWEEN_PARTS = 1.0
 """How often it is told how many files of predictions there are, and looked whether they should stop."""
 _SENDER_SECONDS = 10.0
@@ -80,6 +82,7 @@ class Driver:
         self._stops_asked = 0
         self._why_at_once = "stopped before it could save"
         self._over = threading.Event()
+        self._look: Callable[[], Diagnosis] = nobody_trains
         self._has_workers = False
         self._told_at = 0.0
 
@@ -89,8 +92,15 @@ class Driver:
         """
         if self._status.state.is_final:
             return _tell_end(self._status)
+        from orchestrator.telemetry.ledger_keeper import LedgerKeeper
+
+        with LedgerKeeper(self._record, self._status) as self._ledger:
+            return self._run()
+
+    def _run(self) -> int:
         self._listen_to_signals()
         threading.Thread(target=self._end_after_grace, name="stop-grace", daemon=True).start()
+        threading.Thread(target=self._diagnose, name="diagnosis", daemon=True).start()
         try:
             self._say_starting()
             end = self._work()
@@ -99,7 +109,8 @@ class Driver:
         except BaseException as error:
             end = self._end_of(error)
         self._over.set()
-        end = self._written(end)
+        ledger = self._ledger.ended(end.ended_at or time.time())
+        end = self._written(end.with_effective(ledger.effective))
         self._close_tracking(end)
         return _tell_end(end)
 
@@ -124,11 +135,13 @@ class Driver:
         with RaySession(self._plan, self._ray_dir) as ray:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
             ray.wait_for_resources(self._stop_asked)
+            self._look = lambda: ray.look()
             return self._train(ray) if self._plan.question is None else self._answer(ray)
 
     def _train(self, ray: RaySession) -> RunStatus:
         from orchestrator import data
         from orchestrator.telemetry.closing import describe_run
+        from orchestrator.telemetry.gauges import LedgerGauges
 
         _doing("preparing the data")
         prepared = data.prepare(self._plan)
@@ -140,7 +153,8 @@ class Driver:
             store.write(PLAN, self._plan.model_dump_json(indent=2).encode())
         _doing("starting the workers")
         self._has_workers = True
-        outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)
+        with self._ledger.shown(LedgerGauges(self._plan).show):
+            outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)
         reached = self._status.reached(outcome["step"], outcome["attempt"], outcome["metrics"])
         state, reason, message = (
             (RunState.STOPPED, EndReason.STOPPED_BY_USER, f"stopped after step {outcome['step']}")
@@ -222,6 +236,14 @@ class Driver:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
+    def _diagnose(self) -> None:
+        """On a thread: say what all workers do to whoever asks for it in the record."""
+        with contextlib.suppress(OSError):
+            answers = Answers(self._record)
+            while not self._over.wait(_DIAGNOSIS_POLL_SECONDS):
+                with contextlib.suppress(OSError):
+                    answers.answer(self._look)
+
     def _on_signal(self, number: int, frame: Any) -> None:
         """First: ask the workers to finish the step and save. Second, or before there are workers: end now."""
         self._stops_asked += 1
@@ -251,7 +273,13 @@ def _doing(text: str) -> None:
 def _tell_end(end: RunStatus) -> int:
     """The last event line; returns the exit code."""
     events.emit(
-        "end", state=end.state, reason=end.reason, message=end.message, metrics=end.metrics, step=end.step
+        "end",
+        time=round(end.ended_at or time.time(), 3),
+        state=end.state,
+        reason=end.reason,
+        message=end.message,
+        metrics=end.metrics,
+        step=end.step,
     )
     return end.reason.exit_code if end.reason else 4
 

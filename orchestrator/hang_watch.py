@@ -19,6 +19,7 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker 
 
 from orchestrator.errors import HangError
 from orchestrator.recovery.beats import Sight, heart, sight
+from orchestrator.recovery.diagnosis import Diagnosis, diagnosis_of, nobody_trains
 from orchestrator.recovery.hangs import Hang, HangCheck, Place
 from orchestrator.recovery.notice import ask_to_leave
 
@@ -74,27 +75,37 @@ class HangWatch(WorkerGroupCallback):
         if not seconds:
             return
         self._hangs = True
-        hang = self._looked_at(seconds)
+        hang = _looked_at(self._group, seconds, self._check)
         told = (hang.blamed or [0])[0]
         where = self._keep(hang)
         statuses[told].error = HangError(f"{hang.sentence}; {where} has the stacks of all")
 
+    def look(self) -> Diagnosis:
+        """What all ranks do now. Asked by another thread than the controller's."""
+        group, check = self._group, self._check
+        still = check.stillness(time.monotonic())
+        if group is None or not still:
+            return nobody_trains()
+        return diagnosis_of(_looked_at(group, max(still.values()), check), still)
+
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         """What hangs does not leave by itself, and one that is stopped would be waited for."""
+        self._group = None
         if self._hangs:
             for worker in worker_group.get_workers():
                 _end(worker)
 
-    def _looked_at(self, seconds: float) -> Hang:
-        workers = self._group.get_workers()
-        asked = {worker.actor.sight.remote(rank): rank for rank, worker in enumerate(workers)}
-        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
-        sights = {}
-        for answer in answered:
-            with contextlib.suppress(Exception):  # a process that has ended meanwhile does not answer either
-                sights[asked[answer]] = ray.get(answer)
-        places = {rank: Place(each.metadata.hostname, each.metadata.pid) for rank, each in enumerate(workers)}
-        return Hang(seconds=seconds, beats=self._check.beats, places=places, sights=sights)
+
+def _looked_at(group: Any, seconds: float, check: HangCheck) -> Hang:
+    workers = group.get_workers()
+    asked = {worker.actor.sight.remote(rank): rank for rank, worker in enumerate(workers)}
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
+    sights = {}
+    for answer in answered:
+        with contextlib.suppress(Exception):  # a process that has ended meanwhile does not answer either
+            sights[asked[answer]] = ray.get(answer)
+    places = {rank: Place(each.metadata.hostname, each.metadata.pid) for rank, each in enumerate(workers)}
+    return Hang(seconds=seconds, beats=check.beats, places=places, sights=sights)
 
 
 def _end(worker: Any) -> None:

@@ -7,43 +7,58 @@ the loop's own meter. Hence the parts add up to the wall time, over all launches
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from orchestrator.section import Section
 
 STEP, REPLAY, DOWN, QUEUE, NODES, END = "step", "replay", "down", "queue", "waiting for nodes", "end"
 START = "start: "
-"""Before each stage of a start."""
+"""Before each stage of a start, but for the checkpoint that is read."""
+RESTORE = "restore"
+PREDICT = "predict"
 _METER = {
     "data_wait": "data wait",
     "forward_backward": STEP,
     "optimizer": STEP,
     "checkpoint": "checkpoint",
     "evaluate": "evaluate",
+    "samples": "samples",
     "other": "other",
 }
 """Parts of the loop's meter, and what they are called here."""
 _RUNNING = "steps that were not logged"
 
 
-@dataclass(frozen=True)
-class Ledger:
+class Ledger(Section):
     """Seconds by part."""
 
-    seconds: Mapping[str, float]
+    seconds: dict[str, float] = {}
     """``step`` is what counted; ``replay`` what was taken again after it was lost; ``down`` from the last log before a fault to
-    the next start; ``queue`` from a submission to its driver; ``start: ...`` the stages of all starts; ``end`` from the last
-    log on: the last save, evaluation and the logged model.
+    the next start; ``queue`` from a submission to its driver; ``start: ...`` the stages of all starts, ``restore`` the one in
+    which a checkpoint is read; ``end`` from the last log on: the last save, evaluation and the logged model.
     """
-    steps: int
+    steps: int = 0
     """Steps that counted."""
-    faults: int
+    faults: int = 0
     """Attempts that ended early."""
-    waited_for: Mapping[int, float]
-    """Seconds that the others waited for a rank whose forward passes took longer, by rank."""
+    waited_for: dict[int, float] = {}
+    """Seconds that the others waited for a rank whose forward passes took longer, by rank. They are seconds of ``step``."""
+    communication: float = 0.0
+    """Seconds that even the rank that waited least waited for gradients of the others: an estimate of what communication takes
+    that no computation hides. They are seconds of ``step``.
+    """
     shrunken: float = 0.0
     """Where the number of workers may change: seconds of steps that counted, times the share of the most workers that was
     missing. It lies within ``step``: what the missing workers could have done, not what went by.
     """
+    step: int = 0
+    """The last one that was logged."""
+    launch: int = 0
+    """The newest launch."""
+    doing: str = ""
+    """The part of the time behind ``until``; empty where the run has ended."""
+    until: float = 0.0
+    """Up to when the parts go, in seconds since the epoch."""
 
     @property
     def wall(self) -> float:
@@ -54,6 +69,18 @@ class Ledger:
     def effective(self) -> float:
         """Effective training time: the share of the wall time that steps took that counted."""
         return self.seconds.get(STEP, 0.0) / self.wall if self.wall else 0.0
+
+    def up_to(self, now: float) -> Ledger:
+        """With the time since then, of a run that has not ended."""
+        account = Account({}, self)
+        account.charge(now)
+        return account.ledger
+
+    def ended(self, at: float) -> Ledger:
+        """With its end."""
+        account = Account({}, self)
+        account.take({"event": "end", "time": at})
+        return account.ledger
 
 
 def ledger_of(
@@ -67,35 +94,64 @@ def ledger_of(
         now: up to when, of a run that has not ended.
 
     """
-    account = _Account(submitted_at)
+    account = Account(submitted_at)
     for event in told:
         account.take(event)
-    if now is not None:
-        account.charge(now)
-    return Ledger(account.seconds, account.steps, account.faults, account.waited_for, account.shrunken)
+    return account.ledger if now is None else account.ledger.up_to(now)
 
 
-@dataclass
-class _Account:
-    submitted_at: Mapping[int, float]
-    seconds: dict[str, float] = field(default_factory=dict)
-    steps: int = 0
-    faults: int = 0
-    waited_for: dict[int, float] = field(default_factory=dict)
-    shrunken: float = 0.0
-    missing: float = 0.0
-    """Of the most workers that there may be, the share that there is not."""
-    doing: str = ""
-    """What the time from here on is charged to; empty between launches."""
-    at: float = 0.0
-    """Up to when all is charged."""
-    step: int = 0
-    reached: int = 0
-    """The last step that any attempt has logged or saved."""
-    step_seconds: float = 0.0
-    """Of one step, by the last log."""
-    unlogged: float = 0.0
-    """Seconds from the last log to the fault after it, which are charged to ``down`` as long as nobody knows better."""
+def _part_of(stage: str) -> str:
+    if stage == "reading the checkpoint":
+        return RESTORE
+    return PREDICT if stage.startswith("predicting") else f"{START}{stage}"
+
+
+class Account:
+    """A ledger that goes on with each event."""
+
+    def __init__(
+        self, submitted_at: Mapping[int, float], earlier: Ledger | None = None, reached: int = 0
+    ) -> None:
+        """
+        Args:
+            submitted_at: of each launch, in seconds since the epoch, where it is known.
+            earlier: what it goes on with.
+            reached: the last step that any attempt before has logged or saved.
+
+        """
+        found = earlier or Ledger()
+        self.submitted_at = submitted_at
+        self.seconds, self.waited_for = dict(found.seconds), dict(found.waited_for)
+        self.steps, self.faults, self.communication = found.steps, found.faults, found.communication
+        self.shrunken, self.missing = found.shrunken, 0.0
+        """``missing``: of the most workers that there may be, the share that there is not."""
+        self.step, self.launch = found.step, found.launch
+        self.doing = found.doing
+        """What the time from here on is charged to; empty between launches."""
+        self.at = found.until
+        """Up to when all is charged."""
+        self.reached = max(reached, found.step)
+        """The last step that any attempt has logged or saved."""
+        self.step_seconds = 0.0
+        """Of one step, by the last log."""
+        self.unlogged = 0.0
+        """Seconds from the last log to the fault after it, which are charged to ``down`` as long as nobody knows better."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """As it stands."""
+        return Ledger(
+            seconds=dict(self.seconds),
+            steps=self.steps,
+            faults=self.faults,
+            waited_for=dict(self.waited_for),
+            communication=self.communication,
+            shrunken=self.shrunken,
+            step=self.step,
+            launch=self.launch,
+            doing=self.doing,
+            until=self.at,
+        )
 
     def charge(self, until: float) -> float:
         """Charge the time up to here to what is done, and return it. Clocks of two machines may differ, so none is charged twice."""
@@ -105,40 +161,46 @@ class _Account:
         self.at = max(self.at, until)
         return spent
 
-    def move(self, seconds: float, source: str, target: str) -> None:
+    def _move(self, seconds: float, source: str, target: str) -> None:
         self.seconds[source] -= seconds
         self.seconds[target] = self.seconds.get(target, 0.0) + seconds
 
     def take(self, event: Mapping[str, Any]) -> None:
+        """The next event of the run's output. Of a kind that says nothing of time it changes nothing."""
         time = event.get("time", self.at)
         match event:
             case {"event": "state", "launch": int(launch)}:
-                self.begins(time, self.submitted_at.get(launch, time))
+                self._begins(time, launch)
             case {"event": "stage", "doing": str(stage)} if self.doing:
-                self.goes_on(time, f"{START}{stage}")
+                self._goes_on(time, _part_of(stage))
             case {"event": "waiting"} if self.doing:
-                self.goes_on(time, NODES)
+                self._goes_on(time, NODES)
             case {"event": "attempt", "start_step": int(start)} if self.doing:
                 self.charge(time)
-                self.starts_from(start)
+                self._starts_from(start)
             case {"event": "metrics", "step": int(step), "values": {"system/other_ms": _}} if self.doing:
-                self.logged(time, step, event["values"])
+                self._logged(time, step, event["values"])
             case {"event": "incident"} if self.doing:
-                self.faults += 1
-                self.goes_down(time)
+                self._failed(time)
             case {"event": "resize"} if self.doing:
-                self.goes_down(time)
+                self._goes_down(time)
             case {"event": "group", "workers": int(workers), "most": int(most)}:
                 self.missing = 1 - workers / most
             case {"event": "end"} if self.doing:
-                self.goes_on(time, "")
+                self._goes_on(time, "")
 
-    def begins(self, time: float, submitted: float) -> None:
-        """A launch's driver begins; what lies between two launches belongs to nobody."""
-        self.at, self.doing = min(submitted, time), QUEUE
-        self.goes_on(time, f"{START}starting the driver")
+    def _begins(self, time: float, launch: int) -> None:
+        """A launch's driver begins: the first one, or another in the place of one that was lost. What lies between two launches
+        belongs to nobody.
+        """
+        if self.doing and launch == self.launch:
+            self._failed(time)
+        else:
+            self.at, self.doing = min(self.submitted_at.get(launch, time), time), QUEUE
+        self.launch = launch
+        self._goes_on(time, f"{START}starting the driver")
 
-    def goes_on(self, time: float, doing: str) -> None:
+    def _goes_on(self, time: float, doing: str) -> None:
         """From training on: to the end, or, without a fault that was told, to another attempt in the same processes."""
         if self.doing == _RUNNING:
             self.doing = DOWN if doing else END
@@ -146,16 +208,20 @@ class _Account:
         self.charge(time)
         self.doing = doing
 
-    def starts_from(self, step: int) -> None:
+    def _starts_from(self, step: int) -> None:
         """Steps behind the last log that were saved all the same, as on a notice, did count."""
         kept = min(self.unlogged, max(0, step - self.step) * self.step_seconds)
         if kept and step > self.reached:
-            self.move(kept, DOWN, STEP)
+            self._move(kept, DOWN, STEP)
             self.steps += step - self.reached
         self.unlogged, self.step = 0.0, step
         self.reached = max(self.reached, step)
 
-    def goes_down(self, time: float) -> None:
+    def _failed(self, time: float) -> None:
+        self.faults += 1
+        self._goes_down(time)
+
+    def _goes_down(self, time: float) -> None:
         """The workers have left, to start again."""
         was_running = self.doing == _RUNNING
         self.doing = DOWN if was_running else self.doing
@@ -163,10 +229,10 @@ class _Account:
         self.unlogged = spent if was_running else 0.0
         self.doing = DOWN
 
-    def logged(self, time: float, step: int, values: Mapping[str, float]) -> None:
+    def _logged(self, time: float, step: int, values: Mapping[str, float]) -> None:
         """Split the time since the last log by what the loop's meter says of its steps."""
         count = max(1, step - self.step)
-        measured = {part: values[f"system/{part}_ms"] * count / 1e3 for part in _METER}
+        measured = {part: values.get(f"system/{part}_ms", 0.0) * count / 1e3 for part in _METER}
         total = sum(measured.values())
         if self.doing != _RUNNING:
             self.charge(max(self.at, time - total))  # the loop began then
@@ -175,9 +241,9 @@ class _Account:
         scale = spent / total if total else 0.0
         for part, seconds in measured.items():
             name = _METER[part]
-            self.add(name, seconds * scale * new / count)
+            self._add(name, seconds * scale * new / count)
             self.shrunken += self.missing * (name == STEP) * seconds * scale * new / count
-            self.add(REPLAY, seconds * scale * (1 - new / count))
+            self._add(REPLAY, seconds * scale * (1 - new / count))
         self.at = max(self.at, time)
         self.doing, self.step, self.step_seconds = _RUNNING, step, spent / count
         self.reached, self.steps = max(self.reached, step), self.steps + new
@@ -185,132 +251,8 @@ class _Account:
             rank = int(values["system/slowest_rank"])
             behind = values["system/slowest_rank_behind_ms"] * count / 1e3
             self.waited_for[rank] = self.waited_for.get(rank, 0.0) + behind
+        self.communication += values.get("system/communication_ms", 0.0) * new / 1e3
 
-    def add(self, part: str, seconds: float) -> None:
+    def _add(self, part: str, seconds: float) -> None:
         if seconds:
             self.seconds[part] = self.seconds.get(part, 0.0) + seconds
-
-
-# -- why -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What holds a run up most, and what to change."""
-
-    bound: str
-    """``input``, ``checkpoint``, ``evaluation``, ``failure``, ``start``, ``straggler`` or ``compute``."""
-    sentence: str
-    """What was seen."""
-    change: str
-    """The field to change, and to what."""
-    gain: float
-    """Seconds of the wall time that the change is expected to save."""
-
-
-_WORTH_SAYING = 0.1
-"""A share of the wall time below this is not what holds a run up."""
-
-
-def advice_of(ledger: Ledger, *, checkpoint_every: int, evaluate_every: int, reader_tasks: int) -> Advice:
-    """The largest part that is no step.
-
-    Args:
-        checkpoint_every: steps between checkpoints, as planned.
-        evaluate_every: steps between evaluations, as planned; 0: none.
-        reader_tasks: ``data.reader_tasks``.
-
-    """
-    candidates = (
-        _input(ledger, reader_tasks),
-        _part(ledger, "checkpoint", "checkpoint.every_steps", checkpoint_every),
-        _part(ledger, "evaluate", "training.evaluate_every", evaluate_every),
-        _failure(ledger, checkpoint_every),
-        _start(ledger),
-        _straggler(ledger),
-    )
-    share, found = max(candidates, key=lambda candidate: candidate[0])
-    if share >= _WORTH_SAYING:
-        return found
-    return Advice(
-        "compute",
-        f"steps that counted took {ledger.effective:.0%} of the time, and no other part {_WORTH_SAYING:.0%}",
-        "training.precision: bf16 where the device has it, or scaling.workers: a faster step is what is left to gain",
-        0.0,
-    )
-
-
-_Candidate = tuple[float, Advice]
-
-
-def _share(ledger: Ledger, *parts: str) -> tuple[float, float]:
-    seconds = sum(ledger.seconds.get(part, 0.0) for part in parts)
-    return seconds, seconds / ledger.wall if ledger.wall else 0.0
-
-
-def _input(ledger: Ledger, reader_tasks: int) -> _Candidate:
-    seconds, share = _share(ledger, "data wait")
-    return share, Advice(
-        "input",
-        f"workers waited {share:.0%} of the time for data",
-        f"data.reader_tasks: {2 * reader_tasks} (now {reader_tasks}), where cores are free",
-        seconds / 2,
-    )
-
-
-def _part(ledger: Ledger, part: str, name: str, every: int) -> _Candidate:
-    """A part that comes every so many steps: half as often is half of it."""
-    seconds, share = _share(ledger, part)
-    kind = {"checkpoint": "checkpoint", "evaluate": "evaluation"}[part]
-    return share, Advice(
-        kind,
-        f"training stood still {share:.0%} of the time for its {kind}s",
-        f"{name}: {2 * every} (now {every})",
-        seconds / 2,
-    )
-
-
-def _failure(ledger: Ledger, checkpoint_every: int) -> _Candidate:
-    seconds, share = _share(ledger, REPLAY, DOWN, NODES)
-    replayed, _ = _share(ledger, REPLAY)
-    return share, Advice(
-        "failure",
-        f"{ledger.faults} faults cost {share:.0%} of the time: {replayed:.0f} s of steps that were taken again, and"
-        f" {seconds - replayed:.0f} s in which nothing ran",
-        f"checkpoint.every_steps: {max(1, checkpoint_every // 2)} (now {checkpoint_every}), which halves what is taken again",
-        replayed / 2,
-    )
-
-
-def _start(ledger: Ledger) -> _Candidate:
-    stages = {
-        part: spent for part, spent in ledger.seconds.items() if part.startswith(START) or part == QUEUE
-    }
-    _, share = _share(ledger, *stages)
-    longest = max(stages, key=lambda stage: stages[stage], default=QUEUE)
-    spent = stages.get(longest, 0.0)
-    return share, Advice(
-        "start",
-        f"{share:.0%} of the time went by before steps were taken, most of it ({spent:.0f} s) in"
-        f" {longest.removeprefix(START)}",
-        _START_CHANGES.get(longest.removeprefix(START), "training.max_steps: a longer run starts as seldom"),
-        spent if longest.removeprefix(START) in _START_CHANGES else 0.0,
-    )
-
-
-_START_CHANGES = {
-    QUEUE: "the cluster: its queue, its image or its nodes were waited for (status said which)",
-    "preparing the data": "nothing: what was prepared is kept, and the next run of this data finds it",
-}
-
-
-def _straggler(ledger: Ledger) -> _Candidate:
-    rank = max(ledger.waited_for, key=lambda rank: ledger.waited_for[rank], default=0)
-    seconds = ledger.waited_for.get(rank, 0.0)
-    share = seconds / ledger.wall if ledger.wall else 0.0
-    return share, Advice(
-        "straggler",
-        f"the others waited {share:.0%} of the time for worker {rank}, whose forward passes take longer",
-        f"scaling.node_labels or the node of worker {rank}: give it a core or a GPU of its own",
-        seconds,
-    )

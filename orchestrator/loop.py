@@ -225,7 +225,7 @@ def train(
 
         # after the save, so that samples that can't be made lose no checkpoint
         if plan.sample_every and (step % plan.sample_every == 0 or last):
-            with meter.part("evaluate"):
+            with meter.part("samples"):
                 around.show_samples(step)
 
         if outcome.stopped or outcome.enough:

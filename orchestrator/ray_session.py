@@ -24,6 +24,7 @@ from orchestrator.gpus import free_gpus, held_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import new_folder, temporary_files_in
 from orchestrator.records import RunRecord
+from orchestrator.recovery.diagnosis import Diagnosis, nobody_trains
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.hangs import PATIENCE, Hang, incident_text
 from orchestrator.runs import EndReason, Group
@@ -59,6 +60,8 @@ class RaySession:
         # an instance of its own has one node
         self._nodes = FaultyNodes(None if private_dir else plan.job.recovery.exclude_nodes_after)
         self._held = contextlib.ExitStack()
+        self.look: Callable[[], Diagnosis] = nobody_trains
+        """What all workers do now; asked by any thread."""
 
     def __enter__(self) -> RaySession:
         """Raises InfrastructureError where Ray does not start, after as many tries as the job allows failures."""
@@ -275,6 +278,8 @@ class RaySession:
         plan = self._plan
         if self._is_narrowed:
             self._record_group(launch, plan.world_size, "this machine has room for no more")
+        hang_watch = HangWatch(plan.job.recovery.hang_timeout, partial(self._keep_hang, launch))
+        self.look = hang_watch.look
         trainer = Trainer(
             partial(_work, work, bool(self._private_dir) and plan.job.data.reader == "ray"),
             train_loop_config=dict(config),
@@ -285,7 +290,7 @@ class RaySession:
             node_labels=plan.job.scaling.node_labels,
             left_out=partial(_record_left_out, plan.storage, launch),
             elastic=self._elastic(launch),
-            hang_watch=HangWatch(plan.job.recovery.hang_timeout, partial(self._keep_hang, launch)),
+            hang_watch=hang_watch,
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=PATIENCE * plan.job.recovery.hang_timeout,

@@ -6,6 +6,7 @@
     <storage>/launches/1/state.json      the newest RunStatus, replaced as a whole
     <storage>/launches/1/final.json      the end; created once, never overwritten: the first writer wins
     <storage>/launches/1/driver.log      output of the driver
+    <storage>/launches/1/ledger.json     where the time of all launches up to this one went; written by its driver alone
     <storage>/control/stop-1             its existence asks launch 1 for a graceful stop
     <storage>/control/deleted            the run is being deleted: what else is there is a part of it
     <storage>/control/left-out.json      steps that a spike of the loss has had left out
@@ -25,6 +26,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from orchestrator.errors import RecordError
+from orchestrator.ledger import Ledger
 from orchestrator.own_code import OwnCode
 from orchestrator.runs import RunStatus
 from orchestrator.section import Section
@@ -80,8 +82,22 @@ class RunRecord:
         launch = launch or self.newest_launch()
         for name in (_end_name(launch), _state_name(launch)):
             if content := self._read(name):
-                return self._decoded(name, content, RunStatus)
+                status = self._decoded(name, content, RunStatus)
+                known = None if status.state.is_final else self.section(_ledger_name(launch), Ledger)
+                return status.with_effective(known.effective) if known else status
         return None
+
+    def ledger(self, launch: int) -> Ledger | None:
+        """Where the time of a launch and of those before it went; that of an earlier one where it has not begun to tell.
+
+        Raises RecordError where what is written there is no ledger.
+        """
+        found = (self.section(_ledger_name(number), Ledger) for number in range(launch, 0, -1))
+        return next((ledger for ledger in found if ledger is not None), None)
+
+    def set_ledger(self, launch: int, ledger: Ledger) -> None:
+        """Write it. For the launch's driver alone."""
+        self.store.write(_ledger_name(launch), ledger.model_dump_json(indent=2).encode())
 
     def section(self, name: str, kind: type[Kept]) -> Kept | None:
         """What one of the run's files holds. Raises RecordError where that is nothing of the kind."""
@@ -210,6 +226,10 @@ def _state_name(launch: int) -> str:
 
 def _end_name(launch: int) -> str:
     return f"launches/{launch}/final.json"
+
+
+def _ledger_name(launch: int) -> str:
+    return f"launches/{launch}/ledger.json"
 
 
 def _code_name(digest: str) -> str:

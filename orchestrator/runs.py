@@ -148,6 +148,10 @@ class RunStatus(Section):
     """Last logged values by name; in JSON those that are no finite numbers are text: ``"NaN"``, ``"Infinity"``."""
     best: Best | None = None
     """The best checkpoint, as far as the job ranks them."""
+    effective: float | None = None
+    """Effective training time: the share of the time since the first submission that steps took that counted; None before the
+    driver has told.
+    """
     nodes_left_out: tuple[str, ...] = ()
     """Nodes on which no worker is started any more, since their hardware failed ``recovery.exclude_nodes_after`` times."""
     group: Group | None = None
@@ -175,6 +179,10 @@ class RunStatus(Section):
     def with_best(self, best: Best | None) -> RunStatus:
         """With another best checkpoint; None leaves the one that it has."""
         return self._with(best=best or self.best)
+
+    def with_effective(self, share: float) -> RunStatus:
+        """With another effective training time."""
+        return self._with(effective=round(share, 4))
 
     def without_nodes(self, nodes: Iterable[str]) -> RunStatus:
         """With these nodes left out, beside those that are."""
@@ -235,6 +243,7 @@ class RunStatus(Section):
             step=self.step or earlier.step,
             metrics={**earlier.metrics, **self.metrics},
             best=self.best or earlier.best,
+            effective=earlier.effective if self.effective is None else self.effective,
             nodes_left_out=self.nodes_left_out or earlier.nodes_left_out,
             group=self.group or earlier.group,
         )
@@ -251,6 +260,7 @@ class RunStatus(Section):
             step=record.step,
             metrics=dict(record.metrics),
             best=record.best,
+            effective=record.effective,
             nodes_left_out=record.nodes_left_out or self.nodes_left_out,
             group=record.group or self.group,
             urls={**self.urls, **record.urls},

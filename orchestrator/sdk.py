@@ -46,7 +46,7 @@ from orchestrator.planning.shard_group import with_shard_group
 from orchestrator.planning.sizes import over_shares
 from orchestrator.planning.verdict import Verdict
 from orchestrator.records import RunRecord
-from orchestrator.runs import RunStatus, new_run_id, run_id_problem
+from orchestrator.runs import RunState, RunStatus, new_run_id, run_id_problem
 from orchestrator.spec.addresses import store_problem, without_password
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home, load_profile, load_spec
@@ -57,6 +57,7 @@ from orchestrator.stored_run import CheckpointRun, StoredRun
 if TYPE_CHECKING:
     from orchestrator.clusters.base import Cluster
     from orchestrator.housekeeping import Pruning, Usage
+    from orchestrator.recovery.diagnosis import Diagnosis
 
 _WAIT_SECONDS = 0.5
 _NO_TORCH = "takes torch, which is not installed here (pip install 'trainwright[train]')"
@@ -415,20 +416,44 @@ class Run(StoredRun):
         return [points[step] for step in sorted(points)]
 
     def ledger(self) -> Ledger:
-        """Where its time went, up to its end or to now: of all launches whose output the cluster has kept.
+        """Where its time went, over all of its launches, up to its end or to now. Where this machine can't read the run's storage:
+        of the launches whose output the cluster has kept.
 
         Raises:
             NotFoundError: there is no such run.
         """
         status = self.status()
-        told = (event for line in self.cluster.logs(self.id) if (event := events.parse(line)))
-        submitted_at = {status.launch: status.submitted_at}
+        now = None if status.state.is_final else time.time()
         with suppress(OSError, InfrastructureError, NotFoundError):
-            record = RunRecord(self._storage_here())
-            for launch in range(1, status.launch):
-                if earlier := record.status(launch):
-                    submitted_at[launch] = earlier.submitted_at
-        return ledger_of(told, submitted_at, None if status.state.is_final else time.time())
+            kept = RunRecord(self._storage_here()).ledger(status.launch)
+            if kept is not None:
+                return kept if now is None else kept.up_to(now)
+        told = (event for line in self.cluster.logs(self.id) if (event := events.parse(line)))
+        return ledger_of(told, {status.launch: status.submitted_at}, now)
+
+    def diagnose(self, timeout_seconds: float = 20.0) -> Diagnosis:
+        """What all of its workers do now: their stacks, and which one the others wait for.
+
+        Raises:
+            SpecError: it has ended.
+            InfrastructureError: it has not begun, it did not answer in time, or its storage can't be read from this machine.
+            NotFoundError: there is no such run.
+        """
+        from orchestrator.clusters.shared.run_records import storage_record
+        from orchestrator.recovery.diagnosis import ask
+
+        status = self.status()
+        if status.state.is_final:
+            raise SpecError(f"{self.id} has ended ({status.state}): diagnose looks at workers that live")
+        if status.state is RunState.PENDING:
+            raise InfrastructureError(f"{self.id} has not begun: {status.message or 'its driver starts'}")
+        found = ask(storage_record(self._storage_here()), timeout_seconds)
+        if found is None:
+            raise InfrastructureError(
+                f"{self.id} did not answer within {timeout_seconds:g} s: its driver is busy, stopped or gone; trainwright"
+                f" status {self.id} says how it stands"
+            )
+        return found
 
     def stop(self, *, now: bool = False) -> RunStatus:
         """Ask for a graceful stop, or end it ``now``. Returns at once."""

@@ -22,6 +22,8 @@ def with_progress(status: RunStatus, lines: Iterable[str]) -> RunStatus:
                 status = status.in_attempt(attempt, total_steps)
             case {"event": "checkpoint", "best": dict(best)}:
                 status = status.with_best(Best.model_validate(best))
+            case {"event": "ledger", "effective": float(share)}:
+                status = status.with_effective(share)
             case {"event": "node_fault", "node": str(node), "is_left_out": True}:
                 status = status.without_nodes([node])
             case {"event": "tracking", "url": str(url)}:

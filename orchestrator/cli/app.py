@@ -10,6 +10,7 @@ import orchestrator
 from orchestrator.cli import (
     clusters,
     delete,
+    diagnose,
     doctor,
     evaluate,
     explain,
@@ -75,6 +76,7 @@ for name, verb in (
     ("status", status.status),
     ("logs", logs.logs),
     ("why", why.why),
+    ("diagnose", diagnose.diagnose),
     ("stop", stop.stop),
     ("resume", resume.resume),
     ("predict", predict.predict),

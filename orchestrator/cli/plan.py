@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, ClusterName, JobFile, Overrides, print_json, say
+from orchestrator.cli.options import AsJson, ClusterName, JobFile, Overrides, complete_run, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from orchestrator.planning.failures import Forecast
     from orchestrator.planning.plan import Plan, ResolvedJob
     from orchestrator.planning.verdict import Verdict
     from orchestrator.spec.profile import ClusterProfile
@@ -24,11 +26,35 @@ Fit = Annotated[
 ]
 
 
+FailuresText = Annotated[
+    str,
+    typer.Option(
+        "--failures",
+        help="Say what failures will cost: mtbf=6h of the run, or mtbf_node=30d (and nodes=8); with either repair=10m, step=0.5s,"
+        " save=2s, restart=90s.",
+        metavar="mtbf=DURATION",
+        show_default=False,
+    ),
+]
+Like = Annotated[
+    str,
+    typer.Option(
+        "--like",
+        help="With --failures: the run in whose ledger steps, saves and restarts were measured.",
+        metavar="RUN",
+        show_default=False,
+        autocompletion=complete_run,
+    ),
+]
+
+
 def plan(
     job: JobFile,
     cluster: ClusterName = "local",
     set_: Overrides = None,
     fit: Fit = None,
+    failures: FailuresText = "",
+    like: Like = "",
     json: AsJson = False,
 ) -> None:
     """Show everything that would happen, and the exact request; start nothing."""
@@ -42,6 +68,7 @@ def plan(
     made = make_plan(job, profile, overrides=set_ or ())
     request = open_cluster(profile).render(made)
     verdict, unknown = _verdict(made, profile, fit)
+    forecast = _forecast(made, failures, like)
     if json:
         print_json(
             {
@@ -49,11 +76,13 @@ def plan(
                 "digest": made.digest,
                 "warnings": warnings(made, profile),
                 "fit": _as_json(verdict),
+                "failures": asdict(forecast) if forecast else None,
                 "request": request.model_dump(mode="json", exclude={"plan"}),
             }
         )
         return
-    for line in [*describe(made), *_fit_lines(verdict, unknown), *warnings(made, profile)]:
+    expected = [f"{name:<10} {text}" for name, text in forecast.lines()] if forecast else []
+    for line in [*describe(made), *_fit_lines(verdict, unknown), *expected, *warnings(made, profile)]:
         say(line)
     say()
     say(f"request to {profile.name} ({request.kind}):")
@@ -81,6 +110,32 @@ def _verdict(made: Plan, profile: ClusterProfile, fit: bool | None) -> tuple[Ver
             " accelerator_type or accelerator_memory, or scaling.accelerator_type"
         )
     return verdict, ""
+
+
+def _forecast(made: Plan, text: str, like: str) -> Forecast | None:
+    """What failures will cost, where that was asked. Raises SpecError where nobody knows what a step takes."""
+    from orchestrator.errors import SpecError
+    from orchestrator.planning.costs import costs_assumed, costs_measured, with_own
+    from orchestrator.planning.failures import failures_of, forecast
+    from orchestrator.sdk import attach
+
+    if not text:
+        if like:
+            raise SpecError("--like goes with --failures")
+        return None
+    failures = failures_of(text, made.world_size)
+    if like:
+        run = attach(like)
+        costs = costs_measured(run.ledger(), run.plan().checkpoint_every, like)
+    elif "step" in failures.own:
+        costs = costs_assumed(made, failures.own["step"])
+    else:
+        raise SpecError(
+            "--failures: how long a step takes is not known: name a run that took such steps with --like RUN, or write"
+            f" --failures {text},step=0.5s"
+        )
+    costs = with_own(costs, failures.own)
+    return forecast(failures, costs, made.total_steps, made.checkpoint_every)
 
 
 def _as_json(verdict: Verdict | None) -> dict[str, object] | None:

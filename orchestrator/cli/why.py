@@ -8,7 +8,7 @@ from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, sa
 def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     """Show where a run's time went, what held it up most, which field to change, and what that would gain."""
     from orchestrator import progress, sdk
-    from orchestrator.ledger import advice_of
+    from orchestrator.advice import advice_of
 
     handle = sdk.attach(run, cluster)
     ledger, plan = handle.ledger(), handle.plan()
@@ -20,7 +20,12 @@ def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     )
     if json:
         print_json(
-            {**asdict(ledger), "wall": ledger.wall, "effective": ledger.effective, "advice": asdict(advice)}
+            {
+                **ledger.model_dump(mode="json"),
+                "wall": ledger.wall,
+                "effective": ledger.effective,
+                "advice": asdict(advice),
+            }
         )
         return
     say(f"{'wall time':<48} {progress.duration(ledger.wall)}")

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 _LONGEST_STACK = 200
@@ -123,6 +124,8 @@ class Sight:
     """Those that have not ended, in words."""
     stacks: str
     """Python stacks of all its threads, the training thread's first."""
+    stack: tuple[str, ...] = ()
+    """Frames of the training thread alone, the outermost first."""
 
 
 def sight(rank: int) -> Sight:
@@ -143,6 +146,9 @@ def sight(rank: int) -> Sight:
         pending={entry["process_group"][0]: entry["collective_seq_id"] for entry in reversed(pending)},
         collectives=tuple(f"{entry['profiling_name']} of {entry['input_sizes']}" for entry in pending),
         stacks="\n".join(_stack(names.get(thread, ""), frames[thread]) for thread in order),
+        stack=tuple(
+            f"{frame.name} {Path(frame.filename).name}:{frame.lineno}" for frame in own[-_LONGEST_STACK:]
+        ),
     )
 
 

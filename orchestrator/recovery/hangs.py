@@ -48,6 +48,10 @@ class HangCheck:
             return silence
         return stillness if stillness > self._limit else 0.0
 
+    def stillness(self, now: float) -> dict[int, float]:
+        """By rank, seconds since its last beat."""
+        return {rank: now - since for rank, since in self._since.items()}
+
     @property
     def _limit(self) -> float:
         """Seconds that a rank may stand still as things are: of all ranks the most, since they wait for each other."""

@@ -10,7 +10,9 @@ from typing import Any
 from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.planning.plan import Plan
 from orchestrator.private import files_for_this_user_alone
+from orchestrator.records import RunRecord
 from orchestrator.runs import RunState, RunStatus
+from orchestrator.telemetry.ledger_keeper import known_ledger
 from orchestrator.telemetry.spool import Spool, sender_lock
 
 logger = logging.getLogger("orchestrator")
@@ -113,7 +115,8 @@ def sync(storage: str, end: RunStatus | None, *, wait_seconds: float = 0.0, anew
             for values in sender.send_new():
                 count, sent = count + values, sender.sent
             if end is not None:
-                run.close(end.launch, _STATUSES[end.state], end.ended_at)
+                ledger = known_ledger(RunRecord(storage), end.launch)
+                run.close(end.launch, _STATUSES[end.state], end.ended_at, ledger)
             return count
         except Exception as error:
             lacking = spool.lacking({} if is_gone(error) else sent)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.ledger import Ledger
 from orchestrator.planning.plan import Plan
 
 _LEDGER = {"forward_backward": "step", "optimizer": "step"}
@@ -23,7 +24,7 @@ class Gauges:
     def __init__(self, plan: Plan, *, attempt: int, start_seconds: float) -> None:
         from ray.util.metrics import Counter, Gauge
 
-        self._tags = {"run": plan.run_id, "family": plan.job.model.family, "strategy": plan.job.strategy.kind}
+        self._tags = _tags(plan)
 
         def gauge(name: str, description: str) -> Any:
             return Gauge(f"trainwright_{name}", description=description, tag_keys=TAGS)
@@ -47,7 +48,7 @@ class Gauges:
         self._stall = counter(
             "checkpoint_stall_seconds_total", "Seconds that training stood still for checkpoints."
         )
-        self._seconds = counter("seconds_total", "The ledger: seconds of rank 0 by part.", "part")
+        self._seconds = counter("seconds_total", "Seconds of rank 0 by part, as they pass.", "part")
         self._restarts = counter("restarts_total", "Worker-group starts after the first.")
         self._saved_at = time.monotonic()
         self._seconds.inc(max(start_seconds, 1e-9), {**self._tags, "part": "start"})
@@ -86,3 +87,32 @@ class Gauges:
         """Training stood still for a checkpoint."""
         if seconds > 0:
             self._stall.inc(seconds, self._tags)
+
+
+class LedgerGauges:
+    """Where the time of the whole run went, set by the driver each time that it writes the ledger."""
+
+    def __init__(self, plan: Plan) -> None:
+        from ray.util.metrics import Gauge
+
+        self._tags = _tags(plan)
+        self._seconds = Gauge(
+            "trainwright_ledger_seconds",
+            description="The ledger: seconds by part, over launches and attempts.",
+            tag_keys=(*TAGS, "part"),
+        )
+        self._effective = Gauge(
+            "trainwright_effective_training_time",
+            description="Share of the wall time that steps took that counted.",
+            tag_keys=TAGS,
+        )
+
+    def show(self, ledger: Ledger) -> None:
+        """As it stands."""
+        self._effective.set(ledger.effective, self._tags)
+        for part, seconds in ledger.seconds.items():
+            self._seconds.set(seconds, {**self._tags, "part": part})
+
+
+def _tags(plan: Plan) -> dict[str, str]:
+    return {"run": plan.run_id, "family": plan.job.model.family, "strategy": plan.job.strategy.kind}

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-PARTS = ("data_wait", "forward_backward", "optimizer", "checkpoint", "evaluate", "other")
+PARTS = ("data_wait", "forward_backward", "optimizer", "checkpoint", "evaluate", "samples", "other")
 """What a step is made of. ``other`` is what no part claims: logging, the stop check, Python itself."""
 
 

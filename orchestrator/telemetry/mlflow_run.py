@@ -9,16 +9,19 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from orchestrator.ledger import Ledger
 from orchestrator.planning.plan import Plan
 from orchestrator.private import files_for_this_user_alone
 from orchestrator.spec.addresses import with_password
 from orchestrator.telemetry import mlflow_view
+from orchestrator.telemetry.ledger_view import files_of_ledger, ledger_metrics
 from orchestrator.telemetry.mlflow_errors import TrackedRunGoneError
 from orchestrator.telemetry.mlflow_models import MlflowModels, source_tags
 from orchestrator.telemetry.report import REPORT, newest_values, report_page
@@ -156,22 +159,37 @@ class MlflowRun:
             self._client, self._plan, self._spool, run_id=self.id, experiment_id=self._experiment_id
         )
 
-    def close(self, launch: int, status: str, ended_at: float | None) -> None:
-        """Add the report, put the newest metrics into the description, set its end, and note that it has been told.
+    def close(self, launch: int, status: str, ended_at: float | None, ledger: Ledger | None) -> None:
+        """Add the report and the ledger, put the newest metrics into the description, set its end, and note that it has been told.
 
         Args:
             launch: whose end it is.
             status: FINISHED, FAILED or KILLED.
             ended_at: seconds since the epoch; None: now.
+            ledger: where its time went up to here; None where nobody knows.
 
         """
-        self.send_file(REPORT, report_page(self._plan, self._spool, status))
+        self.send_file(REPORT, report_page(self._plan, self._spool, status, ledger))
+        if ledger is not None:
+            self._send_ledger(ledger, int(1000 * (ended_at or time.time())))
         self._describe_end()
         self._tag_hang()
         end_time = int(ended_at * 1000) if ended_at else None
         self._client.set_terminated(self.id, status=status, end_time=end_time)
         self._is_running = False
         self._spool.set_note(CLOSED, {"launch": launch, "status": status})
+
+    def _send_ledger(self, ledger: Ledger, moment: int) -> None:
+        """As a file, as a picture, and as metrics whose step is the seconds that it has, so that each is there once."""
+        from mlflow.entities import Metric
+
+        for name, content in files_of_ledger(ledger):
+            self.send_file(name, content)
+        values = ledger_metrics(ledger)
+        points = [Point(name, value, moment, int(ledger.wall)) for name, value in values.items()]
+        there = self.there(points)
+        fresh = [Metric(*point) for point in points if (point.name, point.step) not in there]
+        self._client.log_batch(self.id, metrics=fresh)
 
     def _describe_end(self) -> None:
         """What a run came to stands in its description, since MLflow lists a run's metrics with those of the system first.

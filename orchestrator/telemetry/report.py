@@ -1,12 +1,14 @@
-"""The report of a run: one HTML page with its end, its curves and where its time went, made from the spool alone."""
+"""The report of a run: one HTML page with its end, its curves and where its time went."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from orchestrator.ledger import Ledger
 from orchestrator.planning.plan import Plan
+from orchestrator.telemetry.ledger_view import ledger_rows
 from orchestrator.telemetry.spool import Spool
 
 REPORT = "report.html"
@@ -45,16 +47,17 @@ class Curve:
         return sorted({**self._kept, **dict([self._last] if self._last else [])}.items())
 
 
-def report_page(plan: Plan, spool: Spool, status: str) -> bytes:
+def report_page(plan: Plan, spool: Spool, status: str, ledger: Ledger | None) -> bytes:
     """The page, as UTF-8.
 
     Args:
         plan: of the run.
         spool: with all of its points.
         status: how it ended, in MLflow's word.
+        ledger: where its time went; None where nobody knows.
 
     """
-    curves, seconds = _read(spool)
+    curves = _read(spool)
     job = plan.job
     facts = {
         "end": status.lower(),
@@ -64,54 +67,31 @@ def report_page(plan: Plan, spool: Spool, status: str) -> bytes:
         "steps": f"{plan.total_steps:,} of {job.training.global_batch_size:,} samples",
     }
     newest = _newest(curves)
-    total = sum(seconds.values()) or 1.0
-    ledger = {
-        part: f"{spent:,.1f} s ({spent / total:.0%})"
-        for part, spent in sorted(seconds.items(), key=lambda item: -item[1])
-    }
     drawn = "".join(_figure(name, curve.points()) for name, curve in sorted(curves.items()))
     body = _table(facts)
     body += f"<h2>Metrics</h2>{_table(newest)}<h2>Curves</h2>{drawn}" if curves else ""
-    body += f"<h2>Where the time of rank 0 went</h2>{_table(ledger)}" if seconds else ""
+    body += f"<h2>Where the time went</h2>{_table(ledger_rows(ledger))}" if ledger else ""
     return _PAGE.format(title=html.escape(f"{job.name}: {plan.run_id}"), body=body).encode()
 
 
 def newest_values(spool: Spool) -> dict[str, str]:
     """The newest training loss and evaluation metrics by name, as they are shown."""
-    return _newest(_read(spool)[0])
+    return _newest(_read(spool))
 
 
 def _newest(curves: Mapping[str, Curve]) -> dict[str, str]:
     return {name: f"{curve.points()[-1][1]:.6g}" for name, curve in sorted(curves.items())}
 
 
-def _read(spool: Spool) -> tuple[dict[str, Curve], dict[str, float]]:
-    """Curves by name, and the ledger: seconds of the steps' loop by part. What was taken again counts again."""
+def _read(spool: Spool) -> dict[str, Curve]:
+    """Curves by name."""
     curves: dict[str, Curve] = {}
-    seconds: dict[str, float] = {}
     for part in spool.parts():
-        before: int | None = None
         for record in spool.records(part):
-            step, values = record.content["step"], record.content.get("values", {})
-            for name, value in values.items():
+            for name, value in record.content.get("values", {}).items():
                 if name.startswith(_CURVES) and math.isfinite(value):
-                    curves.setdefault(name, Curve()).add(step, value)
-            if "system/other_ms" in values:
-                steps = 1 if before is None else max(0, step - before)
-                before = step
-                for name in _parts_of(values):
-                    spent = values[name] * steps / 1e3
-                    key = name.removeprefix("system/").removesuffix("_ms").replace("_", " ")
-                    seconds[key] = seconds.get(key, 0.0) + spent
-    return curves, seconds
-
-
-def _parts_of(values: Mapping[str, float]) -> Iterable[str]:
-    return (
-        name
-        for name in values
-        if name.startswith("system/") and name.endswith("_ms") and name != "system/step_ms"
-    )
+                    curves.setdefault(name, Curve()).add(record.content["step"], value)
+    return curves
 
 
 def _figure(name: str, points: Points) -> str:

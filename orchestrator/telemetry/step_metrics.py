@@ -105,7 +105,7 @@ class StepMetrics(MetricSums):
             forward: of this rank's forward passes, in seconds.
         """
         wall = sum(seconds.values())
-        training = wall - seconds["evaluate"] - seconds["checkpoint"]
+        training = wall - seconds["evaluate"] - seconds["samples"] - seconds["checkpoint"]
         waits, forwards = of_ranks((seconds["data_wait"] / wall, 1e3 * forward / self._steps), self._device)
         norms = reading.read(torch.stack(list(self._norms.values()))) if self._norms else []
         return {

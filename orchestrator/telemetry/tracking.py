@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from orchestrator import checkpoint
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.planning.plan import Plan
+from orchestrator.records import RunRecord
+from orchestrator.telemetry.ledger_keeper import ledger_after
 from orchestrator.telemetry.mlflow_errors import is_gone, sentence
 from orchestrator.telemetry.sending import Sender
 from orchestrator.telemetry.spool import Part, Spool, SpoolWriter, open_spool, sender_lock
@@ -34,6 +36,8 @@ _FAILED_SECONDS = 5.0
 _LONGEST_CLOSE_SECONDS = 600.0
 """How long it waits for one that takes things slowly: a model is some 30 requests."""
 _LONGEST_PAUSE = 10.0
+_LEDGER_SECONDS = 2.0
+"""How long the end waits until the driver has heard of the last log."""
 
 
 class Tracker(Protocol):
@@ -126,11 +130,13 @@ class MlflowTracker:
         self._give_up_at = float("inf")
         self._patience = _CLOSE_SECONDS
         self._problem = ""
+        self._last_step = 0
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """See Tracker."""
+        self._last_step = step
         self._writer.log(step, metrics)
         self._has_records.set()
 
@@ -236,7 +242,9 @@ class MlflowTracker:
         if self._status is not None:
             run.models.keep_up(self._kept())
         if self._status is not None:
-            run.close(self._launch, self._status, time.time())
+            now, record = time.time(), RunRecord(self._plan.storage)
+            ledger = ledger_after(record, self._launch, self._last_step, _LEDGER_SECONDS)
+            run.close(self._launch, self._status, now, ledger and ledger.ended(now))
 
     def _went_well(self) -> None:
         if self._problem:

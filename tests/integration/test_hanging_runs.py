@@ -38,8 +38,11 @@ def job(home, **sections):
         data={"train": {"kind": "builtin", "name": "digits"}},
         training={"max_steps": STEPS, "log_every": 10, "evaluate_every": None},
         checkpoint={"every_steps": 500, "keep": {"best": 0}},
-        recovery={"hang_timeout": 4, "max_failures": 1},
-        **{"model": {"family": "cnn", "size": "debug"}, **sections},
+        **{
+            "model": {"family": "cnn", "size": "debug"},
+            "recovery": {"hang_timeout": 4, "max_failures": 1},
+            **sections,
+        },
     )
 
 
@@ -126,3 +129,37 @@ def test_none_is_named_where_nothing_hangs(home):
     assert (status["state"], status["attempt"]) == ("succeeded", 1)
     assert not [event for event in events if event["event"] in ("hang", "incident")]
     assert not (home.folder / "runs" / run / "incidents").exists()
+
+
+def diagnosed(home, run):
+    answer = home.call("diagnose", run, "--timeout", "120", "--json")
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_diagnose_names_the_worker_that_sleeps_and_shows_every_stack(home):
+    """It is asked while the others wait, long before that would count as a hang."""
+    sign = home.folder / "sleep"
+    (home.folder / "sleeps.py").write_text(HANGS_ONCE.format(sign=str(sign), rank=1))
+    file = job(
+        home,
+        model={"family": "custom", "factory": "sleeps:build"},
+        objective={"kind": "classification"},
+        recovery={"hang_timeout": 600, "stop_grace": 1},
+    )
+    run = json.loads(home.call("submit", str(file), "--json").stdout)["run_id"]
+    home.wait_for(run, lambda event: event["event"] == "metrics" and event["step"] >= 10)
+    going = diagnosed(home, run)
+    assert going["waited_for"] == [] and going["sentence"].startswith("all workers go on"), going
+    sign.touch()
+    found = {"waited_for": []}
+    while not found["waited_for"]:
+        found = diagnosed(home, run)
+    assert found["waited_for"] == [1] and f"process {found['ranks'][1]['pid']} on " in found["sentence"]
+    assert any(frame.startswith("wait_for_nobody sleeps.py:") for frame in found["ranks"][1]["stack"])
+    assert found["ranks"][0]["waits"] and found["ranks"][0]["stack"] and not found["ranks"][1]["waits"]
+    assert "wait_for_nobody sleeps.py" in home.call("diagnose", run).stdout
+    assert home.call("stop", run, "--now").returncode == 0
+    assert home.call("logs", run, "--follow").returncode == 0
+    ended = home.call("diagnose", run)
+    assert ended.returncode == 2 and f"{run} has ended" in ended.stderr and "Traceback" not in ended.stderr

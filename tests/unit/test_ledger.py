@@ -1,8 +1,6 @@
 import pytest
 
-from orchestrator.ledger import Ledger, advice_of, ledger_of
-
-PLAN = {"checkpoint_every": 100, "evaluate_every": 50, "reader_tasks": 2}
+from orchestrator.ledger import Account, Ledger, ledger_of
 
 
 def told(*lines):
@@ -185,31 +183,7 @@ def test_clocks_that_differ_charge_no_second_twice():
     assert found.wall == pytest.approx(22.0) and min(found.seconds.values()) >= 0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "bound", "change", "gain"),
-    [
-        ({"step": 60.0, "data wait": 40.0}, "input", "data.reader_tasks: 4 (now 2)", 20.0),
-        ({"step": 60.0, "checkpoint": 40.0}, "checkpoint", "checkpoint.every_steps: 200 (now 100)", 20.0),
-        ({"step": 60.0, "evaluate": 40.0}, "evaluation", "training.evaluate_every: 100 (now 50)", 20.0),
-        (
-            {"step": 60.0, "replay": 30.0, "down": 10.0},
-            "failure",
-            "checkpoint.every_steps: 50 (now 100)",
-            15.0,
-        ),
-        ({"step": 60.0, "queue": 30.0, "start: starting Ray": 10.0}, "start", "the cluster", 30.0),
-        ({"step": 60.0, "start: starting Ray": 40.0}, "start", "training.max_steps", 0.0),
-        ({"step": 95.0, "data wait": 5.0}, "compute", "training.precision", 0.0),
-        ({}, "compute", "training.precision", 0.0),
-    ],
-)
-def test_the_largest_part_that_is_no_step_is_named_with_the_field_to_change(seconds, bound, change, gain):
-    advice = advice_of(Ledger(seconds, 10, 2, {}), **PLAN)
-    assert (advice.bound, advice.gain) == (bound, gain)
-    assert advice.change.startswith(change)
-
-
-def test_a_rank_that_the_others_wait_for_is_named():
+def test_what_others_wait_for_a_slow_rank_is_counted_by_rank():
     slow = {"system/slowest_rank": 1.0, "system/slowest_rank_behind_ms": 300.0}
     found = ledger_of(
         told(
@@ -218,5 +192,42 @@ def test_a_rank_that_the_others_wait_for_is_named():
         {},
     )
     assert found.waited_for == pytest.approx({1: 30.0})
-    advice = advice_of(found, **PLAN)
-    assert advice.bound == "straggler" and "for worker 1, whose forward passes" in advice.sentence
+
+
+def test_it_goes_on_from_what_was_kept_as_if_nothing_had_been_between():
+    events = told(
+        *BEGIN,
+        log(120.0, 1, forward=1000.0),
+        log(130.0, 11, forward=800.0, other=200.0, **{"system/communication_ms": 100.0}),
+        (134.0, "incident", {}),
+        (136.0, "stage", {"doing": "reading the checkpoint"}),
+        (138.0, "attempt", {"attempt": 2, "start_step": 6}),
+        log(140.0, 7, forward=1000.0),
+        log(150.0, 17, forward=1000.0),
+        (151.0, "end", {}),
+    )
+    whole = ledger_of(events, {1: 100.0})
+    assert whole.seconds["restore"] == pytest.approx(3.0) and whole.communication == pytest.approx(1.0)
+    for cut in range(len(events)):
+        kept = Ledger.model_validate_json(ledger_of(events[:cut], {1: 100.0}).model_dump_json())
+        account = Account({1: 100.0}, kept, reached=kept.step)
+        for event in events[cut:]:
+            account.take(event)
+        assert account.ledger.wall == pytest.approx(whole.wall), cut
+
+
+def test_a_live_run_s_time_goes_on_and_an_ended_one_s_does_not():
+    running = ledger_of(told(*BEGIN, log(120.0, 1, forward=1000.0)), {1: 100.0})
+    assert running.up_to(125.0).wall == pytest.approx(25.0) and running.wall == pytest.approx(20.0)
+    ended = running.ended(123.0)
+    assert ended.seconds["end"] == pytest.approx(3.0)
+    assert ended.up_to(200.0).wall == ended.wall == pytest.approx(23.0)
+
+
+def test_a_driver_in_the_place_of_a_lost_one_charges_no_second_twice():
+    found = ledger_of(
+        told(*BEGIN, log(120.0, 1, forward=1000.0), (140.0, "state", {"launch": 1}), (145.0, "end", {})),
+        {1: 100.0},
+    )
+    assert found.wall == pytest.approx(45.0) and found.faults == 1
+    assert found.seconds["down"] == pytest.approx(20.0)

@@ -11,11 +11,13 @@ TRAINWRIGHT = {
     "ray_trainwright_checkpoint_age_seconds",
     "ray_trainwright_checkpoint_stall_seconds_total",
     "ray_trainwright_seconds_total",
+    "ray_trainwright_ledger_seconds",
+    "ray_trainwright_effective_training_time",
     "ray_trainwright_restarts_total",
     "ray_trainwright_last_step_timestamp_seconds",
 }
 TAGS = {"run", "family", "strategy"}
-PARTS = {"step", "data_wait", "checkpoint", "evaluate", "start", "replay", "other"}
+PARTS = {"step", "data_wait", "checkpoint", "evaluate", "samples", "start", "replay", "other"}
 
 # What others export: Ray's nodes, Kueue, the KubeRay operator, MLflow's exporter, Prometheus itself.
 OTHERS = {

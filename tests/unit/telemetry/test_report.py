@@ -5,6 +5,7 @@ import math
 import pytest
 from data_jobs import job_of, plan_of
 
+from orchestrator.ledger import Ledger
 from orchestrator.telemetry.report import Curve, report_page
 from orchestrator.telemetry.spool import FileSpool, Part, Spool
 
@@ -14,27 +15,26 @@ def plan(tmp_path):
     return plan_of(job_of({"train": {"kind": "builtin", "name": "iris"}}), tmp_path)
 
 
-def parts(forward):
-    return {"system/forward_backward_ms": forward, "system/other_ms": 100.0, "system/step_ms": 999.0}
+LEDGER = Ledger(seconds={"data wait": 1.0, "step": 3.0}, steps=11)
 
 
 def test_it_shows_the_end_the_newest_metrics_the_curves_and_the_seconds(plan):
     writer = FileSpool(plan.storage, Part(1, 0))
-    writer.log(1, {"train/loss": 2.0, **parts(300.0)})
-    writer.log(11, {"train/loss": 1.5, **parts(200.0)})
+    writer.log(1, {"train/loss": 2.0})
+    writer.log(11, {"train/loss": 1.5})
     writer.log(11, {"val/accuracy": 0.75, "val/<b>": math.nan})
     writer.close()
-    page = report_page(plan, Spool(plan.storage), "FINISHED").decode()
+    page = report_page(plan, Spool(plan.storage), "FINISHED", LEDGER).decode()
     assert "<td>end</td><td>finished</td>" in page and plan.run_id in page
     assert "<td>train/loss</td><td>1.5</td>" in page and "<td>val/accuracy</td><td>0.75</td>" in page
     assert page.count("<svg") == 2, "of what is no number there is no curve"
-    assert "<td>forward backward</td><td>2.3 s (68%)</td>" in page, "0.3 + 10 steps of 0.2 s"
-    assert "<td>other</td><td>1.1 s (32%)</td>" in page
-    assert "999" not in page and "http" not in page, "nothing is loaded from elsewhere"
+    assert "<td>step</td><td>3.0 s (75%)</td>" in page and "<td>data wait</td><td>1.0 s (25%)</td>" in page
+    assert "<td>4.0 s, 75.0% of it effective training time</td>" in page
+    assert "http" not in page, "nothing is loaded from elsewhere"
 
 
 def test_a_run_that_took_no_step_has_a_page_too(plan):
-    page = report_page(plan, Spool(plan.storage), "FAILED").decode()
+    page = report_page(plan, Spool(plan.storage), "FAILED", None).decode()
     assert "<td>end</td><td>failed</td>" in page and "<svg" not in page
 
 

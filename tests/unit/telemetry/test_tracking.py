@@ -17,10 +17,12 @@ import torch
 from mlflow import MlflowClient
 
 from orchestrator.errors import InfrastructureError, NotFoundError
+from orchestrator.ledger import Ledger
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.models.sizes import Counts
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, ResolvedJob, RunContext
+from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.telemetry import tracking
 from orchestrator.telemetry.closing import close_quietly, describe_run, is_closed, sync
@@ -160,6 +162,29 @@ def test_a_run_is_found_again_and_no_point_is_there_twice(plan):
     paths = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"job.yaml", "plan.json", "environment.txt", "samples"} <= paths
     assert sync(made.storage, None) == 0
+
+
+def test_the_ledger_is_sent_at_each_end_and_each_of_its_points_once(plan):
+    made = plan()
+    RunRecord(made.storage).set_ledger(1, Ledger(seconds={"step": 60.0, "down": 20.0}, step=2, launch=1))
+    tracker = opened(made)
+    tracker.log(1, {"train/loss": 1.0})
+    tracker.finish("FINISHED")
+    sync(made.storage, end(), anew=True)
+    RunRecord(made.storage).set_ledger(2, Ledger(seconds={"step": 120.0, "down": 40.0}, step=4, launch=2))
+    sync(made.storage, end(launch=2))
+    client, run = stored(made)
+    values = [(name, step, value) for name, step, value in points_of(made) if name.startswith("system/")]
+    assert values == [
+        ("system/ledger/down_seconds", 80, 20.0),
+        ("system/ledger/down_seconds", 160, 40.0),
+        ("system/ledger/effective_training_time", 80, 0.75),
+        ("system/ledger/effective_training_time", 160, 0.75),
+        ("system/ledger/step_seconds", 80, 60.0),
+        ("system/ledger/step_seconds", 160, 120.0),
+    ]
+    files = {file.path for file in client.list_artifacts(run.info.run_id, "ledger")}
+    assert files == {"ledger/ledger.json", "ledger/ledger.png"}
 
 
 def test_thousands_of_points_arrive_in_order(plan):
