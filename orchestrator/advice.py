@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.ledger import DOWN, NODES, QUEUE, REPLAY, RESTORE, START, Ledger
+from orchestrator.ledger import DOWN, NODES, QUEUE, REPLAY, RESTORE, START, STEP, Ledger
+from orchestrator.planning.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Advice:
     """What holds a run up most, and what to change."""
 
     bound: str
-    """``input``, ``checkpoint``, ``evaluation``, ``failure``, ``start``, ``straggler`` or ``compute``."""
+    """``input``, ``checkpoint``, ``evaluation``, ``samples``, ``failure``, ``start``, ``communication``, ``straggler`` or ``compute``."""
     sentence: str
     """What was seen."""
     change: str
@@ -25,21 +26,46 @@ _WORTH_SAYING = 0.1
 """A share of the wall time below this is not what holds a run up."""
 
 
-def advice_of(ledger: Ledger, *, checkpoint_every: int, evaluate_every: int, reader_tasks: int) -> Advice:
-    """The largest part that is no step.
+@dataclass(frozen=True)
+class Planned:
+    """What a plan has of what may be changed."""
 
-    Args:
-        checkpoint_every: steps between checkpoints, as planned.
-        evaluate_every: steps between evaluations, as planned; 0: none.
-        reader_tasks: ``data.reader_tasks``.
+    checkpoint_every: int
+    """Steps between checkpoints."""
+    evaluate_every: int
+    """Steps between evaluations; 0: none."""
+    sample_every: int
+    """Steps between samples; 0: none."""
+    reader_tasks: int
+    """``data.reader_tasks``."""
+    total_steps: int
+    """Steps of the run."""
+    reduce_dtype: str
+    """``strategy.reduce_dtype``; empty where the strategy has none."""
 
-    """
+    @classmethod
+    def of(cls, plan: Plan) -> Planned:
+        """A plan's."""
+        return cls(
+            plan.checkpoint_every,
+            plan.evaluate_every,
+            plan.sample_every,
+            plan.job.data.reader_tasks,
+            plan.total_steps,
+            getattr(plan.job.strategy, "reduce_dtype", ""),
+        )
+
+
+def advice_of(ledger: Ledger, planned: Planned) -> Advice:
+    """The largest part that is no step, or that of the steps in which workers wait for each other."""
     candidates = (
-        _input(ledger, reader_tasks),
-        _part(ledger, "checkpoint", "checkpoint.every_steps", checkpoint_every),
-        _part(ledger, "evaluate", "training.evaluate_every", evaluate_every),
-        _failure(ledger, checkpoint_every),
-        _start(ledger),
+        _input(ledger, planned.reader_tasks),
+        _part(ledger, "checkpoint", "checkpoint.every_steps", planned.checkpoint_every),
+        _part(ledger, "evaluate", "training.evaluate_every", planned.evaluate_every),
+        _part(ledger, "samples", "training.sample_every", planned.sample_every),
+        _failure(ledger, planned.checkpoint_every),
+        _start(ledger, planned.total_steps),
+        _communication(ledger, planned.reduce_dtype),
         _straggler(ledger),
     )
     share, found = max(candidates, key=lambda candidate: candidate[0])
@@ -74,10 +100,10 @@ def _input(ledger: Ledger, reader_tasks: int) -> _Candidate:
 def _part(ledger: Ledger, part: str, name: str, every: int) -> _Candidate:
     """A part that comes every so many steps: half as often is half of it."""
     seconds, share = _share(ledger, part)
-    kind = {"checkpoint": "checkpoint", "evaluate": "evaluation"}[part]
+    kind = {"checkpoint": "checkpoint", "evaluate": "evaluation", "samples": "samples"}[part]
     return share, Advice(
         kind,
-        f"training stood still {share:.0%} of the time for its {kind}s",
+        f"training stood still {share:.0%} of the time for its {kind.removesuffix('s')}s",
         f"{name}: {2 * every} (now {every})",
         seconds / 2,
     )
@@ -95,19 +121,24 @@ def _failure(ledger: Ledger, checkpoint_every: int) -> _Candidate:
     )
 
 
-def _start(ledger: Ledger) -> _Candidate:
+def _start(ledger: Ledger, total_steps: int) -> _Candidate:
+    """Where nothing can be changed in how it starts, a run of more steps starts as seldom: of twice as many the start is half the
+    share, which gains as much of each step's time.
+    """
     stages = {
         part: spent for part, spent in ledger.seconds.items() if part.startswith(START) or part == QUEUE
     }
-    _, share = _share(ledger, *stages)
+    seconds, share = _share(ledger, *stages)
     longest = max(stages, key=lambda stage: stages[stage], default=QUEUE)
-    spent = stages.get(longest, 0.0)
+    spent, name = stages.get(longest, 0.0), longest.removeprefix(START)
     return share, Advice(
         "start",
-        f"{share:.0%} of the time went by before steps were taken, most of it ({spent:.0f} s) in"
-        f" {longest.removeprefix(START)}",
-        _START_CHANGES.get(longest.removeprefix(START), "training.max_steps: a longer run starts as seldom"),
-        spent if longest.removeprefix(START) in _START_CHANGES else 0.0,
+        f"{share:.0%} of the time went by before steps were taken, most of it ({spent:.0f} s) in {name}",
+        _START_CHANGES.get(
+            name,
+            f"training.max_steps: {2 * total_steps} (now {total_steps}) in one run, where two would start twice",
+        ),
+        spent if name in _START_CHANGES else seconds,
     )
 
 
@@ -115,6 +146,23 @@ _START_CHANGES = {
     QUEUE: "the cluster: its queue, its image or its nodes were waited for (status said which)",
     "preparing the data": "nothing: what was prepared is kept, and the next run of this data finds it",
 }
+
+
+def _communication(ledger: Ledger, reduce_dtype: str) -> _Candidate:
+    seconds = ledger.communication
+    share = seconds / ledger.wall if ledger.wall else 0.0
+    change = (
+        "strategy.reduce_dtype: bf16 (now fp32), which sends half the bytes and rounds gradients"
+        if reduce_dtype == "fp32"
+        else "training.global_batch_size: twice as large, with half the steps, which sends gradients half as often"
+    )
+    return share, Advice(
+        "communication",
+        f"workers waited {share:.0%} of the time for gradients to be exchanged, by the least that one of them waited"
+        f" ({seconds:.0f} s of {ledger.seconds.get(STEP, 0.0):.0f} s in steps)",
+        change,
+        seconds / 2,
+    )
 
 
 def _straggler(ledger: Ledger) -> _Candidate:

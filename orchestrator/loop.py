@@ -23,7 +23,7 @@ from orchestrator.telemetry.evaluation_sums import EvaluationSums
 from orchestrator.telemetry.meter import Meter, clock_of
 from orchestrator.telemetry.not_a_number import FirstDivergence, explained, samples_to_blame
 from orchestrator.telemetry.spikes import Spike, SpikeWatch
-from orchestrator.telemetry.step_metrics import StepMetrics
+from orchestrator.telemetry.step_metrics import OwnTimes, StepMetrics
 
 
 class Step(Protocol):
@@ -137,7 +137,7 @@ def train(
         UserCodeError: a spike of the loss ends the run.
 
     """
-    training, meter = plan.job.training, Meter(clock_of(engine.device))
+    training, meter = plan.job.training, Meter(clock_of(engine.device), reduces_last=engine.reduces_last)
     outcome, recent = Outcome(start_step), StepMetrics(plan, objective, engine.device)
     divergence, spikes = FirstDivergence(objective.phases, engine.device), around.spikes
     factor_at = schedule_of(training.schedule, plan.total_steps)
@@ -158,7 +158,8 @@ def train(
                     with engine.micro_step(phase, last=index == len(batch.micros) - 1):
                         with meter.forward(), engine.autocast():
                             sums = objective.loss(phase, engine.modules, micro)
-                        engine.backward(phase, sums.loss / count)
+                        with meter.backward(loss := sums.loss / count):
+                            engine.backward(phase, loss)
                     recent.add_loss(phase, sums)
                     spikes.add(phase, sums)
             with meter.part("checkpoint"):
@@ -191,9 +192,8 @@ def train(
 
         if logs:
             means, seconds = recent.means(), meter.read()
-            values = recent.named(
-                means, factor=factor, epoch=batch.epoch, seconds=seconds, forward=meter.forward_seconds
-            )
+            own = OwnTimes(meter.forward_seconds, meter.reduction_seconds)
+            values = recent.named(means, factor=factor, epoch=batch.epoch, seconds=seconds, own=own)
             if training.precision == "fp16":
                 values |= recent.fp16(engine.scalars(), step)
             if spikes.spec is not None or around.left_out:

@@ -8,16 +8,11 @@ from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, sa
 def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     """Show where a run's time went, what held it up most, which field to change, and what that would gain."""
     from orchestrator import progress, sdk
-    from orchestrator.advice import advice_of
+    from orchestrator.advice import Planned, advice_of
 
     handle = sdk.attach(run, cluster)
     ledger, plan = handle.ledger(), handle.plan()
-    advice = advice_of(
-        ledger,
-        checkpoint_every=plan.checkpoint_every,
-        evaluate_every=plan.evaluate_every,
-        reader_tasks=plan.job.data.reader_tasks,
-    )
+    advice = advice_of(ledger, Planned.of(plan))
     if json:
         print_json(
             {
@@ -34,6 +29,9 @@ def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     say(f"{'effective training time':<48} {ledger.effective:.1%}, {ledger.steps:,} steps")
     if ledger.shrunken:
         say(f"{'of step, missing since the group was smaller':<48} {ledger.shrunken:.1f} s")
+    if ledger.communication:
+        told = f"{ledger.communication:9.1f} s {ledger.communication / ledger.wall:6.1%}"
+        say(f"{'of the steps, an estimate: communication':<48} {told}")
     say(f"{advice.bound}-bound: {advice.sentence}")
     say(f"change {advice.change}")
     if advice.gain:

@@ -29,6 +29,10 @@ class Engine(Protocol):
     modules: Mapping[str, nn.Module]
     """What the objective calls."""
     device: torch.device
+    reduces_last: bool
+    """Whether what a backward pass still waits for, once it has computed all of its own, is what others have not sent yet: their
+    gradients. Where gradients are reduced in between, nothing tells how long they are waited for.
+    """
 
     def autocast(self) -> AbstractContextManager[None]:
         """Around forward and loss: the precision of the job."""

@@ -22,6 +22,8 @@ from orchestrator.strategies.torch_engine import TorchEngine
 class DdpEngine(TorchEngine):
     """An Engine over DistributedDataParallel; with one worker over the plain modules."""
 
+    reduces_last = True
+
     def __init__(
         self,
         plan: Plan,

@@ -37,6 +37,8 @@ from orchestrator.strategies.optimizers import (
 class TorchEngine(ABC):
     """The part of an Engine that does not depend on where parameters lie."""
 
+    reduces_last = False
+
     def __init__(
         self,
         plan: Plan,

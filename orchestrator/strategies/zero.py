@@ -73,6 +73,8 @@ class Fragment:
 class ZeroEngine:
     """An Engine over one DeepSpeed engine for each phase."""
 
+    reduces_last = False
+
     def __init__(
         self,
         plan: Plan,

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Variable
 
 PARTS = ("data_wait", "forward_backward", "optimizer", "checkpoint", "evaluate", "samples", "other")
 """What a step is made of. ``other`` is what no part claims: logging, the stop check, Python itself."""
@@ -62,13 +65,26 @@ def clock_of(device: torch.device) -> Clock:
 class Meter:
     """Adds up seconds by part since the last reading."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, reduces_last: bool = False) -> None:
+        """
+        Args:
+            clock: what times are taken from.
+            reduces_last: the engine's, see ``Engine.reduces_last``.
+
+        """
         self._clock = clock
         self._parts: list[tuple[str, Any, Any]] = []
         self._forwards: list[tuple[Any, Any]] = []
+        self._reductions: list[tuple[Any, Any]] = []
+        self._waits_last = reduces_last and dist.is_initialized() and dist.get_world_size() > 1
         self.forward_seconds = 0.0
         """Seconds of forward passes between the last two readings: of all that a step takes what waits for no other rank, but
         where parameters are gathered for it.
+        """
+        self.reduction_seconds: float | None = None
+        """Seconds between the last two readings in which backward passes had computed all of their own, and were not over: then
+        gradients of other ranks are waited for. What is reduced while others are still computed is not in it. None where that is
+        not known.
         """
         self._last_reading = clock.mark()
 
@@ -90,6 +106,22 @@ class Meter:
         finally:
             self._forwards.append((begin, self._clock.mark()))
 
+    @contextmanager
+    def backward(self, loss: Tensor) -> Iterator[None]:
+        """Find out when the backward pass inside, of this loss, has computed all of its own. Autograd calls back what was asked
+        for in the pass once its graph is done, in the order of asking: this before the reducers of DDP and FSDP.
+        """
+        computed: list[Any] = []
+
+        def ask(gradient: Tensor) -> None:
+            Variable._execution_engine.queue_callback(lambda: computed.append(self._clock.mark()))
+
+        if self._waits_last and loss.requires_grad:
+            loss.register_hook(ask)
+        yield
+        if computed:
+            self._reductions.append((computed[-1], self._clock.mark()))
+
     def read(self) -> dict[str, float]:
         """Seconds by part since the last reading; they add up to the wall time between the two. Waits for the device."""
         now = self._clock.mark()
@@ -99,5 +131,7 @@ class Meter:
             recent[name] += self._clock.seconds(begin, end)
         recent["other"] += max(0.0, wall - sum(recent.values()))
         self.forward_seconds = sum(self._clock.seconds(begin, end) for begin, end in self._forwards)
-        self._parts, self._forwards, self._last_reading = [], [], now
+        if self._waits_last:
+            self.reduction_seconds = sum(self._clock.seconds(begin, end) for begin, end in self._reductions)
+        self._parts, self._forwards, self._reductions, self._last_reading = [], [], [], now
         return recent

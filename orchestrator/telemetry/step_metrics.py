@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
 
@@ -16,6 +17,16 @@ from orchestrator.telemetry import reading
 from orchestrator.telemetry.device_peaks import peak_tflops
 
 _RANKS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class OwnTimes:
+    """Of one rank, in seconds since the last log."""
+
+    forward: float
+    """Of its forward passes."""
+    reduction: float | None = None
+    """Of its backward passes, after they had computed all of their own: see ``Meter.reduction_seconds``."""
 
 
 class MetricSums:
@@ -93,7 +104,7 @@ class StepMetrics(MetricSums):
         factor: float,
         epoch: float,
         seconds: Mapping[str, float],
-        forward: float,
+        own: OwnTimes,
     ) -> dict[str, float]:
         """Collective. All that is logged of these steps.
 
@@ -102,11 +113,16 @@ class StepMetrics(MetricSums):
             factor: the learning rate's, of the last step.
             epoch: passes over the training data.
             seconds: wall time by part, as the meter gave them.
-            forward: of this rank's forward passes, in seconds.
+            own: of this rank.
         """
         wall = sum(seconds.values())
         training = wall - seconds["evaluate"] - seconds["samples"] - seconds["checkpoint"]
-        waits, forwards = of_ranks((seconds["data_wait"] / wall, 1e3 * forward / self._steps), self._device)
+        figures = (
+            seconds["data_wait"] / wall,
+            1e3 * own.forward / self._steps,
+            1e3 * (own.reduction or 0.0) / self._steps,
+        )
+        waits, forwards, reductions = of_ranks(figures, self._device)
         norms = reading.read(torch.stack(list(self._norms.values()))) if self._norms else []
         return {
             **{f"train/{name}": value for name, value in means.items()},
@@ -121,6 +137,7 @@ class StepMetrics(MetricSums):
             "system/step_ms": 1e3 * training / self._steps,
             **data_waits(waits),
             **slowest_rank(forwards),
+            **(communication(reductions) if own.reduction is not None else {}),
         }
 
 
@@ -145,15 +162,15 @@ def throughput(
     return values
 
 
-def of_ranks(own: tuple[float, float], device: torch.device) -> tuple[list[float], list[float]]:
-    """Collective. Two figures of each rank, by rank."""
+def of_ranks(own: Sequence[float], device: torch.device) -> list[list[float]]:
+    """Collective. Some figures of each rank: of each figure a list by rank."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [own[0]], [own[1]]
+        return [[figure] for figure in own]
     mine = torch.tensor(own, dtype=torch.float64, device=device)
     every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(every, mine)
     figures = reading.read(torch.cat(every))
-    return figures[::2], figures[1::2]
+    return [figures[number :: len(own)] for number in range(len(own))]
 
 
 def data_waits(shares: Sequence[float]) -> dict[str, float]:
@@ -177,3 +194,10 @@ def slowest_rank(forward_ms: Sequence[float]) -> dict[str, float]:
         "system/slowest_rank": float(slowest),
         "system/slowest_rank_behind_ms": forward_ms[slowest] - median_low(forward_ms),
     }
+
+
+def communication(reduction_ms: Sequence[float]) -> dict[str, float]:
+    """What even the rank that waits least for the others' gradients waits for them, in milliseconds a step: an estimate of what
+    the reductions take that no computation hides. What a rank waits longer it waits for a slower one.
+    """
+    return {"system/communication_ms": min(reduction_ms)}

@@ -20,6 +20,8 @@ class RecordingEngine:
     after a micro-step that was the phase's last, and never inside one.
     """
 
+    reduces_last = False
+
     def __init__(
         self,
         modules: Mapping[str, nn.Module] | None = None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from orchestrator.models.base import Batch, Sums
 from orchestrator.strategies.base import Engine, Update
 from orchestrator.strategies.replicated import rank_and_world_size
 from orchestrator.telemetry import meter, step_metrics
+from orchestrator.telemetry.step_metrics import communication
 from orchestrator.testing import RecordingEngine, RecordingSurroundings, steps_of
 
 __all__ = ["pools"]
@@ -112,3 +115,53 @@ def test_the_rank_whose_forward_takes_longest_is_named_with_what_it_is_behind(po
     }  # of two micro-batches
     assert pools.run(3, slowest, [0.25, 0.125, 0.5]) == [expected] * 3
     assert slowest([0.25]) == {}
+
+
+class SlowBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, batch: torch.Tensor, seconds: float) -> torch.Tensor:
+        ctx.seconds = seconds
+        return batch.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        time.sleep(ctx.seconds)
+        return gradients[0], None
+
+
+class SlowModel(torch.nn.Module):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.inner, self.outer = seconds, torch.nn.Linear(5, 7), torch.nn.Linear(7, 7)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        inside: torch.Tensor = SlowBackward.apply(self.inner(batch), self.seconds)
+        outside: torch.Tensor = self.outer(inside)
+        return outside
+
+
+def reductions(seconds: list[float], *, reduces_last: bool = True) -> float | None:
+    """Seconds that this rank waits for the others' gradients, where each rank's own backward pass takes so long."""
+    rank, _ = rank_and_world_size()
+    model = torch.nn.parallel.DistributedDataParallel(SlowModel(seconds[rank]))
+    measured = meter.Meter(meter.HostClock(), reduces_last=reduces_last)
+    for _ in range(2):  # the first sets DDP up
+        measured.read()
+        loss = model(torch.ones(2, 5)).sum()
+        with measured.backward(loss):
+            loss.backward()
+    measured.read()
+    return measured.reduction_seconds
+
+
+def test_a_rank_that_is_done_waits_for_gradients_of_the_others(pools: Pools) -> None:
+    first, second = pools.run(2, reductions, [0.0, 0.5])
+    assert first is not None and second is not None
+    assert first > 0.3 and second < first - 0.2, "the slow one has hardly any to wait for"
+    assert communication([1e3 * first, 1e3 * second]) == {"system/communication_ms": 1e3 * second}
+    unknown = pools.run(2, not_known, [0.0, 0.0])
+    assert unknown == [None, None], "an engine that reduces in between says nothing"
+
+
+def not_known(seconds: list[float]) -> float | None:
+    return reductions(seconds, reduces_last=False)

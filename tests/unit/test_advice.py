@@ -1,9 +1,18 @@
+from dataclasses import replace
+
 import pytest
 
-from orchestrator.advice import advice_of
+from orchestrator.advice import Planned, advice_of
 from orchestrator.ledger import Ledger
 
-PLAN = {"checkpoint_every": 100, "evaluate_every": 50, "reader_tasks": 2}
+PLAN = Planned(
+    checkpoint_every=100,
+    evaluate_every=50,
+    sample_every=40,
+    reader_tasks=2,
+    total_steps=10,
+    reduce_dtype="fp32",
+)
 
 
 @pytest.mark.parametrize(
@@ -19,17 +28,29 @@ PLAN = {"checkpoint_every": 100, "evaluate_every": 50, "reader_tasks": 2}
             15.0,
         ),
         ({"step": 60.0, "queue": 30.0, "start: starting Ray": 10.0}, "start", "the cluster", 30.0),
-        ({"step": 60.0, "start: starting Ray": 40.0}, "start", "training.max_steps", 0.0),
+        ({"step": 60.0, "start: starting Ray": 40.0}, "start", "training.max_steps: 20 (now 10)", 40.0),
+        ({"step": 60.0, "samples": 40.0}, "samples", "training.sample_every: 80 (now 40)", 20.0),
         ({"step": 95.0, "data wait": 5.0}, "compute", "training.precision", 0.0),
         ({}, "compute", "training.precision", 0.0),
     ],
 )
 def test_the_largest_part_that_is_no_step_is_named_with_the_field_to_change(seconds, bound, change, gain):
-    advice = advice_of(Ledger(seconds=seconds, steps=10, faults=2), **PLAN)
+    advice = advice_of(Ledger(seconds=seconds, steps=10, faults=2), PLAN)
     assert (advice.bound, advice.gain) == (bound, gain)
     assert advice.change.startswith(change)
 
 
 def test_a_rank_that_the_others_wait_for_is_named():
-    advice = advice_of(Ledger(seconds={"step": 100.0}, waited_for={0: 1.0, 1: 30.0}), **PLAN)
+    advice = advice_of(Ledger(seconds={"step": 100.0}, waited_for={0: 1.0, 1: 30.0}), PLAN)
     assert advice.bound == "straggler" and "for worker 1, whose forward passes" in advice.sentence
+
+
+@pytest.mark.parametrize(
+    ("reduce_dtype", "change"),
+    [("fp32", "strategy.reduce_dtype: bf16"), ("bf16", "training.global_batch_size"), ("", "training.glob")],
+)
+def test_workers_that_wait_for_gradients_are_bound_by_communication(reduce_dtype, change):
+    ledger = Ledger(seconds={"step": 90.0, "data wait": 10.0}, communication=40.0)
+    advice = advice_of(ledger, replace(PLAN, reduce_dtype=reduce_dtype))
+    assert (advice.bound, advice.gain) == ("communication", 20.0) and advice.change.startswith(change)
+    assert "40% of the time" in advice.sentence and "(40 s of 90 s in steps)" in advice.sentence

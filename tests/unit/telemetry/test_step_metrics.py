@@ -8,7 +8,15 @@ import torch
 from orchestrator.models.base import Sums
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.telemetry.meter import PARTS
-from orchestrator.telemetry.step_metrics import MetricSums, StepMetrics, data_waits, slowest_rank, throughput
+from orchestrator.telemetry.step_metrics import (
+    MetricSums,
+    OwnTimes,
+    StepMetrics,
+    communication,
+    data_waits,
+    slowest_rank,
+    throughput,
+)
 from orchestrator.testing import small_plan
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -33,7 +41,7 @@ def test_everything_that_is_logged_of_two_steps():
         metrics.add_step(samples=8, tokens=40)
     means = metrics.means()
     assert means == {"accuracy": 1.0, "loss": 2.0}
-    assert metrics.named(means, factor=0.5, epoch=1.5, seconds=SECONDS, forward=3.0) == {
+    assert metrics.named(means, factor=0.5, epoch=1.5, seconds=SECONDS, own=OwnTimes(3.0)) == {
         "train/accuracy": 1.0,
         "train/loss": 2.0,
         "train/grad_norm": 9.0,
@@ -44,6 +52,7 @@ def test_everything_that_is_logged_of_two_steps():
         "system/optimizer_ms": 0.0,
         "system/checkpoint_ms": 1000.0,
         "system/evaluate_ms": 500.0,
+        "system/samples_ms": 0.0,
         "system/other_ms": 0.0,
         "system/samples_per_second": 2.0,
         "system/tokens_per_second": 10.0,
@@ -60,6 +69,7 @@ def test_the_slowest_rank_is_told_with_what_it_is_behind():
         "system/slowest_rank": 1.0,
         "system/slowest_rank_behind_ms": 5.0,
     }
+    assert communication([4.0, 2.5, 9.0]) == {"system/communication_ms": 2.5}
     assert data_waits([0.25]) == {"system/data_wait_share": 0.25}
     assert data_waits([0.25, 0.5]) == {
         "system/data_wait_share": 0.5,

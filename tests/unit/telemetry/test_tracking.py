@@ -30,7 +30,7 @@ from orchestrator.telemetry.meter import PARTS
 from orchestrator.telemetry.mlflow_run import connect, flat_params, run_url
 from orchestrator.telemetry.mlflow_view import NOTE_TAG, VIEW_TAG
 from orchestrator.telemetry.spool import FileSpool, Part, Spool
-from orchestrator.telemetry.step_metrics import StepMetrics
+from orchestrator.telemetry.step_metrics import OwnTimes, StepMetrics
 from orchestrator.telemetry.tracking import NullTracker, open_tracker
 
 LINEAGE = {
@@ -442,7 +442,7 @@ def test_an_experiment_comes_with_a_view_of_metrics_that_runs_have(plan):
     metrics = StepMetrics(made, OnePhase(), torch.device("cpu"))
     metrics.add_step(samples=1, tokens=1)
     seconds = dict.fromkeys(PARTS, 1.0)
-    logged = metrics.named({"loss": 1.0}, factor=1.0, epoch=1.0, seconds=seconds, forward=1.0)
+    logged = metrics.named({"loss": 1.0}, factor=1.0, epoch=1.0, seconds=seconds, own=OwnTimes(1.0))
     assert drawn - {"val/loss", "val/accuracy"} <= {*logged, "train/grad_norm"}
     (compared,) = (chart for chart in view["compareRunCharts"] if chart["type"] == "PARALLEL")
     assert set(compared["selectedParams"]) <= run.data.params.keys()
