@@ -39,7 +39,7 @@ PROMPT_TOKENS = 16
 class CausalLm(OnePhase):
     """Cross-entropy of each real token after the first, from those before it. Unit: predicted token.
 
-    What fills a sequence up after its ``length`` is no target.
+    What fills a sequence up after its ``length`` is no target; where there is an ``answer_mask``, nor is what it has not.
     """
 
     def __init__(self, config: GptConfig | RecurrentConfig | CustomConfig, objective: CausalLmConfig) -> None:
@@ -65,9 +65,10 @@ class CausalLm(OnePhase):
             self._tensors["document"] = TensorSpec(document.shape, document.kind)
         # the model reads no length: what comes after a token does not change what is predicted at it
         self._tensors["length"] = TensorSpec((), "int", below=config.context + 2, optional=True)
+        self._tensors["answer_mask"] = TensorSpec((None,), "int", below=2, optional=True)
 
     def inputs(self) -> Mapping[str, TensorSpec]:
-        """Tokens, how many of them are real, and their documents where these are kept apart."""
+        """Tokens, how many of them are real, which are of answers, and their documents where these are kept apart."""
         return self._tensors
 
     @property
@@ -76,7 +77,7 @@ class CausalLm(OnePhase):
         return None
 
     def units(self, phase: str, batch: Batch) -> Tensor:
-        """Real tokens with one before them, in their own document."""
+        """Real tokens with one before them, in their own document; of conversations those of answers."""
         if self._differ(batch):
             return self._unit_weights(batch).sum()
         batch_size, length = batch["tokens"].shape
@@ -84,7 +85,7 @@ class CausalLm(OnePhase):
 
     def _differ(self, batch: Batch) -> bool:
         """Whether some predictions may not count."""
-        return self._packed or "weight" in batch or "length" in batch
+        return self._packed or any(name in batch for name in ("weight", "length", "answer_mask"))
 
     def _unit_weights(self, batch: Batch) -> Tensor:
         """(B, T) weight of each prediction."""
@@ -93,6 +94,8 @@ class CausalLm(OnePhase):
         if "length" in batch:
             target_T = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device)
             weight_BT = weight_BT * (target_T < batch["length"][:, None])
+        if "answer_mask" in batch:
+            weight_BT = weight_BT * batch["answer_mask"][:, 1:]
         if self._packed:
             document_BT = batch["document"]
             weight_BT = weight_BT * (document_BT[:, 1:] == document_BT[:, :-1])

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from orchestrator.data.sources.formats import format_of
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.preparations import Windows
+from orchestrator.spec.preparations import Conversations, Windows
 
 _ROWS = 2
 _LONGEST_TEXT = 500
@@ -34,10 +34,17 @@ def example_rows(job: JobSpec, index: SourceIndex) -> tuple[dict[str, Any], ...]
         ValueError,
     ):  # times beyond the year 9999, of columns that nobody may have asked for
         return ()
+    if isinstance(prepare, Conversations) and any(_is_cut(row.get(prepare.column)) for row in found):
+        return ()
     rows = tuple({name: _plain(value) for name, value in row.items()} for row in found)
     if series and len(rows) < series.past:
         return ()
     return rows if len(json.dumps(rows)) <= _MOST_BYTES else ()
+
+
+def _is_cut(value: Any) -> bool:
+    """Whether a conversation's JSON would lose its end."""
+    return isinstance(value, str) and len(value) > _LONGEST_TEXT
 
 
 def _plain(value: Any) -> Any:

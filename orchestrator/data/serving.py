@@ -16,6 +16,7 @@ import pyarrow as pa
 from orchestrator.data.columns.arrays import group_values
 from orchestrator.data.columns.encoded import decode
 from orchestrator.data.columns.layout import TensorLayout, finished
+from orchestrator.data.preparations.conversations import asked_text, template_learned
 from orchestrator.data.preparations.pairs import target_definition
 from orchestrator.data.preparations.sequences import pad_rows
 from orchestrator.data.preparations.series import series_values
@@ -27,7 +28,7 @@ from orchestrator.data.transforms import Batch, SampleFault, apply_all
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import ResolvedJob
 from orchestrator.section import Section
-from orchestrator.spec.preparations import Pack, Pairs, Preparation, Tokenize, Windows
+from orchestrator.spec.preparations import Conversations, Pack, Pairs, Preparation, Tokenize, Windows
 from orchestrator.spec.transforms import Transform
 from orchestrator.storage import store_and_name
 
@@ -80,13 +81,16 @@ class Inputs(Section):
         """The tokenizer as ``AutoTokenizer`` reads it: name -> text. None where text becomes tokens by another kind of
         tokenizer, or the model reads no text.
         """
-        if not isinstance(self.prepare, Pack | Tokenize | Pairs) or "target_tokenizer" in self.learned:
+        if self.text_column is None or "target_tokenizer" in self.learned:
             return {}
+        assert isinstance(self.prepare, Pack | Tokenize | Pairs | Conversations)
         tokenizer = self.tokenizer()
         if not isinstance(tokenizer, LibraryTokenizer):
             return {}
         first, last = _around(self.prepare)
-        return tokenizer.files(context=self.prepare.context, first=first, last=last)
+        return tokenizer.files(
+            context=self.prepare.context, first=first, last=last, template=self.learned.get("template")
+        )
 
     def tensors(self, rows: pa.Table, where: Callable[[int], str] | None = None) -> Batch:
         """The model's input tensors for rows as the data source has them; labels are not asked for.
@@ -100,6 +104,8 @@ class Inputs(Section):
         Raises:
             DataError: a column is missing or unlike the training data's, or a value was never seen.
         """
+        if isinstance(self.prepare, Conversations):
+            return self._padded([self.prompt(one) for one in _column(rows, self.prepare.column).to_pylist()])
         if self.text_column is not None:
             return self.read(strings_of(_with(rows, self.text_column), self.text_column))
         if isinstance(self.prepare, Windows):
@@ -121,11 +127,14 @@ class Inputs(Section):
         Raises:
             DataError: a text is too long, or can't be written in the tokenizer's vocabulary.
         """
-        assert isinstance(self.prepare, Pack | Tokenize | Pairs)
+        return self._padded(self.tokenizer().encode(texts))
+
+    def _padded(self, ids: Sequence[np.ndarray]) -> Batch:
+        assert isinstance(self.prepare, Pack | Tokenize | Pairs | Conversations)
         tokenizer = self.tokenizer()
         first, last = _around(self.prepare)
         tokens, length = pad_rows(
-            tokenizer.encode(texts),
+            ids,
             length=self.prepare.context,
             pad=tokenizer.specials.get(PAD, 0),
             begin=None if first is None else tokenizer.specials[first],
@@ -149,10 +158,18 @@ class Inputs(Section):
         rows: np.ndarray = values * self.learned["deviation"] + self.learned["mean"]
         return rows
 
-    def prompt(self, text: str) -> np.ndarray:
-        """Tokens (T,) of a text that a language model shall go on from; at least one."""
+    def prompt(self, asked: Any) -> np.ndarray:
+        """Tokens (T,) that a language model shall go on from, at least one: of a text, or of a conversation that it is to answer
+        (messages, their JSON, or what a user says).
+
+        Raises:
+            DataError: a text without a character, or no conversation.
+        """
         tokenizer = self.tokenizer()
-        tokens = tokenizer.encode([text])[0]
+        if isinstance(self.prepare, Conversations):
+            text = asked_text(asked, template_learned(self.learned, tokenizer))
+            return tokenizer.encode_marked([text])[0].ids.astype(np.int64)
+        tokens = tokenizer.encode([asked])[0]
         if len(tokens):
             return tokens.astype(np.int64)
         if END not in tokenizer.specials:
@@ -162,9 +179,11 @@ class Inputs(Section):
     def written(self, tokens: Sequence[int]) -> str:
         """What a language model wrote, up to its end token, as text."""
         tokenizer = tokenizer_from_json(target_definition(self.learned))
-        end = tokenizer.specials.get(END)
+        ends = {tokenizer.specials.get(END), self.learned.get("answer_end")}
         drawn = list(tokens)
-        return tokenizer.decode(drawn[: drawn.index(end)] if end in drawn else drawn)
+        return tokenizer.decode(
+            drawn[: next((place for place, one in enumerate(drawn) if one in ends), None)]
+        )
 
 
 def inputs_of(job: ResolvedJob, prepared: Prepared) -> Inputs:
@@ -230,7 +249,7 @@ def decode_text(prepared: Prepared, tokens: Sequence[int], *, read: bool = False
     return tokenizer_from_json(definition).decode([int(token) for token in tokens])
 
 
-def _around(section: Pack | Tokenize | Pairs) -> tuple[str | None, str | None]:
+def _around(section: Pack | Tokenize | Pairs | Conversations) -> tuple[str | None, str | None]:
     """The special tokens that are put before and after a text that a model reads."""
     match section:
         case Tokenize():

@@ -73,7 +73,12 @@ class PartWriter:
         if model.writes:
             number = int(task.index.group_starts[group]) + first
             written = model.continuations(
-                model.texts(rows), task.tokens, task.seed, number, temperature=task.temperature
+                model.texts(rows),
+                task.tokens,
+                task.seed,
+                number,
+                temperature=task.temperature,
+                where=lambda row: task.index.where(group, first + row),
             )
             return pa.table({column_of_texts(model.kind): pa.array(written, pa.string())})
         answers = model.answers(rows, lambda row: task.index.where(group, first + row))

@@ -196,6 +196,41 @@ class Pairs(Section):
         return self.source
 
 
+class Conversations(Section):
+    """Conversations into tokens by a chat template; the loss is of the assistant's answers alone.
+
+    A row has a list of messages, each with ``role`` and ``content``, or that list as JSON. Makes the tensors ``tokens``,
+    ``answer_mask`` (1 for each token of an answer and the token that ends it) and ``length``, or packed ``document``.
+    """
+
+    kind: Literal["conversations"] = "conversations"
+    """The preparation."""
+    column: str = "messages"
+    """The column of the messages."""
+    tokenizer: TokenizerSection
+    """How text becomes tokens."""
+    template: PathText | None = None
+    """A chat template (Jinja), relative to the job file's folder. Default: the one in the folder of a tokenizer's file
+    (``chat_template.jinja``, or ``tokenizer_config.json``), else ``<user>...<end><assistant>...<end>``."""
+    context: Positive
+    """Tokens that the model reads at once."""
+    packed: bool = False
+    """Put conversations one after the other into sequences without padding, cut every so many tokens. When false each is a
+    sample of its own, filled up to one length."""
+    long: Literal["error", "cut"] = "error"
+    """What becomes of a longer conversation, not packed: an error, or its first tokens."""
+
+    @property
+    def needs_neighbors(self) -> bool:
+        """Each conversation is by itself."""
+        return False
+
+    @property
+    def text_column(self) -> str:
+        """The column of what a model reads."""
+        return self.column
+
+
 class Windows(Section):
     """Series into windows: so many rows of past and the rows of horizon after them.
 
@@ -262,4 +297,6 @@ class Select(Section):
         return False
 
 
-Preparation = Annotated[Pack | Tokenize | Pairs | Windows | Select, Field(discriminator="kind")]
+Preparation = Annotated[
+    Pack | Tokenize | Pairs | Conversations | Windows | Select, Field(discriminator="kind")
+]

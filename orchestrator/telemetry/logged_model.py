@@ -9,7 +9,7 @@ It gives, by objective
 - ``classification``, ``binary``: ``class``, ``probability`` and ``probabilities`` by class; ``multilabel``: ``classes`` and
   ``probabilities``; ``token_classification``: ``classes`` and ``probabilities`` of each token;
 - ``forecasting``: the rows that follow, with their times, in the series' own units; of each group, where there are several;
-- ``causal_lm``: how each text goes on; ``sequence_to_sequence``: what it makes of each;
+- ``causal_lm``: how each text goes on, or the answer to each conversation (messages, their JSON, or what a user says); ``sequence_to_sequence``: what it makes of each;
 - ``reconstruction``: each row's ``error``, its anomaly score;
 - else the family's outputs as an array, as everywhere with ``params={"raw": True}``. A generator takes its ``noise``.
 

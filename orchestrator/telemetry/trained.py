@@ -12,10 +12,11 @@ from torch import nn
 
 from orchestrator.data import Inputs
 from orchestrator.data.preparations.text_columns import strings_of
+from orchestrator.errors import DataError
 from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, SequenceToSequenceConfig
 from orchestrator.models.objectives.common import forward
 from orchestrator.models.objectives.generation import continued, written
-from orchestrator.spec.preparations import Windows
+from orchestrator.spec.preparations import Conversations, Windows
 from orchestrator.telemetry.answers import TOKENS, WRITERS, answer, forecast_table, reconstruction_errors
 
 _TEXTS_AT_ONCE = 32
@@ -102,28 +103,36 @@ class Trained:
 
     def continuations(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Any],
         tokens: int = TOKENS,
         seed: int = 0,
         first: int = 0,
         *,
         temperature: float = 1.0,
+        where: Callable[[int], str] | None = None,
     ) -> list[str]:
-        """How texts go on, or what a model with an encoder and a decoder makes of them.
+        """How texts go on, what is answered to conversations, or what a model with an encoder and a decoder makes of texts.
 
         Args:
-            texts: each by itself.
+            texts: each by itself; of conversations see ``Inputs.prompt``.
             tokens: written of each at most.
             seed: of what is drawn; the answer to a text depends on it and on the text's number. A decoder takes the likeliest
                 token each time.
             first: number of the first text.
             temperature: at which it draws; 0: the likeliest token each time.
+            where: (place in texts) -> words that say where it is, for messages.
+
+        Raises:
+            DataError: a text can't be read, or is no conversation.
         """
         if self.kind == "sequence_to_sequence":
             return list(self._made_of(texts, min(tokens, self._longest_target)))
         texts_written = []
         for number, text in enumerate(texts, first):  # one by one, since their prompts differ in length
-            prompt = self._tensor(self.inputs.prompt(text))[None]
+            try:
+                prompt = self._tensor(self.inputs.prompt(text))[None]
+            except DataError as error:
+                raise DataError(f"{where(number - first)}: {error}" if where else str(error)) from None
             drawn = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed + number))
             chance = drawn.to(self._device)
             whole = continued(
@@ -159,9 +168,11 @@ class Trained:
             )
             yield from (self.inputs.written(text.tolist()) for text in written_BN)
 
-    def texts(self, rows: pa.Table) -> list[str]:
-        """The texts that it reads of rows. Raises DataError."""
+    def texts(self, rows: pa.Table) -> list[Any]:
+        """The texts, or the conversations, that it reads of rows. Raises DataError."""
         assert self.inputs.text_column is not None
+        if isinstance(self.inputs.prepare, Conversations):
+            return rows[self.inputs.text_column].to_pylist()
         return strings_of(rows, self.inputs.text_column)
 
     def _tensor(self, values: Any) -> torch.Tensor:

@@ -85,6 +85,7 @@ CASES = [
     Case("rnn-forecasting", RnnConfig(series=3, past=6, horizon=4, width=8, last_value=False), ForecastingConfig(loss="mae")),
     Case("gpt", GptConfig(size="debug", **_TEXT), CausalLmConfig(), optional=("length",)),
     Case("gpt-packed", GptConfig(size="debug", **_TEXT), CausalLmConfig(packed=True), optional=("length",)),
+    Case("gpt-answers", GptConfig(size="debug", **_TEXT), CausalLmConfig(), optional=("length", "answer_mask")),
     Case(
         "gpt-llama",
         GptConfig(

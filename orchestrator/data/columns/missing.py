@@ -22,13 +22,13 @@ TARGETS: dict[str, dict[str, str]] = {
     "multilabel": {"label": "int"},
     "token_classification": {"label": "int"},
     "forecasting": {"future": "float"},
-    "causal_lm": {"length": "int"},
+    "causal_lm": {"length": "int", "answer_mask": "int"},
     "masked_lm": {"word": "int"},
     "sequence_to_sequence": {"target": "int", "target_length": "int"},
 }
 """Kind of objective -> the tensors that it takes beside the family's inputs, and their kind."""
 
-_ON_DEMAND = ("word", "length", "target_length")
+_ON_DEMAND = ("word", "length", "target_length", "answer_mask")
 """Targets that only some data has."""
 _ANY_COLUMN = {"features": '"*"'}
 """Tensor -> the columns that mostly make it."""

@@ -21,6 +21,7 @@ PREPARATIONS: dict[str, str] = {
     "pack": "orchestrator.data.preparations.pack:PackKind",
     "tokenize": "orchestrator.data.preparations.tokenize:TokenizeKind",
     "pairs": "orchestrator.data.preparations.pairs:PairsKind",
+    "conversations": "orchestrator.data.preparations.conversations:ConversationsKind",
     "windows": "orchestrator.data.preparations.series:WindowsKind",
     "select": "orchestrator.data.preparations.select:SelectKind",
 }
@@ -46,6 +47,10 @@ class PreparationKind(Protocol):
 
     def required(self, section: Any) -> dict[str, bool]:
         """Columns without whose value a row is no sample, each with whether a blank text is a value."""
+        ...
+
+    def unfit(self, section: Any, base_dir: str, table: pa.Table) -> dict[int, str]:
+        """Rows of a table that have a value and yet are no samples: number in the table -> what is wrong."""
         ...
 
     def cut(self, section: Any, source: SourceRows) -> Any:

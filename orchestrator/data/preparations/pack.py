@@ -52,6 +52,10 @@ class PackKind:
         """A text, which may be blank."""
         return {section.column: True}
 
+    def unfit(self, section: Pack, base_dir: str, table: pa.Table) -> dict[int, str]:
+        """None: what has a value is a sample."""
+        return {}
+
     def cut(self, section: Pack, source: SourceRows) -> None:
         """A row's number says of which part it is."""
 

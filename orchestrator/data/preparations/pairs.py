@@ -52,6 +52,10 @@ class PairsKind:
         """Both texts, neither of them blank."""
         return {section.source: False, section.target: False}
 
+    def unfit(self, section: Pairs, base_dir: str, table: pa.Table) -> dict[int, str]:
+        """None: what has a value is a sample."""
+        return {}
+
     def cut(self, section: Pairs, source: SourceRows) -> None:
         """A row's number says of which part it is."""
 

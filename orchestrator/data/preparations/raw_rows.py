@@ -29,10 +29,14 @@ class Cut(Protocol):
 
 
 class Required:
-    """Columns in which every row needs a value: one that lacks it is an error, or left out, up to so many."""
+    """Columns in which every row needs a value, and what it must be: one that lacks it is an error, or left out, up to so
+    many.
+    """
 
-    def __init__(self, columns: Mapping[str, bool], most: int) -> None:
-        self._columns, self._most = columns, most
+    def __init__(
+        self, columns: Mapping[str, bool], most: int, unfit: Callable[[pa.Table], Mapping[int, str]]
+    ) -> None:
+        self._columns, self._most, self._unfit = columns, most, unfit
         self._left_out: set[str] = set()
 
     def complete(
@@ -46,20 +50,26 @@ class Required:
                 continue
             chosen = np.arange(table.num_rows) if rows is None else rows
             for row in chosen[missing[chosen]].tolist():
-                self._leave_out(where(row), name)
+                mend = ", and data.prepare comes before data.transforms: write one"
+                self._leave_out(where(row), f"column {name!r} has no value there", mend)
             rows = chosen[~missing[chosen]]
+        if unfit := self._unfit(table):
+            chosen = np.arange(table.num_rows) if rows is None else rows
+            for row in [row for row in chosen.tolist() if row in unfit]:
+                self._leave_out(where(row), unfit[row], "; mend it")
+            rows = np.array([row for row in chosen.tolist() if row not in unfit], dtype=np.int64)
         return rows
 
-    def _leave_out(self, place: str, name: str) -> None:
+    def _leave_out(self, place: str, problem: str, mend: str) -> None:
         if place in self._left_out:
             return
         self._left_out.add(place)
         if len(self._left_out) > self._most:
             raise DataError(
-                f"{place}: column {name!r} has no value there, and data.prepare comes before"
-                f" data.transforms: write one, leave the row out, or have data.skip_bad_samples (now {self._most}) allow some"
+                f"{place}: {problem}{mend}, leave the row out, or have data.skip_bad_samples (now {self._most})"
+                " allow some"
             )
-        _LOGGER.warning("%s: column %r has no value there; the row is skipped", place, name)
+        _LOGGER.warning("%s: %s; the row is skipped", place, problem)
 
 
 class RawRows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -56,7 +57,7 @@ def rewrite_rows(
     columns = kind.columns(section, train[0].index.schema)
     is_split = evaluation is not None and evaluation.part.by != "all"
     cut = kind.cut(section, train[0]) if is_split else None
-    required = Required(kind.required(section), skip)
+    required = Required(kind.required(section), skip, partial(kind.unfit, section, base_dir))
 
     def rows(sources: Sequence[SourceRows]) -> RawRows:
         held_out = sources[0].part.evaluation
@@ -83,7 +84,9 @@ def rewrite_rows(
 
     # Where none may be skipped, a row that lacks a value was an error.
     may_skip = [*train, *([evaluation] if evaluation else [])] if skip and kind.required(section) else []
-    skipped = [_skipped(source, rows([source]), list(kind.required(section)), cache) for source in may_skip]
+    skipped = [
+        _skipped(source, rows([source]), list(kind.required(section)), fit_key, cache) for source in may_skip
+    ]
     return RewrittenRows(
         tuple(build(source) for source in train),
         build(evaluation) if evaluation else None,
@@ -95,14 +98,16 @@ def rewrite_rows(
     )
 
 
-def _skipped(source: SourceRows, complete: RawRows, columns: Sequence[str], cache: str) -> str:
+def _skipped(
+    source: SourceRows, complete: RawRows, columns: Sequence[str], key: Sequence[Any], cache: str
+) -> str:
     """How many rows lack a value, as a sentence; empty where none does."""
     whole = int(Selection(source.part, source.index.group_rows).counts.sum())
     left: int = remembered(
         cache,
         "skipped-rows",
         _VERSION,
-        [rows_key([source]), columns],
+        [*key, rows_key([source]), columns],
         lambda: whole - sum(table.num_rows for table in complete),
     )
     part = "evaluation" if source.part.evaluation else "training"

@@ -32,6 +32,10 @@ class SelectKind:
         """None: rows are kept as they are."""
         return {}
 
+    def unfit(self, section: Select, base_dir: str, table: pa.Table) -> dict[int, str]:
+        """None: what has a value is a sample."""
+        return {}
+
     def cut(self, section: Select, source: SourceRows) -> None:
         """A row's number says of which part it is."""
 

@@ -21,10 +21,12 @@ class Documents:
     Args:
         ids: Each int (T,).
         words: Number of each token's word in its document, or None where nobody asks.
+        answers: Whether each token is of an answer, likewise.
     """
 
     ids: Sequence[np.ndarray]
     words: Sequence[np.ndarray] | None = None
+    answers: Sequence[np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Sequences:
         tokens: What the documents say.
         document: Number of each token's document, counted from 0 in each sequence.
         word: Number of each token's word, likewise; None where the documents had none.
+        answer: Whether each token is of an answer; None where the documents didn't say.
     """
 
     tokens: np.ndarray
     document: np.ndarray
     word: np.ndarray | None
+    answer: np.ndarray | None = None
 
 
 def pack(
@@ -59,7 +63,7 @@ def pack(
     """
     if not 1 <= stride <= length:
         raise ValueError(f"stride {stride} must be from 1 to the sequence's length {length}")
-    rest = np.empty((3, 0), dtype=np.int64)
+    rest = np.empty((4, 0), dtype=np.int64)
     documents_before = 0
     for batch in batches:
         stream = np.concatenate([rest, _stream(batch, separator, documents_before)], axis=1)
@@ -67,7 +71,7 @@ def pack(
         count = max(0, (stream.shape[1] - length) // stride + 1)
         if count:
             windows = np.lib.stride_tricks.sliding_window_view(stream, length, axis=1)
-            tokens, document, word = windows[:, ::stride][:, :count]
+            tokens, document, word, answer = windows[:, ::stride][:, :count]
             new_document = _changes(document)
             yield Sequences(
                 tokens.astype(np.int32),
@@ -75,23 +79,28 @@ def pack(
                 None
                 if batch.words is None
                 else np.cumsum(_changes(word) | new_document, axis=1, dtype=np.int32),
+                None if batch.answers is None else answer > 0,
             )
         rest = stream[:, count * stride :]
 
 
 def _stream(batch: Documents, separator: int | None, first_number: int) -> np.ndarray:
-    """int64 (3, T): token, number of its document in the whole stream, number of its word in the document."""
+    """int64 (4, T): token, number of its document in the whole stream, number of its word in the document, whether it is of an
+    answer.
+    """
     lengths = np.fromiter((len(ids) for ids in batch.ids), dtype=np.int64, count=len(batch.ids))
     extra = 0 if separator is None else 1
     documents, empty = np.arange(len(lengths)), np.empty(0, dtype=np.int64)
     place = np.arange(lengths.sum()) + np.repeat(documents, lengths) * extra
-    stream = np.full((3, lengths.sum() + extra * len(lengths)), -1, dtype=np.int64)
+    stream = np.full((4, lengths.sum() + extra * len(lengths)), -1, dtype=np.int64)
     if separator is not None:
         stream[0] = separator
     stream[0, place] = np.concatenate([empty, *batch.ids])
     stream[1] = first_number + np.repeat(documents, lengths + extra)
     if batch.words is not None:  # a separator keeps -1: a word of its own
         stream[2, place] = np.concatenate([empty, *batch.words])
+    if batch.answers is not None:
+        stream[3, place] = np.concatenate([empty, *batch.answers])
     return stream
 
 

@@ -51,6 +51,10 @@ class WindowsKind:
         """None: where a series ends at a gap is said as it is cut."""
         return {}
 
+    def unfit(self, section: Windows, base_dir: str, table: pa.Table) -> dict[int, str]:
+        """None: what has a value is a sample."""
+        return {}
+
     def cut(self, section: Windows, source: SourceRows) -> SeriesCut:
         """The end of each series is held out."""
         index = source.index

@@ -59,6 +59,10 @@ class TokenizeKind:
         """A text, which may be blank, and a class, which may not."""
         return {section.column: True} | ({section.label: False} if section.label is not None else {})
 
+    def unfit(self, section: Tokenize, base_dir: str, table: pa.Table) -> dict[int, str]:
+        """None: what has a value is a sample."""
+        return {}
+
     def cut(self, section: Tokenize, source: SourceRows) -> None:
         """A row's number says of which part it is."""
 

@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from orchestrator.errors import SpecError
-from orchestrator.models import build_objective
+from orchestrator.models import build_modules, build_objective
 from orchestrator.models.configs import (
     BertConfig,
     BinaryConfig,
+    CausalLmConfig,
     ClassificationConfig,
+    GptConfig,
     MlpConfig,
     TokenClassificationConfig,
 )
@@ -39,6 +41,28 @@ def test_class_weights_give_torch_s_weighted_mean(smoothing):
     got = mean(MLP, asked, {"features": LOGITS, "label": LABELS})
     want = F.cross_entropy(LOGITS, LABELS, weight=torch.tensor(WEIGHTS), label_smoothing=smoothing)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 3])
+def test_of_conversations_the_answers_tokens_alone_count(chunk_tokens):
+    config = GptConfig(size="debug", vocabulary=11, context=8)
+    torch.manual_seed(0)
+    model = build_modules(config, CausalLmConfig())["model"]
+    tokens = torch.randint(0, 11, (3, 9))
+    mask = torch.randint(0, 2, (3, 9), generator=torch.Generator().manual_seed(1))
+    batch = {"tokens": tokens, "answer_mask": mask, "length": torch.tensor([9, 9, 6])}
+    objective = build_objective(config, CausalLmConfig(chunk_tokens=chunk_tokens))
+    sums, evaluated = (
+        objective.loss("model", {"model": model}, batch),
+        objective.evaluate({"model": model}, batch),
+    )
+    mask[2, 6:] = 0
+    labels = tokens.masked_fill(mask == 0, -100)[:, 1:].flatten()
+    logits = model(tokens[:, :-1]).flatten(0, 1)
+    assert sums.count == objective.units("model", batch) == mask[:, 1:].sum()
+    torch.testing.assert_close(sums.loss / sums.count, F.cross_entropy(logits, labels))
+    right, count = evaluated["accuracy"]
+    assert (right, count) == ((logits.argmax(-1) == labels).sum(), mask[:, 1:].sum())
 
 
 def test_padding_counts_nothing():

@@ -10,7 +10,7 @@ import pytest
 from asked import train_in
 from mlflow import MlflowClient
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import DataError, SpecError
 from orchestrator.inference.part_writer import PartWriter
 
 pytest.importorskip("transformers")
@@ -87,3 +87,59 @@ def test_the_logged_model_takes_raw_text_and_samples_can_be_looked_at(run):
     page = MlflowClient(uri).download_artifacts(found.source_run_id, shown[-1].path)
     text = Path(page).read_text()
     assert "text_0/source" in text and "text_0/target" in text
+
+
+SHORT = ("red", "green", "blue", "white")
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    """Learns to say a color again."""
+    folder = tmp_path_factory.mktemp("chats")
+    lines = [
+        [{"role": "user", "content": f"say {one}"}, {"role": "assistant", "content": one}]
+        for one in SHORT * 16
+    ]
+    (folder / "chats.jsonl").write_text("".join(json.dumps({"messages": line}) + "\n" for line in lines))
+    return train_in(
+        folder,
+        {
+            "model": {"family": "gpt", "size": "debug", "context": 12},
+            "data": {
+                "train": {"kind": "jsonl", "path": "chats.jsonl"},
+                "eval": {"kind": "split", "fraction": 0.2},
+                "prepare": {"kind": "conversations", "tokenizer": {"kind": "words"}, "context": 12},
+            },
+            "training": {
+                "max_steps": 60,
+                "global_batch_size": 16,
+                "optimizer": {"kind": "adamw", "learning_rate": 0.01},
+            },
+            "checkpoint": {"every_steps": 60},
+            "tracking": {"kind": "mlflow", "uri": f"sqlite:///{folder / 'mlflow.db'}"},
+        },
+    )
+
+
+def test_a_question_is_answered_by_the_logged_model_and_by_predict(chat, tmp_path):
+    assert chat.metrics["val/accuracy"] > 0.99
+    mlflow.set_tracking_uri(chat.plan.tracking_uri)
+    (found,) = mlflow.search_logged_models(
+        ["1"], output_format="list", filter_string="tags.`trainwright.model` = 'weights'"
+    )
+    model = mlflow.pyfunc.load_model(f"models:/{found.model_id}")
+    asked = [{"role": "user", "content": "say blue"}]
+    settings = {"tokens": 3}
+    assert model.predict(["say green", json.dumps(asked)], params=settings) == ["green", "blue"]
+    assert model.predict(pd.DataFrame({"messages": [asked]}), params=settings) == ["blue"]
+    lines = [asked, [*asked, {"role": "assistant", "content": "white"}]]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps({"messages": line}) + "\n" for line in lines))
+    (tmp_path / "out").mkdir()
+    assert PartWriter(chat.task(tmp_path / "new.jsonl", tmp_path / "out", tokens=3)).write(0) == 2
+    (file,) = (tmp_path / "out").glob("*.parquet")
+    assert pq.read_table(file).to_pydict() == {"continuation": ["blue", "blue"]}
+    (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": ""}]}\n')
+    with pytest.raises(
+        DataError, match=r"bad\.jsonl, row 0: the conversation has a message 0 whose content is empty"
+    ):
+        PartWriter(chat.task(tmp_path / "bad.jsonl", tmp_path / "out")).write(0)

@@ -15,6 +15,7 @@ from orchestrator.data.preparations.tokenizers.base import (
     PAD,
     SEPARATE,
     UNKNOWN,
+    Marked,
     not_empty,
 )
 from orchestrator.errors import DataError
@@ -63,6 +64,27 @@ class LibraryTokenizer:
         encoded = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(item.ids, dtype=np.int32) for item in encoded]
 
+    @property
+    def special_texts(self) -> Sequence[str]:
+        """See Tokenizer."""
+        added = json.loads(self._definition).get("added_tokens", [])
+        return tuple(token["content"] for token in added if token["special"])
+
+    def encode_marked(self, texts: Sequence[str]) -> list[Marked]:
+        """See Tokenizer."""
+        self._library.encode_special_tokens = False
+        try:
+            encoded = self._library.encode_batch(list(texts), add_special_tokens=False)
+        finally:
+            self._library.encode_special_tokens = True
+        return [
+            Marked(
+                np.asarray(item.ids, dtype=np.int32),
+                *np.asarray(item.offsets, dtype=np.int64).reshape(-1, 2).T,
+            )
+            for item in encoded
+        ]
+
     def words(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See Tokenizer. A word is what the file's pre-tokenizer says."""
         encoded = self._library.encode_batch(list(texts), add_special_tokens=False)
@@ -88,13 +110,16 @@ class LibraryTokenizer:
         """See Tokenizer."""
         return json.dumps({"kind": "library", "definition": json.loads(self._definition)})
 
-    def files(self, *, context: int, first: str | None, last: str | None = None) -> dict[str, str]:
+    def files(
+        self, *, context: int, first: str | None, last: str | None = None, template: str | None = None
+    ) -> dict[str, str]:
         """What ``AutoTokenizer`` reads, so that it makes the same tokens: name -> text.
 
         Args:
             context: tokens that the model reads at most.
             first: the special token that is put before each text.
             last: likewise after it.
+            template: how a conversation becomes a text.
         """
         from tokenizers import Tokenizer as Library
         from tokenizers.processors import TemplateProcessing
@@ -114,8 +139,10 @@ class LibraryTokenizer:
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": context,
-            "split_special_tokens": True,
+            "split_special_tokens": template is None,
         }
+        if template is not None:
+            config["chat_template"] = template
         config |= {theirs: named[name] for name, theirs in kinds.items() if name in named}
         return {"tokenizer.json": library.to_str(), "tokenizer_config.json": json.dumps(config)}
 

@@ -10,6 +10,8 @@ import numpy as np
 from orchestrator.data.preparations.tokenizers.base import (
     SPACES,
     UNKNOWN,
+    Marked,
+    encode_between,
     word_runs,
 )
 from orchestrator.errors import DataError
@@ -29,6 +31,15 @@ class ByteTokenizer:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See Tokenizer."""
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) for text in texts]
+
+    @property
+    def special_texts(self) -> Sequence[str]:
+        """See Tokenizer."""
+        return tuple(self.specials)
+
+    def encode_marked(self, texts: Sequence[str]) -> list[Marked]:
+        """See Tokenizer."""
+        return [encode_between(text, self) for text in texts]
 
     def words(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See Tokenizer. A word is what stands between white space, or the white space."""
@@ -92,6 +103,15 @@ class CharacterTokenizer:
                 )
             ids = np.where(missing, np.int32(self.specials[UNKNOWN]), ids)
         return np.split(ids, np.cumsum([len(text) for text in texts])[:-1]) if texts else []
+
+    @property
+    def special_texts(self) -> Sequence[str]:
+        """See Tokenizer."""
+        return tuple(self.specials)
+
+    def encode_marked(self, texts: Sequence[str]) -> list[Marked]:
+        """See Tokenizer."""
+        return [encode_between(text, self) for text in texts]
 
     def words(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See Tokenizer. A word is what stands between white space, or the white space."""
