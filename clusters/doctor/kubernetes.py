@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -133,8 +134,12 @@ def _probe_plan(profile: ClusterProfile) -> Plan:
 
 
 def _check_claim(api: KubernetesApi, claim: str) -> Check:
+    said = ""
     try:
         phase = api.storage_claim_phase(claim)
+        if phase == "Pending":
+            with contextlib.suppress(TrainwrightError):  # runs don't need that right either
+                said = api.storage_claim_warning(claim)
     except NotFoundError as error:
         return failed("storage claim", str(error), "create it, or name another in kubernetes.storage_claim")
     except TrainwrightError as error:  # runs don't need the right to look at it
@@ -142,6 +147,13 @@ def _check_claim(api: KubernetesApi, claim: str) -> Check:
     if phase == "Lost":
         return failed(
             "storage claim", f"{claim} has lost its volume", "restore the volume, or create another claim"
+        )
+    if said:
+        return failed(
+            "storage claim",
+            f"{claim} can't be bound: {said}",
+            "give it a StorageClass that is there and has its access mode (of the chart: storage.storageClass,"
+            " storage.accessMode; a claim keeps both, so delete it first), or name another claim",
         )
     if phase != "Bound":
         return warned("storage claim", f"{claim} is {phase}", "it may be bound by the first pod that uses it")

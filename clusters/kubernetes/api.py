@@ -271,6 +271,19 @@ class KubernetesApi:
         claim = self._call("get", "persistentvolumeclaims", read, name, self.namespace)
         return str((claim.get("status") or {}).get("phase") or "Unknown")
 
+    def storage_claim_warning(self, name: str) -> str:
+        """What Kubernetes said last of why a PersistentVolumeClaim can't be bound; empty where it said nothing."""
+        events = self._pages("events", self._core().list_namespaced_event, self.namespace)
+        said = [
+            event
+            for event in events
+            if (event.get("type"), (event.get("involvedObject") or {}).get("kind"))
+            == ("Warning", "PersistentVolumeClaim")
+            and event["involvedObject"].get("name") == name
+        ]
+        newest = max(said, key=lambda event: event.get("lastTimestamp") or "", default={})
+        return str(newest.get("message") or "").strip()
+
     def rayjob_crd_is_served(self) -> bool:
         """Whether the server knows RayJobs in our version."""
         try:

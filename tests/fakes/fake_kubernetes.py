@@ -16,6 +16,7 @@ _COLLECTIONS = {
     "configmaps": ("v1", "ConfigMap"),
     "pods": ("v1", "Pod"),
     "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
+    "events": ("v1", "Event"),
 }
 _PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)"

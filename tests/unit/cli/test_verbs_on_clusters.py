@@ -233,6 +233,37 @@ def test_plan_prints_the_exact_request_and_asks_nobody(terminal, place):
     assert created["metadata"]["annotations"] == printed["metadata"]["annotations"]
 
 
+@pytest.mark.parametrize(
+    "address", ["http://train-mlflow.mlops.svc:5000", "https://m.mlops.svc.cluster.local"]
+)
+def test_a_dashboard_that_only_pods_reach_is_forwarded(terminal, tmp_path, monkeypatch, address):
+    profile = kubernetes_profile(
+        {"storage_claim": "data", "context": "here"},
+        storage="/data",
+        mlflow=address,
+        secrets={"mlflow_secret": "login"},
+    )
+    (tmp_path / "prod.yaml").write_text(
+        yaml.safe_dump(profile.model_dump(mode="json", exclude_defaults=True))
+    )
+    kubectl = tmp_path / "bin" / "kubectl"
+    kubectl.parent.mkdir()
+    monkeypatch.setenv("PATH", str(kubectl.parent))
+    code, _, said = terminal("ui", "--cluster", "./prod.yaml", "--port", "0")
+    assert (code, said.count("\n")) == (4, 1)
+    assert "only pods reach" in said
+    kubectl.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/called\nexit ${{CODE:-0}}\n")
+    kubectl.chmod(0o755)
+    code, out, _ = terminal("ui", "--cluster", "./prod.yaml", "--port", "0")
+    port = re.search(r"http://127\.0\.0\.1:(\d+)/", out)[1]
+    name, far = ("train-mlflow", 5000) if "train" in address else ("m", 443)
+    asked = f"--context here --namespace mlops port-forward service/{name} --address 127.0.0.1 {port}:{far}"
+    assert (code, (tmp_path / "called").read_text().strip()) == (0, asked)
+    assert "kubectl get secret login -n training" in out
+    monkeypatch.setenv("CODE", "1")
+    assert terminal("ui", "--cluster", "./prod.yaml", "--port", "0")[0] == 4
+
+
 @pytest.mark.parametrize("storage", ["s3://nowhere/runs", "/a-claim-s-path"])
 def test_a_plan_of_bundled_data_needs_no_storage(terminal, tmp_path, monkeypatch, storage):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")

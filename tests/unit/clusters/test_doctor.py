@@ -215,6 +215,24 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
         assert silent.outcome == "fail"
         assert silent.message == "a RayJob gave no answer within 0s: KubeRay has not seen it yet"
         assert not server.objects["rayjobs"] and not server.objects["configmaps"]
+        server.put("persistentvolumeclaims", {"metadata": {"name": "data"}, "status": {"phase": "Pending"}})
+        (claim,) = [check for check in doctor(profile) if check.name == "storage claim"]
+        assert (claim.outcome, claim.message) == ("warn", "data is Pending")
+        said = 'storageclass.storage.k8s.io "shared" not found'
+        of_claim = {"kind": "PersistentVolumeClaim", "name": "data"}
+        for name, about, message in (
+            ("a", of_claim, said),
+            ("b", {**of_claim, "name": "other"}, "another's"),
+        ):
+            event = {
+                "metadata": {"name": name},
+                "type": "Warning",
+                "involvedObject": about,
+                "message": message,
+            }
+            server.put("events", event)
+        (claim,) = [check for check in doctor(profile) if check.name == "storage claim"]
+        assert (claim.outcome, claim.message) == ("fail", f"data can't be bound: {said}")
         server.denied = {("patch", "rayjobs"), ("get", "pods/log")}
         server.has_kuberay = False
         server.objects["persistentvolumeclaims"].clear()
