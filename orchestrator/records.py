@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from typing import TypeVar
@@ -83,9 +84,15 @@ class RunRecord:
         for name in (_end_name(launch), _state_name(launch)):
             if content := self._read(name):
                 status = self._decoded(name, content, RunStatus)
-                known = None if status.state.is_final else self.section(_ledger_name(launch), Ledger)
-                return status.with_effective(known.effective) if known else status
+                return status if status.state.is_final else self._with_effective(status)
         return None
+
+    def _with_effective(self, status: RunStatus) -> RunStatus:
+        """A ledger that is damaged is said by who asks for it; a run can be looked at and stopped all the same."""
+        with contextlib.suppress(RecordError):
+            if known := self.section(_ledger_name(status.launch), Ledger):
+                return status.with_effective(known.effective)
+        return status
 
     def ledger(self, launch: int) -> Ledger | None:
         """Where the time of a launch and of those before it went; that of an earlier one where it has not begun to tell.

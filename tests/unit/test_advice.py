@@ -28,7 +28,7 @@ PLAN = Planned(
             15.0,
         ),
         ({"step": 60.0, "queue": 30.0, "start: starting Ray": 10.0}, "start", "the cluster", 30.0),
-        ({"step": 60.0, "start: starting Ray": 40.0}, "start", "training.max_steps: 20 (now 10)", 40.0),
+        ({"step": 60.0, "start: starting Ray": 40.0}, "start", "training.max_steps: 20 (now 10)", 20.0),
         ({"step": 60.0, "samples": 40.0}, "samples", "training.sample_every: 80 (now 40)", 20.0),
         ({"step": 95.0, "data wait": 5.0}, "compute", "training.precision", 0.0),
         ({}, "compute", "training.precision", 0.0),

@@ -109,6 +109,8 @@ def test_what_was_kept_and_is_damaged_is_said_and_begun_anew(record, caplog):
         train(begin=1010.0)
         assert keeper.ended(1030.0).wall == pytest.approx(30.0)
     assert "ledger.json is damaged" in caplog.text
+    record.set_state(of(1))
+    assert record.status(1).effective is None, "a run can be looked at all the same"
 
 
 def test_storage_that_fails_for_a_moment_ends_nothing_and_the_gauges_are_shown_it(record, monkeypatch):
