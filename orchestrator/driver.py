@@ -22,7 +22,7 @@ from orchestrator import events
 from orchestrator.errors import StoppedError, TrainwrightError
 from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
-from orchestrator.ray_session import RaySession
+from orchestrator.ray_session import RaySession, Work, train_on_worker
 from orchestrator.records import PLAN, RunRecord
 from orchestrator.recovery.diagnosis import Answers, Diagnosis, nobody_trains
 from orchestrator.recovery.incidents import incident_of
@@ -38,8 +38,8 @@ _SENDER_SECONDS = 10.0
 """How long a worker that is ending may still send to the tracker."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one launch of a plan to its end; the exit code is that of the end's reason."""
+def main(arguments: list[str] | None = None, work: Work = train_on_worker) -> int:
+    """Run one launch of a plan to its end, with ``work`` on each worker; the exit code is that of the end's reason."""
     started_at = time.time()
     parser = argparse.ArgumentParser(prog="python -m orchestrator.driver", description=__doc__)
     parser.add_argument("--plan", required=True, help="file with the plan's JSON")
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     plan = Plan.model_validate_json(Path(options.plan).read_text(encoding="utf-8"))
-    return Driver(plan, options.launch, options.start_ray, started_at).run()
+    return Driver(plan, options.launch, options.start_ray, started_at, work).run()
 
 
 class _EndNow(KeyboardInterrupt):
@@ -61,15 +61,19 @@ class _EndNow(KeyboardInterrupt):
 class Driver:
     """One launch."""
 
-    def __init__(self, plan: Plan, launch: int, ray_dir: str | None, started_at: float) -> None:
+    def __init__(
+        self, plan: Plan, launch: int, ray_dir: str | None, started_at: float, work: Work = train_on_worker
+    ) -> None:
         """
         Args:
             plan: of the run.
             launch: 1, and one more for each resume.
             ray_dir: folder of a private Ray instance; None joins the cluster's.
             started_at: seconds since the epoch.
+            work: what each worker does.
 
         """
+        self._on_worker = work
         self._plan, self._launch, self._ray_dir, self._started_at = plan, launch, ray_dir, started_at
         self._record = RunRecord(plan.storage)
         self._status = self._record.status(launch) or RunStatus(
@@ -154,7 +158,12 @@ class Driver:
         _doing("starting the workers")
         self._has_workers = True
         with self._ledger.shown(LedgerGauges(self._plan).show):
-            outcome = ray.train(prepared.model_dump_json(), launch=self._launch, started_at=self._started_at)
+            outcome = ray.train(
+                prepared.model_dump_json(),
+                launch=self._launch,
+                started_at=self._started_at,
+                work=self._on_worker,
+            )
         reached = self._status.reached(outcome["step"], outcome["attempt"], outcome["metrics"])
         state, reason, message = (
             (RunState.STOPPED, EndReason.STOPPED_BY_USER, f"stopped after step {outcome['step']}")

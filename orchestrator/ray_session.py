@@ -35,6 +35,10 @@ from orchestrator.telemetry.spool import HANG, Spool
 
 if TYPE_CHECKING:
     from orchestrator.trainer import Elastic
+    from orchestrator.worker import Watch
+
+Work = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""What each worker's process does with the loop's config; Ray carries it there by its name."""
 
 DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
@@ -240,13 +244,14 @@ class RaySession:
             Spool(self._plan.storage).set_note(HANG, {"message": hang.sentence, "file": name})
         return f"{self._plan.storage}/{name}"
 
-    def train(self, prepared: str, *, launch: int, started_at: float) -> dict[str, Any]:
+    def train(self, prepared: str, *, launch: int, started_at: float, work: Work) -> dict[str, Any]:
         """Run ``worker.run`` on the workers.
 
         Args:
             prepared: the prepared data, as JSON.
             launch: 1, and one more for each resume.
             started_at: of the driver, in seconds since the epoch.
+            work: what each worker does: ``train_on_worker``, or that with somebody who watches.
 
         """
         config = {
@@ -255,11 +260,9 @@ class RaySession:
             "launch": launch,
             "started_at": started_at,
         }
-        return self.on_workers(_train, config, launch=launch)
+        return self.on_workers(work, config, launch=launch)
 
-    def on_workers(
-        self, work: Callable[[Mapping[str, Any]], dict[str, Any]], config: Mapping[str, Any], *, launch: int
-    ) -> dict[str, Any]:
+    def on_workers(self, work: Work, config: Mapping[str, Any], *, launch: int) -> dict[str, Any]:
         """Run some work on a group of workers, again where that can help; returns what rank 0 returned.
 
         Args:
@@ -314,22 +317,26 @@ def _record_left_out(storage: str, launch: int, nodes: Sequence[Node]) -> None:
             record.set_state(status.without_nodes(map(str, nodes)))
 
 
-def _work(
-    work: Callable[[Mapping[str, Any]], dict[str, Any]], alone_in_ray_data: bool, config: Mapping[str, Any]
-) -> dict[str, Any]:
+def train_on_worker(config: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:
+    """In each worker's process, which alone imports torch.
+
+    Args:
+        config: see ``worker.run``.
+        watch: who watches its loop. Default: nobody.
+
+    """
+    from orchestrator import worker
+
+    return worker.run(config, watch or worker.unwatched)
+
+
+def _work(work: Work, alone_in_ray_data: bool, config: Mapping[str, Any]) -> dict[str, Any]:
     """In each worker's process."""
     if alone_in_ray_data:
         from orchestrator.data.reading.ray_data_alone import be_alone
 
         be_alone()
     return work(config)
-
-
-def _train(config: Mapping[str, Any]) -> dict[str, Any]:
-    """In each worker's process, which alone imports torch."""
-    from orchestrator import worker
-
-    return worker.run(config)
 
 
 # -- what Ray reads ------------------------------------------------------------------------------------------

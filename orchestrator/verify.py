@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,13 @@ import torch.distributed as dist
 from torch import nn
 
 from orchestrator import checkpoint, data, loop
-from orchestrator.checkpoint import Checkpoint, CheckpointReader, Checkpoints
+from orchestrator.checkpoint import Checkpoint, Checkpoints, relative_distance, unequal_elements
 from orchestrator.data import Prepared
 from orchestrator.planning.fit import needs_whole
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import assemble
 from orchestrator.section import AnyFloat, Section
 from orchestrator.spec.job import DdpStrategy, FsdpStrategy, StrategySection
-from orchestrator.state import AVERAGE
 from orchestrator.strategies.ranks import Ranks
 from orchestrator.testing import RecordingSurroundings
 
@@ -146,18 +145,18 @@ def _compare_with_one_worker(add: _Add, straight: _Run, alone: _Run) -> None:
     check, stop = f"{straight.name} against one worker", straight.stop
     add(check, "losses", _largest(straight.seen.losses, alone.seen.losses), LOSS_TOLERANCE)
     add(check, "gradient norms", _largest(straight.seen.norms, alone.seen.norms), NORM_TOLERANCE)
-    add(check, "parameters", _distance(straight.at(stop), alone.at(stop)), STATE_TOLERANCE)
+    add(check, "parameters", relative_distance(straight.at(stop), alone.at(stop)), STATE_TOLERANCE)
 
 
 def _compare_with_resumed(add: _Add, straight: _Run, resumed: _Run) -> None:
     check, stop = f"{straight.name}, stopped at step {resumed.start} and resumed", resumed.stop
     add(check, "losses", _largest(resumed.seen.losses, straight.seen.losses), 0.0)
-    add(check, "all state, unequal elements", _unequal(resumed.at(stop), straight.at(stop)), 0.0)
+    add(check, "all state, unequal elements", unequal_elements(resumed.at(stop), straight.at(stop)), 0.0)
 
 
 def _compare_with_another_strategy(add: _Add, straight: _Run, moved: _Run, onward: _Run) -> None:
     check, step = f"{straight.name}, resumed as {moved.name}", moved.start
-    add(check, "all state, unequal elements", _unequal(moved.at(step), straight.at(step)), 0.0)
+    add(check, "all state, unequal elements", unequal_elements(moved.at(step), straight.at(step)), 0.0)
     add(check, "losses", _largest(onward.seen.losses, straight.seen.losses), LOSS_TOLERANCE)
 
 
@@ -266,34 +265,3 @@ def _largest(got: Mapping[int, list[float]], expected: Mapping[int, list[float]]
     if not pairs or any(not math.isfinite(a) or not math.isfinite(b) for a, b in pairs):
         return math.inf
     return max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
-
-
-def _pieces(reader: CheckpointReader) -> Iterator[tuple[str, str, int, int]]:
-    """Every tensor in pieces of at most 16 MiB."""
-    for (kind, name), (shape, _) in reader.tensors().items():
-        total = math.prod(shape)
-        for start in range(0, total, 4 << 20):
-            yield kind, name, start, min(start + (4 << 20), total)
-
-
-def _distance(one: Checkpoint, other: Checkpoint) -> float:
-    """Euclidean norm of the difference of all parameters and their averages, relative to that of them all."""
-    difference = size = 0.0
-    with CheckpointReader(one) as mine, CheckpointReader(other) as theirs:
-        for kind, name, start, stop in _pieces(theirs):
-            if kind in ("parameter", AVERAGE):
-                a, b = (r.read(kind, name, start, stop).double() for r in (mine, theirs))
-                difference += float((a - b).square().sum())
-                size += float(b.square().sum())
-    return math.sqrt(difference / size) if size else 0.0
-
-
-def _unequal(one: Checkpoint, other: Checkpoint) -> float:
-    """How many elements of the whole state are not equal bit for bit."""
-    count = 0
-    with CheckpointReader(one) as mine, CheckpointReader(other) as theirs:
-        if mine.tensors() != theirs.tensors():
-            return math.inf
-        for kind, name, start, stop in _pieces(theirs):
-            count += int((mine.read(kind, name, start, stop) != theirs.read(kind, name, start, stop)).sum())
-    return float(count)

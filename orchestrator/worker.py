@@ -7,7 +7,8 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -51,12 +52,39 @@ _SAMPLES = 16
 """Generated samples that are logged at a time."""
 
 
-def run(config: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Seat:
+    """Of which rank, in which attempt, somebody watches the loop."""
+
+    storage: str
+    """Root of the run's files."""
+    rank: int
+    world_size: int
+    attempt: int
+    start_step: int
+    """The step that the attempt goes on from."""
+
+
+Watch = Callable[
+    [Iterator[loop.Step], loop.Surroundings, Seat], tuple[Iterator[loop.Step], loop.Surroundings]
+]
+"""Stands between the loop and what is around it: gives back what the loop is given."""
+
+
+def unwatched(
+    steps: Iterator[loop.Step], around: loop.Surroundings, seat: Seat
+) -> tuple[Iterator[loop.Step], loop.Surroundings]:
+    """Nobody stands there."""
+    return steps, around
+
+
+def run(config: Mapping[str, Any], watch: Watch = unwatched) -> dict[str, Any]:
     """Train on this worker. Called by Ray Train on every worker of the group, once for each attempt.
 
     Args:
         config: ``plan`` and ``prepared`` as JSON text, ``launch``, and ``started_at`` (the driver's start, in seconds
             since the epoch).
+        watch: who stands between the loop and its surroundings.
 
     Returns:
         The step reached, whether the run was stopped, the newest of each loss and metric (where no step was left to
@@ -65,7 +93,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     while True:
         try:
-            return _attempt(config)
+            return _attempt(config, watch)
         except _RewoundError:
             gc.collect()  # the model that was left is not held beside the next one
 
@@ -74,7 +102,7 @@ class _RewoundError(Exception):
     """The attempt has ended so that another one leaves a batch out."""
 
 
-def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
+def _attempt(config: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
     """From the newest checkpoint on. Raises _RewoundError, on every rank."""
     whole = Plan.model_validate_json(config["plan"])
     prepared = Prepared.model_validate_json(config["prepared"])
@@ -138,7 +166,9 @@ def _attempt(config: Mapping[str, Any]) -> dict[str, Any]:
                 ),
             )
             steps = beating(rank.on_device(stream), start_step)
-            outcome = loop.train(plan, rank.engine, rank.objective, steps, worker, start_step)
+            seat = Seat(plan.storage, rank.number, rank.world_size, attempt, start_step)
+            watched, around = watch(steps, worker, seat)
+            outcome = loop.train(plan, rank.engine, rank.objective, watched, around, start_step)
             if outcome.rewinds is not None:
                 worker.leave_out(outcome.rewinds)
                 raise _RewoundError

@@ -212,3 +212,19 @@ def _stat(pid: int) -> list[str]:
     """What the kernel says of a process, from its state on. Raises OSError where there is none."""
     text = Path(f"/proc/{pid}/stat").read_text()
     return text[text.rindex(")") + 2 :].split()
+
+
+def processes_of(ray_dir: str) -> dict[int, str]:
+    """Numbers and command lines of all processes of a launch: its driver and what belongs to its Ray."""
+    variable = f"{TOKEN}={token_file(ray_dir)}".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (
+                    variable in (entry / "environ").read_bytes().split(b"\0")
+                    and _stat(int(entry.name))[0] != "Z"
+                ):
+                    command = (entry / "cmdline").read_bytes()
+                    found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")[:150]
+    return found

@@ -5,6 +5,7 @@ commit marker was written last. Nothing else counts.
 """
 
 from orchestrator.checkpoint.choose import BEST, NEWEST, chosen, described
+from orchestrator.checkpoint.compare import relative_distance, unequal_elements
 from orchestrator.checkpoint.find import checkpoint_at, committed, newest_good, next_attempt
 from orchestrator.checkpoint.format import Checkpoint
 from orchestrator.checkpoint.reader import CheckpointReader, open_reader
@@ -25,4 +26,6 @@ __all__ = [
     "newest_good",
     "next_attempt",
     "open_reader",
+    "relative_distance",
+    "unequal_elements",
 ]

@@ -12,7 +12,6 @@ using at the same time. Errors surface, on every rank alike, at the next ``save`
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -51,6 +50,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.section import format_bytes
 from orchestrator.state import StateRange
 from orchestrator.storage import Store
+from orchestrator.storage.faults import NO_ROOM
 
 log = logging.getLogger(__name__)
 
@@ -350,7 +350,7 @@ class Save:
 
     def _sentence(self, error: BaseException) -> str:
         what = f"the checkpoint of step {self._step} could not be written to {self._store.root}"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             return (
                 f"{what}: no space left for rank {self._rank}'s {format_bytes(self._size)};"
                 " free some, or keep fewer (checkpoint.keep)"

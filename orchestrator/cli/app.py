@@ -8,6 +8,7 @@ import typer
 
 import orchestrator
 from orchestrator.cli import (
+    chaos,
     clusters,
     delete,
     diagnose,
@@ -83,6 +84,7 @@ for name, verb in (
     ("evaluate", evaluate.evaluate),
     ("export", export.export),
     ("verify", verify.verify),
+    ("chaos", chaos.chaos),
     ("clusters", clusters.clusters),
     ("doctor", doctor.doctor),
     ("sync", sync.sync),

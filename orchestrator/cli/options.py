@@ -111,8 +111,13 @@ def which_checkpoint(best: bool, step: int | None) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output. Numbers that JSON does not have are text: ``"NaN"``, ``"Infinity"``."""
-    sys.stdout.write(json.dumps(with_json_numbers(value), indent=2, allow_nan=False) + "\n")
+    """One JSON document on standard output, as ``json_text`` writes it."""
+    sys.stdout.write(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """One JSON document. Numbers that JSON does not have are text: ``"NaN"``, ``"Infinity"``."""
+    return json.dumps(with_json_numbers(value), indent=2, allow_nan=False) + "\n"
 
 
 def say(text: str = "") -> None:

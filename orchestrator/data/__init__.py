@@ -8,6 +8,7 @@ from orchestrator.data.prepare_data import prepare
 from orchestrator.data.prepared import Prepared, describe_change
 from orchestrator.data.reading.bad_samples import place_of
 from orchestrator.data.reading.evaluation import EvalStream, open_eval
+from orchestrator.data.reading.pure_order import samples_by_step
 from orchestrator.data.reading.training import StepBatch, TrainStream, open_train
 from orchestrator.data.serving import INPUTS, Inputs, decode_text, inputs_of, token_bytes_of
 
@@ -27,5 +28,6 @@ __all__ = [
     "open_train",
     "place_of",
     "prepare",
+    "samples_by_step",
     "token_bytes_of",
 ]

@@ -22,6 +22,7 @@ from orchestrator.errors import (
     UserCodeError,
 )
 from orchestrator.runs import EndReason
+from orchestrator.storage.faults import NO_ROOM
 
 _COLLATERAL = re.compile(
     r"connection (closed|reset|refused)|connect(ion)? (timed out|failure)|gloo|nccl|watchdog|broken pipe|"
@@ -186,7 +187,7 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
             return Incident(EndReason.INFRASTRUCTURE, str(error), retry=True, rank=rank)
         case MemoryError():
             return Incident(EndReason.OUT_OF_MEMORY, f"{where}out of memory: {text}", retry=False, rank=rank)
-        case OSError() if error.errno == 28:
+        case OSError() if error.errno in NO_ROOM:
             return Incident(
                 EndReason.STORAGE_FAILED, f"{where}no space left on the disk: {text}", retry=False, rank=rank
             )

@@ -23,7 +23,9 @@ GCS_RETRY_SECONDS = 10
 """The same. Arrow's own default is a quarter of an hour, in which a run would wait without a word."""
 
 _REFUSALS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError)
-_REFUSAL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the kernel says where a disk, a quota or a limit on the size of files (``ulimit -f``) leaves no room."""
+_REFUSAL_NUMBERS = (*NO_ROOM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 _REFUSAL_WORDS = (
     *("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "NoSuchBucket", "NO_SUCH_KEY"),
     "OAuth2 access token",

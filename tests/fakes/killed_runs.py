@@ -255,7 +255,7 @@ class ForkedWorkers:
     def wait_for_resources(self, stop_asked: Callable[[], bool]) -> None:
         pass
 
-    def train(self, prepared: str, *, launch: int, started_at: float) -> dict[str, Any]:
+    def train(self, prepared: str, *, launch: int, started_at: float, work: Any) -> dict[str, Any]:
         config = {
             "plan": self._plan.model_dump_json(),
             "prepared": prepared,

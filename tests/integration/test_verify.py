@@ -13,7 +13,14 @@ from safetensors.torch import save_file
 
 from orchestrator import data, worker
 from orchestrator import verify as verifying
-from orchestrator.checkpoint import Checkpoint, CheckpointReader, Checkpoints, newest_good
+from orchestrator.checkpoint import (
+    Checkpoint,
+    CheckpointReader,
+    Checkpoints,
+    newest_good,
+    relative_distance,
+    unequal_elements,
+)
 from orchestrator.errors import DataError, NotFoundError
 from orchestrator.planning.plan import Plan
 from orchestrator.sdk import make_plan
@@ -118,8 +125,8 @@ def _checkpoint(root: Path, values: list[float]) -> Checkpoint:
 def test_differences_are_measured(tmp_path: Path) -> None:
     one = _checkpoint(tmp_path / "a", [3.0, 4.0, 0.0, 0.0, 0.0, 0.0])
     other = _checkpoint(tmp_path / "b", [3.0, 4.0, 0.0, 0.0, 0.0, 0.5])
-    assert verifying._unequal(one, one) == 0 and verifying._unequal(other, one) == 1
-    assert verifying._distance(other, one) == pytest.approx(0.1)
+    assert unequal_elements(one, one) == 0 and unequal_elements(other, one) == 1
+    assert relative_distance(other, one) == pytest.approx(0.1)
     assert verifying._largest({2: [1.1]}, {1: [9.0], 2: [1.0]}) == pytest.approx(0.1)
     assert verifying._largest({2: [float("nan")]}, {2: [1.0]}) == float("inf")
     assert verifying._largest({}, {}) == float("inf")  # nothing compared proves nothing

@@ -34,7 +34,7 @@ class Session:
     def wait_for_resources(self, stop_asked):
         Session.waits()
 
-    def train(self, prepared, *, launch, started_at):
+    def train(self, prepared, *, launch, started_at, work):
         assert prepared == "{}" and launch == 1
         return Session.trains() or OUTCOME
 

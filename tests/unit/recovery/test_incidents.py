@@ -130,6 +130,18 @@ class DistStoreError(RuntimeError):
             False,
         ),
         (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            EndReason.STORAGE_FAILED,
+            "worker 3: no space left on the disk: [Errno 122] Disk quota exceeded",
+            False,
+        ),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            EndReason.STORAGE_FAILED,
+            "worker 3: no space left on the disk: [Errno 27] File too large",
+            False,
+        ),
+        (
             OutOfMemoryError_("tried " + 300 * "x"),
             EndReason.OUT_OF_MEMORY,
             f"worker 3: out of memory (tried {194 * 'x'}); {ADVICE}",
