@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from orchestrator.chaos.mlflow_door import Door
 from orchestrator.chaos.places import Hit, Places
 
 _LOOK_SECONDS = 0.02
@@ -20,13 +21,15 @@ _PULSE_SECONDS = 0.2
 class Injector:
     """A thread that looks for ranks that wait, as long as a run lives."""
 
-    def __init__(self, places: Places, notice: Path) -> None:
+    def __init__(self, places: Places, notice: Path, door: Door | None) -> None:
         """
         Args:
             places: of the run.
             notice: the file whose appearance is a notice to all workers.
+            door: before the MLflow server that the run is tracked by; None where no schedule has a fault of it.
 
         """
+        self._door = door
         self._places, self._notice = places, notice
         self._over = threading.Event()
         self._struck: set[int] = set()
@@ -40,6 +43,9 @@ class Injector:
             "pulses": self._pulse,
             "asleep": _by_the_rank_itself,
             "no file grows": _by_the_rank_itself,
+            "503": self._break_mlflow,
+            "gone": self._break_mlflow,
+            "silent": self._break_mlflow,
         }
 
     def __enter__(self) -> Injector:
@@ -76,6 +82,24 @@ class Injector:
             os.close(process)
 
         self._passing.append(threading.Thread(target=go_on, name="pulses"))
+        self._passing[-1].start()
+
+    def _break_mlflow(self, hit: Hit) -> None:
+        """Until the fault is over."""
+        door = self._door
+        assert door is not None
+        begin, end = {
+            "503": (lambda: door.answer(503), lambda: door.answer(0)),
+            "gone": (door.shut, door.open),
+            "silent": (lambda: door.hold("/api/"), door.release),
+        }[hit.fault.way]
+        begin()
+
+        def mend() -> None:
+            time.sleep(hit.fault.seconds)
+            end()
+
+        self._passing.append(threading.Thread(target=mend, name="mlflow"))
         self._passing[-1].start()
 
 

@@ -19,6 +19,8 @@ class FaultReport(Section):
     """The attempt that it hit."""
     step: int = 0
     """The step that it hit."""
+    rank: int = 0
+    """The worker that it hit: where there are fewer by then, another one than was drawn."""
     restarts: int = 0
     """Attempts that began because of it."""
     replayed: int = 0

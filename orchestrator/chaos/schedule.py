@@ -12,7 +12,7 @@ from orchestrator.errors import SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.section import Section
 
-Kind = Literal["kill", "hang", "notice", "slow", "disk"]
+Kind = Literal["kill", "hang", "notice", "slow", "disk", "mlflow"]
 Phase = Literal["batch", "update", "log", "save", "evaluate"]
 
 WAYS: dict[Kind, tuple[str, ...]] = {
@@ -21,6 +21,7 @@ WAYS: dict[Kind, tuple[str, ...]] = {
     "notice": ("SIGTERM", "file"),
     "slow": ("pulses",),
     "disk": ("no file grows",),
+    "mlflow": ("503", "gone", "silent"),
 }
 """Each kind of fault, and how it comes."""
 _PHASES: dict[Kind, tuple[Phase, ...]] = {
@@ -30,8 +31,9 @@ _PHASES: dict[Kind, tuple[Phase, ...]] = {
     "notice": ("batch", "update", "log", "save", "evaluate"),
     "slow": ("batch",),
     "disk": ("batch", "log", "save"),
+    "mlflow": ("log",),
 }
-_SECONDS: dict[Kind, tuple[float, float]] = {"slow": (1.0, 4.0), "disk": (1.0, 10.0)}
+_SECONDS: dict[Kind, tuple[float, float]] = {"slow": (1.0, 4.0), "disk": (1.0, 10.0), "mlflow": (1.0, 8.0)}
 """How long those faults last that pass by themselves."""
 FIRST_STEP = 3
 """None comes earlier: what is a hang is told by the steps before it."""

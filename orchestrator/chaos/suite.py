@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from orchestrator.chaos.findings import (
     samples_against,
 )
 from orchestrator.chaos.injector import Injector
+from orchestrator.chaos.mlflow_door import Door, mlflow_server
 from orchestrator.chaos.places import Hit, Places
 from orchestrator.chaos.report import FaultReport, Report, RunReport
 from orchestrator.chaos.schedule import Fault, Kind, Shape, schedule_of
@@ -71,6 +73,7 @@ class Suite:
         refuse_elsewhere(asked.cluster)
         self._asked, self._folder = asked, folder
         self._notice, self._database = folder / "notice", folder / "mlflow.db"
+        self._door: Door | None = None
         profile = ClusterProfile(
             name="chaos", kind="local", storage=str(folder), notice_file=str(self._notice)
         )
@@ -93,6 +96,24 @@ class Suite:
             InfrastructureError: the run that nothing is done to did not come to its end.
 
         """
+        with self._mlflow():
+            return self._run(say)
+
+    @contextlib.contextmanager
+    def _mlflow(self) -> Iterator[None]:
+        """An MLflow server behind a door, where a fault is to be one of its; else runs write to the database themselves."""
+        if "mlflow" not in self._asked.kinds:
+            yield
+            return
+        with mlflow_server(self._folder) as address:
+            self._door = Door(address)
+            self._plan = self._plan.model_copy(update={"tracking_uri": self._door.address})
+            try:
+                yield
+            finally:
+                self._door.shut()
+
+    def _run(self, say: Callable[[str], None]) -> Report:
         undisturbed = self._undisturbed()
         say(f"      undisturbed: {undisturbed.status.step} steps in {undisturbed.seconds:.0f} s")
         runs = []
@@ -150,7 +171,7 @@ class Suite:
         places.schedule(faults)
         run = sdk.Run(plan.run_id, self._cluster)
         deadline = time.monotonic() + _LIMIT_SECONDS + _longest(plan, faults)
-        with Injector(places, self._notice):
+        with Injector(places, self._notice, self._door):
             try:
                 self._cluster.submit(self._cluster.render(plan))
                 status = _waited(run, deadline)
@@ -229,10 +250,12 @@ def refuse_elsewhere(cluster: str) -> None:
 
 
 def changes_for(asked: Asked, tracking: str) -> tuple[str, ...]:
-    """What is set on top of the job, as ``--set`` would."""
+    """What is set on top of the job, as ``--set`` would. Raises SpecError for a fault of what the job does not have."""
     job = load_spec(asked.job, asked.overrides)
     most = max(job.recovery.max_failures, 2 * asked.per_run)
     changed = ["training.log_every=1", f"recovery.max_failures={most}"]
+    if job.tracking.kind == "none" and "mlflow" in asked.kinds:
+        raise SpecError("--faults mlflow: the job tracks nothing (tracking.kind: none)")
     if job.tracking.kind != "none":
         changed.append(f"tracking.uri={tracking}")
     return tuple(changed)
@@ -327,6 +350,7 @@ def _of_fault(fault: Fault, ended: _Ended) -> FaultReport:
         hit=True,
         attempt=hit.attempt,
         step=hit.step,
+        rank=hit.rank,
         restarts=found.restarts,
         replayed=found.replayed,
         seconds=found.seconds,
@@ -362,13 +386,13 @@ def _not_as_promised(one: FaultReport, heeds_notice: bool) -> list[str]:
     """What a kind of fault promises of its own."""
     fault, found = one.fault, []
     name = f"fault {fault.number}, {fault.kind}"
-    if fault.kind == "slow" and one.restarts:
+    if fault.kind in ("slow", "mlflow") and one.restarts:
         found.append(f"{name}, made the workers start again")
     if fault.kind == "notice" and heeds_notice and one.replayed:
         found.append(f"{name}: {one.replayed} steps were taken again")
-    if fault.kind == "hang" and one.blamed != (fault.rank,):
+    if fault.kind == "hang" and one.blamed != (one.rank,):
         named = f"workers {', '.join(map(str, one.blamed))}" if one.blamed else "nobody"
-        found.append(f"fault {fault.number}: worker {fault.rank} hung, and {named} was named")
+        found.append(f"fault {fault.number}: worker {one.rank} hung, and {named} was named")
     if fault.kind != "hang" and one.blamed:
         found.append(f"{name}: worker {one.blamed[0]} was named as hanging")
     return found

@@ -42,9 +42,9 @@ def test_a_run_under_a_kill_a_notice_and_a_hang_loses_nothing(home):
 @pytest.mark.slow  # minutes
 @pytest.mark.timeout(3000)
 def test_runs_under_every_kind_of_fault_lose_nothing(home):
-    kinds = "kill,hang,notice,slow,disk"
-    found, answer = reported(home, "--faults", kinds, "--count", "10", "--seed", "2")
-    assert_nothing_was_lost(found, answer, 10)
+    kinds = "kill,hang,notice,slow,disk,mlflow"
+    found, answer = reported(home, "--faults", kinds, "--count", "12", "--seed", "2")
+    assert_nothing_was_lost(found, answer, 12)
     assert {one["fault"]["kind"] for run in found["runs"] for one in run["faults"]} == set(kinds.split(","))
 
 

@@ -5,9 +5,9 @@ import logging
 import time
 
 import pytest
-from faulty_mlflow import Door, mlflow_server
 from mlflow import MlflowClient
 
+from orchestrator.chaos.mlflow_door import Door, mlflow_server
 from orchestrator.errors import InfrastructureError
 from orchestrator.telemetry import tracking
 from orchestrator.telemetry.closing import describe_run, sync

@@ -44,7 +44,7 @@ def test_a_fault_comes_where_the_job_has_such_a_place(seed):
         assert FIRST_STEP <= fault.step < SHAPE.total_steps and 0 <= fault.rank < SHAPE.workers
         assert fault.phase != "save" or fault.step % 10 == 0
         assert fault.phase != "evaluate" or fault.step % 25 == 0
-        assert (fault.seconds > 0) == (fault.kind in ("slow", "disk"))
+        assert (fault.seconds > 0) == (fault.kind in ("slow", "disk", "mlflow"))
 
 
 def test_no_phase_is_drawn_that_a_job_does_not_have():
@@ -75,8 +75,8 @@ def test_kinds_are_read_once_each():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kil", "--faults: 'kil' is no fault of kill, hang, notice, slow, disk; did you mean kill?"),
-        ("kill,,hang", "--faults: '' is no fault of kill, hang, notice, slow, disk"),
+        ("kil", "--faults: 'kil' is no fault of kill, hang, notice, slow, disk, mlflow; did you mean kill?"),
+        ("kill,,hang", "--faults: '' is no fault of kill, hang, notice, slow, disk, mlflow"),
     ],
 )
 def test_an_unknown_fault_is_refused(text, said):

@@ -57,6 +57,11 @@ def test_a_run_that_the_schedule_does_not_have_is_refused(job, tmp_path):
         Suite(asked(job, only=5), tmp_path)
 
 
+def test_faults_of_a_tracker_that_the_job_does_not_have_are_refused(job, tmp_path):
+    with pytest.raises(SpecError, match=r"^--faults mlflow: the job tracks nothing"):
+        Suite(asked(job, kinds=("mlflow",), overrides=("tracking.kind=none",)), tmp_path)
+
+
 def test_another_cluster_is_refused(job, tmp_path):
     profile = tmp_path / "far.yaml"
     profile.write_text(
@@ -84,7 +89,7 @@ def test_what_a_job_does_not_promise_is_said_before():
 
 
 FAULT = Fault(number=3, run=2, kind="kill", way="SIGKILL", rank=1, step=5, phase="batch")
-HIT = FaultReport(fault=FAULT, hit=True, attempt=1, step=5, restarts=1, replayed=2, seconds=7.0)
+HIT = FaultReport(fault=FAULT, hit=True, attempt=1, step=5, rank=1, restarts=1, replayed=2, seconds=7.0)
 RUN = RunReport(
     run=2,
     run_id="run-2",
@@ -137,6 +142,7 @@ def test_a_run_that_lost_nothing_is_whole():
         (changed(unequal_elements=None, distance=None), "no final state"),
         (changed(left_behind=("process 7 (raylet)",)), "left behind: process 7 (raylet)"),
         (with_fault(kind="slow"), "fault 3, slow, made the workers start again"),
+        (with_fault(kind="mlflow"), "fault 3, mlflow, made the workers start again"),
         (with_fault(kind="hang"), "fault 3: worker 1 hung, and nobody was named"),
         (with_fault(kind="hang", blamed=(0,)), "fault 3: worker 1 hung, and workers 0 was named"),
         (with_fault(blamed=(1,)), "fault 3, kill: worker 1 was named as hanging"),
