@@ -56,17 +56,26 @@ class Injector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        for thread in (self._thread, *self._passing):
+        self._thread.join()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until all faults have passed."""
+        for thread in self._passing:
             thread.join()
         self._notice.unlink(missing_ok=True)
 
     def _work(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
-            for hit in self._places.hits():
-                if hit.fault.number not in self._struck:
-                    self._struck.add(hit.fault.number)
-                    self._acts[hit.fault.way](hit)
-                    self._places.strike(hit.fault.number)
+            self.look()
+
+    def look(self) -> None:
+        """Strike where a rank waits for it."""
+        for hit in self._places.hits():
+            if hit.fault.number not in self._struck:
+                self._struck.add(hit.fault.number)
+                self._acts[hit.fault.way](hit)
+                self._places.strike(hit.fault.number)
 
     def _pulse(self, hit: Hit) -> None:
         """Stop and go on, again and again, from now on."""

@@ -73,10 +73,6 @@ class Places:
         """Write down that a fault is due, once."""
         self._write(f"hit-{hit.fault.number}.json", hit.model_dump_json().encode())
 
-    def was_hit(self, number: int) -> bool:
-        """Whether a fault was due already."""
-        return (self._folder / f"hit-{number}.json").exists()
-
     def hits(self) -> list[Hit]:
         """All that were due, in their order."""
         found = [Hit.model_validate_json(path.read_bytes()) for path in self._folder.glob("hit-*.json")]

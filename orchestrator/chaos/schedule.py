@@ -60,6 +60,11 @@ class Fault(Section):
     """How long it lasts, where it passes by itself."""
 
     @property
+    def ends_attempt(self) -> bool:
+        """Whether the workers start again because of it, if the run does not end before."""
+        return self.kind in ("kill", "hang", "notice", "disk")
+
+    @property
     def sentence(self) -> str:
         """For a person."""
         lasts = f" for {self.seconds:.1f} s" if self.seconds else ""

@@ -29,7 +29,7 @@ class Witness:
 
     def __init__(self, seat: Seat) -> None:
         self._seat, self._places = seat, Places(seat.storage)
-        self._own = [fault for fault in self._places.faults() if fault.rank % seat.world_size == seat.rank]
+        self._faults = self._places.faults()
         self._step = seat.start_step
         self._record = _Record(self._places.taken(seat.attempt, seat.rank))
 
@@ -46,10 +46,21 @@ class Witness:
         """The rank has come to a place in its step: what is due there happens now."""
         if self._step < self._seat.start_step + FIRST_STEP:
             return  # what is a hang is told by the attempt's steps before it
-        for fault in self._own:
-            if fault.phase == phase and fault.step <= self._step and not self._places.was_hit(fault.number):
+        for fault in self._faults:
+            if fault.phase == phase and fault.step <= self._step and self._is_due(fault):
                 self._meet(fault)
                 return
+
+    def _is_due(self, fault: Fault) -> bool:
+        """Whether it is this rank's, has not been met, and the one before it, where that ends an attempt, has ended one."""
+        seat, hits = self._seat, {hit.fault.number: hit for hit in self._places.hits()}
+        before = hits.get(fault.number - 1)
+        return (
+            fault.rank % seat.world_size == seat.rank
+            and fault.number not in hits
+            and (fault is self._faults[0] or before is not None)
+            and (before is None or not before.fault.ends_attempt or before.attempt < seat.attempt)
+        )
 
     def _meet(self, fault: Fault) -> None:
         seat = self._seat
