@@ -67,7 +67,7 @@ parity: install  ## every family under every strategy, on two workers against on
 reshard: install  ## every pair of strategies and world sizes, bit for bit
 	$(PYTEST) tests/contract -k "reshard"
 
-chaos: install  ## crashes at every write, flipped bits, killed workers
+chaos: install  ## crashes at every write, flipped bits, killed workers, 500 schedules of faults, 100 hangs
 	$(PYTEST) tests/unit/checkpoint tests/integration
 
 whole-runs: install  ## every family, strategy and precision through whole runs of the loop, and again from a save
