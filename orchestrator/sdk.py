@@ -546,6 +546,10 @@ def _tell_trackers(found: Iterable[RunStatus]) -> None:
 
 
 def _revised(plan: Plan, overrides: tuple[str, ...], from_checkpoint: str) -> Plan:
+    if overrides and plan.question is not None:
+        raise SpecError(
+            f"{plan.run_id} asks a trained model and goes on as it was asked: leave {overrides[0]} out, or ask anew"
+        )
     if overrides:
         job = load_spec(plan.job.model_dump(mode="json"), overrides)
         if plan.job.own_factories:

@@ -20,7 +20,7 @@ from orchestrator.models.initialize import load_weights
 from orchestrator.telemetry.trained import Trained
 
 peft = pytest.importorskip("peft")
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore::UserWarning")]
 
 STEPS, ROWS = 600, 40
 
@@ -78,7 +78,8 @@ def test_adapters_from_their_weights_to_predictions(home, monkeypatch):
         inputs,
     ).answers(rows)
     mlflow.set_tracking_uri(f"sqlite:///{home.folder / 'mlflow.db'}")
-    (logged,) = mlflow.search_logged_models(["1"], output_format="list")
+    weights = "tags.`trainwright.model` = 'weights'"
+    (logged, *_) = mlflow.search_logged_models(["1"], output_format="list", filter_string=weights)
     by_mlflow = mlflow.pyfunc.load_model(logged.model_uri).predict(rows.to_pandas())
     untrained = Trained(
         {"model": build_modules(whole.model, whole.objective)["model"]}, whole.model, whole.objective, inputs

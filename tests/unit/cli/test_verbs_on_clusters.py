@@ -173,6 +173,11 @@ def test_a_model_is_asked_where_its_run_was_trained(terminal, place, tmp_path):
     run_it(server, measured.id, output=["@trainwright " + json.dumps(event)])
     assert ask.answer_of(measured) == found
     assert measured.cluster.plan(measured.id).world_size == 3
+    terminal("stop", measured.id, "--now")
+    if profile.kind == "kubernetes":
+        server.set_status(measured.id, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
+    code, _, err = terminal("resume", measured.id, "--set", "scaling.workers=2")
+    assert (code, "goes on as it was asked: leave scaling.workers=2 out" in err) == (2, True)
     if profile.kind == "kubernetes":
         body = next(one for one in server.objects["rayjobs"].values() if one["metadata"]["name"] == asked.id)
         assert crd_schema.rayjob_errors(body) == []
