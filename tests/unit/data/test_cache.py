@@ -26,6 +26,7 @@ VERSIONS = {
     "text-index": ("pack", import_module(DATA + "sources.formats.text"), "_VERSION"),
     "tar-index": ("webdataset", import_module(DATA + "sources.formats.webdataset"), "_VERSION"),
     "image-list": ("images", import_module(DATA + "sources.formats.listed"), "_VERSION"),
+    "audio-list": ("audio", import_module(DATA + "sources.formats.listed"), "_VERSION"),
     "content-hashes": ("parquet", import_module(DATA + "sources.contents"), "_VERSION"),
     "label-bounds": ("jsonl", import_module(DATA + "targets"), "_VERSION"),
     "evaluation-gaps": ("csv", import_module(DATA + "evaluation_gaps"), "_VERSION"),

@@ -127,7 +127,7 @@ def test_training_on_gray_and_evaluating_colors_is_refused_and_a_mix_is_in_color
 
 
 def test_a_color_image_that_was_not_looked_at_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.data.columns.image_sets._LOOK_ROWS", 1)
+    monkeypatch.setattr("orchestrator.data.columns.looks._LOOK_ROWS", 1)
     files = {f"a/{i}.png": encoded(Image.new("L" if i < 3 else "RGB", (8, 8), 9)) for i in range(4)}
     with pytest.raises(DataError, match=r"3\.png: the image is in color.*channels: 3"):
         pictures(folder_of(tmp_path / "set", files), tmp_path)
