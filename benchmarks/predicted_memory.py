@@ -106,13 +106,11 @@ def results(log: Path, counts: tuple[int, ...]) -> Iterator[dict[str, Any]]:
         cases = [case for case in product(MODELS, STRATEGIES, (count,), RECOMPUTATION) if case not in done]
         if not cases:
             continue
-        with (
-            tempfile.TemporaryDirectory() as remembered,
-            simulator(Path(remembered)) as ask,
-            Ranks(count, timeout_seconds=600, preload=["deepspeed"]) as ranks,
-        ):
+        with tempfile.TemporaryDirectory() as remembered, simulator(Path(remembered)) as ask:
             for case in cases:
-                result = compared(case, ask, ranks)
+                # ranks of its own, as a run has: an engine of DeepSpeed leaves its process changed
+                with Ranks(count, timeout_seconds=600, preload=["deepspeed"]) as ranks:
+                    result = compared(case, ask, ranks)
                 with log.open("a") as file:
                     file.write(json.dumps(result) + "\n")
                 print(*case, f"{error(result):+.1%}", file=sys.stderr, flush=True)

@@ -83,7 +83,7 @@ class FsdpEngine(TorchEngine):
         precision.cast_norm_inputs(module, self._precision, self.device)
         offload: OffloadPolicy = OffloadPolicy()
         if self._strategy.offload and self.device.type != "cpu":
-            offload = CPUOffloadPolicy()
+            offload = CPUOffloadPolicy(pin_memory=True)
         for part in (*blocks_of(module), module):
             _fill(part, materializer)
             # the root's own parameters are the first that the backward needs and the last that the forward did

@@ -99,6 +99,21 @@ def test_raw_keys_win_over_what_was_chosen() -> None:
     assert made["bf16"] == {"enabled": False, "immediate_grad_update": True}
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_what_is_offloaded_from_a_gpu_lies_in_pinned_memory(gpus: int) -> None:
+    offloading = job({"stage": 3, "offload": {"optimizer": "cpu", "parameters": "cpu"}})
+    scaling = offloading.scaling.model_copy(update={"gpus_per_worker": gpus})
+    made = deepspeed_config(
+        offloading.model_copy(update={"scaling": scaling}),
+        world_size=2,
+        micro_batch_size=4,
+        accumulation_steps=3,
+        parameters=1001,
+    )["zero_optimization"]
+    pinned = {"device": "cpu", "pin_memory": bool(gpus)}
+    assert made["offload_optimizer"] == made["offload_param"] == pinned
+
+
 def test_raw_keys_may_repeat_what_the_job_file_says() -> None:
     raw = {"gradient_clipping": 1.0, "zero_optimization": {"stage": 2}, "train_batch_size": "auto"}
     assert config(raw) == config()

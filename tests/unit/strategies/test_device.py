@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -51,3 +54,40 @@ def test_a_cpu_s_products_are_left_as_they_are() -> None:
     before = torch.get_float32_matmul_precision()
     set_up(training(), torch.device("cpu"))
     assert torch.get_float32_matmul_precision() == before
+
+
+_THREAD_S_MEMORY = """
+import sys, threading
+from pathlib import Path
+import torch
+from orchestrator.spec.job import TrainingSpec
+from orchestrator.strategies.device import set_up
+from orchestrator.strategies.materialize import release_freed_memory
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1000
+
+def work():
+    for megabytes in (24, 20):  # from the first one on, malloc takes what is not larger from its arena
+        torch.ones(megabytes * 250_000)
+
+if sys.argv[1] == "set up":
+    set_up(TrainingSpec(max_steps=1, global_batch_size=1), torch.device("cpu"))
+torch.ones(1)
+before = resident()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+release_freed_memory()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory otherwise")
+def test_what_a_thread_has_freed_is_not_kept() -> None:
+    def kept(how: str) -> float:
+        command = [sys.executable, "-c", _THREAD_S_MEMORY, how]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert kept("set up") < 10 < kept("as it is")
