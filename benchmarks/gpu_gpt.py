@@ -56,12 +56,26 @@ def train_through_loop(
 ) -> None:
     kind = CausalLmConfig()
     objective = models.build_objective(config, kind)
-    parameters = count(config, kind).parameters
-    plan = plan_for(strategy, 1, steps=steps, parameters=parameters, precision="bf16", batch=batch)
-    plan = on_device(plan, device, compile=compiled)
+    plan = plan_of(config, strategy, device, batch, steps, compile=compiled)
     engine = strategies.prepare(plan, models.build_modules(config, kind), objective, device)
     given = steps_of(({"tokens": one} for one in tokens), plan, device=device)
     loop.train(plan, engine, objective, given, RecordingSurroundings(), 0)
+
+
+def plan_of(
+    config: GptConfig,
+    strategy: dict[str, Any],
+    device: torch.device,
+    batch: int,
+    steps: int,
+    **training: Any,
+) -> Plan:
+    """One worker's, in bf16, for the device."""
+    kind = CausalLmConfig()
+    parameters = count(config, kind).parameters
+    plan = plan_for(strategy, 1, steps=steps, parameters=parameters, precision="bf16", batch=batch)
+    plan = plan.model_copy(update={"job": plan.job.model_copy(update={"model": config, "objective": kind})})
+    return on_device(plan, device, **training)
 
 
 def on_device(plan: Plan, device: torch.device, **training: Any) -> Plan:

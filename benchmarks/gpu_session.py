@@ -16,20 +16,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gpu_gpt
 import gpu_switches
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import text_samples
 import torch
-from engine_bench import plan_for
 
-from orchestrator import loop, strategies
+from orchestrator import data, loop, sdk, strategies
 from orchestrator.checkpoint import Checkpoints
+from orchestrator.data import StepBatch
+from orchestrator.fitting.ask import simulator
+from orchestrator.fitting.simulate import allocated
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.configs import CausalLmConfig
 from orchestrator.models.sizes import count
+from orchestrator.planning.plan import Plan
+from orchestrator.rank import Rank, assemble
+from orchestrator.spec.job import JobSpec
 from orchestrator.telemetry.device_peaks import peak_tflops
 from orchestrator.testing import RecordingSurroundings, steps_of
 
@@ -40,6 +49,8 @@ CONTEXT, MICRO_BATCH, STEPS = (1024, 8, 30) if IS_GPU else (32, 1, 1)
 SIZES = {"124m": 8, "350m": 4, "1.5b": 1} if IS_GPU else {"debug": 1}
 """Size -> samples of a micro-batch."""
 STRATEGIES = [name for name in gpu_gpt.KINDS if name != "bare again"]
+MEMORY = [*((strategy, "none") for strategy in STRATEGIES if strategy != "bare"), ("ddp", "blocks")]
+WARM = 5 if IS_GPU else 2
 Result = dict[str, Any]
 
 
@@ -89,11 +100,8 @@ def stall() -> Result:
     size = next(iter(SIZES))
     config, kind = gpu_gpt.config_of(size, CONTEXT), CausalLmConfig()
     objective, steps = build_objective(config, kind), 6
-    parameters = count(config, kind).parameters
-    planned = plan_for(
-        {"kind": "ddp"}, 1, steps=steps, parameters=parameters, precision="bf16", batch=SIZES[size]
-    )
-    plan = gpu_gpt.on_device(planned.model_copy(update={"checkpoint_every": 3}), DEVICE)
+    plan = gpu_gpt.plan_of(config, {"kind": "ddp"}, DEVICE, SIZES[size], steps)
+    plan = plan.model_copy(update={"checkpoint_every": 3})
     engine = strategies.prepare(plan, build_modules(config, kind), objective, DEVICE)
     tokens = torch.randint(0, gpu_gpt.VOCABULARY, (SIZES[size], CONTEXT + 1))
     times: list[float] = []
@@ -114,7 +122,96 @@ def stall() -> Result:
         wall = time.perf_counter() - begun
         store.wait()
         store.close()
-    return {"save_ms": [1e3 * one for one in times], "step_ms": 1e3 * (wall - sum(times)) / steps}
+    return {
+        "save_ms": [1e3 * one for one in times],
+        "step_ms": 1e3 * (wall - sum(times)) / steps,
+        "of_a_minute": times[-1] / 60,  # the first one pins its buffers
+    }
+
+
+def memory(strategy: str, recomputation: str) -> Result:
+    """The peak that ``plan`` predicts, and the device's."""
+    size = next(iter(SIZES))
+    plan = gpu_gpt.plan_of(
+        gpu_gpt.config_of(size, CONTEXT),
+        gpu_gpt.KINDS[strategy],
+        DEVICE,
+        SIZES[size],
+        1,
+        recomputation=recomputation,
+    )
+    with tempfile.TemporaryDirectory() as remembered, simulator(Path(remembered)) as ask:
+        predicted = ask.peak(plan).total
+    held = allocated(plan, DEVICE)
+    return {
+        "predicted_mib": predicted / 2**20,
+        "allocated_mib": held / 2**20,
+        "error_of_prediction": predicted / held - 1,
+    }
+
+
+def parquet() -> Result:
+    """Steps whose tokens come from a Parquet file, through the reader, pinned memory and the copying stream, beside steps whose
+    tokens lie on the device."""
+    size, steps = next(iter(SIZES)), WARM + STEPS
+    config, batch = gpu_gpt.config_of(size, CONTEXT), SIZES[size]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens.parquet"
+        generator = np.random.default_rng(1)
+        tokens = generator.integers(0, gpu_gpt.VOCABULARY, (batch * steps, CONTEXT + 1), dtype=np.int32)
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), CONTEXT + 1)
+        pq.write_table(pa.table({"tokens": rows}), path, row_group_size=64)
+        job = {
+            "name": "parquet",
+            "model": config.model_dump(exclude_none=True, by_alias=True),
+            "objective": {"kind": "causal_lm"},
+            "data": {"train": {"kind": "parquet", "path": str(path)}, "reader": "worker"},
+            "training": {
+                "max_steps": steps,
+                "global_batch_size": batch,
+                "micro_batch_size": batch,
+                "precision": "bf16",
+                "log_every": steps,
+            },
+            "scaling": {"workers": 1, "gpus_per_worker": int(IS_GPU)},
+            "tracking": {"kind": "none"},
+        }
+        plan = sdk.make_plan(JobSpec.model_validate(job))
+        prepared = data.prepare(plan)
+        rank = assemble(plan)
+        read, waits = _timed(plan, rank, rank.on_device(rank.open_train(prepared, start_step=0)))
+        lying = {"tokens": torch.from_numpy(tokens[:batch].astype(np.int64))}
+        there, _ = _timed(plan, rank, steps_of([lying] * steps, plan, device=DEVICE))
+        rank.close()
+    return {
+        "read_step_ms": 1e3 * read,
+        "lying_step_ms": 1e3 * there,
+        "ratio": read / there,
+        "data_wait_share": waits,
+    }
+
+
+def _timed(plan: Plan, rank: Rank, stream: Iterator[StepBatch]) -> tuple[float, float]:
+    """Seconds of a step once warm, and the share of the time that the loop waited for data."""
+    begun = 0.0
+
+    def marked() -> Iterator[StepBatch]:
+        nonlocal begun
+        for number, step in enumerate(stream):
+            begun = _now() if number == WARM else begun
+            yield step
+
+    around = RecordingSurroundings()
+    loop.train(plan, rank.engine, rank.objective, marked(), around, 0)
+    seconds = around.logged[-1].seconds
+    return (_now() - begun) / STEPS, seconds["data_wait"] / sum(seconds.values())
+
+
+def _now() -> float:
+    """When the device has done what it was asked."""
+    if IS_GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def whole_run() -> Result:
@@ -145,6 +242,11 @@ def parts() -> dict[str, tuple[Any, ...]]:
         "samples": (samples,),
         **{f"switch: {name}": (switch, name) for name in gpu_switches.names()},
         "stall": (stall,),
+        "data from Parquet": (parquet,),
+        **{
+            f"memory {strategy} {recomputation}": (memory, strategy, recomputation)
+            for strategy, recomputation in MEMORY
+        },
         "whole run": (whole_run,),
         **{
             f"gpt {size} {strategy}{' compiled' * compiled}": (gpt, size, strategy, compiled)
@@ -154,6 +256,34 @@ def parts() -> dict[str, tuple[Any, ...]]:
             if not (compiled and strategy.startswith("zero"))
         },
     }
+
+
+def missed(results: dict[str, Result]) -> list[str]:
+    """The bars that the numbers miss, a sentence each. Those of speed are for a GPU."""
+    found = []
+    for name, result in results.items():
+        if abs(result.get("error_of_prediction", 0)) > 0.1:
+            found.append(
+                f"{name}: {result['error_of_prediction']:+.0%} from what was allocated, more than 10 %"
+            )
+        if result.get("of_a_minute", 0) > 0.01:
+            found.append(f"{name}: a save holds up {result['of_a_minute']:.1%} of a minute, more than 1 %")
+        if (result.get("of_bare") or 1) < 0.99:
+            found.append(f"{name}: {result['of_bare']:.3f} of the bare loop's speed, less than 0.99")
+        if name.startswith("gpt 1.5b") and (result.get("mfu") or 1) < 0.45:
+            found.append(f"{name}: {result['mfu']:.0%} of the device's peak, less than 45 %")
+    return found
+
+
+def beside_bare(results: dict[str, Result]) -> dict[str, Result]:
+    """Each speed with its share of the bare loop's, with the same kernels."""
+    speeds = {name: result.get("tokens_per_second") for name, result in results.items()}
+    shares = {}
+    for name, speed in speeds.items():
+        _, size, *rest = [*name.split(), ""]
+        bare = speeds.get(f"gpt {size} bare{' compiled' * ('compiled' in rest)}")
+        shares[name] = {"of_bare": speed / bare} if IS_GPU and speed and bare else {}
+    return {name: {**result, **shares[name]} for name, result in results.items()}
 
 
 def table(results: dict[str, Result]) -> str:
@@ -217,11 +347,18 @@ def main() -> None:
         for name in names
         if file_of(chosen.folder, name).exists()
     }
+    results = beside_bare(results)
     device = torch.cuda.get_device_name() if IS_GPU else "CPU, sizes of debugging"
-    said = {"device": device, "torch": torch.__version__, "results": results, "left": left}
+    said = {
+        "device": device,
+        "torch": torch.__version__,
+        "results": results,
+        "left": left,
+        "missed": missed(results),
+    }
     (chosen.folder / "results.json").write_text(json.dumps(said, indent=2) + "\n")
     (chosen.folder / "results.md").write_text(f"{device}, torch {torch.__version__}\n\n{table(results)}")
-    print(table(results))
+    print(table(results), *missed(results), sep="\n")
     if left:
         print(f"no time was left for {', '.join(left)}: the same command goes on with them")
     failed = [name for name, result in results.items() if "error" in result or result.get("failed")]

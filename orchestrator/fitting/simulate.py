@@ -75,6 +75,26 @@ def measure(given: Plan) -> Peak:
     return peak
 
 
+def allocated(given: Plan, device: torch.device) -> int:
+    """The most bytes that the same steps take on a device: on a GPU by the count of its allocator, on a CPU of tensors.
+    Collective, as ``measure`` is.
+    """
+    if device.type == "cpu":
+        return measure(given).total
+    plan = short(given)
+    modules, values = _deferred(plan)
+    objective = models.build_objective(plan.job.model, plan.job.objective)
+    before = torch.cuda.memory_allocated(device)
+    engine = strategies.prepare(plan, modules, objective, device, values)
+    torch.cuda.reset_peak_memory_stats(device)
+    loop.train(
+        plan, engine, objective, _steps(plan, objective, device), RecordingSurroundings(stop_at=_STEPS), 0
+    )
+    peak: int = torch.cuda.max_memory_allocated(device)
+    engine.close()
+    return peak - before
+
+
 def _deferred(plan: Plan) -> tuple[Modules, FirstValues]:
     job = plan.job
     if not job.model.builds_deferred:
@@ -152,17 +172,26 @@ def _peak_of_steps(plan: Plan, engine: Engine, objective: Objective, live: LiveT
     watched = _Watched(engine, live)
     around = _Around(watched)
     live.forget_peak()
-    loop.train(plan, watched, objective, _steps(plan, objective, live), around, 0)
+    steps = _told(live, _steps(plan, objective, torch.device("cpu")))
+    loop.train(plan, watched, objective, steps, around, 0)
     return around.peak
 
 
-def _steps(plan: Plan, objective: Objective, live: LiveTensors) -> Iterator[StepBatch]:
+def _steps(plan: Plan, objective: Objective, device: torch.device) -> Iterator[StepBatch]:
     specs = objective.inputs()
     lengths = lengths_of(plan.job.model, specs)
     for _ in range(plan.total_steps):
-        live.doing = _BATCH
         micros = [_micro(plan, specs, lengths) for _ in range(plan.accumulation_steps)]
-        yield StepBatch(micros, samples=0, padded=False, epoch=0.0, tokens=0)
+        there = [{name: tensor.to(device) for name, tensor in micro.items()} for micro in micros]
+        yield StepBatch(there, samples=0, padded=False, epoch=0.0, tokens=0)
+
+
+def _told(live: LiveTensors, steps: Iterator[StepBatch]) -> Iterator[StepBatch]:
+    """The same steps, whose tensors ``live`` knows for a batch's."""
+    live.doing = _BATCH
+    for step in steps:
+        yield step
+        live.doing = _BATCH
 
 
 def _micro(plan: Plan, specs: Mapping[str, TensorSpec], lengths: Mapping[str, int]) -> Batch:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +26,29 @@ def test_a_session_goes_on_where_it_was(tmp_path: Path) -> None:
     first = json.loads((tmp_path / "results.json").read_text())
     assert set(first["results"]) == set(DONE) and not first["left"]
     assert first["results"]["gpt debug ddp"]["tokens_per_second"] > 0
+    assert first["missed"] == []
     said = session(tmp_path, "--only", ",".join((*DONE, "samples")), "--seconds", "0")
     again = json.loads((tmp_path / "results.json").read_text())
     assert again["results"] == first["results"] and again["left"] == ["samples"]
     assert "no time was left for samples" in said
     assert all(name in (tmp_path / "results.md").read_text() for name in DONE)
+
+
+@pytest.mark.parametrize(
+    ("part", "bar"),
+    [
+        ("memory fsdp none", {"error_of_prediction": 0.1}),
+        ("data from Parquet", {"data_wait_share": 1}),
+        ("stall", {"of_a_minute": 1}),
+    ],
+)
+def test_a_part_gives_its_numbers(part: str, bar: dict[str, float]) -> None:
+    """Times are whatever a shared CPU gives; memory is held to the bar of a GPU."""
+    command = [sys.executable, "benchmarks/gpu_session.py", "--part", part]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert all(abs(result[name]) <= most for name, most in bar.items())
 
 
 def test_each_switch_is_measured_also_between_two_ranks() -> None:
