@@ -10,6 +10,7 @@ from orchestrator.fitting.changes import Remake, least
 from orchestrator.planning.devices import Device
 from orchestrator.planning.fit import needs_whole
 from orchestrator.planning.plan import Plan, Weighed
+from orchestrator.planning.traffic import traffic
 from orchestrator.planning.verdict import needed, too_large
 from orchestrator.section import format_bytes
 from orchestrator.spec.job import DdpStrategy, FsdpStrategy, StrategySection, ZeroStrategy
@@ -56,24 +57,14 @@ def decide(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Plan:
 
 
 def _in_order(plan: Plan) -> Iterator[tuple[StrategySection, int]]:
-    """Strategies and the bytes that a worker sends in a step under each, fewest first; those that offload last.
-
-    With Ψ bytes of parameters in the format that is computed in, N workers and M micro-batches, an all-reduce sends
-    2Ψ(N-1)/N, a gather or a scatter half of that. Gradients go in fp32 under DDP and FSDP2.
-    """
-    job, workers = plan.job, plan.world_size
-    share = (workers - 1) / workers
-    compute = (4 if job.training.precision == "fp32" else 2) * plan.parameters * share
-    whole = 4 * plan.trainable_parameters * share
-    yield DdpStrategy(), int(2 * whole)
-    if workers == 1 or needs_whole(job):
-        return
-    reduced = (4 if job.training.precision == "fp32" else 2) * plan.trainable_parameters * share
-    yield ZeroStrategy(stage=1), int(2 * reduced + compute)
-    micros = plan.accumulation_steps
-    yield FsdpStrategy(), int(micros * (2 * compute + whole))
-    if job.scaling.gpus_per_worker:
-        yield FsdpStrategy(offload=True), int(micros * (2 * compute + whole))
+    """Strategies and the bytes that a worker sends in a step under each, fewest first; those that offload last."""
+    strategies: list[StrategySection] = [DdpStrategy()]
+    if plan.world_size > 1 and not needs_whole(plan.job):
+        strategies += [ZeroStrategy(stage=1), FsdpStrategy()]
+        strategies += [FsdpStrategy(offload=True)] if plan.job.scaling.gpus_per_worker else []
+    for strategy in strategies:
+        planned = plan.model_copy(update={"job": plan.job.model_copy(update={"strategy": strategy})})
+        yield strategy, traffic(planned, node=plan.world_size).total
 
 
 def named(strategy: StrategySection) -> str:
