@@ -51,6 +51,8 @@ def worker_template(
     """The pod of one node of a group."""
     shared = group.shared_memory if group.shared_memory is not None else group.memory * 3 // 10
     ray = _ray_container(profile, name="ray-worker", cpus=group.cpus, memory=group.memory, gpus=group.gpus)
+    for amounts in ray["resources"].values():
+        amounts |= {name: str(count) for name, count in group.resources.items()}
     ray["ports"] = [{"name": "metrics", "containerPort": 8080}]
     template = _template(
         plan,
@@ -63,6 +65,8 @@ def worker_template(
         tolerations=group.tolerations,
         automount=False,
     )
+    if group.annotations:
+        template["metadata"]["annotations"] = dict(group.annotations)
     grace = min(round(plan.job.recovery.stop_grace), _LONGEST_WORKER_GRACE_SECONDS)
     template["spec"]["terminationGracePeriodSeconds"] = grace
     if plan.job.scaling.placement == "spread":

@@ -57,6 +57,11 @@ class NodeGroup(Section):
     """Node labels to select (Kubernetes nodeSelector) and to give the Ray node."""
     tolerations: tuple[Toleration, ...] = ()
     """Taints that the pods of the group tolerate."""
+    annotations: dict[str, str] = {}
+    """Annotations of the group's pods (kind kubernetes)."""
+    resources: dict[str, int] = {}
+    """What a pod of the group takes besides, by Kubernetes' names, e.g. ``vpc.amazonaws.com/efa`` or ``rdma/ib`` (kind
+    kubernetes)."""
     shared_memory: Bytes | None = None
     """Size of ``/dev/shm``. Default: three tenths of the memory."""
 
@@ -64,6 +69,9 @@ class NodeGroup(Section):
     def _max_is_more(self) -> NodeGroup:
         if self.min > self.max:
             raise ValueError(f"node_groups {self.name}: min {self.min} is more than max {self.max}")
+        for taken in self.resources:
+            if taken in ("cpu", "memory", "nvidia.com/gpu"):
+                raise ValueError(f"node_groups {self.name}: resources.{taken} has a field of its own")
         return self
 
 

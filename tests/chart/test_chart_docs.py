@@ -42,7 +42,7 @@ def test_every_value_is_described():
 def test_schema_and_values_name_the_same_keys():
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    assert set(schema["properties"]) - {"global"} == set(values)
+    assert set(schema["properties"]) == set(values)
     for name, part in schema["properties"].items():
         if name != "kuberay-operator" and "properties" in part:
             assert set(part["properties"]) == set(values[name]), name

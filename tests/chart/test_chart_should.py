@@ -34,6 +34,35 @@ HEAD = "spec/headGroupSpec/template/spec"
 WORKER = "spec/workerGroupSpecs/0"
 
 
+MIRRORED = {"global": {"imageRegistry": "mirror.example.com:5000/hub"}}
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+        }
+    }
+}
+PLACED = {
+    "mlflow": {
+        "nodeSelector": {"pool": "system"},
+        "tolerations": [{"key": "system", "operator": "Exists"}],
+        "affinity": AFFINITY,
+        "podLabels": {"team": "ml"},
+        "podAnnotations": {"a/b": "c"},
+        "environment": {"HTTPS_PROXY": "http://proxy:3128"},
+    }
+}
+RDMA = {
+    "nodeGroups": [
+        {
+            **GROUP,
+            "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma"},
+            "resources": {"vpc.amazonaws.com/efa": 4},
+        }
+    ]
+}
+
+
 class Has:
     """Expect that a text or a list holds this."""
 
@@ -109,6 +138,35 @@ CASES = [
     Case("annotate the jobs' ServiceAccount", {"jobs": {"serviceAccountAnnotations": {"a/b": "c"}}}, "ServiceAccount", "train-jobs", "metadata/annotations/a/b", "c"),
     Case("annotate MLflow's ServiceAccount", {"mlflow": {"serviceAccountAnnotations": {"a/b": "c"}}}, "ServiceAccount", "train-mlflow", "metadata/annotations/a/b", "c"),
     Case("make no ServiceAccount for an absent MLflow", {"mlflow": {"enabled": False}}, "ServiceAccount", "train-mlflow", "", ABSENT),
+    Case("make no ServiceAccount for jobs that have one", {"jobs": {"serviceAccount": "irsa"}}, "ServiceAccount", "train-jobs", "", ABSENT),
+    Case("run jobs as an existing ServiceAccount", {"jobs": {"serviceAccount": "irsa"}}, *PROFILE, Has("service_account: irsa")),
+    Case("run the interactive cluster as it, too", {**CLUSTER, "jobs": {"serviceAccount": "irsa"}}, "RayCluster", "train", f"{HEAD}/serviceAccountName", "irsa"),
+    Case("make no ServiceAccount for an MLflow that has one", {"mlflow": {"serviceAccount": "mine"}}, "ServiceAccount", "train-mlflow", "", ABSENT),
+    Case("run MLflow as an existing ServiceAccount", {"mlflow": {"serviceAccount": "mine"}}, "Deployment", "train-mlflow", "spec/template/spec/serviceAccountName", "mine"),
+    Case("back up as an existing ServiceAccount", {"mlflow": {"serviceAccount": "mine"}}, "CronJob", "train-mlflow-backup", f"{BACKUP}/serviceAccountName", "mine"),
+    Case("test as an existing ServiceAccount", {"mlflow": {"serviceAccount": "mine"}}, "Pod", "train-test", "spec/serviceAccountName", "mine"),
+    # Registry
+    Case("take the image from another registry", MIRRORED, *PROFILE, Has("image: mirror.example.com:5000/hub/trainwright:0.1.0")),
+    Case("take MLflow's image from it", {**MIRRORED, "mlflow": {"image": "team/m:1"}}, "Deployment", "train-mlflow", f"{SERVER}/image", "mirror.example.com:5000/hub/team/m:1"),
+    Case("take the backup's image from it", MIRRORED, "CronJob", "train-mlflow-backup", f"{BACKUP}/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
+    Case("take the test's image from it", MIRRORED, "Pod", "train-test", "spec/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
+    Case("take the interactive cluster's image from it", {**MIRRORED, **CLUSTER}, "RayCluster", "train", f"{HEAD}/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
+    # Where MLflow runs
+    Case("select MLflow's nodes", PLACED, "Deployment", "train-mlflow", "spec/template/spec/nodeSelector", {"pool": "system"}),
+    Case("tolerate their taints", PLACED, "Deployment", "train-mlflow", "spec/template/spec/tolerations/0/key", "system"),
+    Case("select the backup's nodes", PLACED, "CronJob", "train-mlflow-backup", f"{BACKUP}/nodeSelector", {"pool": "system"}),
+    Case("tolerate the backup's taints", PLACED, "CronJob", "train-mlflow-backup", f"{BACKUP}/tolerations/0/key", "system"),
+    Case("give MLflow an affinity", PLACED, "Deployment", "train-mlflow", "spec/template/spec/affinity", AFFINITY),
+    Case("label MLflow's pods", PLACED, "Deployment", "train-mlflow", "spec/template/metadata/labels/team", "ml"),
+    Case("leave MLflow's selector alone", PLACED, "Deployment", "train-mlflow", "spec/selector/matchLabels/team", ABSENT),
+    Case("annotate MLflow's pods", PLACED, "Deployment", "train-mlflow", "spec/template/metadata/annotations/a/b", "c"),
+    Case("give MLflow further variables", PLACED, "Deployment", "train-mlflow", f"{SERVER}/env/name=HTTPS_PROXY/value", "http://proxy:3128"),
+    Case("select no nodes for MLflow by default", {}, "Deployment", "train-mlflow", "spec/template/spec/nodeSelector", ABSENT),
+    # What a node group takes besides
+    Case("pass on a group's further resources", RDMA, *PROFILE, Has("resources:\n      vpc.amazonaws.com/efa: 4")),
+    Case("pass on a group's annotations", RDMA, *PROFILE, Has("annotations:\n      k8s.v1.cni.cncf.io/networks: rdma")),
+    Case("take them in the interactive cluster", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{WORKER}/template/spec/containers/0/resources/limits/vpc.amazonaws.com/efa", "4"),
+    Case("annotate them in the interactive cluster", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{WORKER}/template/metadata/annotations/k8s.v1.cni.cncf.io/networks", "rdma"),
     Case("bind the chart's submitter", {}, "RoleBinding", "train-submitter", "subjects/0/name", "train-submitter"),
     Case("bind a group", {"submitters": [{"kind": "Group", "name": "ds"}]}, "RoleBinding", "train-submitter", "subjects/1/apiGroup", "rbac.authorization.k8s.io"),
     Case("bind a ServiceAccount of another namespace", {"submitters": [{"kind": "ServiceAccount", "name": "ci", "namespace": "ci"}]}, "RoleBinding", "train-submitter", "subjects/1/namespace", "ci"),

@@ -16,6 +16,19 @@ CASES = {
         kubernetes_profile(node_groups=[GPU]),
         {},
     ),
+    "rdma": lambda: (
+        plan(scaling={"workers": 8, "gpus_per_worker": 1, "cpus_per_worker": 4}),
+        kubernetes_profile(
+            node_groups=[
+                {
+                    **GPU,
+                    "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma"},
+                    "resources": {"vpc.amazonaws.com/efa": 4},
+                }
+            ]
+        ),
+        {},
+    ),
     "spread": lambda: (plan(scaling={"workers": 4, "placement": "spread"}), kubernetes_profile(), {}),
     "spot": lambda: (
         plan(**TWO_WORKERS),

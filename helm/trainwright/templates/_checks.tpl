@@ -44,6 +44,22 @@
 {{- if and (include "trainwright.queue" .) (ne .Values.jobs.gangScheduler "none") -}}
 {{- fail "jobs.gangScheduler is set together with a Kueue queue, which places jobs as a whole already: set jobs.gangScheduler=none, or use no queue" -}}
 {{- end -}}
+{{- range .Values.nodeGroups -}}
+{{- if and $.Values.kueue.enabled .resources -}}
+{{- fail (printf "nodeGroups %s has resources, which the queue that kueue.enabled makes doesn't cover, so no job would be admitted: set jobs.queue to a queue of yours that does, with kueue.enabled=false" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.jobs.serviceAccount .Values.jobs.serviceAccountAnnotations -}}
+{{- fail "jobs.serviceAccount and jobs.serviceAccountAnnotations are both set: annotate the existing ServiceAccount yourself, or unset jobs.serviceAccount" -}}
+{{- end -}}
+{{- if and .Values.mlflow.serviceAccount .Values.mlflow.serviceAccountAnnotations -}}
+{{- fail "mlflow.serviceAccount and mlflow.serviceAccountAnnotations are both set: annotate the existing ServiceAccount yourself, or unset mlflow.serviceAccount" -}}
+{{- end -}}
+{{- range $label, $_ := .Values.mlflow.podLabels -}}
+{{- if or (hasPrefix "app.kubernetes.io/" $label) (hasPrefix "helm.sh/" $label) -}}
+{{- fail (printf "mlflow.podLabels has %s, which the chart sets itself: take it out" $label) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (include "trainwright.queue" .) .Values.jobs.autoscaling -}}
 {{- fail "jobs.autoscaling is set together with a Kueue queue, which admits a fixed number of pods: set jobs.autoscaling=false, or use no queue" -}}
 {{- end -}}

@@ -55,8 +55,47 @@ Takes a dict: existing (a Secret or an empty dict), key, length. The result is b
 {{- end -}}
 {{- end -}}
 
+{{/* An image from the registry that all come from, if there is one. Takes [root, image]. */}}
+{{- define "trainwright.fromRegistry" -}}
+{{- $registry := (index . 0).Values.global.imageRegistry -}}
+{{- $image := index . 1 -}}
+{{- if $registry -}}
+{{- $first := splitList "/" $image | first -}}
+{{- if and (contains "/" $image) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
+{{- $image = trimPrefix (printf "%s/" $first) $image -}}
+{{- end -}}
+{{- printf "%s/%s" $registry $image -}}
+{{- else -}}
+{{- $image -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "trainwright.image" -}}
+{{- include "trainwright.fromRegistry" (list . .Values.image) -}}
+{{- end -}}
+
 {{- define "trainwright.mlflowImage" -}}
-{{- .Values.mlflow.image | default .Values.image -}}
+{{- include "trainwright.fromRegistry" (list . (.Values.mlflow.image | default .Values.image)) -}}
+{{- end -}}
+
+{{- define "trainwright.jobsAccount" -}}
+{{- .Values.jobs.serviceAccount | default (printf "%s-jobs" (include "trainwright.name" .)) -}}
+{{- end -}}
+
+{{- define "trainwright.mlflowAccount" -}}
+{{- .Values.mlflow.serviceAccount | default (printf "%s-mlflow" (include "trainwright.name" .)) -}}
+{{- end -}}
+
+{{/* Nodes that MLflow's pods may run on. */}}
+{{- define "trainwright.mlflowNodes" -}}
+{{- with .Values.mlflow.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.mlflow.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- define "trainwright.mlflowUri" -}}
@@ -171,7 +210,7 @@ imagePullSecrets:
 {{- define "trainwright.profile" -}}
 name: {{ include "trainwright.name" . }}
 kind: kubernetes
-image: {{ .Values.image }}
+image: {{ include "trainwright.image" . }}
 ray_version: {{ .Values.rayVersion | quote }}
 storage: {{ .Values.storage.url | default .Values.storage.path }}
 {{- with include "trainwright.mlflowUri" . }}
@@ -224,10 +263,18 @@ node_groups:
       {{- toYaml . | nindent 6 }}
     {{- end }}
     shared_memory: {{ include "trainwright.sharedMemory" . }}
+    {{- with .annotations }}
+    annotations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .resources }}
+    resources:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
 {{- end }}
 kubernetes:
   namespace: {{ .Release.Namespace }}
-  service_account: {{ include "trainwright.name" . }}-jobs
+  service_account: {{ include "trainwright.jobsAccount" . }}
   {{- with include "trainwright.queue" . }}
   queue: {{ . }}
   {{- end }}

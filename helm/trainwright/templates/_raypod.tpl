@@ -5,8 +5,12 @@ metadata:
   labels:
     {{- include "trainwright.labels" $root | nindent 4 }}
     trainwright/cluster: {{ include "trainwright.name" $root }}
+  {{- with .group.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
-  serviceAccountName: {{ include "trainwright.name" $root }}-jobs
+  serviceAccountName: {{ include "trainwright.jobsAccount" $root }}
   {{- /* The autoscaler beside the head asks the API server for pods. */}}
   automountServiceAccountToken: {{ and .head $root.Values.jobs.autoscaling }}
   enableServiceLinks: false
@@ -37,7 +41,7 @@ spec:
     {{- include "trainwright.podSecurity" $root | nindent 4 }}
   containers:
     - name: {{ if .head }}ray-head{{ else }}ray-worker{{ end }}
-      image: {{ $root.Values.image }}
+      image: {{ include "trainwright.image" $root }}
       imagePullPolicy: {{ $root.Values.imagePullPolicy }}
       env:
         - name: HOME
@@ -80,6 +84,9 @@ spec:
           memory: {{ $.group.memory }}
           {{- with $.group.gpus }}
           nvidia.com/gpu: {{ . | quote }}
+          {{- end }}
+          {{- range $resource, $count := $.group.resources }}
+          {{ $resource }}: {{ $count | quote }}
           {{- end }}
         {{- end }}
       securityContext:

@@ -36,6 +36,7 @@ def test_a_shipped_profile_has_its_file_s_name_and_renders_a_plan(file):
         (lambda: kubernetes_profile(image="registry:5000/tw"), "must end with a tag other than latest"),
         (lambda: kubernetes_profile(image="tw:latest"), "must end with a tag other than latest"),
         (lambda: kubernetes_profile(head={"cpus": 2, "offered_cpus": 3}), "offered_cpus 3 is more than its cpus 2"),
+        (lambda: kubernetes_profile(node_groups=[{"name": "a", "cpus": 1, "memory": "1GB", "resources": {"cpu": 2}}]), "resources.cpu has a field of its own"),
         (lambda: kubernetes_profile(node_groups=[]), "node_groups: kind kubernetes needs at least one"),
         (lambda: kubernetes_profile(storage="/data"), r"kubernetes\.storage_claim is needed"),
         (lambda: kubernetes_profile({"gcs_fault_tolerance": "redis"}), "redis_address is needed"),
