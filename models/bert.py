@@ -167,6 +167,34 @@ class TokenClassifier(nn.Module):
         return y_BTO
 
 
+class FramesTagger(nn.Module):
+    """Outputs for each frame of a signal, by the blocks of BERT over frames instead of tokens."""
+
+    block_classes: tuple[type[nn.Module], ...] = (Block,)
+
+    def __init__(self, config: BertConfig, outputs: int) -> None:
+        super().__init__()
+        assert config.channels is not None
+        self.frame_projection = nn.Linear(config.channels, config.width)
+        self.position_embedding = nn.Embedding(config.context, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = nn.Linear(config.width, outputs)
+        self.apply(partial(_initialize, deviation=config.initial_deviation))
+
+    def forward(self, signal_BCT: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """Frames (B, C, T), how many of each signal are its own -> outputs (B, T, O)."""
+        position_T = torch.arange(signal_BCT.shape[2], device=signal_BCT.device)
+        x_BTW = self.frame_projection(signal_BCT.transpose(1, 2)) + self.position_embedding(position_T)
+        x_BTW = self.dropout(self.norm(x_BTW))
+        mask_B11T = None if length_B is None else (position_T < length_B[:, None])[:, None, None]
+        for block in self.layers:
+            x_BTW = block(x_BTW, mask_B11T)
+        y_BTO: Tensor = self.head(self.dropout(x_BTW))
+        return y_BTO
+
+
 def _initialize(module: nn.Module, deviation: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=deviation)
@@ -178,5 +206,7 @@ def build(config: BertConfig, objective: ObjectiveConfig) -> Modules:
     """The encoder with the objective's last part."""
     if objective.kind == "masked_lm":
         return {"model": MaskedLanguageModel(config)}
+    if objective.kind == "ctc":
+        return {"model": FramesTagger(config, config.outputs_for(objective))}
     classifier = TokenClassifier if objective.kind == "token_classification" else SequenceClassifier
     return {"model": classifier(config, config.outputs_for(objective))}

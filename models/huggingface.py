@@ -116,6 +116,8 @@ _NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", "position_ids", "inv_freq")
 def table(config: FamilyConfig) -> tuple[Rule, ...]:
     """The rules for an architecture. Raises SpecError where Hugging Face has none like it."""
     if isinstance(config, BertConfig):
+        if config.channels is not None:
+            raise SpecError("model: a bert over frames of sound has no Hugging Face counterpart")
         return BERT
     if isinstance(config, GptConfig):
         if (config.positions, config.norm, config.bias) == (

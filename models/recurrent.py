@@ -25,7 +25,9 @@ class ToLengths(nn.RNNBase):
     """torch's layers, which may be told how long sequences are. Not by packing them: that asks the device for lengths."""
 
     def forward(self, x_BTE: Tensor, length_B: Tensor | None = None, state: Any = None) -> Any:
-        """As torch's own, from a state where one is given; with lengths, the last layer's state (B, W) of both directions."""
+        """As torch's own, from a state where one is given; with lengths, the last layer's outputs (B, T, W), for which neither
+        direction reads what fills a sequence up.
+        """
         if not would_be_fp16(x_BTE):
             return self._run(x_BTE, length_B, state)
         # here, not around the call: FSDP gathers the weights, in its own format, on the way in
@@ -33,7 +35,11 @@ class ToLengths(nn.RNNBase):
             return self._run(x_BTE.to(self.get_parameter("weight_ih_l0").dtype), length_B, state)
 
     def _run(self, x_BTE: Tensor, length_B: Tensor | None, state: Any) -> Any:
-        return super().forward(x_BTE, state) if length_B is None else states_at(self, x_BTE, length_B.long())
+        return (
+            super().forward(x_BTE, state)
+            if length_B is None
+            else outputs_within(self, x_BTE, length_B.long())
+        )
 
 
 def would_be_fp16(x: Tensor) -> bool:
@@ -91,28 +97,36 @@ def last_state(layers: ToLengths, x_BTE: Tensor, length_B: Tensor | None) -> Ten
         hidden: Tensor = state[0] if isinstance(state, tuple) else state
         return torch.cat([hidden[-2], hidden[-1]], dim=1) if layers.bidirectional else hidden[-1]
     if layers.bidirectional:
-        both_BW: Tensor = layers(x_BTE, length_B)
-        return both_BW
+        outputs_BTW: Tensor = layers(x_BTE, length_B)
+        half = outputs_BTW.shape[2] // 2
+        forwards_BW = at_steps(outputs_BTW[:, :, :half], (length_B.long() - 1)[:, None])[:, 0]
+        return torch.cat([forwards_BW, outputs_BTW[:, 0, half:]], dim=1)
     outputs_BTW, _ = layers(x_BTE)
     return at_steps(outputs_BTW, (length_B.long() - 1)[:, None])[:, 0]
 
 
-def states_at(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor) -> Tensor:
-    """``last_state`` layer by layer: backwards, each sequence is turned around within its own length."""
+def all_states(layers: ToLengths, x_BTE: Tensor, length_B: Tensor | None) -> Tensor:
+    """The last layer's states (B, T, W) at every step, of both directions side by side, within each sequence's length."""
+    if length_B is not None and layers.bidirectional:
+        within_BTW: Tensor = layers(x_BTE, length_B)
+        return within_BTW
+    outputs_BTW: Tensor = layers(x_BTE)[0]
+    return outputs_BTW
+
+
+def outputs_within(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor) -> Tensor:
+    """``all_states`` layer by layer: backwards, each sequence is turned around within its own length."""
     position_T = torch.arange(x_BTE.shape[1], device=x_BTE.device)
     turned_BT = torch.where(position_T < length_B[:, None], length_B[:, None] - 1 - position_T, position_T)
-    last_B1 = (length_B - 1)[:, None]
     for layer in range(layers.num_layers):
         if layer and layers.dropout:
             x_BTE = F.dropout(x_BTE, layers.dropout, layers.training)
         outputs = [one_direction(layers, x_BTE, f"_l{layer}")]
-        states = [at_steps(outputs[0], last_B1)]
         if layers.bidirectional:
             backwards_BTW = one_direction(layers, at_steps(x_BTE, turned_BT), f"_l{layer}_reverse")
             outputs.append(at_steps(backwards_BTW, turned_BT))
-            states.append(at_steps(backwards_BTW, last_B1))
         x_BTE = torch.cat(outputs, dim=2)
-    return torch.cat(states, dim=2)[:, 0]
+    return x_BTE
 
 
 def at_steps(x_BTE: Tensor, step_BN: Tensor) -> Tensor:
@@ -213,6 +227,25 @@ class SignalClassifier(nn.Module):
         return y_BO
 
 
+class FramesTagger(nn.Module):
+    """Outputs for each step of a signal."""
+
+    block_classes: tuple[type[nn.Module], ...] = (nn.RNNBase,)
+
+    def __init__(self, config: RecurrentConfig, outputs: int) -> None:
+        super().__init__()
+        assert config.channels is not None
+        self.layers = recurrence(config, config.channels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(output_width(config), outputs)
+
+    def forward(self, signal_BCT: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """(B, C, T) and how many steps of each are its own -> outputs (B, T, O)."""
+        states_BTW = all_states(self.layers, signal_BCT.transpose(1, 2), length_B)
+        y_BTO: Tensor = self.head(self.dropout(states_BTW))
+        return y_BTO
+
+
 class Forecaster(nn.Module):
     """All steps of the horizon at once, from the state after the past.
 
@@ -258,5 +291,7 @@ def build(config: RecurrentConfig, objective: ObjectiveConfig) -> Modules:
         return {"model": LanguageModel(config)}
     if objective.kind == "forecasting":
         return {"model": Forecaster(config)}
+    if objective.kind == "ctc":
+        return {"model": FramesTagger(config, config.outputs_for(objective))}
     classifier = TokensClassifier if config.inputs == "tokens" else SignalClassifier
     return {"model": classifier(config, config.outputs_for(objective))}

@@ -36,6 +36,7 @@ from orchestrator.models.configs.objectives import (
     BinaryConfig,
     CausalLmConfig,
     ClassificationConfig,
+    CtcConfig,
     ForecastingConfig,
     MaskedLmConfig,
     MultilabelConfig,
@@ -77,6 +78,7 @@ ObjectiveSection = Annotated[
     | MaskedLmConfig
     | SequenceToSequenceConfig
     | TokenClassificationConfig
+    | CtcConfig
     | ForecastingConfig
     | ReconstructionConfig
     | AdversarialConfig
@@ -100,6 +102,7 @@ __all__ = [
     "ClassificationConfig",
     "CnnConfig",
     "Count",
+    "CtcConfig",
     "CustomConfig",
     "CustomObjectiveConfig",
     "FamilyConfig",

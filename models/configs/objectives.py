@@ -206,6 +206,20 @@ class TokenClassificationConfig(_OfClasses):
     """One class for each token; label -100 stands for none."""
 
 
+class CtcConfig(ObjectiveConfig):
+    """Texts from frames without an alignment (Graves et al. 2006, ICML); metrics: cer and wer, the character and word error
+    rates of greedy decoding.
+    """
+
+    METRICS: ClassVar[tuple[str, ...]] = ("cer", "wer")
+    FROM_DATA: ClassVar[dict[str, str]] = {"space": "space"}
+
+    kind: Literal["ctc"] = "ctc"
+    """What is said in a sound."""
+    space: Annotated[int, Field(ge=0)] | None = None
+    """Number of the character between words; 0: there is none, each text is one word. Default: as ``spell`` numbers it."""
+
+
 class ForecastingConfig(_Asked):
     """Error over the horizon and all series; metrics: mse, mae."""
 

@@ -46,10 +46,11 @@ class RecurrentConfig(FamilyConfig):
         "multilabel",
         "regression",
         "forecasting",
+        "ctc",
     )
 
     inputs: Literal["tokens", "signal"] = "tokens"
-    """What one label belongs to (classification, regression): ``tokens`` (T,) or a ``signal`` (C, L), of which
+    """What one label belongs to (classification, regression; ``ctc`` reads a signal): ``tokens`` (T,) or a ``signal`` (C, L), of which
     ``length`` may say how many steps are its own."""
     vocabulary: Count | None = None
     """Different tokens. Default: as many as the data has."""
@@ -118,7 +119,7 @@ class RecurrentConfig(FamilyConfig):
             return ("vocabulary",)
         if objective.kind == "forecasting":
             return ("series", "past", "horizon")
-        return ("vocabulary" if self.inputs == "tokens" else "channels", *label_fields(objective))
+        return ("channels" if self._hears(objective) else "vocabulary", *label_fields(objective))
 
     def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
         """Tokens, a signal, or the past of some series."""
@@ -126,7 +127,7 @@ class RecurrentConfig(FamilyConfig):
             return {"past": TensorSpec((self.past, self.series), "float")}
         if objective.kind == "causal_lm":
             return {"tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context + 1)}
-        if self.inputs == "signal":
+        if self._hears(objective):
             return {
                 "signal": TensorSpec((self.channels, None), "float"),
                 "length": TensorSpec((), "int", optional=True),
@@ -135,6 +136,10 @@ class RecurrentConfig(FamilyConfig):
             "tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context),
             "length": TensorSpec((), "int", below=self.context + 1, optional=True),
         }
+
+    def _hears(self, objective: ObjectiveConfig) -> bool:
+        """Whether it reads a signal."""
+        return self.inputs == "signal" or objective.kind == "ctc"
 
     def outputs_for(self, objective: ObjectiveConfig) -> int:
         """Classes, or numbers to predict."""
@@ -295,7 +300,12 @@ class BertConfig(WeightsConfig):
         "base": {"layers": 12, "heads": 12, "width": 768, "context": 512},
         "large": {"layers": 24, "heads": 16, "width": 1024, "context": 512},
     }
-    FROM_DATA: ClassVar[dict[str, str]] = {"vocabulary": "vocabulary", "outputs": "outputs"}
+    FROM_DATA: ClassVar[dict[str, str]] = {
+        "vocabulary": "vocabulary",
+        "outputs": "outputs",
+        "channels": "channels",
+        "signal_length": "signal_length",
+    }
     OBJECTIVES: ClassVar[tuple[str, ...]] = (
         "masked_lm",
         "classification",
@@ -303,6 +313,7 @@ class BertConfig(WeightsConfig):
         "multilabel",
         "regression",
         "token_classification",
+        "ctc",
     )
 
     family: Literal["bert"] = "bert"
@@ -311,8 +322,12 @@ class BertConfig(WeightsConfig):
     """Different tokens. Default: as many as the data has."""
     outputs: Count | None = None
     """Classes, or numbers to predict. Default: as many as the data has."""
+    channels: Count | None = None
+    """Numbers of each frame of a signal (``ctc``). Default: as many as the data has."""
+    signal_length: Count | None = None
+    """Frames of a signal (``ctc``), used to count operations. Default: as the data has."""
     context: Count = 128
-    """Longest sequence, in tokens."""
+    """Longest sequence, in tokens or frames."""
     layers: Layers = 4
     """Blocks of attention and feed-forward."""
     heads: Count = 4
@@ -335,6 +350,11 @@ class BertConfig(WeightsConfig):
         if self.from_ is not None:
             return self  # what is not written is not known yet
         _heads_fit(self.width, self.heads)
+        if self.signal_length is not None and self.signal_length > self.context:
+            raise ValueError(
+                f"context {self.context} is less than the {self.signal_length} frames of a signal; make it as many, or frames"
+                " fewer (the hop of mel, the length of pad)"
+            )
         return self
 
     @property
@@ -348,20 +368,29 @@ class BertConfig(WeightsConfig):
         return True
 
     def needed(self, objective: ObjectiveConfig) -> tuple[str, ...]:
-        """A language model has no labels."""
+        """A language model has no labels, and a signal no tokens."""
+        if objective.kind == "ctc":
+            return ("channels", "outputs")
         return ("vocabulary",) if objective.kind == "masked_lm" else ("vocabulary", *label_fields(objective))
 
     def input_tensors(self, objective: ObjectiveConfig) -> dict[str, TensorSpec]:
-        """Tokens, how many of them are real, and the segment of each."""
+        """Tokens, how many of them are real, and the segment of each; or the frames of a signal, and how many are its own."""
+        length = TensorSpec((), "int", below=self.context + 1, optional=True)
+        if objective.kind == "ctc":
+            return {"signal": TensorSpec((self.channels, None), "float"), "length": length}
         return {
             "tokens": TensorSpec((None,), "int", below=self.vocabulary, longest=self.context),
-            "length": TensorSpec((), "int", below=self.context + 1, optional=True),
+            "length": length,
             "segment": TensorSpec((None,), "int", below=self.segments, optional=True),
         }
 
     def outputs_for(self, objective: ObjectiveConfig) -> int:
         """Classes, or numbers to predict."""
         return label_outputs(objective, self.outputs)
+
+    def open_size(self, tensor: str) -> int | None:
+        """Of a signal's frames."""
+        return self.signal_length if tensor == "signal" else None
 
 
 def _heads_fit(width: int, heads: int) -> None:

@@ -20,6 +20,7 @@ OBJECTIVES = {
     "causal_lm": "orchestrator.models.objectives.language:CausalLm",
     "masked_lm": "orchestrator.models.objectives.language:MaskedLm",
     "sequence_to_sequence": "orchestrator.models.objectives.sequence_to_sequence:SequenceToSequence",
+    "ctc": "orchestrator.models.objectives.ctc:Ctc",
     "forecasting": "orchestrator.models.objectives.forecasting:Forecasting",
     "reconstruction": "orchestrator.models.objectives.reconstruction:Reconstruction",
     "adversarial": "orchestrator.models.objectives.adversarial:Adversarial",

@@ -88,6 +88,10 @@ def _classes(train: Sequence[PreparedSource]) -> int | None:
     return max(counts)
 
 
+BLANK = "<blank>"
+"""Name of the class that no character is of, in front of those of ``spell``."""
+
+
 def class_names(
     job: JobSpec, train: Sequence[PreparedSource], fitted: Sequence[dict[str, Any]]
 ) -> tuple[str, ...]:
@@ -95,6 +99,8 @@ def class_names(
     for section, known in zip(job.data.transforms, fitted, strict=True):
         if section.kind == "encode" and section.tensor == "label":
             return tuple(str(value) for value in known["values"][0])
+        if section.kind == "spell":
+            return (BLANK, *known["characters"])
     return train[0].index.classes
 
 

@@ -75,4 +75,5 @@ def first_samples(job: JobSpec, source: PreparedSource, fitted: Sequence[dict[st
     group = int(np.flatnonzero(reader.selection.counts)[0])
     nth = np.arange(min(4, int(reader.selection.counts[group])), dtype=np.int64)
     batch = _seeded(reader.read(np.full(len(nth), group, dtype=np.int64), nth), job.training.seed)
-    return apply_all(job.data.transforms, fitted, batch, training=True)
+    with placed([source]):
+        return apply_all(job.data.transforms, fitted, batch, training=True)

@@ -243,6 +243,8 @@ def decode_text(prepared: Prepared, tokens: Sequence[int], *, read: bool = False
         read: they are of what a model reads, not of what it writes, which may have a tokenizer of its own.
     """
     learned = prepared.preparation
+    if "tokenizer" not in learned and prepared.classes:  # characters that ``spell`` numbered
+        return "".join(prepared.classes[int(token)] for token in tokens)
     if "tokenizer" not in learned:
         return " ".join(str(int(token)) for token in tokens)
     definition = learned["tokenizer"] if read else target_definition(learned)

@@ -54,7 +54,7 @@ _BEST_IS = {
     **dict.fromkeys(
         ("accuracy", "precision", "recall", "f1", "auroc", "average_precision", "r2", "exact_match"), "max"
     ),
-    **dict.fromkeys(("loss", "mse", "mae", "perplexity", "bits_per_byte"), "min"),
+    **dict.fromkeys(("loss", "mse", "mae", "perplexity", "bits_per_byte", "cer", "wer"), "min"),
 }
 """Of metrics that have a good end: which. ``f1_macro`` is a kind of ``f1``."""
 

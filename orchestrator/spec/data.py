@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from orchestrator.section import PathText, Section, Written
 from orchestrator.spec.preparations import Preparation
-from orchestrator.spec.transforms import Transform
+from orchestrator.spec.transforms import Spell, Transform
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -247,6 +247,17 @@ class DataSpec(Section):
             raise ValueError(
                 f"data.eval.by: hash takes rows out of the middle, but prepare: {self.prepare.kind} needs rows that follow"
                 " one another; set it to position, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _skips_are_counted(self) -> DataSpec:
+        if not self.skip_bad_samples and any(
+            isinstance(t, Spell) and t.unfit == "skip" for t in self.transforms
+        ):
+            raise ValueError(
+                "data.transforms: spell with unfit: skip leaves texts out that their frames can't hold; say how many may be:"
+                " data.skip_bad_samples"
             )
         return self
 

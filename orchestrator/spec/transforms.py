@@ -308,6 +308,29 @@ class SpecAugment(TensorTransform):
     """Frames of a stretch at most; its width is drawn from 0 on."""
 
 
+class Spell(TensorTransform):
+    """Texts into the numbers of their characters, for ``ctc``: the tensor becomes ``target`` and ``target_length``. 0 is
+    the blank; characters are numbered from 1 on, by the sorted ones of the training split.
+    """
+
+    kind: Literal["spell"] = "spell"
+    """The transform. It stands after those that change how many frames there are."""
+    tensor: str = "text"
+    """The named tensor, of texts."""
+    length: Positive = 256
+    """Characters of a text at most; a longer one is an error."""
+    frames: str = "signal"
+    """The tensor whose last dimension, or ``length``, must hold the text: a frame for each character, and one more
+    between two that are alike."""
+    unfit: Literal["error", "skip"] = "error"
+    """A text that the frames can't hold is an error, or a bad sample of which ``data.skip_bad_samples`` allows some."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text, and what it is held against."""
+        return (self.tensor, self.frames)
+
+
 Transform = Annotated[
     Drop
     | Impute
@@ -326,6 +349,7 @@ Transform = Annotated[
     | Pad
     | Crop
     | Mel
-    | SpecAugment,
+    | SpecAugment
+    | Spell,
     Field(discriminator="kind"),
 ]

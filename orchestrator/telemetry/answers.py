@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 CLASS, PROBABILITY, PROBABILITIES = "class", "probability", "probabilities"
 """Columns of a classifier's answer: what it takes a row for, how sure it is of that, and of every class by name."""
 
+HEARD = "heard"
+"""Column of the text that is heard in a sound."""
+
 TOKENS = 128
 """That a language model writes at most, unless it is told."""
 
@@ -42,6 +45,8 @@ def answer(kind: str, outputs: np.ndarray, names: Sequence[str], lengths: np.nda
             return _labels(_sigmoid(outputs), names)
         case "token_classification":
             return _token_classes(_softmax(outputs), names, lengths)
+        case "ctc":
+            return _texts(outputs, names, lengths)
     return outputs
 
 
@@ -125,6 +130,17 @@ def _token_classes(
             PROBABILITIES: [row.max(axis=1).tolist() for row in shown],
         }
     )
+
+
+def _texts(outputs_BTO: np.ndarray, names: Sequence[str], lengths: np.ndarray | None) -> pd.DataFrame:
+    """What is heard, by greedy decoding."""
+    import pandas as pd
+
+    from orchestrator.models.objectives.ctc import greedy
+
+    frames = [outputs_BTO.shape[1]] * len(outputs_BTO) if lengths is None else [int(one) for one in lengths]
+    heard = greedy(outputs_BTO.argmax(-1).tolist(), frames)
+    return pd.DataFrame({HEARD: ["".join(names[one] for one in text) for text in heard]})
 
 
 def _by_name(row: np.ndarray, names: Sequence[str]) -> dict[str, float]:

@@ -10,6 +10,7 @@ It gives, by objective
   ``probabilities``; ``token_classification``: ``classes`` and ``probabilities`` of each token;
 - ``forecasting``: the rows that follow, with their times, in the series' own units; of each group, where there are several;
 - ``causal_lm``: how each text goes on, or the answer to each conversation (messages, their JSON, or what a user says); ``sequence_to_sequence``: what it makes of each;
+- ``ctc``: the text that is ``heard``;
 - ``reconstruction``: each row's ``error``, its anomaly score;
 - else the family's outputs as an array, as everywhere with ``params={"raw": True}``. A generator takes its ``noise``.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.data import Inputs
 from orchestrator.planning.plan import ResolvedJob
-from orchestrator.telemetry.answers import CLASS, PROBABILITIES, PROBABILITY, TOKENS, WRITERS
+from orchestrator.telemetry.answers import CLASS, HEARD, PROBABILITIES, PROBABILITY, TOKENS, WRITERS
 
 
 def signature_of(job: ResolvedJob, inputs: Inputs, example: Sequence[Mapping[str, Any]]) -> Any:
@@ -57,6 +57,8 @@ def _answered(job: ResolvedJob, inputs: Inputs) -> Any:
         case "forecasting" if inputs.columns:
             beside = {name: AnyType() for name in inputs.columns if name not in inputs.series}
             columns = beside | dict.fromkeys(inputs.series, "double")
+        case "ctc":
+            columns = {HEARD: "string"}
         case "reconstruction":
             columns = {"error": "double"}
         case kind if kind in WRITERS and inputs.text_column is not None:

@@ -15,6 +15,7 @@ from orchestrator.models.configs import (
     CausalLmConfig,
     ClassificationConfig,
     CnnConfig,
+    CtcConfig,
     FamilyConfig,
     ForecastingConfig,
     GanConfig,
@@ -110,6 +111,18 @@ CASES = [
         TokenClassificationConfig(),
         optional=("length",),
     ),
+    Case(
+        "gru-ctc",
+        GruConfig(channels=3, outputs=5, width=8, bidirectional=True),
+        CtcConfig(space=2),
+        optional=("length",),
+    ),
+    Case(
+        "bert-ctc",
+        BertConfig(size="debug", channels=3, outputs=5, context=16),
+        CtcConfig(space=0),
+        optional=("length",),
+    ),
     Case("gan", GanConfig(size="debug", **_IMAGE), AdversarialConfig()),
     Case("gan-wasserstein", GanConfig(size="debug", **_IMAGE), AdversarialConfig(loss="wasserstein", gradient_penalty=10)),
     Case("gan-hinge", GanConfig(size="debug", layers="mlp", spectral_norm=True, **_IMAGE), AdversarialConfig(loss="hinge")),
@@ -140,6 +153,9 @@ def random_batch(case: Case, specs: dict[str, TensorSpec], samples: int, seed: i
             batch[name] = torch.randint(0, spec.below or 3, shape, generator=generator)
     if "length" in batch:
         batch["length"] = torch.randint(4, length + 1, (samples,), generator=generator)
+    if case.objective.kind == "ctc":
+        batch["target"] = batch["target"][:, :5].clamp(min=1)
+        batch["target_length"] = batch["target_length"] + 2
     for name in ("document", "word"):
         if name in batch:
             batch[name] = batch[name].clamp(max=1).cumsum(1)

@@ -22,11 +22,12 @@ TARGETS: dict[str, dict[str, str]] = {
     "multilabel": {"label": "int"},
     "token_classification": {"label": "int"},
     "forecasting": {"future": "float"},
+    "ctc": {"text": "text"},
     "causal_lm": {"length": "int", "answer_mask": "int"},
     "masked_lm": {"word": "int"},
     "sequence_to_sequence": {"target": "int", "target_length": "int"},
 }
-"""Kind of objective -> the tensors that it takes beside the family's inputs, and their kind."""
+"""Kind of objective -> the tensors of the source that it takes beside the family's inputs, and their kind."""
 
 _ON_DEMAND = ("word", "length", "target_length", "answer_mask")
 """Targets that only some data has."""
@@ -39,7 +40,7 @@ _LONG_NAME = 80
 
 
 def model_tensors(job: JobSpec) -> dict[str, str]:
-    """The tensors that the job's model and objective take: name -> ``float`` or ``int``."""
+    """The tensors that the job's model and objective take: name -> ``float``, ``int`` or ``text``."""
     objective = job.objective or default_objective(job.model)
     inputs = {name: spec.kind for name, spec in job.model.input_tensors(objective).items()}
     own = {name: spec.kind for name, spec in objective.own_inputs.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from orchestrator.data.hashing import sample_seeds
 from orchestrator.data.order import EpochOrder
 from orchestrator.data.prepared import Prepared, PreparedSource
+from orchestrator.data.reading.bad_samples import placed
 from orchestrator.data.reading.chunks import by_step, most_steps, share_of
 from orchestrator.data.reading.rows import RowReader
 from orchestrator.data.transforms import Batch, apply_all
@@ -89,7 +90,8 @@ class TrainingChunks:
         def decode() -> Batch:
             sources = [part() for part in parts]
             rows = sources[0] if len(sources) == 1 else _side_by_side(sources, steps)
-            rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=True)
+            with placed(self._prepared.train):
+                rows = apply_all(self._plan.job.data.transforms, self._prepared.fitted, rows, training=True)
             return by_step(rows, steps)
 
         return decode

@@ -40,6 +40,7 @@ TRANSFORMS: dict[str, str] = {
     "pad": "orchestrator.data.transforms.signals:PadKind",
     "crop": "orchestrator.data.transforms.signals:CropKind",
     "mel": "orchestrator.data.transforms.spectrograms:MelKind",
+    "spell": "orchestrator.data.transforms.spelling:SpellKind",
     "spec_augment": "orchestrator.data.transforms.spectrograms:SpecAugmentKind",
 }
 """Kind of transform -> ``module:class`` of its ``TransformKind``, imported on use."""
