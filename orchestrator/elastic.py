@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState, RunningState
@@ -22,8 +22,14 @@ from ray.train.v2._internal.execution.scaling_policy import (
 from orchestrator.recovery.group_size import GroupSizes
 from orchestrator.recovery.incidents import incident_of
 
-Room = Callable[[Mapping[str, int]], int]
-"""For how many of the run's workers there is room, with those that it has on each node: Ray's id -> workers."""
+
+class Room(Protocol):
+    """For how many of the run's workers there is room."""
+
+    def __call__(self, own: Mapping[str, int], *, is_checked: bool) -> int:
+        """With those that the run has on each node, Ray's id -> workers; ``is_checked``: on nodes that answer."""
+        ...
+
 
 _LOOK_SECONDS = 1.0
 
@@ -73,7 +79,7 @@ class FollowsTheRoom(FixedScalingPolicy):
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """See ScalingPolicy. What the last group has taken is given back before the next one starts."""
         self._maybe_send_resource_request()
-        workers = self._sizes.at_start(self._room(self._placed.on_nodes))
+        workers = self._sizes.at_start(self._room(self._placed.on_nodes, is_checked=True))
         return ResizeDecision(workers, self.scaling_config._resources_per_worker_not_none)
 
     def make_decision_for_running_worker_group(
@@ -84,7 +90,8 @@ class FollowsTheRoom(FixedScalingPolicy):
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_SECONDS and self._asked is not worker_group_state:
             self._looked_at = now
-            workers, room = worker_group_state.num_workers, self._room(self._placed.on_nodes)
+            workers = worker_group_state.num_workers
+            room = self._room(self._placed.on_nodes, is_checked=False)
             larger = self._sizes.while_running(workers, room, worker_group_state.start_time, now)
             if larger is not None:
                 self._asked = worker_group_state

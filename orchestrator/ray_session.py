@@ -10,8 +10,10 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -44,6 +46,7 @@ DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
 
 _NODE_POLL_SECONDS = 1.0
+_NODE_ANSWER_SECONDS, _ASKED_AT_ONCE = 2.0, 64
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Where the workers of one machine talk to each other: nobody else can listen in or join."""
 
@@ -178,11 +181,12 @@ class RaySession:
             )
         return missing
 
-    def _room(self, own: Mapping[str, int]) -> int:
+    def _room(self, own: Mapping[str, int], *, is_checked: bool) -> int:
         """For how many of the plan's workers the nodes that stay have room.
 
         Args:
             own: workers that run already, which keep their room, by Ray's id of the node.
+            is_checked: ask each node whether it is there: Ray counts one that is gone for a quarter of a minute.
 
         """
         import ray
@@ -192,11 +196,18 @@ class RaySession:
         free = ray._private.state.available_resources_per_node()
         labels = self._plan.job.scaling.node_labels
         usable = [
-            node["NodeID"]
+            node
             for node in ray.nodes()
-            if node["Alive"] and labels.items() <= node["Labels"].items() and node["NodeID"] not in left_out
+            if node["Alive"]
+            and labels.items() <= node["Labels"].items()
+            and node["NodeID"] not in left_out
+            and node["NodeID"] not in leaving
         ]
-        stay = [node for node in usable if node not in leaving]
+        if is_checked:
+            with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+                answers = list(pool.map(_is_there, usable))
+            usable = [node for node, answer in zip(usable, answers, strict=True) if answer]
+        stay = [node["NodeID"] for node in usable]
         room = workers_beside_readers([free.get(node, {}) for node in stay], self._plan, is_first=not own)
         return room + sum(own.get(node, 0) for node in stay)
 
@@ -304,6 +315,16 @@ class RaySession:
         )
         result: dict[str, Any] = trainer.fit().return_value
         return result
+
+
+def _is_there(node: Mapping[str, Any]) -> bool:
+    """Whether a node's raylet takes connections."""
+    address = node["NodeManagerAddress"], node["NodeManagerPort"]
+    try:
+        socket.create_connection(address, timeout=_NODE_ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _record_left_out(storage: str, launch: int, nodes: Sequence[Node]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -52,7 +53,10 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **STORE})
+        with socket.create_server(("127.0.0.1", 0)) as free:  # Ray's own choice may be another cluster's
+            port = free.getsockname()[1]
+        head = {"num_cpus": 0, "include_dashboard": False, "dashboard_port": port, **STORE}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
 
     def add(self) -> Any:
         """Returns when workers can be put there."""
@@ -174,3 +178,36 @@ def test_a_run_grows_and_shrinks_with_its_cluster_and_loses_no_step(nodes: Nodes
     # to 1e-5, and the six digits that are logged
     assert [loss for _, loss in losses(told)] == pytest.approx([loss for _, loss in losses(fixed)], abs=2e-5)
     assert samples(told) == samples(fixed)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_gone_without_a_word_leaves_a_smaller_group_that_goes_on_from_the_last_checkpoint(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    nodes.add()
+    (tmp_path / "hurry").touch()
+    _, fixed = drive(nodes, planned(tmp_path / "fixed", 1), lambda event: None)
+    (tmp_path / "hurry").unlink()
+    gone = nodes.add()
+    sections = {"checkpoint": {"every_steps": 20}, "recovery": {"max_failures": 1}}
+    plan = planned(tmp_path / "elastic", {"min": 1, "max": 2}, **sections)
+    sizes: list[int] = []
+
+    def heard(event: Mapping[str, Any]) -> None:
+        match event:
+            case {"event": "group", "workers": int(workers)}:
+                sizes.append(workers)
+            case {"event": "metrics", "step": 50} if sizes == [2]:
+                nodes.cluster.remove_node(gone, allow_graceful=False)
+            case {"event": "metrics"} if sizes == [2, 1]:
+                (tmp_path / "hurry").touch()
+
+    _, told = drive(nodes, plan, heard)
+    assert sizes == [2, 1]
+    [incident] = [event for event in told if event["event"] == "incident"]
+    assert (incident["is_counted"], incident["failure"], incident["retry"]) == (True, 1, True)
+    first, second = [event["start_step"] for event in told if event["event"] == "attempt"]
+    assert first == 0 and 40 <= second <= 80 and second % 20 == 0
+    again = dict(losses(told))
+    assert list(again) == list(range(1, STEPS + 1))
+    assert list(again.values()) == pytest.approx([loss for _, loss in losses(fixed)], abs=2e-5)

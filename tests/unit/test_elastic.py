@@ -35,7 +35,7 @@ class Controller:
         self.policy = FollowsTheRoom(
             ScalingConfig(num_workers=(2, 8), resources_per_worker={"CPU": 1}),
             GroupSizes([2, 4, 8], 60.0),
-            lambda own: sum(self.free.values()) + sum(own.get(node, 0) for node in self.free),
+            lambda own, is_checked: sum(self.free.values()) + sum(own.get(node, 0) for node in self.free),
             self.placed,
             lambda *told: self.told.append(told),
         )

@@ -1,6 +1,7 @@
 """What is decided of a launch's Ray before Ray is asked."""
 
 import json
+import socket
 import stat
 import sys
 import types
@@ -202,8 +203,19 @@ def nodes_with(monkeypatch, *nodes, leaving=()):
 def test_room_is_what_is_free_and_what_the_run_has_on_nodes_that_stay(monkeypatch):
     nodes_with(monkeypatch, ("a", 2, {}), ("b", 0, {}), ("c", 1, {}), ("dead", 5, {}), leaving=["c"])
     session = RaySession(elastic(), None)
-    assert session._room({}) == 2
-    assert session._room({"b": 3, "c": 1, "gone": 1}) == 5
+    assert session._room({}, is_checked=False) == 2
+    assert session._room({"b": 3, "c": 1, "gone": 1}, is_checked=False) == 5
+
+
+def test_a_node_that_does_not_answer_has_no_room_though_ray_counts_it(monkeypatch):
+    nodes_with(monkeypatch, ("a", 2, {}), ("b", 4, {}))
+    with socket.create_server(("127.0.0.1", 0)) as listens, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        for node, there in zip(sys.modules["ray"].nodes(), (listens, silent), strict=True):
+            node.update(zip(("NodeManagerAddress", "NodeManagerPort"), there.getsockname(), strict=True))
+        session = RaySession(elastic(), None)
+        assert session._room({"b": 1}, is_checked=False) == 7
+        assert session._room({"b": 1}, is_checked=True) == 2
 
 
 def test_there_is_room_only_on_nodes_with_the_job_s_labels_and_whole_hardware(monkeypatch):
@@ -211,11 +223,11 @@ def test_there_is_room_only_on_nodes_with_the_job_s_labels_and_whole_hardware(mo
         monkeypatch, ("a", 2, {"zone": "x", "more": "1"}), ("b", 4, {"zone": "y"}), ("c", 8, {"zone": "x"})
     )
     session = RaySession(elastic(scaling={"node_labels": {"zone": "x"}}), None)
-    assert session._room({}) == 10
+    assert session._room({}, is_checked=False) == 10
     session._nodes.place({0: Node("c", "10.0.0.3")})
     for _ in range(3):
         session._nodes.count([0])
-    assert session._room({}) == 2
+    assert session._room({}, is_checked=False) == 2
 
 
 def test_a_run_s_status_says_how_many_workers_there_are_since_when_and_why(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator.planning.plan import MemoryEstimate, Plan, ResolvedJob, RunContext
+from orchestrator.planning.question import EvaluateQuestion, TrainedModel
 
 JOB = ResolvedJob.model_validate(
     {
@@ -72,6 +73,7 @@ def test_the_digest_depends_on_all_that_is_decided(field):
             "job": JOB.model_copy(update={"description": "another"}),
             "memory": value.model_copy(update={"offloaded": 1}) if field == "memory" else None,
             "notes": (),
+            "question": EvaluateQuestion(of=TrainedModel(run="job-another", storage="/s")),
         }.get(field)
         if not isinstance(value, int)
         else value + 1
