@@ -56,7 +56,7 @@ def points_in(database: Path, run_id: str) -> Counter[Point]:
 
 
 def left_behind(storage: str) -> tuple[str, ...]:
-    """Processes of an ended run, folders of its Ray, and drafts in its storage; waits a while for the first two to go."""
+    """Processes of an ended run and folders of its Ray; waits a while for them to go."""
     folders = [_ray_dir(path) for path in Path(storage).glob("launches/*/process.json")]
     deadline = time.monotonic() + _LEAVING_SECONDS
     while True:
@@ -67,10 +67,13 @@ def left_behind(storage: str) -> tuple[str, ...]:
         ]
         found += [folder for folder in folders if Path(folder).exists()]
         if not found or time.monotonic() > deadline:
-            break
+            return tuple(found)
         time.sleep(0.1)
-    drafts = [str(path) for path in Path(storage).rglob(".*.tmp")]
-    return tuple(found + sorted(drafts))
+
+
+def drafts_in(storage: str) -> tuple[str, ...]:
+    """Hidden files of an ended run that a process was writing as it was killed: nothing reads them."""
+    return tuple(sorted(str(path) for path in Path(storage).rglob(".*.tmp")))
 
 
 def _ray_dir(path: Path) -> str:

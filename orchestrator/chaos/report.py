@@ -76,7 +76,9 @@ class RunReport(Section):
     distance: AnyFloat | None
     """Of all parameters, relative."""
     left_behind: tuple[str, ...]
-    """Processes, folders and drafts that were still there."""
+    """Processes and folders of Ray that were still there."""
+    drafts: tuple[str, ...] = ()
+    """Hidden files that a process was writing as it was killed: nothing reads them, and they go with the run."""
     broken: tuple[str, ...]
     """What did not hold, a sentence each."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator import checkpoint, data, sdk
 from orchestrator.chaos.driver import COMMAND
-from orchestrator.chaos.evidence import left_behind, points_in, taken_by_all, told_by
+from orchestrator.chaos.evidence import drafts_in, left_behind, points_in, taken_by_all, told_by
 from orchestrator.chaos.findings import (
     Point,
     points_against,
@@ -191,6 +191,7 @@ class Suite:
             points=points_in(self._database, plan.run_id) if plan.tracking_uri else points_of_events(told),
             saved=_newest(plan),
             left=left_behind(plan.storage),
+            drafts=drafts_in(plan.storage),
         )
 
 
@@ -206,6 +207,7 @@ class _Ended:
     points: Counter[Point]
     saved: checkpoint.Checkpoint | None
     left: tuple[str, ...]
+    drafts: tuple[str, ...]
 
 
 def _newest(plan: Plan) -> checkpoint.Checkpoint | None:
@@ -325,6 +327,7 @@ def _reported(
         unequal_elements=unequal,
         distance=distance,
         left_behind=ended.left,
+        drafts=ended.drafts,
         broken=tuple(said),
     )
 

@@ -138,9 +138,6 @@ class Schedules:
             "lost points": points.lost,
             "other points": points.other,
             "state": max(unequal, 0.0 if distance <= tolerance else distance),
-            "left": sorted(
-                str(path) for path in Path(self._folder, "runs", f"run-{self._number}").rglob(".*.tmp")
-            ),
         }
 
 
