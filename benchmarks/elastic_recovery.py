@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import statistics
@@ -72,8 +73,8 @@ def stock(folder: Path) -> list[str]:
 
 def step_of(line: str) -> int | None:
     """The step that a line of either driver's output logs."""
-    if (begin := line.find(MARK)) >= 0:
-        return int(line[begin + len(MARK) :])
+    if found := re.search(re.escape(MARK) + r"(\d+)", line):  # Ray may write on in the same line
+        return int(found[1])
     event = events.parse(line) or {}
     return int(event["step"]) if event.get("event") == "metrics" else None
 
