@@ -136,12 +136,12 @@ def _missing_in_a_collective(sights: Iterable[Sight]) -> list[int]:
 
 
 def _by_place(sights: Mapping[int, Sight]) -> list[int]:
-    """Where torch's record says nothing: the ranks that wait for nobody; where all wait, those that have gone on without
-    the others, which wait in a collective that they left out.
+    """Where torch's record says nothing: the ranks that wait for nobody, as the only one does; where all wait, those that
+    have gone on without the others, which wait in a collective that they left out.
     """
     busy = sorted(rank for rank, each in sights.items() if not each.waits)
     if busy:
-        return busy if len(busy) < len(sights) else []
+        return busy if len(busy) < len(sights) or len(sights) == 1 else []
     counts = {rank: each.beat.count for rank, each in sights.items()}
     furthest = max(counts.values())
     return sorted(rank for rank, count in counts.items() if count == furthest > min(counts.values()))

@@ -110,6 +110,11 @@ def test_without_a_record_of_collectives_who_waits_for_nobody_is_waited_for():
     assert nobody.sentence.startswith("all workers have stood still for 62 s, in an update")
 
 
+def test_the_only_worker_is_the_one_that_hangs():
+    assert hang(sight(0, waits=False), ranks=1).blamed == [0]
+    assert hang(sight(0, waits=False), sight(1, waits=False)).blamed == []
+
+
 def test_the_file_begins_with_whom_the_others_wait_for():
     seen = hang(
         sight(0, begun={"0": 7}, pending={"0": 7}, collectives=["gloo:all_reduce of [[4]]"]),
