@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -48,6 +49,8 @@ def chaos(
         overrides=tuple(set_ or ()),
         cluster=cluster,
     )
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started ends too
+        signal.signal(number, lambda got, frame: sys.exit(128 + got))
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     is_kept = keep
     try:

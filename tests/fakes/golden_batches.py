@@ -238,17 +238,22 @@ def case_data(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     return family, {"train": write(folder), **{key: value for key, value in rest.items() if value}}
 
 
+def sections_beside(family: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """What a job says beside its data, so that the family takes that."""
+    if family == "gru":
+        return {"objective": {"kind": "classification"}, "model": {"family": "gru", "inputs": "signal"}}
+    if family == "lstm":
+        return {"objective": {"kind": "forecasting"}}
+    if family == "bert" and spec["prepare"].get("label"):
+        return {"objective": {"kind": "classification"}}
+    return {}
+
+
 def batches_digest(
     family: str, spec: dict[str, Any], folder: Path, *, workers: int = 1, start_step: int = 0
 ) -> str:
     """SHA-256 of every array of the global batches from a step on, and of one evaluation."""
-    objective = {"kind": "forecasting"} if family == "lstm" else None
-    if family == "bert" and spec["prepare"].get("label"):
-        objective = {"kind": "classification"}
-    more: dict[str, Any] = {"objective": objective} if objective else {}
-    if family == "gru":
-        more = {"objective": {"kind": "classification"}, "model": {"family": "gru", "inputs": "signal"}}
-    job = job_of(spec, batch=BATCH, family=family, seed=SEED, **more)
+    job = job_of(spec, batch=BATCH, family=family, seed=SEED, **sections_beside(family, spec))
     plan = plan_of(job, folder, workers=workers, steps=STEPS, micro=3)
     prepared = Prepared.model_validate_json(data.prepare(plan).model_dump_json())
     digest = hashlib.sha256()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_jobs import job_of, plan_of
-from golden_batches import CASES, batches_digest, case_data
+from golden_batches import CASES, batches_digest, case_data, sections_beside
 
 from orchestrator import data
 from orchestrator.data.cache import remembered, remembered_table
@@ -44,7 +44,8 @@ def prepared_with(name: str, folder: Path) -> str:
         case_data(name, folder) if not folder.exists() else json.loads((folder / "spec").read_text())
     )
     (folder / "spec").write_text(json.dumps([family, spec]))
-    return data.prepare(plan_of(job_of(spec, family=family), folder)).model_dump_json()
+    job = job_of(spec, family=family, **sections_beside(family, spec))
+    return data.prepare(plan_of(job, folder)).model_dump_json()
 
 
 def entries(folder: Path, kind: str) -> dict[str, int]:
