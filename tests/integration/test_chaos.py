@@ -1,7 +1,10 @@
 """``chaos`` on a real job: real processes, real faults, nothing lost."""
 
 import json
+import signal
+import time
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.ray
@@ -46,6 +49,32 @@ def test_runs_under_every_kind_of_fault_lose_nothing(home):
     found, answer = reported(home, "--faults", kinds, "--count", "12", "--seed", "2")
     assert_nothing_was_lost(found, answer, 12)
     assert {one["fault"]["kind"] for run in found["runs"] for one in run["faults"]} == set(kinds.split(","))
+
+
+@pytest.mark.slow
+def test_told_to_end_it_takes_with_it_what_it_started(own_tmpdir):
+    home = own_tmpdir
+    file = home.job(training={"max_steps": 100_000})
+    command = home.start("chaos", str(file), "--faults", "mlflow", "--count", "1")
+    wait_until(lambda: any("orchestrator.chaos.driver" in line for line in processes_of(home)))
+    command.terminate()
+    command.stdout.read()
+    assert command.wait(timeout=120) == 128 + signal.SIGTERM
+    command.stdout.close()
+    wait_until(lambda: not processes_of(home))
+
+
+def processes_of(home):
+    """Command lines of what runs with files in the home's folder for temporary ones."""
+    lines = [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if home.environment["TMPDIR"] in line]
+
+
+def wait_until(is_so, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_wrong_usage_is_one_sentence(home):
