@@ -143,7 +143,7 @@ def _attempt(config: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
             )
         )
         teller.doing("reading the first batches")
-        with closing(rank.open_train(prepared, start_step=start_step, skipped=skipped)) as stream:
+        with closing(rank.open_train(prepared, start_step=start_step, skipped=skipped)) as stream, leaving():
             ranking = _ranking(plan, there)
             worker = Worker(
                 rank,
@@ -196,6 +196,16 @@ def closing(opened: Opened) -> Iterator[Opened]:
             logger.warning("and then, while ending: %s: %s", type(second).__name__, second)
         raise
     opened.close()
+
+
+@contextlib.contextmanager
+def leaving() -> Iterator[None]:
+    """An attempt that an error ends waits on its way out, for the tracker say: that is no hang, which would hide the error."""
+    try:
+        yield
+    except BaseException:
+        heart.passes("the end, after an error", may_take_long=True)
+        raise
 
 
 def _where_to_go_on(plan: Plan, root: str, launch: int) -> Checkpoint | None:

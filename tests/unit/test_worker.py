@@ -1,9 +1,14 @@
 """What a worker says of an attempt before it trains."""
 
+import dataclasses
 from types import SimpleNamespace
+
+import pytest
 
 from orchestrator import worker
 from orchestrator.records import RunRecord
+from orchestrator.recovery.beats import Beat, heart
+from orchestrator.recovery.hangs import HangCheck
 
 
 def test_what_was_lost_is_said_where_there_is_no_checkpoint(tmp_path, caplog):
@@ -21,3 +26,13 @@ def test_steps_behind_a_checkpoint_are_named(tmp_path):
     RunRecord(str(tmp_path)).set_reached(7)
     assert worker._taken_again(str(tmp_path), 4) == "; steps 5 to 7 are taken again"
     assert worker._taken_again(str(tmp_path), 7) == worker._taken_again(str(tmp_path), 9) == ""
+
+
+def test_who_leaves_after_an_error_does_not_hang():
+    beat = Beat(count=9, doing="what is due after step 4", may_take_long=False, longest_step=0.1, attempt=1)
+    heart.beat = beat
+    with pytest.raises(OSError, match="No space left"), worker.leaving():
+        raise OSError("No space left on device")
+    check, other = HangCheck(60), dataclasses.replace(beat, count=10)
+    check.longest_stillness({0: heart.beat, 1: other}, 0.0)
+    assert check.longest_stillness({0: heart.beat, 1: other}, 100.0) == 0
