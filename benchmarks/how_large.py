@@ -80,11 +80,6 @@ ONE_NODE = [
 ]
 SHARDED = ("fsdp", "fsdp, group", "zero 3", "zero 3, group")
 SEVERAL = [
-    *(Case("13b", strategy, 2) for strategy in SHARDED),
-    *(Case("13b", "fsdp", nodes) for nodes in (8, 32)),
-    *(Case("70b", "fsdp", nodes) for nodes in (2, 8, 32)),
-]
-SENT = [
     Case(model, strategy, nodes) for model, nodes, strategy in product(("13b", "70b"), (2, 8, 32), SHARDED)
 ]
 
@@ -155,7 +150,7 @@ def main() -> None:
         table(columns, fit_rows(SEVERAL, ask))
     table(
         "model, strategy, nodes × GPUs, within the node, between nodes, at 450 GB/s, at 50 GB/s, computing",
-        (traffic_row(case, case.plan) for case in SENT),
+        (traffic_row(case, case.plan) for case in SEVERAL),
     )
     with simulator(home() / "cache" / "peaks") as ask:
         table("strategy, recomputation, predicted, measured, error", measured_rows(ask))

@@ -107,6 +107,7 @@ def test_a_worker_that_waits_for_nobody_is_named(home, tmp_path, rank):
     assert tag_of_the_hang(home, run) == next(e["message"] for e in events if e["event"] == "hang")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_is_named(home):
     stopped = []
 
@@ -124,6 +125,7 @@ def test_a_worker_that_is_stopped_is_named(home):
     assert after - times["hang"] < 30
 
 
+@pytest.mark.slow
 def test_none_is_named_where_nothing_hangs(home):
     run, status, events = followed(home, job(home), lambda pid: None)
     assert (status["state"], status["attempt"]) == ("succeeded", 1)
