@@ -55,7 +55,8 @@ def predicted(home, run, output, *more):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in folder.iterdir()}
+    """What readers of the folder see: a process that was killed may leave a hidden draft."""
+    return {one.name: one.read_bytes() for one in folder.iterdir() if not one.name.startswith(".")}
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def assert_nothing_was_lost(home, run, left_alone, why):
         assert torch.equal(tensor, state[name]), name
     went = home.why(run)
     assert (went["steps"], went["faults"], went["seconds"].get("replay", 0.0)) == (STEPS, 1, 0.0)
-    assert went["seconds"]["down"] > 0 and went["seconds"]["start: reading the checkpoint"] > 0
+    assert went["seconds"]["down"] > 0 and went["seconds"]["restore"] > 0
 
 
 def test_sigterm_to_a_worker_loses_no_step(home, left_alone):
