@@ -88,6 +88,13 @@ print(resident() - before)
 def test_what_a_thread_has_freed_is_not_kept() -> None:
     def kept(how: str) -> float:
         command = [sys.executable, "-c", _THREAD_S_MEMORY, how]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))
+        }
+        return float(
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        )
 
-    assert kept("set up") < 10 < kept("as it is")
+    if kept("as it is") < 10:
+        pytest.skip("here the kernel takes back what a thread has freed")
+    assert kept("set up") < 10
