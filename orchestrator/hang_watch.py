@@ -23,8 +23,9 @@ from orchestrator.recovery.diagnosis import Diagnosis, diagnosis_of, nobody_trai
 from orchestrator.recovery.hangs import Hang, HangCheck, Place
 from orchestrator.recovery.notice import ask_to_leave
 
-_ANSWER_SECONDS = 5.0
-"""How long a rank may take to say what it does."""
+_ANSWER_SECONDS, _BUSY_ANSWER_SECONDS = 5.0, 15.0
+"""How long a rank may take to say what it does; and how much longer one that still gives its beats, on a busy host."""
+_HEARD_LATELY_SECONDS = 2.0
 
 
 class RayTrainWorker(RaysWorker):
@@ -99,13 +100,16 @@ class HangWatch(WorkerGroupCallback):
 def _looked_at(group: Any, seconds: float, check: HangCheck) -> Hang:
     workers = group.get_workers()
     asked = {worker.actor.sight.remote(rank): rank for rank, worker in enumerate(workers)}
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
+    heard = check.heard_within(max(_HEARD_LATELY_SECONDS, seconds / 2))
+    if busy := [answer for answer in late if asked[answer] in heard]:
+        answered += ray.wait(busy, num_returns=len(busy), timeout=_BUSY_ANSWER_SECONDS)[0]
     sights = {}
     for answer in answered:
         with contextlib.suppress(Exception):  # a process that has ended meanwhile does not answer either
             sights[asked[answer]] = ray.get(answer)
     places = {rank: Place(each.metadata.hostname, each.metadata.pid) for rank, each in enumerate(workers)}
-    return Hang(seconds=seconds, beats=check.beats, places=places, sights=sights)
+    return Hang(seconds=seconds, beats=check.beats, places=places, sights=sights, heard=heard)
 
 
 def _end(worker: Any) -> None:

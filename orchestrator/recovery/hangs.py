@@ -24,6 +24,8 @@ class HangCheck:
         self._beats: dict[int, Beat] = {}
         self._since: dict[int, float] = {}
         self._silent_since: dict[int, float] = {}
+        self._heard_at: dict[int, float] = {}
+        self._looked_at = 0.0
 
     def longest_stillness(self, beats: Mapping[int, Beat | None], now: float) -> float:
         """Seconds for which a rank has stood still that may not; 0 where none has.
@@ -33,8 +35,11 @@ class HangCheck:
             now: seconds of a clock that only goes forward.
 
         """
+        self._looked_at = now
         for rank, beat in beats.items():
             known = self._beats.get(rank)
+            if known is None or beat is not None:
+                self._heard_at[rank] = now
             if known is None or (beat is not None and beat != known):
                 self._since[rank] = now
             self._beats[rank] = beat or known or Beat()
@@ -51,6 +56,10 @@ class HangCheck:
     def stillness(self, now: float) -> dict[int, float]:
         """By rank, seconds since its last beat."""
         return {rank: now - since for rank, since in self._since.items()}
+
+    def heard_within(self, seconds: float) -> frozenset[int]:
+        """Ranks that have given their beat within so many seconds before the last look."""
+        return frozenset(rank for rank, at in self._heard_at.items() if self._looked_at - at < seconds)
 
     @property
     def _limit(self) -> float:
@@ -90,6 +99,8 @@ class Hang:
     """Of each rank."""
     sights: Mapping[int, Sight]
     """Of the ranks that answered when they were asked what they do."""
+    heard: frozenset[int] = frozenset()
+    """Ranks whose process gave its beat lately: one that did not answer all the same is busy, not gone."""
 
     @property
     def attempt(self) -> int:
@@ -98,20 +109,32 @@ class Hang:
 
     @property
     def silent(self) -> list[int]:
-        """Ranks that did not answer."""
-        return sorted(self.places.keys() - self.sights.keys())
+        """Ranks that answer nothing any more; none where that is so of several and no other answers either."""
+        silent = sorted(self._unanswered - self.heard)
+        return silent if len(silent) < len(self.places) or len(silent) == 1 else []
+
+    @property
+    def _unanswered(self) -> set[int]:
+        return self.places.keys() - self.sights.keys()
 
     @property
     def blamed(self) -> list[int]:
         """Ranks that the others wait for; empty where that can't be told."""
-        return self.silent or _missing_in_a_collective(self.sights.values()) or _by_place(self.sights)
+        if self.silent or not self.sights:
+            return self.silent
+        return _missing_in_a_collective(self.sights.values()) or _by_place(self.sights, len(self.places))
 
     @property
     def sentence(self) -> str:
         """For a person: who, where, in what, for how long."""
         if not self.blamed:
-            doing = self.beats[0].doing
-            return f"all workers have stood still for {self.seconds:.0f} s, in {doing}, and none is known to be behind"
+            still = f"all workers have stood still for {self.seconds:.0f} s, in {self.beats[0].doing}"
+            if unanswered := len(self._unanswered):
+                return (
+                    f"{still}; {unanswered} of {len(self.places)} did not say in time what they do, so it is not known which"
+                    " one is waited for"
+                )
+            return f"{still}, and none is known to be behind"
         return "; ".join(self._of(rank) for rank in self.blamed)
 
     def _of(self, rank: int) -> str:
@@ -135,13 +158,15 @@ def _missing_in_a_collective(sights: Iterable[Sight]) -> list[int]:
     )
 
 
-def _by_place(sights: Mapping[int, Sight]) -> list[int]:
+def _by_place(sights: Mapping[int, Sight], world_size: int) -> list[int]:
     """Where torch's record says nothing: the ranks that wait for nobody, as the only one does; where all wait, those that
-    have gone on without the others, which wait in a collective that they left out.
+    have gone on without the others, which wait in a collective that they left out: of that, all must have answered.
     """
     busy = sorted(rank for rank, each in sights.items() if not each.waits)
     if busy:
-        return busy if len(busy) < len(sights) or len(sights) == 1 else []
+        return busy if len(busy) < len(sights) or world_size == 1 else []
+    if len(sights) < world_size:
+        return []
     counts = {rank: each.beat.count for rank, each in sights.items()}
     furthest = max(counts.values())
     return sorted(rank for rank, count in counts.items() if count == furthest > min(counts.values()))

@@ -26,10 +26,11 @@ def sight(rank, *, beat=STEP, waits=True, begun=None, pending=None, collectives=
     )
 
 
-def hang(*sights, ranks=2, beats=None):
+def hang(*sights, ranks=2, beats=None, heard=()):
     places = {rank: Place("host", 100 + rank) for rank in range(ranks)}
     beats = beats or dict.fromkeys(range(ranks), STEP)
-    return Hang(seconds=61.6, beats=beats, places=places, sights={each.rank: each for each in sights})
+    seen = {each.rank: each for each in sights}
+    return Hang(seconds=61.6, beats=beats, places=places, sights=seen, heard=frozenset(heard))
 
 
 def test_ranks_that_move_do_not_hang():
@@ -83,6 +84,38 @@ def test_a_host_waits_for_all_steps_that_its_device_has_still_to_take():
 def test_who_does_not_answer_is_waited_for():
     assert hang(sight(0)).blamed == [1]
     assert hang(sight(0)).sentence == "worker 1 (process 101 on host) has not answered for 62 s, in an update"
+
+
+def test_on_a_busy_host_only_who_gives_no_beat_either_is_waited_for():
+    """Worker 1 is stopped; 0 and 2 were too slow to say what they do."""
+    assert hang(ranks=3, heard=(0, 2)).blamed == [1]
+    assert hang(ranks=1).blamed == [0]  # the only one there is
+
+
+def test_where_nobody_answers_nobody_is_named():
+    nobody = hang(ranks=3)
+    assert nobody.blamed == nobody.silent == []
+    assert nobody.sentence == (
+        "all workers have stood still for 62 s, in an update; 3 of 3 did not say in time what they do, so it is not known"
+        " which one is waited for"
+    )
+    assert "<- waited for" not in incident_text(nobody)
+
+
+def test_who_was_too_slow_to_answer_is_not_taken_for_one_that_waits():
+    """Worker 2 may be the one that hangs: of the others that wait nobody is named, and of one that does not, it is known."""
+    assert hang(sight(0, beat=moved(STEP)), sight(1), ranks=3, heard=(0, 1, 2)).blamed == []
+    assert hang(sight(0, waits=False), ranks=3, heard=(0, 1, 2)).blamed == []
+    assert hang(sight(0), sight(1, waits=False), ranks=3, heard=(0, 1, 2)).blamed == [1]
+
+
+def test_a_check_knows_who_gave_its_beat_lately():
+    check = HangCheck(60)
+    check.longest_stillness({0: STEP, 1: STEP}, 0.0)
+    check.longest_stillness({0: None, 1: STEP}, 31.0)
+    check.longest_stillness({0: None, 1: None}, 40.0)
+    assert check.heard_within(30.0) == {1}
+    assert check.heard_within(41.0) == {0, 1}
 
 
 def test_who_is_not_in_the_collective_of_another_is_waited_for():
