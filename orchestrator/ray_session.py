@@ -46,6 +46,7 @@ DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
 
 _NODE_POLL_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 15.0
 _NODE_ANSWER_SECONDS, _ASKED_AT_ONCE = 2.0, 64
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Where the workers of one machine talk to each other: nobody else can listen in or join."""
@@ -286,6 +287,7 @@ class RaySession:
 
         """
         from orchestrator.hang_watch import HangWatch
+        from orchestrator.last_words import LastWords
         from orchestrator.trainer import Trainer
         from orchestrator.worker_group import GroupConfig
 
@@ -294,6 +296,7 @@ class RaySession:
             self._record_group(launch, plan.world_size, "this machine has room for no more")
         hang_watch = HangWatch(plan.job.recovery.hang_timeout, partial(self._keep_hang, launch))
         self.look = hang_watch.look
+        last_words = LastWords(_LAST_WORDS_SECONDS)
         trainer = Trainer(
             partial(_work, work, bool(self._private_dir) and plan.job.data.reader == "ray"),
             train_loop_config=dict(config),
@@ -305,6 +308,7 @@ class RaySession:
             left_out=partial(_record_left_out, plan.storage, launch),
             elastic=self._elastic(launch),
             hang_watch=hang_watch,
+            last_words=last_words,
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=PATIENCE * plan.job.recovery.hang_timeout,
@@ -313,7 +317,8 @@ class RaySession:
             scaling_config=_scaling_config(plan),
             run_config=_run_config(plan, launch),
         )
-        result: dict[str, Any] = trainer.fit().return_value
+        with last_words.waited_for():
+            result: dict[str, Any] = trainer.fit().return_value
         return result
 
 
@@ -353,11 +358,14 @@ def train_on_worker(config: Mapping[str, Any], watch: Watch | None = None) -> di
 
 def _work(work: Work, alone_in_ray_data: bool, config: Mapping[str, Any]) -> dict[str, Any]:
     """In each worker's process."""
+    from orchestrator.last_words import last_word
+
     if alone_in_ray_data:
         from orchestrator.data.reading.ray_data_alone import be_alone
 
         be_alone()
-    return work(config)
+    with last_word():
+        return work(config)
 
 
 # -- what Ray reads ------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from orchestrator import events
 from orchestrator.elastic import FollowsTheRoom, Placed, Room
 from orchestrator.errors import ResizeError
 from orchestrator.hang_watch import HangWatch, RayTrainWorker
+from orchestrator.last_words import LastWords
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.group_size import GroupSizes
 from orchestrator.recovery.policy import RetryWhatCanHelp
@@ -60,6 +61,7 @@ class Trainer(DataParallelTrainer):
         node_labels: Mapping[str, str],
         left_out: Callable[[Sequence[Node]], None],
         hang_watch: HangWatch,
+        last_words: LastWords,
         elastic: Elastic | None,
         **named: Any,
     ) -> None:
@@ -74,6 +76,7 @@ class Trainer(DataParallelTrainer):
             node_labels: of nodes that workers may be put on.
             left_out: is told the nodes that are left out, before workers start without them.
             hang_watch: ends an attempt that hangs.
+            last_words: knows the processes of the newest group.
             elastic: how many workers a group gets; None where that is always the same.
             named: see ``arguments``.
 
@@ -82,7 +85,8 @@ class Trainer(DataParallelTrainer):
         self._max_failures, self._own_ray, self._missing = max_failures, own_ray, missing
         self._nodes = nodes
         self._places = _LeavesFaultyNodesOut(nodes, node_labels, left_out)
-        self._hang_watch, self._elastic, self._placed = hang_watch, elastic, Placed()
+        self._hang_watch, self._last_words = hang_watch, last_words
+        self._elastic, self._placed = elastic, Placed()
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures, self._nodes)
@@ -98,7 +102,8 @@ class Trainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> Any:
         ray_s = [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
-        return [self._hang_watch, *ray_s, _SaysWhatIsMissing(self._missing), self._places, self._placed]
+        own = [_SaysWhatIsMissing(self._missing), self._places, self._placed, self._last_words]
+        return [self._hang_watch, *ray_s, *own]
 
 
 class _SaysWhatIsMissing(WorkerGroupCallback):

@@ -14,6 +14,7 @@ import torch
 from programmable_server import wait_until
 
 from orchestrator import data
+from orchestrator.clusters.local.processes import processes_of
 from orchestrator.errors import InfrastructureError
 
 pytestmark = pytest.mark.ray
@@ -290,6 +291,21 @@ def test_a_loss_that_is_not_a_number_is_one_sentence(home):
     said = " ".join(answer.stdout.split())  # the summary breaks its lines
     assert "no longer a number" in said and "learning_rate" in said
     assert "Traceback" not in answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+def test_lines_that_ray_is_slow_to_bring_are_not_lost(home):
+    """On a busy machine its log monitor lags behind; here it is held up until the workers are gone."""
+    run = submit(home, home.job(training={"max_steps": 1500, "log_every": 1}, tracking={"kind": "none"}))
+    worker = home.wait_for(run, lambda event: event["event"] == "worker")["pid"]
+    home.wait_for(run, lambda event: event["event"] == "metrics" and event["step"] >= 10)
+    known = json.loads((home.folder / "runs" / run / "launches" / "1" / "process.json").read_text())
+    [monitor] = [pid for pid, command in processes_of(known["ray_dir"]).items() if "log_monitor" in command]
+    os.kill(monitor, signal.SIGSTOP)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the workers' end", seconds=240)
+    os.kill(monitor, signal.SIGCONT)
+    follow(home, run)
+    assert metric_steps(home, run) == list(range(1, 1501))
 
 
 def test_an_absent_mlflow_server_does_not_hold_up_training(home):
