@@ -282,6 +282,7 @@ def evaluate(
     asked: Collection[str] = (),
     classes: Sequence[str] = (),
     token_bytes: np.ndarray[Any, Any] | None = None,
+    sums: EvaluationSums | None = None,
 ) -> Evaluated:
     """Collective. Metrics of the whole evaluation set, each sample counted once, the same on every rank.
 
@@ -289,8 +290,9 @@ def evaluate(
         asked: the metrics beside the objective's own, see ``models.metrics.summarized``.
         classes: names of the classes.
         token_bytes: see ``Surroundings.token_bytes``.
+        sums: of the batches before these.
     """
-    sums = EvaluationSums(engine.device)
+    sums = sums or EvaluationSums(engine.device)
     with evaluating(engine):
         for batch in batches:
             sums.add(objective.evaluate(engine.modules, batch))

@@ -13,6 +13,7 @@ from orchestrator.inference import kept
 from orchestrator.inference.evaluate import (
     evaluating_plan,
     evaluation_of,
+    going_on,
     held_out_at,
     measure,
     order_of,
@@ -121,7 +122,8 @@ def _evaluated(
     held_out, name = held_out_at(there, question.data)
     order = order_of(there, asked.saved, held_out, averaged=question.of.averaged)
     events.emit("stage", doing="starting the workers")
-    values = ray.on_workers(_measure, {**order, "code": dict(asked.code.files)}, launch=launch)
+    with going_on(order, plan.storage) as order:
+        values = ray.on_workers(_measure, {**order, "code": dict(asked.code.files)}, launch=launch)
     found = evaluation_of(order, asked.saved, name, values)
     try:
         if is_tracked(question.of.storage):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, get_args
 
 from orchestrator import checkpoint, data, loop
@@ -11,6 +13,7 @@ from orchestrator.checkpoint import Checkpoint
 from orchestrator.data import Prepared
 from orchestrator.data.sources.kinds import source_at
 from orchestrator.errors import DataError, SpecError
+from orchestrator.inference.kept_sums import KeptSums
 from orchestrator.inference.results import Evaluation
 from orchestrator.inference.task import refuse_without_averages
 from orchestrator.models.base import Batch
@@ -19,9 +22,13 @@ from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
 from orchestrator.spec.data import Source
 from orchestrator.spec.job import DdpStrategy
+from orchestrator.spec.load import home
+from orchestrator.storage import store_at
 from orchestrator.strategies.ranks import Ranks
 
 _LONGEST_SECONDS = 7 * 86_400.0
+_SECONDS_BETWEEN_KEPT = 30.0
+"""How often a launch puts down what it has measured so far."""
 
 
 def evaluate(
@@ -43,7 +50,10 @@ def evaluate(
     """
     order = order_of(_on_this_machine(plan, workers), saved, held_out, averaged=averaged)
     threads = max(1, int(plan.job.scaling.cpus_per_worker))
-    with Ranks(workers, threads=threads, timeout_seconds=_LONGEST_SECONDS) as ranks:
+    with (
+        going_on(order, str(home() / "cache")) as order,
+        Ranks(workers, threads=threads, timeout_seconds=_LONGEST_SECONDS) as ranks,
+    ):
         metrics = ranks.run(measure, order)[0]
     return evaluation_of(order, saved, name, metrics)
 
@@ -94,6 +104,17 @@ def order_of(plan: Plan, saved: Checkpoint, held_out: Source | None, *, averaged
         "checkpoint": saved.path,
         "averaged": averaged,
     }
+
+
+@contextmanager
+def going_on(order: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    """Measure by the order that is given, and go on with what an earlier measurement by the same order has put down in
+    ``place``. What is put down goes when the block ends well.
+    """
+    of = hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
+    folder = f"{place}/evaluations/{of[:32]}"
+    yield {**order, "kept": folder}
+    store_at(folder).remove("")
 
 
 def evaluation_of(
@@ -153,15 +174,15 @@ def _on_this_machine(plan: Plan, workers: int) -> Plan:
     return there.model_copy(update={"job": job.model_copy(update=changes)})
 
 
-def _batches(rank: Rank, prepared: Prepared) -> Iterator[Batch]:
+def _batches(rank: Rank, prepared: Prepared, first: int) -> Iterator[Batch]:
     stream = rank.open_eval(prepared)
     assert stream is not None
-    for arrays in stream.batches():
+    for arrays in stream.batches(first):
         yield rank.to_device(rank.to_tensors(arrays))
 
 
 def measure(order: Mapping[str, Any]) -> dict[str, float]:
-    """On each rank: the metrics over all ranks' shares. ``order``: of ``order_of``."""
+    """On each rank: the metrics over all ranks' shares. ``order``: of ``going_on``."""
     plan, prepared = (
         Plan.model_validate_json(order["plan"]),
         Prepared.model_validate_json(order["prepared"]),
@@ -172,9 +193,10 @@ def measure(order: Mapping[str, Any]) -> dict[str, float]:
         rank.load(checkpoint.checkpoint_at(order["checkpoint"]))
         classes = data.inputs_of(plan.job, prepared).classes
         asked = plan.job.objective.measured, classes, data.token_bytes_of(plan.job, prepared)
-        batches = _batches(rank, prepared)
+        sums = KeptSums(rank.engine.device, order["kept"], seconds=_SECONDS_BETWEEN_KEPT)
+        batches = _batches(rank, prepared, sums.batches)
         with rank.engine.averaged() if averaged else nullcontext():
-            values = loop.evaluate(rank.engine, rank.objective, batches, *asked).values
+            values = loop.evaluate(rank.engine, rank.objective, batches, *asked, sums=sums).values
         return {f"{OF_AVERAGES if averaged else ''}{name}": value for name, value in values.items()}
     finally:
         rank.close()

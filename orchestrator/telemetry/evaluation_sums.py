@@ -30,6 +30,25 @@ class EvaluationSums:
                 exact = torch.as_tensor(part, dtype=torch.float64, device=self._device)
                 held[name] = held[name] + exact if name in held else exact
 
+    def state(self) -> dict[str, Tensor]:
+        """This rank's part, on the CPU, as ``restore`` takes it."""
+        rows = {name: torch.cat(parts) for name, parts in self._rows.items()}
+        held = {"sum": self._sums, "count": self._counts, "rows": rows}
+        return {
+            f"{kind} {name}": tensor.detach().cpu().contiguous()
+            for kind, tensors in held.items()
+            for name, tensor in tensors.items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Hold what ``state`` gave, and nothing else."""
+        kinds: dict[str, dict[str, Tensor]] = {"sum": {}, "count": {}, "rows": {}}
+        for key, tensor in state.items():
+            kind, _, name = key.partition(" ")
+            kinds[kind][name] = tensor.to(self._device)
+        self._sums, self._counts = kinds["sum"], kinds["count"]
+        self._rows = {name: [rows] for name, rows in kinds["rows"].items()}
+
     def totals(self) -> Totals:
         """Collective: the same on every rank. Rows are put together on each of them."""
         names = sorted(self._sums)

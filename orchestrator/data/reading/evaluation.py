@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 
 from orchestrator.data.columns.layout import for_device
 from orchestrator.data.prepared import Prepared
@@ -35,30 +36,40 @@ class EvalStream:
         self._fits_in_memory = chunks.stop * chunks.samples * prepared.sample_bytes <= IN_MEMORY_BYTES
         self._in_memory: list[Batch] | None = None
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, first: int = 0) -> Iterator[Batch]:
         """One evaluation: as many batches of the same size on every rank, each sample real once over all ranks.
 
         ``weight`` float32 is there where a batch has padding.
+
+        Args:
+            first: the batch to begin with.
         """
-        if self._in_memory is not None:
-            yield from self._in_memory
+        if first or not self._fits_in_memory:
+            yield from self._read(first)
             return
-        batches: list[Batch] = []
-        source = ahead_of(read_here(self._open(), 0, self._layouts, threads=self._threads), self._ahead)
+        if self._in_memory is None:
+            batches: list[Batch] = []
+            with closing(self._read(0)) as source:
+                for batch in source:
+                    batches.append(batch)
+                    yield batch
+            self._in_memory = batches
+        else:
+            yield from self._in_memory
+
+    def _read(self, first: int) -> Generator[Batch, None, None]:
+        start = 0 if self._skips else first  # bad samples are counted from the beginning
+        source = ahead_of(read_here(self._open(), start, self._layouts, threads=self._threads), self._ahead)
         try:
-            for chunk in source:
-                for batch in chunk:
-                    if self._skips:
-                        self._bad.check(bad_samples_of(batch))
-                    if batch["weight"].all():
-                        del batch["weight"]
-                    if self._fits_in_memory:
-                        batches.append(batch)
+            for number, batch in enumerate((batch for chunk in source for batch in chunk), start):
+                if self._skips:
+                    self._bad.check(bad_samples_of(batch))
+                if batch["weight"].all():
+                    del batch["weight"]
+                if number >= first:
                     yield batch
         finally:
             source.close()
-        if self._fits_in_memory:
-            self._in_memory = batches
 
     def __len__(self) -> int:
         return self._batches

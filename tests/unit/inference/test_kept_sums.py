@@ -1,0 +1,37 @@
+"""An evaluation that is ended goes on from what its ranks have put down, with the same numbers."""
+
+import kept_ranks
+import pyarrow.parquet as pq
+import pytest
+from asked import stones
+
+from orchestrator.errors import TrainwrightError
+from orchestrator.inference import evaluate as evaluation
+from orchestrator.inference.evaluate import evaluate, with_metrics
+from orchestrator.spec.data import FileSource
+
+
+def test_it_goes_on_where_it_was(classifier, tmp_path, monkeypatch):
+    path, home, workers = tmp_path / "new.parquet", tmp_path / "home", 2
+    home.mkdir()
+    monkeypatch.setenv("TRAINWRIGHT_HOME", str(home))
+    asked = with_metrics(classifier.plan, ("f1", "auroc"))
+    pq.write_table(stones(40 * asked.micro_batch_size * workers - 3, seed=5), path, row_group_size=100)
+
+    def measured(by):
+        monkeypatch.setattr(evaluation, "measure", by)
+        source = FileSource(kind="parquet", path=str(path))
+        return evaluate(asked, classifier.saved, source, name="new", averaged=False, workers=workers)
+
+    with pytest.raises(TrainwrightError):
+        measured(kept_ranks.dying)
+    (kept,) = (file for file in home.glob("cache/evaluations/*") if file.is_dir())
+    assert sorted(folder.name for folder in kept.iterdir()) == ["0000000016", "0000000032"]
+    for note in home.rglob("added-*"):
+        note.unlink()
+    ended = measured(kept_ranks.putting_down)
+    added = {note.name for note in home.rglob("added-*")}
+    assert added == {f"added-{rank}-{batch}" for rank in range(workers) for batch in range(32, 40)}
+    assert not kept.exists()
+    assert measured(kept_ranks.putting_down) == ended
+    assert len(list(home.rglob("added-*"))) == 40 * workers
