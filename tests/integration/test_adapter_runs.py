@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200), pytest.mark.filterwarn
 STEPS, ROWS = 600, 40
 
 
+@pytest.mark.slow
 def test_adapters_from_their_weights_to_predictions(home, monkeypatch):
     monkeypatch.setenv("TRAINWRIGHT_HOME", str(home.folder))
     sections = {

@@ -31,6 +31,7 @@ def assert_nothing_was_lost(found, answer, hits):
     assert all(run["unequal_elements"] == 0 and not run["broken"] for run in found["runs"])
 
 
+@pytest.mark.slow
 def test_a_run_under_a_kill_a_notice_and_a_hang_loses_nothing(home):
     found, answer = reported(home, "--faults", "kill,hang,notice", "--count", "3", "--per-run", "3")
     assert_nothing_was_lost(found, answer, 3)

@@ -51,6 +51,7 @@ def test_a_part_gives_its_numbers(part: str, bar: dict[str, float]) -> None:
     assert all(abs(result[name]) <= most for name, most in bar.items())
 
 
+@pytest.mark.slow
 def test_each_switch_is_measured_also_between_two_ranks() -> None:
     command = [sys.executable, "benchmarks/gpu_switches.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
