@@ -29,7 +29,7 @@ from orchestrator import events, sdk
 
 BATCH, WIDTH, CHECKPOINT_EVERY, LOG_EVERY = 24, 64, 500, 10
 STORE = {"object_store_memory": 80_000_000}
-MARK = "@stock "
+MARK, BEGUN = "@stock ", "@stock begins"
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,28 @@ def step_of(line: str) -> int | None:
     return int(event["step"]) if event.get("event") == "metrics" else None
 
 
-def measured(cluster: Any, command: list[str]) -> Times:
-    """Start a driver, take a node away once it trains, and wait for new steps."""
+def begins(line: str) -> bool:
+    """Whether it says that a group goes on from a checkpoint, or from the start."""
+    return BEGUN in line or (events.parse(line) or {}).get("event") == "attempt"
+
+
+def measured(cluster: Any, command: list[str], train_seconds: float) -> Times:
+    """Start a driver, take a node away once it has trained for so long, and wait for new steps."""
     node = cluster.add_node(num_cpus=1, **STORE)
     cluster.wait_for_nodes(timeout=120)
-    began, first, lost, reached = time.monotonic(), 0.0, 0.0, 0
+    began, first, lost, reached, is_back = time.monotonic(), 0.0, 0.0, 0, False
     environment = {**os.environ, "RAY_ADDRESS": cluster.address, "RAY_TRAIN_V2_ENABLED": "1"}
     with ended_at_last(command, environment) as lines:
         for line in lines:
+            is_back = is_back or (lost > 0 and begins(line))  # until then steps of the group before are told
             step = step_of(line)
             if step is None:
                 continue
             first = first or time.monotonic()
-            if not lost and step > CHECKPOINT_EVERY:
+            if not lost and step > CHECKPOINT_EVERY and time.monotonic() - first > train_seconds:
                 cluster.remove_node(node, allow_graceful=False)
                 lost = time.monotonic()
-            elif lost and step > reached and time.monotonic() - lost > 1.0:
+            elif is_back and step > reached:
                 return Times(first - began, time.monotonic() - lost)
             reached = max(reached, step)
     raise SystemExit("the run ended before it could be measured")
@@ -123,6 +129,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--train-seconds", type=float, default=30.0, help="from the first step to the loss of the node"
+    )
     parser.add_argument("--stock", metavar="FOLDER", help="be the driver of stock Ray Train")
     options = parser.parse_args()
     if options.stock:
@@ -140,7 +149,7 @@ def main() -> None:
                 cluster = Cluster(initialize_head=True, head_node_args=head())
                 cluster.add_node(num_cpus=1, **STORE)
                 try:
-                    times = measured(cluster, prepare(folder))
+                    times = measured(cluster, prepare(folder), options.train_seconds)
                 finally:
                     cluster.shutdown()
                 found[name].append(times)
@@ -192,6 +201,8 @@ def steps_of_a_worker() -> None:
     model = prepare_model(bare)
     optimizer = torch.optim.AdamW(model.parameters())
     context, step = train.get_context(), 0
+    if context.get_world_rank() == 0:
+        print(BEGUN, flush=True)
     if (saved := train.get_checkpoint()) is not None:
         with saved.as_directory() as place:
             state = torch.load(Path(place, "state.pt"), weights_only=True)

@@ -65,6 +65,7 @@ class RaySession:
         self._plan, self._private_dir = plan, private_dir
         self._group: Group | None = None
         self._most, self._is_narrowed = plan.world_size, bool(private_dir and plan.sizes)
+        self._is_warm = plan.job.recovery.warm_processes and not private_dir
         # an instance of its own has one node
         self._nodes = FaultyNodes(None if private_dir else plan.job.recovery.exclude_nodes_after)
         self._held = contextlib.ExitStack()
@@ -288,6 +289,7 @@ class RaySession:
         """
         from orchestrator.hang_watch import HangWatch
         from orchestrator.last_words import LastWords
+        from orchestrator.standby import variables
         from orchestrator.trainer import Trainer
         from orchestrator.worker_group import GroupConfig
 
@@ -309,13 +311,16 @@ class RaySession:
             elastic=self._elastic(launch),
             hang_watch=hang_watch,
             last_words=last_words,
+            warm=self._is_warm,
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=PATIENCE * plan.job.recovery.hang_timeout,
                 hears_sigterm=plan.job.recovery.on_notice == "save",
             ),
             scaling_config=_scaling_config(plan),
-            run_config=_run_config(plan, launch),
+            run_config=_run_config(
+                plan, launch, variables(plan.job.scaling.cpus_per_worker) if self._is_warm else {}
+            ),
         )
         with last_words.waited_for():
             result: dict[str, Any] = trainer.fit().return_value
@@ -539,7 +544,7 @@ def _scaling_config(plan: Plan) -> Any:
     )
 
 
-def _run_config(plan: Plan, launch: int) -> Any:
+def _run_config(plan: Plan, launch: int, variables: Mapping[str, str]) -> Any:
     from ray.train import LoggingConfig, RunConfig
 
     store, path = None, f"{plan.storage}/ray"
@@ -550,4 +555,5 @@ def _run_config(plan: Plan, launch: int) -> Any:
         storage_path=path,
         storage_filesystem=store,
         logging_config=LoggingConfig(log_level="WARNING"),
+        worker_runtime_env={"env_vars": dict(variables)} if variables else None,
     )

@@ -32,6 +32,7 @@ from orchestrator.last_words import LastWords
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.group_size import GroupSizes
 from orchestrator.recovery.policy import RetryWhatCanHelp
+from orchestrator.restarts import KeepsProcessesReady
 
 _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
@@ -63,6 +64,7 @@ class Trainer(DataParallelTrainer):
         hang_watch: HangWatch,
         last_words: LastWords,
         elastic: Elastic | None,
+        warm: bool,
         **named: Any,
     ) -> None:
         """
@@ -78,6 +80,7 @@ class Trainer(DataParallelTrainer):
             hang_watch: ends an attempt that hangs.
             last_words: knows the processes of the newest group.
             elastic: how many workers a group gets; None where that is always the same.
+            warm: whether processes wait for the next start while a group trains.
             named: see ``arguments``.
 
         """
@@ -87,6 +90,7 @@ class Trainer(DataParallelTrainer):
         self._places = _LeavesFaultyNodesOut(nodes, node_labels, left_out)
         self._hang_watch, self._last_words = hang_watch, last_words
         self._elastic, self._placed = elastic, Placed()
+        self._ready = [KeepsProcessesReady()] if warm else []
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures, self._nodes)
@@ -102,7 +106,7 @@ class Trainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> Any:
         ray_s = [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
-        own = [_SaysWhatIsMissing(self._missing), self._places, self._placed, self._last_words]
+        own = [_SaysWhatIsMissing(self._missing), self._places, self._placed, self._last_words, *self._ready]
         return [self._hang_watch, *ray_s, *own]
 
 

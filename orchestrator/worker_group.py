@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train.backend import Backend, BackendConfig
 
 from orchestrator import events
@@ -88,8 +88,8 @@ class _Backend(Backend):
         )
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """All leave."""
-        with contextlib.suppress(GetTimeoutError):
+        """All that are there leave."""
+        with contextlib.suppress(GetTimeoutError, RayActorError):
             ray.get(worker_group.execute_async(leave, len(worker_group)), timeout=_SHUTDOWN_SECONDS)
 
 

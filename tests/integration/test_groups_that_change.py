@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
@@ -63,6 +64,14 @@ class Nodes:
         node = self.cluster.add_node(num_cpus=1, **STORE)
         self.cluster.wait_for_nodes(timeout=120)
         return node
+
+    def processes(self) -> list[psutil.Process]:
+        """Of jobs, on all nodes: those that Ray calls by what they do, without its agents."""
+        raylets = [each for node in self.cluster.list_all_nodes() for each in node.all_processes["raylet"]]
+        started = [child for each in raylets for child in psutil.Process(each.process.pid).children()]
+        return [
+            child for child in started if " ".join(child.cmdline()[:1]).startswith(("ray::IDLE", "ray::Ray"))
+        ]
 
     def drain(self, node: Any, seconds: float = 120) -> None:
         """What ``ray drain-node`` does."""
@@ -132,6 +141,14 @@ def drive(
     return status, [event for line in lines if (event := events.parse(line))]
 
 
+def waited_for(left: Callable[[], list[psutil.Process]], seconds: float = 30) -> list[psutil.Process]:
+    """What is left after at most so long."""
+    deadline = time.monotonic() + seconds
+    while (there := left()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return there
+
+
 def losses(told: list[dict[str, Any]]) -> list[tuple[int, float]]:
     """The training loss of every step, each as often as it was logged."""
     points = [event for event in told if event["event"] == "metrics" and "train/loss" in event["values"]]
@@ -149,11 +166,16 @@ def test_a_run_grows_and_shrinks_with_its_cluster_and_loses_no_step(nodes: Nodes
     (tmp_path / "hurry").unlink()
     plan = planned(tmp_path / "elastic", {"min": 1, "max": 2, "stabilization_window": "2s"})
     sizes: list[int] = []
+    begun_at: list[float] = []
+    ages: list[float] = []
 
     def heard(event: Mapping[str, Any]) -> None:
         match event:
             case {"event": "group", "workers": int(workers)}:
                 sizes.append(workers)
+                begun_at.append(event["time"])
+            case {"event": "worker", "attempt": 2, "pid": int(pid)}:
+                ages.append(begun_at[-1] - psutil.Process(pid).create_time())
             case {"event": "metrics", "step": 5}:
                 nodes.add()
             case {"event": "metrics"} if sizes == [1, 2] and not leaving:
@@ -165,6 +187,8 @@ def test_a_run_grows_and_shrinks_with_its_cluster_and_loses_no_step(nodes: Nodes
     leaving: list[Any] = []
     status, told = drive(nodes, plan, heard)
     assert sizes == [1, 2, 1]
+    assert sorted(age > 0 for age in ages) == [False, True], "one node is new; on the other a process waited"
+    assert not waited_for(nodes.processes), "what waited for a restart ends with the run"
     [grown] = [event["message"] for event in told if event["event"] == "resize"]
     [shrunk] = [event for event in told if event["event"] == "incident"]
     starts = [event["start_step"] for event in told if event["event"] == "attempt"]

@@ -11,15 +11,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 FOLDER = "recorded"
 
 
-def run(config: dict[str, Any]) -> dict[str, Any]:
-    """In place of ``worker.run``: the same, with the loop's steps and logs written down."""
+def run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """In place of ``train_on_worker``: the same, with the loop's steps and logs written down."""
     from orchestrator import loop, worker
 
     real = loop.train
@@ -102,13 +102,12 @@ def main() -> int:
     """The driver, with this module's ``run`` for the workers."""
     import recording  # under its own name, so that workers find it
 
-    from orchestrator import driver, worker
+    from orchestrator import driver
     from orchestrator.planning.plan import Plan
 
     plan = Plan.model_validate_json(Path(sys.argv[sys.argv.index("--plan") + 1]).read_text())
     (Path(plan.storage) / "driver.pid").write_text(str(os.getpid()))
-    worker.run = recording.run
-    return driver.main(sys.argv[1:])
+    return driver.main(sys.argv[1:], work=recording.run)
 
 
 if __name__ == "__main__":
