@@ -20,6 +20,7 @@ FAMILIES = {
     "gru": "orchestrator.models.recurrent:build",
     "gpt": "orchestrator.models.gpt:build",
     "bert": "orchestrator.models.bert:build",
+    "transformer": "orchestrator.models.transformer:build",
     "gan": "orchestrator.models.gan:build",
     "autoencoder": "orchestrator.models.autoencoder:build",
     "custom": "orchestrator.models.custom:build",

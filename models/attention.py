@@ -91,7 +91,7 @@ def attend(
     v_BGTD: Tensor,
     seen: Seen | None = None,
     *,
-    one_more: bool = False,
+    sees_all: bool = False,
     dropout: float = 0.0,
 ) -> Tensor:
     """Attention's output (B, T, H * D).
@@ -101,7 +101,8 @@ def attend(
         k_BGTD: Keys; a head is shared by as many heads of queries.
         v_BGTD: Values.
         seen: None where each token sees itself and all before it.
-        one_more: Whether the queries are of one token, after all others, which it sees.
+        sees_all: Whether each query sees all keys, where no mask says otherwise: of a source, or those of one token after all
+            others.
         dropout: Probability with which a weight is left out.
     """
     if seen is not None and seen.border_K is not None:
@@ -118,7 +119,7 @@ def attend(
         v_BGTD,
         attn_mask=mask_B1TT,
         dropout_p=dropout,
-        is_causal=mask_B1TT is None and not one_more,
+        is_causal=mask_B1TT is None and not sees_all,
         enable_gqa=shared,
     )
     return y_BHTD.transpose(1, 2).flatten(2)

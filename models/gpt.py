@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from orchestrator.models.attention import Seen, attend, positions_in_documents, seen_in_documents
 from orchestrator.models.base import Modules
-from orchestrator.models.configs import GptConfig, ObjectiveConfig
+from orchestrator.models.configs import GptConfig, ObjectiveConfig, TransformerConfig
 from orchestrator.models.language_head import LanguageHead, Scoring
 
 
-def norm(config: GptConfig) -> nn.Module:
-    """The norm before each branch and before the output layer."""
+def norm(config: GptConfig | TransformerConfig) -> nn.Module:
+    """The norm of a branch, or before the output layer."""
     if config.norm == "rms":
         return nn.RMSNorm(config.width, eps=config.norm_epsilon)
     return nn.LayerNorm(config.width, eps=config.norm_epsilon, bias=config.bias)
@@ -42,6 +42,12 @@ class Past:
     def length(self) -> int:
         """Tokens that were read."""
         return 0 if self._keys_and_values is None else self._keys_and_values[0].shape[2]
+
+    @property
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tokens that were read, of which there is one at least."""
+        assert self._keys_and_values is not None
+        return self._keys_and_values
 
     def with_more(self, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values, these at the end."""
@@ -85,7 +91,7 @@ class Attention(nn.Module):
         if past is not None:
             k_BGTD, v_BGTD = past.with_more(k_BGTD, v_BGTD)
         dropout = self.dropout if self.training else 0.0
-        y_BTW = attend(q_BHTD, k_BGTD, v_BGTD, seen, one_more=one_more, dropout=dropout)
+        y_BTW = attend(q_BHTD, k_BGTD, v_BGTD, seen, sees_all=one_more, dropout=dropout)
         projected_BTW: Tensor = self.project(y_BTW)
         return projected_BTW
 
@@ -105,9 +111,9 @@ def rotations(context: int, head_width: int, base: float) -> tuple[Tensor, Tenso
 
 
 class FeedForward(nn.Module):
-    """Two layers with GELU, or three with a SiLU gate."""
+    """Two layers with ReLU or GELU, or three with a SiLU gate."""
 
-    def __init__(self, config: GptConfig) -> None:
+    def __init__(self, config: GptConfig | TransformerConfig) -> None:
         super().__init__()
         hidden = round(config.width * config.feedforward_ratio)
         self.kind = config.feedforward
@@ -119,6 +125,8 @@ class FeedForward(nn.Module):
         if self.kind == "swiglu":
             gate_BTF, x_BTF = self.expand(x_BTW).chunk(2, dim=-1)
             x_BTF = F.silu(gate_BTF) * x_BTF
+        elif self.kind == "relu":
+            x_BTF = F.relu(self.expand(x_BTW))
         else:
             x_BTF = F.gelu(self.expand(x_BTW), approximate="tanh" if self.kind == "gelu_tanh" else "none")
         y_BTW: Tensor = self.project(x_BTF)

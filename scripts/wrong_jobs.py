@@ -120,7 +120,7 @@ SECTIONS: dict[str, tuple[Wrong, ...]] = {
         job("size: debug", "size: debug\n  heads: 7", "gpt.yaml"),
     ),
     "Model and objective": (
-        job("family: cnn", "family: transformer"),
+        job("family: cnn", "family: vision"),
         job("family: cnn", "family: cnnn"),
         job("size: debug", "size: 13b"),
         job("family: cnn", "family: gpt"),

@@ -18,6 +18,7 @@ from orchestrator.models.configs.custom import (
     HuggingFaceConfig,
     InputTensor,
 )
+from orchestrator.models.configs.encoder_decoder import TransformerConfig
 from orchestrator.models.configs.families import (
     AutoencoderConfig,
     CnnConfig,
@@ -62,6 +63,7 @@ ModelConfig = Annotated[
     | GruConfig
     | GptConfig
     | BertConfig
+    | TransformerConfig
     | GanConfig
     | AutoencoderConfig
     | CustomConfig
@@ -127,6 +129,7 @@ __all__ = [
     "RnnConfig",
     "SequenceToSequenceConfig",
     "TokenClassificationConfig",
+    "TransformerConfig",
     "check_same_function",
     "default_objective",
     "filled_in",

@@ -21,8 +21,10 @@ from orchestrator.errors import CheckpointError, SpecError
 from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
 from orchestrator.models.tensors import TensorSpec
 
-LENGTH_AXES = {"tokens": 1, "segment": 1, "document": 1, "past": 1, "signal": 2}
+LENGTH_AXES = {"tokens": 1, "segment": 1, "document": 1, "past": 1, "signal": 2, "target": 1}
 """Inputs whose samples may have any length, and the axis of it."""
+_OWN_LENGTH = "target"
+"""The one whose length is not that of the others."""
 _BATCHES = (2, 3)
 """Samples that a graph is tried with; it is traced with the second."""
 _UNSAID_SIZE = 16
@@ -69,7 +71,7 @@ class Inputs:
             shape = [batch, *(self.sides[name] if size is None else size for size in spec.shape)]
             if name in LENGTH_AXES:
                 assert length is not None
-                shape[LENGTH_AXES[name]] = length
+                shape[LENGTH_AXES[name]] = self._own_length(length) if name == _OWN_LENGTH else length
             if spec.kind == "float":
                 made[name] = torch.randn(shape, generator=generator)
             elif name == "length":
@@ -82,6 +84,11 @@ class Inputs:
                 made[name] %= torch.tensor(self.counts[name])
         return made
 
+    def _own_length(self, length: int) -> int:
+        """Of a target, beside a source of this length: another one, and each one that is tried another."""
+        longest = self.specs[_OWN_LENGTH].longest
+        return length + 1 if longest is None else longest - (length - 1) % longest
+
     def examples(self) -> list[dict[str, Tensor]]:
         """All that a graph is tried with; it is traced with the last."""
         return [self.example(batch, length) for batch in _BATCHES for length in self.lengths or (None,)]
@@ -93,8 +100,12 @@ class Inputs:
         length: Any = torch.export.Dim.DYNAMIC
         if self.longest is not None:
             length = torch.export.Dim("length", min=1, max=self.longest)
+        own: Any = torch.export.Dim.DYNAMIC
+        if _OWN_LENGTH in self.specs and (longest := self.specs[_OWN_LENGTH].longest) is not None:
+            own = torch.export.Dim("target_length", min=1, max=longest)
+        lengths = {name: own if name == _OWN_LENGTH else length for name in LENGTH_AXES}
         return tuple(
-            {0: batch, LENGTH_AXES[name]: length} if name in LENGTH_AXES else {0: batch}
+            {0: batch, LENGTH_AXES[name]: lengths[name]} if name in LENGTH_AXES else {0: batch}
             for name in self.specs
         )
 

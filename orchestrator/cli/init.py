@@ -16,7 +16,7 @@ def init(
         str | None,
         typer.Option(
             "--family",
-            help="The architecture family, on bundled data: mlp, cnn, rnn, lstm, gru, gpt, bert, gan, autoencoder,"
+            help="The architecture family, on bundled data: mlp, cnn, rnn, lstm, gru, gpt, bert, transformer, gan, autoencoder,"
             " or custom, which also writes a model of your own beside it. Default: cnn.",
         ),
     ] = None,

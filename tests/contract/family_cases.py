@@ -29,7 +29,9 @@ from orchestrator.models.configs import (
     ReconstructionConfig,
     RegressionConfig,
     RnnConfig,
+    SequenceToSequenceConfig,
     TokenClassificationConfig,
+    TransformerConfig,
 )
 from orchestrator.models.tensors import TensorSpec
 
@@ -46,6 +48,7 @@ class Case:
 _TEXT = {"vocabulary": 19, "context": 12}
 _LSTM = {"width": 8, "embedding_width": 8}
 _IMAGE = {"channels": 1, "image_size": 8, "width": 8}
+_ENDS = {"start_token": 0, "end_token": 1}
 _MASK = {"mask_token": 2, "special_tokens": (0, 1)}
 
 CASES = [
@@ -123,6 +126,22 @@ CASES = [
         CtcConfig(space=0),
         optional=("length",),
     ),
+    Case("transformer", TransformerConfig(size="debug", **_TEXT), SequenceToSequenceConfig(**_ENDS, label_smoothing=0.1)),
+    Case(
+        "transformer-lengths",
+        TransformerConfig(size="debug", **_TEXT, target_context=9),
+        SequenceToSequenceConfig(**_ENDS, metrics=("exact_match",)),
+        optional=("length", "target_length"),
+    ),
+    Case(
+        "transformer-llama",
+        TransformerConfig(
+            **_TEXT, layers=2, decoder_layers=1, heads=4, heads_per_key_value=2, width=32, positions="rotary", norm="rms",
+            norm_first=True, feedforward="swiglu", bias=False, tied_embeddings=False, target_vocabulary=23, dropout=0,
+        ),
+        SequenceToSequenceConfig(**_ENDS),
+        optional=("length", "target_length"),
+    ),
     Case("gan", GanConfig(size="debug", **_IMAGE), AdversarialConfig()),
     Case("gan-wasserstein", GanConfig(size="debug", **_IMAGE), AdversarialConfig(loss="wasserstein", gradient_penalty=10)),
     Case("gan-hinge", GanConfig(size="debug", layers="mlp", spectral_norm=True, **_IMAGE), AdversarialConfig(loss="hinge")),
@@ -146,6 +165,8 @@ def random_batch(case: Case, specs: dict[str, TensorSpec], samples: int, seed: i
         if spec.optional and name not in case.optional:
             continue
         side = getattr(case.config, "image_size", None) if name == "image" else length
+        if name == "target":
+            side = spec.longest
         shape = (samples, *(side if size is None else size for size in spec.shape))
         if spec.kind == "float":
             batch[name] = torch.randn(shape, generator=generator)
@@ -156,6 +177,9 @@ def random_batch(case: Case, specs: dict[str, TensorSpec], samples: int, seed: i
     if case.objective.kind == "ctc":
         batch["target"] = batch["target"][:, :5].clamp(min=1)
         batch["target_length"] = batch["target_length"] + 2
+    elif "target_length" in batch:
+        longest = specs["target"].longest
+        batch["target_length"] = torch.randint(2, longest + 1, (samples,), generator=generator)
     for name in ("document", "word"):
         if name in batch:
             batch[name] = batch[name].clamp(max=1).cumsum(1)

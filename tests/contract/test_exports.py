@@ -84,7 +84,15 @@ def test_graphs(name: str, kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
 @pytest.mark.parametrize(
     "name",
-    ["mlp-categories", "bert-tokens", "lstm-classification", "gpt-packed", "cnn-signals", "rnn-forecasting"],
+    [
+        "mlp-categories",
+        "bert-tokens",
+        "lstm-classification",
+        "gpt-packed",
+        "cnn-signals",
+        "rnn-forecasting",
+        "transformer-lengths",
+    ],
 )
 def test_a_graph_of_each_kind(name: str, kind: str, tmp_path: Path) -> None:
     _export_graph(name, kind, tmp_path)

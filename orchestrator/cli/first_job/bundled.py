@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.cli.first_job.draft import Draft, Length
 
-FAMILIES = ("mlp", "cnn", "rnn", "lstm", "gru", "gpt", "bert", "gan", "autoencoder", "custom")
+FAMILIES = ("mlp", "cnn", "rnn", "lstm", "gru", "gpt", "bert", "transformer", "gan", "autoencoder", "custom")
 """Families that a first job is written for: all."""
 
 OWN_MODEL = "my_models.py"
@@ -94,6 +94,17 @@ def draft_for_family(family: str) -> Draft:
                 "pack", tokenizer="{kind: bpe, vocabulary: 2048}", context=64, next_token="false"
             )
             return Draft(family, _source("docstrings"), texts, objective="masked_lm", length=few_steps)
+        case "transformer":
+            pairs = _prepare(
+                "pairs",
+                source="text",
+                target="kind",
+                tokenizer=words,
+                context=48,
+                target_context=4,
+                long="cut",
+            )
+            return Draft(family, _source("docstrings"), pairs, length=few_steps)
         case "gan":
             return Draft(
                 family, _source("digits"), _pixels("image"), rate="5.0e-4", betas=", betas: [0.5, 0.99]"

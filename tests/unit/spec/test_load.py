@@ -72,8 +72,8 @@ def test_overrides_reach_lists_and_new_sections(tmp_path):
         (("fraction: 0.2", "fraction: 1.5"), ":5:23: data.eval.fraction"),
         (("name: digits\n", "name: Digits!\n"), ":1:1: name: 'Digits!' must be small letters, digits and"),
         (
-            ("family: cnn", "family: transformer"),
-            "'transformer' is not known; there is mlp, cnn, rnn, lstm, gru, gpt,",
+            ("family: cnn", "family: vision"),
+            "'vision' is not known; there is mlp, cnn, rnn, lstm, gru, gpt,",
         ),
         (
             ("family: cnn, size: debug", "size: debug"),
