@@ -29,6 +29,7 @@ FAMILIES = {
     "gru": "gru-lm",
     "gpt": "gpt",
     "bert": "bert-mlm",
+    "transformer": "transformer-lengths",
     "gan": "gan-wasserstein",
     "autoencoder": "autoencoder-variational",
 }

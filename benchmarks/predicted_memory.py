@@ -38,6 +38,8 @@ from orchestrator.models.configs import (
     ObjectiveConfig,
     ReconstructionConfig,
     RnnConfig,
+    SequenceToSequenceConfig,
+    TransformerConfig,
 )
 from orchestrator.planning.peak import Peak
 from orchestrator.planning.plan import Plan
@@ -55,6 +57,10 @@ MODELS: dict[str, tuple[FamilyConfig, ObjectiveConfig]] = {
     "gru": (GruConfig(**_WORDS), CausalLmConfig()),
     "gpt": (GptConfig(layers=2, heads=2, width=64, **_TEXT), CausalLmConfig()),
     "bert": (BertConfig(size="debug", **_TEXT), MaskedLmConfig(mask_token=2, special_tokens=(0, 1))),
+    "transformer": (
+        TransformerConfig(size="debug", **_TEXT),
+        SequenceToSequenceConfig(start_token=0, end_token=1),
+    ),
     "gan": (GanConfig(size="debug", **_IMAGE), AdversarialConfig()),
     "autoencoder": (AutoencoderConfig(size="debug", layers="convolution", **_IMAGE), ReconstructionConfig()),
 }

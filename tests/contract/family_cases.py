@@ -166,7 +166,7 @@ def random_batch(case: Case, specs: dict[str, TensorSpec], samples: int, seed: i
             continue
         side = getattr(case.config, "image_size", None) if name == "image" else length
         if name == "target":
-            side = spec.longest
+            side = spec.longest or length
         shape = (samples, *(side if size is None else size for size in spec.shape))
         if spec.kind == "float":
             batch[name] = torch.randn(shape, generator=generator)

@@ -68,7 +68,9 @@ def test_two_workers_train_any_family_like_one(pools: Pools, name: str, strategy
     _check(pools, name, strategy)
 
 
-@pytest.mark.parametrize("name", ["gpt-llama", "bert-words", "autoencoder-variational", "cnn-bottleneck"])
+@pytest.mark.parametrize(
+    "name", ["gpt-llama", "bert-words", "transformer-llama", "autoencoder-variational", "cnn-bottleneck"]
+)
 @pytest.mark.parametrize("policy", ["blocks", "selective"])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_recomputed_activations_change_nothing(pools: Pools, name: str, strategy: str, policy: str) -> None:

@@ -23,6 +23,8 @@ from orchestrator.models.configs import (
     InputTensor,
     LstmConfig,
     MlpConfig,
+    SequenceToSequenceConfig,
+    TransformerConfig,
 )
 from orchestrator.planning.devices import Device
 from orchestrator.planning.plan import Plan
@@ -70,6 +72,10 @@ MODELS: dict[str, tuple[Any, Any]] = {
         LstmConfig(width=48, embedding_width=48, vocabulary=199, context=33, layers=2),
         CausalLmConfig(),
     ),
+    "transformer": (
+        TransformerConfig(layers=2, heads=2, width=64, context=24, target_context=12, vocabulary=199),
+        SequenceToSequenceConfig(start_token=0, end_token=1),
+    ),
     "mlp": (MlpConfig(size="debug", in_features=6, outputs=4), ClassificationConfig()),
     "cnn": (CnnConfig(size="debug", in_channels=2, image_size=8, outputs=3), ClassificationConfig()),
 }
@@ -113,6 +119,7 @@ CASES = [
     ("gpt", {"kind": "fsdp"}, 2, {"precision": "bf16"}),
     ("cnn", {"kind": "fsdp"}, 2, {"ema": {}}),
     ("lstm", {"kind": "ddp"}, 1, {}),
+    ("transformer", {"kind": "fsdp"}, 2, {"recomputation": "blocks"}),
     ("own", {"kind": "fsdp"}, 2, {}),
     ("hugging face", {"kind": "fsdp"}, 2, {"recomputation": "blocks"}),
     ("gpt", {"kind": "zero", "stage": 3}, 2, {"precision": "bf16", "ema": {}}),

@@ -28,6 +28,7 @@ SLICE = {
     ("lstm-forecasting", "fsdp"),
     ("bert-mlm", "ddp"),
     ("gpt", "zero3"),
+    ("transformer-lengths", "fsdp"),
     ("cnn-images", "fsdp"),
     ("mlp-categories", "zero2"),
 }
