@@ -99,7 +99,9 @@ def train_family(
         read = (replace(share, micros=[as_read(rank, micro) for micro in share.micros]) for share in shares)
         given = rank.on_device(read)
         outcome = loop.train(plan, engine, objective, given, around, start)
-    assert around.steps("show_samples") == [3] and any(name.startswith("val/") for name in outcome.metrics)
+    assert around.steps("show_samples")[:1] == [3] and any(
+        name.startswith("val/") for name in outcome.metrics
+    )
     run = run_of(engine, around)
     rank.close()
     return run

@@ -155,6 +155,7 @@ def test_explain_lists_the_kinds_of_a_choice_with_their_fields():
         "gru",
         "gpt",
         "bert",
+        "transformer",
         "gan",
         "autoencoder",
         "custom",
