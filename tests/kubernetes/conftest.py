@@ -27,8 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory) -> Iterator[control_planes.ControlPlane]:
-    """The control plane, on the loopback address."""
+    """The control plane, on the loopback address, with a default StorageClass."""
+    from release import make_storage_class
+
     with control_planes.running(tmp_path_factory.mktemp("control-plane")) as plane:
+        make_storage_class(plane)
         yield plane
 
 

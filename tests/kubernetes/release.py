@@ -22,6 +22,13 @@ def make_namespace(plane: ControlPlane, name: str, labels: dict[str, str] | None
     plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": made})
 
 
+def make_storage_class(plane: ControlPlane) -> None:
+    """A default StorageClass, of which no volume is ever made."""
+    notes = {"storageclass.kubernetes.io/is-default-class": "true"}
+    made = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "example.com/none"}
+    plane.create({**made, "metadata": {"name": "standard", "annotations": notes}})
+
+
 def pod_of(template: Object, name: str, namespace: str) -> Object:
     """The pod that a controller would make of a template."""
     made = copy.deepcopy(template)
@@ -40,6 +47,7 @@ class Release:
     Args:
         folder: Helm's own files.
         kubeconfig: Of who runs helm. Default: the admin.
+        has_nodes: Whether pods run.
     """
 
     def __init__(
@@ -49,8 +57,10 @@ class Release:
         namespace: str,
         name: str = "train",
         kubeconfig: Path | None = None,
+        *,
+        has_nodes: bool = False,
     ) -> None:
-        self.plane, self.namespace, self.name = plane, namespace, name
+        self.plane, self.namespace, self.name, self.has_nodes = plane, namespace, name, has_nodes
         self._environment = {"KUBECONFIG": str(kubeconfig or plane.admin_kubeconfig)} | {
             variable: str(folder) for variable in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
         }
@@ -62,6 +72,8 @@ class Release:
         filled = {"image": IMAGE, **(values or {})} if has_chart else None
         where = ["--namespace", self.namespace]
         words = verb.split()  # "get manifest"
+        if verb == "uninstall" and not self.has_nodes:
+            arguments = (*arguments, "--no-hooks")  # its check is a pod, which would run nowhere
         return helm(
             *words, self.name, *chart, *arguments, *where, values=filled, environment=self._environment
         )

@@ -93,4 +93,7 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if .Values.checks.storage -}}
+{{- include "trainwright.storageChecks" . -}}
+{{- end -}}
 {{- end -}}

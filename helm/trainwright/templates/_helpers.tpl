@@ -86,6 +86,11 @@ Takes a dict: existing (a Secret or an empty dict), key, length. The result is b
 {{- .Values.mlflow.serviceAccount | default (printf "%s-mlflow" (include "trainwright.name" .)) -}}
 {{- end -}}
 
+{{/* What looks for living runs before `helm uninstall`. */}}
+{{- define "trainwright.beforeUninstall" -}}
+{{- printf "%s-before-uninstall" (include "trainwright.name" .) -}}
+{{- end -}}
+
 {{/* Nodes that MLflow's pods may run on. */}}
 {{- define "trainwright.mlflowNodes" -}}
 {{- with .Values.mlflow.nodeSelector }}

@@ -26,6 +26,7 @@ KINDS: dict[str, list[tuple[str, str, bool]]] = {
         ("ConfigMap", "configmaps", True),
         ("LimitRange", "limitranges", True),
         ("Namespace", "namespaces", False),
+        ("Node", "nodes", False),
         ("PersistentVolumeClaim", "persistentvolumeclaims", True),
         ("Pod", "pods", True),
         ("ResourceQuota", "resourcequotas", True),
@@ -39,15 +40,53 @@ KINDS: dict[str, list[tuple[str, str, bool]]] = {
     "policy/v1": [("PodDisruptionBudget", "poddisruptionbudgets", True)],
     "rbac.authorization.k8s.io/v1": [("Role", "roles", True), ("RoleBinding", "rolebindings", True)],
     "scheduling.k8s.io/v1": [("PriorityClass", "priorityclasses", False)],
+    "storage.k8s.io/v1": [("StorageClass", "storageclasses", False)],
 }
+
+STORAGE_CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
 
 
 class FakeApi:
-    """What the server holds: objects by the path that they are read from."""
+    """What the server holds: objects by the path that they are read from. It has one StorageClass, the default.
+
+    Attributes:
+        writes: Verb and path of each change.
+        job_ends: How a Job ends, at once: Complete or Failed.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.writes: list[tuple[str, str]] = []
+        self.job_ends = "Complete"
+        self.removed: dict[str, Object] = {}
+        self.changed = threading.Condition()
+        self.is_over = False
+        self.storage_class("shared", "nfs.example.com", default=True)
+
+    def wrote(self, verb: str, path: str) -> None:
+        """Note a change, and tell who watches."""
+        with self.changed:
+            self.writes.append((verb, path))
+            self.changed.notify_all()
+
+    def end(self) -> None:
+        """End every watch."""
+        with self.changed:
+            self.is_over = True
+            self.changed.notify_all()
+
+    def storage_class(self, name: str, provisioner: str, *, default: bool = False) -> None:
+        """Make a StorageClass."""
+        notes = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
+        metadata = {"name": name, "annotations": notes}
+        o = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": metadata}
+        self.objects[f"{STORAGE_CLASSES}/{name}"] = {**o, "provisioner": provisioner}
+
+    def nodes(self, count: int) -> None:
+        """Make nodes."""
+        for name in (f"node-{number}" for number in range(count)):
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            self.objects[f"/api/v1/nodes/{name}"] = node
 
     def secret(self, name: str, namespace: str = "training") -> Object | None:
         """A Secret, or None."""
@@ -139,6 +178,25 @@ def _discovery(path: str) -> Object | None:
     return None
 
 
+def _open_api(path: str) -> Object | None:
+    """That the server itself checks every field, so that helm needn't, which it can't be told before a hook."""
+    if path == "/openapi/v3":
+        places = {version: f"{'apis' if '/' in version else 'api'}/{version}" for version in KINDS}
+        return {"paths": {place: {"serverRelativeURL": f"/openapi/v3/{place}"} for place in places.values()}}
+    version = path.removeprefix("/openapi/v3/").partition("/")[2]
+    if not path.startswith("/openapi/v3/") or version not in KINDS:
+        return None
+    group = version.rpartition("/")[0]
+    paths = {}
+    for kind, plural, _ in KINDS[version]:
+        known = {"group": group, "version": version.rpartition("/")[2], "kind": kind}
+        check = {"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}
+        paths[f"/{plural}/{{name}}"] = {
+            "patch": {"parameters": [check], "responses": {}, "x-kubernetes-group-version-kind": known}
+        }
+    return {"openapi": "3.0.0", "info": {"title": "fake", "version": "1"}, "paths": paths}
+
+
 class _Handler(BaseHTTPRequestHandler):
     api: FakeApi
     protocol_version = "HTTP/1.1"
@@ -180,10 +238,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = urlparse(self.path)
-        if found := _discovery(url.path):
+        if found := _discovery(url.path) or _open_api(url.path):
             return self._answer(200, found)
         if found := self.api.objects.get(url.path):
             return self._answer(200, found)
+        if {"watch=true", "watch=1"} & set(url.query.split("&")):
+            if (
+                "sendInitialEvents=true" in url.query
+            ):  # a client that is refused this lists first, and then watches
+                status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid"}
+                return self._answer(422, {**status, "code": 422, "message": "sendInitialEvents is forbidden"})
+            return self._watch(url.path)
         plural = url.path.rpartition("/")[2]
         for version, kinds in KINDS.items():
             for kind, name, _ in kinds:
@@ -197,16 +262,49 @@ class _Handler(BaseHTTPRequestHandler):
                         and all((o["metadata"].get("labels") or {}).get(k) == v for k, v in terms)
                     ]
                     return self._answer(
-                        200, {"kind": f"{kind}List", "apiVersion": version, "metadata": {}, "items": items}
+                        200,
+                        {
+                            "kind": f"{kind}List",
+                            "apiVersion": version,
+                            "metadata": {"resourceVersion": "1"},
+                            "items": items,
+                        },
                     )
         return self._missing(url.path)
 
+    def _watch(self, folder: str) -> None:
+        """Changes of a collection's objects from now on, until the client has seen enough."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.flush()
+        self.close_connection = True
+        seen = len(self.api.writes)
+        while True:
+            with self.api.changed:
+                while len(self.api.writes) <= seen and not self.api.is_over:
+                    self.api.changed.wait()
+                news, seen = self.api.writes[seen:], len(self.api.writes)
+            if self.api.is_over:
+                return
+            for verb, path in news:
+                if path.rpartition("/")[0] == folder:
+                    kind = {"create": "ADDED", "delete": "DELETED"}.get(verb, "MODIFIED")
+                    o = self.api.removed[path] if verb == "delete" else self.api.objects[path]
+                    try:  # past the buffer, which would be written once more to a client that has gone
+                        self.connection.sendall(json.dumps({"type": kind, "object": o}).encode() + b"\n")
+                    except OSError:
+                        return
+
     def _store(self, path: str, o: Object, verb: str, dry: bool) -> None:
         o["metadata"].setdefault("uid", path)
+        if o.get("kind") == "Job" and path not in self.api.objects:
+            o["status"] = {"conditions": [{"type": self.api.job_ends, "status": "True"}]}
         o["metadata"]["resourceVersion"] = str(len(self.api.writes) + 1)
         if not dry:
             self.api.objects[path] = o
-            self.api.writes.append((verb, path))
+            self.api.wrote(verb, path)
 
     def do_POST(self) -> None:
         url, o = urlparse(self.path), self._body()
@@ -235,9 +333,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         path = urlparse(self.path).path
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.api.objects.pop(path, None) is None:
+        if (gone := self.api.objects.pop(path, None)) is None:
             return self._missing(path)
-        self.api.writes.append(("delete", path))
+        self.api.removed[path] = gone
+        self.api.wrote("delete", path)
         return self._answer(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
 
@@ -260,5 +359,6 @@ def running(folder: Path) -> Iterator[tuple[FakeApi, Path]]:
     try:
         yield api, kubeconfig
     finally:
+        api.end()
         server.shutdown()
         server.server_close()
