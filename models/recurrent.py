@@ -114,6 +114,10 @@ def all_states(layers: ToLengths, x_BTE: Tensor, length_B: Tensor | None) -> Ten
     return outputs_BTW
 
 
+StatesRead = Callable[[ToLengths, Tensor, Tensor | None], Tensor]
+"""``last_state`` or ``all_states``."""
+
+
 def outputs_within(layers: nn.RNNBase, x_BTE: Tensor, length_B: Tensor) -> Tensor:
     """``all_states`` layer by layer: backwards, each sequence is turned around within its own length."""
     position_T = torch.arange(x_BTE.shape[1], device=x_BTE.device)
@@ -209,41 +213,24 @@ class TokensClassifier(nn.Module):
         return y_BO
 
 
-class SignalClassifier(nn.Module):
-    """Outputs for a whole signal, from the last state."""
+class SignalReader(nn.Module):
+    """Outputs for a whole signal, from the last state, or for each of its steps."""
 
     block_classes: tuple[type[nn.Module], ...] = (nn.RNNBase,)
 
-    def __init__(self, config: RecurrentConfig, outputs: int) -> None:
+    def __init__(self, config: RecurrentConfig, outputs: int, states: StatesRead) -> None:
         super().__init__()
         assert config.channels is not None
         self.layers = recurrence(config, config.channels)
+        self.states = states
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(output_width(config), outputs)
 
     def forward(self, signal_BCT: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """(B, C, T) and how many steps of each are its own -> outputs (B, O)."""
-        y_BO: Tensor = self.head(self.dropout(last_state(self.layers, signal_BCT.transpose(1, 2), length_B)))
-        return y_BO
-
-
-class FramesTagger(nn.Module):
-    """Outputs for each step of a signal."""
-
-    block_classes: tuple[type[nn.Module], ...] = (nn.RNNBase,)
-
-    def __init__(self, config: RecurrentConfig, outputs: int) -> None:
-        super().__init__()
-        assert config.channels is not None
-        self.layers = recurrence(config, config.channels)
-        self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(output_width(config), outputs)
-
-    def forward(self, signal_BCT: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """(B, C, T) and how many steps of each are its own -> outputs (B, T, O)."""
-        states_BTW = all_states(self.layers, signal_BCT.transpose(1, 2), length_B)
-        y_BTO: Tensor = self.head(self.dropout(states_BTW))
-        return y_BTO
+        """(B, C, T) and how many steps of each are its own -> outputs (B, O), or (B, T, O) from ``all_states``."""
+        states = self.states(self.layers, signal_BCT.transpose(1, 2), length_B)
+        outputs: Tensor = self.head(self.dropout(states))
+        return outputs
 
 
 class Forecaster(nn.Module):
@@ -292,6 +279,7 @@ def build(config: RecurrentConfig, objective: ObjectiveConfig) -> Modules:
     if objective.kind == "forecasting":
         return {"model": Forecaster(config)}
     if objective.kind == "ctc":
-        return {"model": FramesTagger(config, config.outputs_for(objective))}
-    classifier = TokensClassifier if config.inputs == "tokens" else SignalClassifier
-    return {"model": classifier(config, config.outputs_for(objective))}
+        return {"model": SignalReader(config, config.outputs_for(objective), all_states)}
+    if config.inputs == "signal":
+        return {"model": SignalReader(config, config.outputs_for(objective), last_state)}
+    return {"model": TokensClassifier(config, config.outputs_for(objective))}
