@@ -75,14 +75,14 @@ def of_labels(asked: Collection[str], logits_NO: Tensor, label_NO: Tensor, weigh
 
 
 def of_numbers(
-    asked: Collection[str], predicted_NO: Tensor, label_NO: Tensor, weight_N: Tensor
+    asked: Collection[str], predicted_NO: Tensor, label_NO: Tensor, weight_NO: Tensor
 ) -> Statistics:
-    """Of samples that have one or several numbers."""
+    """Of samples that have one or several numbers, each with a weight of its own."""
     if "r2" not in asked:
         return {}
-    label, weight_N1 = label_NO.double(), weight_N[:, None].double()
+    label, weight = label_NO.double(), weight_NO.double()
     parts = [torch.ones_like(label), label, label.square(), (predicted_NO.double() - label).square()]
-    return {"moments": (torch.stack([(part * weight_N1).sum(0) for part in parts]), weight_N.sum())}
+    return {"moments": (torch.stack([(part * weight).sum(0) for part in parts]), weight.sum())}
 
 
 def summarized(

@@ -52,6 +52,11 @@ class ObjectiveConfig(Section):
         return {}
 
     @property
+    def takes_missing_labels(self) -> bool:
+        """Whether a sample may lack some of its labels, or all: NaN."""
+        return False
+
+    @property
     def differentiates_gradients(self) -> bool:
         """Whether its loss holds a gradient, which is differentiated in turn."""
         return False

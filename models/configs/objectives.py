@@ -97,6 +97,14 @@ class RegressionConfig(_Asked):
     """One number or several."""
     metrics: tuple[NumberMetric, ...] = ()
     """What is measured beside the mean errors: ``r2``, the share of the variance that is explained."""
+    missing_labels: bool = False
+    """Samples may lack some of their numbers (null, NaN), or all: what is not there counts in no loss and no metric, and what is
+    there counts alike. When false a missing number is an error, or a bad sample."""
+
+    @property
+    def takes_missing_labels(self) -> bool:
+        """As ``missing_labels`` says."""
+        return self.missing_labels
 
 
 class BinaryConfig(_OfLabels):

@@ -64,9 +64,9 @@ class Forecasting(OnePhase):
         future_BHS = batch["future"].float()
         forecast_BHS = self._forecast(modules, batch)
         sums = self._sums(forecast_BHS, batch)
-        weight_BH = weights_of(batch, future_BHS)[:, None].expand(future_BHS.shape[:2])
+        weight_BHS = weights_of(batch, future_BHS)[:, None, None].expand_as(future_BHS)
         statistics = of_numbers(
-            self._asked, forecast_BHS.flatten(0, 1), future_BHS.flatten(0, 1), weight_BH.flatten()
+            self._asked, forecast_BHS.flatten(0, 1), future_BHS.flatten(0, 1), weight_BHS.flatten(0, 1)
         )
         return {"loss": (sums.loss, sums.count), **sums.metrics, **statistics}
 

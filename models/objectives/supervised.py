@@ -163,16 +163,21 @@ class Classification(OfClasses):
 
 
 class Regression(Supervised):
-    """Mean squared error over all numbers to predict."""
+    """Mean squared error over all numbers to predict, or over those that are there."""
 
     def __init__(self, config: FamilyConfig, objective: RegressionConfig) -> None:
         super().__init__(config, objective)
         self._asked = objective.metrics
+        self._may_lack = objective.missing_labels
 
     @property
     def units_per_sample(self) -> int | None:
-        """Numbers to predict of one sample."""
-        return self._outputs
+        """Numbers to predict of one sample, unless some may be missing."""
+        return None if self._may_lack else self._outputs
+
+    def units(self, phase: str, batch: Batch) -> Tensor:
+        """Numbers to predict of samples that are not padding."""
+        return self._targets(batch)[1].sum()
 
     def label(self) -> TensorSpec:
         """A number or several."""
@@ -180,19 +185,25 @@ class Regression(Supervised):
 
     def statistics(self, predicted: Tensor, batch: Batch) -> Statistics:
         """Of numbers."""
-        label_BO = batch["label"].float().reshape(predicted.shape)
-        return of_numbers(self._asked, predicted, label_BO, weights_of(batch, label_BO))
+        return of_numbers(self._asked, predicted, *self._targets(batch))
 
     def sums(self, predicted: Tensor, batch: Batch) -> Sums:
         """Unit: number to predict."""
-        predicted_BO = predicted
-        label_BO = batch["label"].float().reshape(predicted_BO.shape)
-        weight_B = weights_of(batch, label_BO)
-        error_BO = predicted_BO - label_BO
-        squared = (error_BO.square().sum(1) * weight_B).sum()
-        absolute = (error_BO.detach().abs().sum(1) * weight_B).sum()
-        count = weight_B.sum() * self._outputs
+        label_BO, weight_BO = self._targets(batch)
+        error_BO = predicted - label_BO
+        squared = (error_BO.square() * weight_BO).sum()
+        absolute = (error_BO.detach().abs() * weight_BO).sum()
+        count = weight_BO.sum()
         return Sums(squared, count, {"mse": (squared.detach(), count), "mae": (absolute, count)})
+
+    def _targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Numbers to predict (B, O), 0 where there is none, and what each counts (B, O)."""
+        label_BO = batch["label"].float().reshape(-1, self._outputs)
+        weight_BO = weights_of(batch, label_BO)[:, None].expand_as(label_BO)
+        if not self._may_lack:
+            return label_BO, weight_BO
+        missing_BO = label_BO.isnan()
+        return label_BO.masked_fill(missing_BO, 0.0), weight_BO.masked_fill(missing_BO, 0.0)
 
 
 class YesNo(Supervised):

@@ -16,6 +16,7 @@ from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import SourceRows
 from orchestrator.data.sources.tables import named
 from orchestrator.errors import DataError
+from orchestrator.models.configs import default_objective
 from orchestrator.spec.job import JobSpec
 
 _HEAD_ROWS = 8
@@ -31,6 +32,7 @@ def layouts_by_name(
         SpecError: the job lacks a section.
     """
     spec, taken, first = job.data, model_tensors(job), sources[0].index
+    may_lack = ("label",) if (job.objective or default_objective(job.model)).takes_missing_labels else ()
     heads = [format_of(rows.index.kind).head(rows.index, _HEAD_ROWS) for rows in sources]
     chosen = choose_columns(spec, taken, first, heads[0])
     made, notes = [], []
@@ -38,7 +40,7 @@ def layouts_by_name(
         if rows.index.root != first.root:
             _refuse_missing_columns(chosen, rows.index, head, first)
             notes += _further_columns(job, rows.index, head, first, heads[0])
-        made.append(layouts_of(chosen, spec, taken, rows.index, head))
+        made.append(layouts_of(chosen, spec, taken, rows.index, head, may_lack))
     refuse_missing(job, list(chosen), first.root, heads[0].column_names)
     alike = [made[0], *(_texts_like(made[0], layouts) for layouts in made[1:])]
     for rows, layouts in zip(sources[1:], alike[1:], strict=True):

@@ -29,7 +29,8 @@ def check_no_gaps(job: JobSpec, source: PreparedSource, cache: str) -> None:
     names = [
         (layout.name, column)
         for layout in source.layouts
-        if layout.dtype == "float32" and layout.kind == "numbers" and layout.name not in filled
+        if layout.dtype == "float32" and layout.kind == "numbers"
+        if not layout.gaps and layout.name not in filled
         for column in layout.columns
     ]
     if not names or source.skips_bad_samples:

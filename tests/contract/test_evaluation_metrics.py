@@ -35,6 +35,7 @@ CONFIGS: dict[str, ObjectiveConfig] = {
     "binary": BinaryConfig(metrics=LABELS),
     "multilabel": MultilabelConfig(metrics=LABELS),
     "regression": RegressionConfig(metrics=("r2",)),
+    "missing numbers": RegressionConfig(metrics=("r2",), missing_labels=True),
 }
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -53,8 +54,11 @@ def samples(kind: str) -> tuple[Tensor, Tensor]:
     outputs = (outputs * 4).round() / 4  # with ties
     if kind == "classification":
         return outputs, torch.randint(0, CLASSES - 1, (SAMPLES,), generator=generator)
-    if kind == "regression":
-        return outputs, outputs + torch.randn(outputs.shape, generator=generator)
+    if kind in ("regression", "missing numbers"):
+        labels = outputs + torch.randn(outputs.shape, generator=generator)
+        if kind == "missing numbers":
+            labels[torch.rand(labels.shape, generator=generator) < 0.6] = torch.nan
+        return outputs, labels
     return outputs, torch.randint(0, 2, outputs.shape, generator=generator).squeeze(1)
 
 
@@ -83,8 +87,18 @@ def on_a_rank(kind: str) -> dict[str, float]:
 def by_sklearn(kind: str) -> dict[str, float]:
     outputs, labels = samples(kind)
     truth, made = labels.numpy(), dict[str, float]()
-    if kind == "regression":
-        return {"r2": expected.r2_score(truth, outputs.numpy())}
+    if kind in ("regression", "missing numbers"):
+        there = ~np.isnan(truth)
+        columns = [
+            (truth[there[:, index], index], outputs[there[:, index], index].numpy())
+            for index in range(CLASSES)
+        ]
+        error = (outputs.numpy() - truth)[there]
+        return {
+            "r2": float(np.mean([expected.r2_score(*column) for column in columns])),
+            "mse": float(np.square(error).mean()),
+            "mae": float(np.abs(error).mean()),
+        }
     if kind == "binary":
         said = (outputs[:, 0] > 0).numpy()
         return {

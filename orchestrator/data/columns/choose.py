@@ -75,14 +75,19 @@ def layouts_of(
     taken: Mapping[str, str],
     index: SourceIndex,
     head: pa.Table,
+    may_lack: Container[str] = (),
 ) -> tuple[TensorLayout, ...]:
     """How a source's columns make the chosen tensors.
+
+    Args:
+        may_lack: tensors that the objective takes with values missing.
 
     Raises:
         DataError: a column isn't there, or can't be what it is meant to be.
     """
     layouts = tuple(
-        _layout(tensor, one, spec, taken.get(tensor), index, head) for tensor, one in chosen.items()
+        _layout(tensor, one, spec, taken.get(tensor), index, head, gaps=tensor in may_lack)
+        for tensor, one in chosen.items()
     )
     padded = [one for one in layouts if one.sound is not None and one.sound.pads]
     return (*layouts, length_layout(padded[0])) if padded and LENGTH not in chosen else layouts
@@ -105,7 +110,14 @@ def one_carried_type(sources: Sequence[tuple[TensorLayout, ...]]) -> list[tuple[
 
 
 def _layout(
-    tensor: str, one: Chosen, spec: DataSpec, taken_as: str | None, index: SourceIndex, head: pa.Table
+    tensor: str,
+    one: Chosen,
+    spec: DataSpec,
+    taken_as: str | None,
+    index: SourceIndex,
+    head: pa.Table,
+    *,
+    gaps: bool,
 ) -> TensorLayout:
     columns = one.columns
     there = set(head.column_names)
@@ -124,7 +136,7 @@ def _layout(
         read_columns=read,
         kind="numbers",
         shape=(len(columns),) if one.flat else (),
-        gaps=_fills_in(spec, tensor),
+        gaps=gaps or _fills_in(spec, tensor),
         flat=one.flat,
     )
     encoded = any(t.kind == "encode" and t.tensor == tensor for t in spec.transforms)
@@ -187,7 +199,7 @@ def _number_types(
     dtype = "int64" if taken_as == "int" or (taken_as is None and whole and not computed) else "float32"
     if computed and dtype == "float32":
         return dtype, np.result_type(np.float32, *types).name
-    if index.kind in _TYPED and len(parts) == 1 and not computed:
+    if index.kind in _TYPED and len(parts) == 1 and not computed and not layout.gaps:
         return dtype, _smaller(types[0], parts[0].ndim, dtype)
     return dtype, dtype
 

@@ -48,7 +48,8 @@ class TensorLayout(Section):
     """As it is read: ``dtype``; the smaller type of the source where no transform computes with it; a wider one where one
     does and ``dtype`` can't tell the source's values apart. Images carried as uint8 are still in 0..255."""
     gaps: bool = False
-    """Whether values may be missing, since a transform fills them in. Otherwise a row that lacks one can't be read."""
+    """Whether values may be missing, since a transform fills them in or the objective leaves them out. Otherwise a row that lacks
+    one can't be read."""
     flat: bool = False
     """Several columns, ``features`` or ``categories``: laid end to end."""
     resizes: bool = False

@@ -244,6 +244,24 @@ def test_a_missing_target_is_found_before_training_and_may_be_skipped(tmp_path):
     assert labels.tolist() == [i * 1.5 for i in range(20) if i != 5]
 
 
+def test_numbers_that_some_samples_lack_stay_missing_where_the_objective_takes_them_so(tmp_path):
+    first, second = [i if i % 3 else None for i in range(20)], [None if i == 4 else i / 2 for i in range(20)]
+    source = parquet(tmp_path, x=X, first=pa.array(first, pa.int8()), second=second)
+    data: dict[str, Any] = {
+        "train": source,
+        "eval": source,
+        "columns": {"features": "x", "label": ["first", "second"]},
+    }
+    assert "column 'first' has no value there" in refused(tmp_path, data, objective={"kind": "regression"})
+    objective = {"kind": "regression", "missing_labels": True}
+    wanted = np.array([first, second], dtype=np.float32).T
+    for held_out in (False, True):
+        read = tensors(tmp_path, data, objective=objective, held_out=held_out)
+        assert np.array_equal(read["label"], wanted, equal_nan=True)
+    one = data | {"columns": {"features": "x", "label": "first"}}
+    assert np.array_equal(tensors(tmp_path, one, objective=objective)["label"], wanted[:, 0], equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("words", "labels", "column"),
     [

@@ -10,7 +10,14 @@ from torch import Tensor
 from orchestrator.errors import DataError, SpecError
 from orchestrator.models import build_modules, build_objective
 from orchestrator.models.base import check_batch
-from orchestrator.models.configs import AdversarialConfig, CausalLmConfig, GanConfig, LstmConfig, MlpConfig
+from orchestrator.models.configs import (
+    AdversarialConfig,
+    CausalLmConfig,
+    GanConfig,
+    LstmConfig,
+    MlpConfig,
+    RegressionConfig,
+)
 from orchestrator.models.objectives.language import SAMPLE_TOKENS
 
 every_case = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -189,6 +196,25 @@ def test_a_family_refuses_anothers_objective():
 def test_a_language_model_must_not_look_ahead():
     with pytest.raises(SpecError, match="bidirectional"):
         build_objective(LstmConfig(vocabulary=5, bidirectional=True), CausalLmConfig())
+
+
+def test_numbers_that_are_not_there_count_nothing_and_give_no_gradient():
+    config = MlpConfig(size="debug", in_features=5, outputs=2)
+    objective = build_objective(config, RegressionConfig(missing_labels=True))
+    modules = build_modules(config, RegressionConfig())
+    features, label = torch.randn(3, 5), torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [2.0, 3.0]])
+    predicted = modules["model"](features)
+    there = ~label.isnan()
+    ((predicted - label)[there] ** 2).sum().backward()
+    wanted = [parameter.grad.clone() for parameter in modules["model"].parameters()]
+    modules["model"].zero_grad()
+    batch = {"features": features, "label": label, "weight": torch.ones(3)}
+    sums = objective.loss("model", modules, batch)
+    sums.loss.backward()
+    assert sums.count == objective.units("model", batch) == there.sum() == 3
+    assert sums.loss.item() == pytest.approx(((predicted - label)[there] ** 2).sum().item())
+    for parameter, gradient in zip(modules["model"].parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
 
 
 def test_wasserstein_needs_a_bound():
