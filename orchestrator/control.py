@@ -130,8 +130,15 @@ def steps_until_check(seconds_per_step: float) -> int:
 class Mailbox:
     """Rank 0's small exchange with the run's storage, from a thread: has a stop been asked for, how far have we come."""
 
-    def __init__(self, storage: str, launch: int) -> None:
-        self._record = RunRecord(storage)
+    def __init__(self, storage: str, launch: int, is_superseded: Callable[[], bool] = lambda: False) -> None:
+        """
+        Args:
+            storage: root of the run's files.
+            launch: whose record it is.
+            is_superseded: whether a later attempt has begun: from then on nothing is written.
+
+        """
+        self._record, self._is_superseded = RunRecord(storage), is_superseded
         self._launch = launch
         self._status = self._record.status(launch)
         self._stop, self._closed = threading.Event(), threading.Event()
@@ -154,11 +161,14 @@ class Mailbox:
     def _exchange(self) -> None:
         if self._record.stop_was_asked(self._launch):
             self._stop.set()
-        if self._reached > self._written:
+        told = self._status and self._status.with_urls(self._urls)
+        is_further, has_news = self._reached > self._written, told is not None and told != self._told
+        if not (is_further or has_news) or self._is_superseded():
+            return
+        if is_further:
             self._written = self._reached
             self._record.set_reached(self._written)
-        told = self._status and self._status.with_urls(self._urls)
-        if told is not None and told != self._told:
+        if told is not None and has_news:
             self._record.set_state(told)
             self._told = told
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import events
-from orchestrator.errors import StoppedError, TrainwrightError
+from orchestrator.errors import InfrastructureError, StoppedError, SupersededError, TrainwrightError
+from orchestrator.keeper import end_with_keeper, keep
 from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
 from orchestrator.ray_session import RaySession, Work, train_on_worker
@@ -47,9 +48,21 @@ def main(arguments: list[str] | None = None, work: Work = train_on_worker) -> in
     parser.add_argument(
         "--start-ray", metavar="DIR", help="start a private Ray instance with its files in DIR"
     )
+    parser.add_argument(
+        "--keep", action="store_true", help="in a process of its own, which is started again where it is lost"
+    )
+    parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     plan = Plan.model_validate_json(Path(options.plan).read_text(encoding="utf-8"))
+    if options.keep:
+        return keep(plan, options.launch, _kept_command(options.plan, options.launch))
+    if options.kept:
+        end_with_keeper()
     return Driver(plan, options.launch, options.start_ray, started_at, work).run()
+
+
+def _kept_command(plan: str, launch: int) -> list[str]:
+    return [sys.executable, "-m", "orchestrator.driver", "--plan", plan, "--launch", str(launch), "--kept"]
 
 
 class _EndNow(KeyboardInterrupt):
@@ -98,6 +111,11 @@ class Driver:
             return _tell_end(self._status)
         from orchestrator.telemetry.ledger_keeper import LedgerKeeper
 
+        try:
+            self._record = self._record.taken_over(self._launch)
+        except OSError as error:
+            end = self._end_of(InfrastructureError(f"the run's record can't be written: {first_line(error)}"))
+            return _tell_end(end)
         with LedgerKeeper(self._record, self._status) as self._ledger:
             return self._run()
 
@@ -114,7 +132,11 @@ class Driver:
             end = self._end_of(error)
         self._over.set()
         ledger = self._ledger.ended(end.ended_at or time.time())
-        end = self._written(end.with_effective(ledger.effective))
+        try:
+            end = self._written(end.with_effective(ledger.effective))
+        except SupersededError as superseded:
+            sys.stderr.write(f"{superseded}\n")  # how the launch ends is the other driver's to tell
+            return superseded.exit_code
         self._close_tracking(end)
         return _tell_end(end)
 
@@ -233,17 +255,25 @@ class Driver:
         signal.signal(signal.SIGINT, self._on_signal)
 
     def _end_after_grace(self) -> None:
-        """On a thread: end the launch where a graceful stop takes longer than the job allows."""
+        """On a thread: end the launch where a graceful stop takes longer than the job allows, or where another driver has taken
+        it over.
+        """
         grace, asked_at = self._plan.job.recovery.stop_grace, None
         while not self._over.wait(_STOP_POLL_SECONDS):
             with contextlib.suppress(OSError):  # storage that fails for a moment is asked again
                 if asked_at is None and self._stop_asked():
                     asked_at = time.monotonic()
+                if self._record.is_superseded:
+                    self._end_at_once("another driver has taken this launch over")
+                    return
             if asked_at is not None and time.monotonic() - asked_at > grace:
-                self._stops_asked = max(1, self._stops_asked)
-                self._why_at_once = f"did not stop within recovery.stop_grace, {grace:g} s, and was ended"
-                os.kill(os.getpid(), signal.SIGTERM)
+                self._end_at_once(f"did not stop within recovery.stop_grace, {grace:g} s, and was ended")
                 return
+
+    def _end_at_once(self, why: str) -> None:
+        """From a thread."""
+        self._stops_asked, self._why_at_once = max(1, self._stops_asked), why
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _diagnose(self) -> None:
         """On a thread: say what all workers do to whoever asks for it in the record."""
@@ -256,7 +286,8 @@ class Driver:
     def _on_signal(self, number: int, frame: Any) -> None:
         """First: ask the workers to finish the step and save. Second, or before there are workers: end now."""
         self._stops_asked += 1
-        self._record.ask_to_stop(self._launch)
+        with contextlib.suppress(SupersededError):  # the other one goes on
+            self._record.ask_to_stop(self._launch)
         if self._stops_asked > 1 or not self._has_workers:
             raise _EndNow
 

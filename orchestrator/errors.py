@@ -7,6 +7,7 @@ TrainwrightError                 any of the below; ``exit_code`` is what the com
 │   └── NotANumberError  (3)     the loss or its gradient is no longer a number
 ├── InfrastructureError  (4)     the cluster, the storage or the network failed
 │   ├── RecordError      (4)     a run's record is damaged
+│   ├── SupersededError  (4)     another driver has taken the launch over
 │   ├── ResourcesError   (4)     what the job asks for is more than the cluster has
 │   ├── HangError        (4)     a worker has not moved for too long
 │   ├── NoticeError      (4)     a worker will be taken away, so all have left
@@ -59,6 +60,10 @@ class InfrastructureError(TrainwrightError):
     """The cluster, the storage or the network failed; running it again may help."""
 
     exit_code = 4
+
+
+class SupersededError(InfrastructureError):
+    """Another driver has taken the launch over: this one is not to write any more."""
 
 
 class ResourcesError(InfrastructureError):

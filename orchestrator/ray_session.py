@@ -47,6 +47,7 @@ DATA_CPUS = 1
 
 _NODE_POLL_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 15.0
+_LONGEST_PAUSE_SECONDS = 30.0
 _NODE_ANSWER_SECONDS, _ASKED_AT_ONCE = 2.0, 64
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Where the workers of one machine talk to each other: nobody else can listen in or join."""
@@ -97,6 +98,8 @@ class RaySession:
                 )
                 if not retry:
                     raise InfrastructureError(message) from None
+                if not self._private_dir:  # a head that was lost may come back
+                    time.sleep(min(_LONGEST_PAUSE_SECONDS, 2.0**failure))
             except BaseException:
                 self._leave()
                 raise

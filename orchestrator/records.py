@@ -6,6 +6,7 @@
     <storage>/launches/1/state.json      the newest RunStatus, replaced as a whole
     <storage>/launches/1/final.json      the end; created once, never overwritten: the first writer wins
     <storage>/launches/1/driver.log      output of the driver
+    <storage>/launches/1/drivers/1       a driver of the launch has begun; one with a higher number has taken over from it
     <storage>/launches/1/ledger.json     where the time of all launches up to this one went; written by its driver alone
     <storage>/control/stop-1             its existence asks launch 1 for a graceful stop
     <storage>/control/deleted            the run is being deleted: what else is there is a part of it
@@ -26,7 +27,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from orchestrator.errors import RecordError
+from orchestrator.errors import RecordError, SupersededError
 from orchestrator.ledger import Ledger
 from orchestrator.own_code import OwnCode
 from orchestrator.runs import RunStatus
@@ -127,6 +128,25 @@ class RunRecord:
         assert earlier is not None
         return earlier
 
+    def newest_driver(self, launch: int) -> int:
+        """Number of the newest driver that a launch has had; 0 where none has begun."""
+        driver = 0
+        while self.store.exists(_driver_name(launch, driver + 1)):
+            driver += 1
+        return driver
+
+    def taken_over(self, launch: int) -> DriverRecord:
+        """The record as a driver that begins writes it: from now on no earlier one of the launch writes any more."""
+        driver = 1
+        while not self.store.create(_driver_name(launch, driver), b""):
+            driver += 1
+        return DriverRecord(self.storage, self.store, launch, driver)
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether another driver has taken over from the one whose record this is; of a reader's never."""
+        return False
+
     def ask_to_stop(self, launch: int) -> None:
         """Ask a launch for a graceful stop. Asking again changes nothing."""
         self.store.write(_stop_name(launch), b"stop\n")
@@ -217,6 +237,55 @@ class RunRecord:
             return None
 
 
+class DriverRecord(RunRecord):
+    """The record of a launch as one of its drivers writes it. One that was taken for lost and comes back, as from a machine that
+    stood still, finds that another has taken over: all it would write raises SupersededError.
+    """
+
+    def __init__(self, storage: str, store: Store, launch: int, driver: int) -> None:
+        """
+        Args:
+            storage: the run's root.
+            store: it.
+            launch: the driver's.
+            driver: its number, by ``taken_over``.
+
+        """
+        super().__init__(storage, store)
+        self._next = _driver_name(launch, driver + 1)
+
+    @property
+    def is_superseded(self) -> bool:
+        """See RunRecord."""
+        return self.store.exists(self._next)
+
+    def set_state(self, status: RunStatus) -> None:
+        """See RunRecord."""
+        self._refuse_superseded()
+        super().set_state(status)
+
+    def set_ledger(self, launch: int, ledger: Ledger) -> None:
+        """See RunRecord."""
+        self._refuse_superseded()
+        super().set_ledger(launch, ledger)
+
+    def end(self, status: RunStatus) -> RunStatus:
+        """See RunRecord."""
+        self._refuse_superseded()
+        return super().end(status)
+
+    def ask_to_stop(self, launch: int) -> None:
+        """See RunRecord."""
+        self._refuse_superseded()
+        super().ask_to_stop(launch)
+
+    def _refuse_superseded(self) -> None:
+        if self.is_superseded:
+            raise SupersededError(
+                f"another driver has taken this launch over ({self.storage}/{self._next}); this one ends, and writes nothing more"
+            )
+
+
 def rank_log_name(attempt: int, rank: int) -> str:
     """Where a rank's output is kept."""
     return f"logs/attempt-{attempt}/rank-{rank}.log"
@@ -233,6 +302,10 @@ def _state_name(launch: int) -> str:
 
 def _end_name(launch: int) -> str:
     return f"launches/{launch}/final.json"
+
+
+def _driver_name(launch: int, driver: int) -> str:
+    return f"launches/{launch}/drivers/{driver}"
 
 
 def _ledger_name(launch: int) -> str:

@@ -22,7 +22,7 @@ from orchestrator.clusters.kubernetes.pods import (
     worker_template,
 )
 from orchestrator.clusters.shared.capacity import nodes_for
-from orchestrator.clusters.shared.driver_command import driver_command, environment_variables
+from orchestrator.clusters.shared.driver_command import environment_variables, kept_driver_command
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name, submission_id
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import Plan
@@ -54,7 +54,7 @@ def plan_to_rayjob(
     """
     options = profile.kubernetes
     spec: dict[str, Any] = {
-        "entrypoint": shlex.join(driver_command(f"{RUN_FOLDER}/{PLAN_KEY}", launch)),
+        "entrypoint": shlex.join(kept_driver_command(f"{RUN_FOLDER}/{PLAN_KEY}", launch)),
         "jobId": submission_id(plan.run_id, launch),
         "submissionMode": "HTTPMode",
         # JSON is YAML; strings in it need no second thought about quoting

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from orchestrator.clusters.shared.driver_command import driver_command, environment_variables
+from orchestrator.clusters.shared.driver_command import environment_variables, kept_driver_command
 from orchestrator.clusters.shared.packaging import PLAN_NAME
 from orchestrator.clusters.shared.safe_names import submission_id
 from orchestrator.planning.plan import Plan
@@ -19,7 +19,7 @@ def plan_to_ray_job(plan: Plan, profile: ClusterProfile, launch: int = 1) -> dic
         runtime_env["pip"] = list(plan.job.environment.pip)
     return {
         "submission_id": submission_id(plan.run_id, launch),
-        "entrypoint": shlex.join(driver_command(PLAN_NAME, launch)),
+        "entrypoint": shlex.join(kept_driver_command(PLAN_NAME, launch)),
         "runtime_env": runtime_env,
         "metadata": {
             "trainwright": plan.version,

@@ -24,6 +24,11 @@ def driver_command(
     return [python, *driver, "--plan", plan_path, "--launch", str(launch)]
 
 
+def kept_driver_command(plan_path: str, launch: int) -> list[str]:
+    """The same on a cluster, where a driver that is lost is started again within the same job."""
+    return [*driver_command(plan_path, launch), "--keep"]
+
+
 def environment_variables(plan: Plan, profile: ClusterProfile) -> dict[str, str]:
     """Variables of every process of a job; the job's own go before the profile's."""
     return {"RAY_TRAIN_V2_ENABLED": "1", **profile.environment, **plan.job.environment.env}

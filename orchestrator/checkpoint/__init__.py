@@ -6,7 +6,7 @@ commit marker was written last. Nothing else counts.
 
 from orchestrator.checkpoint.choose import BEST, NEWEST, chosen, described
 from orchestrator.checkpoint.compare import relative_distance, unequal_elements
-from orchestrator.checkpoint.find import checkpoint_at, committed, newest_good, next_attempt
+from orchestrator.checkpoint.find import checkpoint_at, committed, is_superseded, newest_good, next_attempt
 from orchestrator.checkpoint.format import Checkpoint
 from orchestrator.checkpoint.reader import CheckpointReader, open_reader
 from orchestrator.checkpoint.retention import Ranking
@@ -23,6 +23,7 @@ __all__ = [
     "chosen",
     "committed",
     "described",
+    "is_superseded",
     "newest_good",
     "next_attempt",
     "open_reader",

@@ -54,6 +54,11 @@ def newest_attempt(store: Store) -> int:
     return max((int(name) for name in store.list(ATTEMPTS) if name.isascii() and name.isdigit()), default=0)
 
 
+def is_superseded(root: str, attempt: int) -> bool:
+    """Whether a later attempt has begun. Raises OSError where the storage can't be read."""
+    return newest_attempt(store_of(root)) > attempt
+
+
 def folders(store: Store) -> list[tuple[int, int]]:
     """(step, attempt) of every checkpoint folder, committed or not, newest first.
 

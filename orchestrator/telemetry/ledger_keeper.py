@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TextIO
 
 from orchestrator import events
-from orchestrator.errors import RecordError
+from orchestrator.errors import RecordError, SupersededError
 from orchestrator.ledger import Account, Ledger
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus
@@ -89,15 +89,24 @@ class LedgerKeeper:
             self._has_news.clear()
             self._write()
 
+    def _shown(self, ledger: Ledger) -> None:
+        """Elsewhere: one that can't show it is asked no more, and the ledger goes on."""
+        try:
+            self._show(ledger)
+        except Exception as error:
+            self._show = _show_nobody
+            logger.warning("the ledger's gauges are not shown any more: %s: %s", type(error).__name__, error)
+
     def _write(self) -> None:
         with self._lock:
             ledger = self._account.ledger
             if ledger == self._told:
                 return
-            with contextlib.suppress(OSError):  # storage that fails for a moment is told at the next
+            # storage that fails for a moment is told at the next; of a launch that was taken over another one tells
+            with contextlib.suppress(OSError, SupersededError):
                 self._record.set_ledger(self._launch, ledger)
                 self._told = ledger
-            self._show(ledger)
+            self._shown(ledger)
         events.emit("ledger", effective=round(ledger.effective, 4), wall=round(ledger.wall, 1))
 
 

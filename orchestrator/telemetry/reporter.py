@@ -9,6 +9,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -165,7 +166,9 @@ class RunReporter:
 
         """
         self._plan, self._prepared, self._attempt, self._teller = plan, prepared, attempt, teller
-        self._mailbox = Mailbox(plan.storage, launch)
+        self._mailbox = Mailbox(
+            plan.storage, launch, partial(checkpoint.is_superseded, f"{plan.storage}/checkpoints", attempt)
+        )
         self._gauges = Gauges(plan, attempt=attempt, start_seconds=time.time() - started_at)
         self._tracker = open_tracker(
             plan, attempt=attempt, launch=launch, start_step=start_step, on_url=self._is_tracked_at

@@ -53,6 +53,19 @@ def test_what_was_told_last_is_written_before_the_worker_ends(tmp_path):
     assert (status.step, status.urls) == (9, {"mlflow": "http://mlflow/#/1"})
 
 
+def test_an_attempt_that_another_has_followed_writes_nothing_more(tmp_path):
+    record, superseded = RunRecord(str(tmp_path)), []
+    record.set_state(RunStatus(run_id="r", state=RunState.STARTING, total_steps=9))
+    old = Mailbox(str(tmp_path), 1, lambda: bool(superseded))
+    old.reached(3, 1, {})
+    wait_until(lambda: record.status(1).step == 3)
+    superseded.append(True)
+    record.set_state(record.status(1).reached(2, 2, {}))  # by who follows, from an older checkpoint
+    old.reached(7, 1, {"train/loss": 0.5})
+    old.close()
+    assert (record.status(1).attempt, record.status(1).step, record.reached()) == (2, 2, 3)
+
+
 def test_a_stop_that_is_asked_for_is_heard(tmp_path):
     mailbox = Mailbox(str(tmp_path), 2)
     try:

@@ -107,6 +107,37 @@ def test_a_launch_that_has_its_end_is_not_run_again(launch):
     assert Session.entered == 1
 
 
+def test_a_driver_that_another_has_taken_over_from_ends_and_writes_nothing(launch, monkeypatch, capsys):
+    """It was taken for lost, on a machine that stood still, and comes back."""
+
+    def trains():
+        launch.record.set_state(launch.record.status(1).reached(3, 2, {}))
+        launch.record.taken_over(1)
+        signal.signal(signal.SIGALRM, lambda number, frame: pytest.fail("it was not told to end"))
+        signal.alarm(30)
+        try:
+            signal.pause()
+        finally:
+            signal.alarm(0)
+
+    monkeypatch.setattr(Session, "trains", staticmethod(trains))
+    code, status = launch()
+    assert (code, status.state, status.step, status.attempt) == (4, RunState.RUNNING, 3, 2)
+    assert not launch.record.stop_was_asked(1)
+    said = capsys.readouterr()
+    assert said.err.startswith("another driver has taken this launch over (") and "Traceback" not in said.err
+    assert '"event":"end"' not in said.out
+
+
+def test_a_superseded_driver_s_end_is_refused(launch, monkeypatch):
+    monkeypatch.setattr(
+        Session, "trains", staticmethod(lambda: launch.record.taken_over(1).set_state(Session.told(launch)))
+    )
+    monkeypatch.setattr(Session, "told", staticmethod(lambda launch: launch.record.status(1)), raising=False)
+    assert launch()[0] == 4
+    assert not launch.record.status(1).state.is_final
+
+
 @pytest.mark.parametrize(
     ("error", "code", "reason"),
     [

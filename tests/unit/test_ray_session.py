@@ -313,15 +313,24 @@ class Flaky(RaySession):
 
 
 @pytest.fixture
-def flaky(plan, monkeypatch):
+def pauses(monkeypatch):
+    found = []
+    monkeypatch.setattr(ray_session.time, "sleep", found.append)
+    return found
+
+
+@pytest.fixture
+def flaky(plan, monkeypatch, pauses):
     monkeypatch.setattr(ray_session.os, "environ", {})
     return Flaky(plan(recovery={"max_failures": 2}), None)
 
 
-def test_a_ray_that_does_not_start_is_tried_again(flaky, capsys):
+def test_a_ray_that_does_not_start_is_tried_again(flaky, capsys, pauses):
+    """On a cluster after a while: a head that was lost may come back."""
     flaky.failures = 2
     with flaky:
         assert flaky.left == 2
+    assert pauses == [2.0, 4.0]
     said = [json.loads(line.partition(" ")[2]) for line in capsys.readouterr().out.splitlines()]
     assert [(event["failure"], event["max_failures"], event["retry"]) for event in said] == [
         (1, 2, True),

@@ -1,13 +1,15 @@
 """The Ray backend on real nodes: a head and a second node, token authentication on, jobs through the Jobs API."""
 
 import concurrent.futures
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from ray_nodes import RayNodes, alive, end_node, wait, workers_of
 
-from orchestrator import events, sdk
+from orchestrator import checkpoint, events, sdk
 from orchestrator.clusters import open_cluster
 from orchestrator.clusters.doctor.examine import doctor
 from orchestrator.clusters.ray.api import RayClient
@@ -175,6 +177,30 @@ def test_a_run_is_stopped_gracefully_and_goes_on_from_where_it_was(profile):
             attempts.append(event["start_step"])
     assert attempts == [stopped.step]
     assert cluster.status(plan.run_id).state is RunState.SUCCEEDED, last_words(cluster, plan.run_id)
+
+
+def test_a_killed_driver_is_started_again_in_the_same_submission(profile):
+    """Its workers are fenced by the attempt's number, and the final state is that of a run that nothing happened to."""
+    cluster, plan = submit(profile, digits(400, scaling={"workers": 2}))
+    attempts, is_killed = [], False
+    for line in cluster.logs(plan.run_id, follow=True):
+        event = events.parse(line)
+        if event and event["event"] == "attempt":
+            attempts.append((event["attempt"], event["start_step"]))
+        if event and event["event"] == "metrics" and event["step"] >= 120 and not is_killed:
+            is_killed = True
+            driver = RayClient(profile).info(plan.run_id)["driver_info"]["pid"]
+            os.kill(int(driver), signal.SIGKILL)
+    status = cluster.status(plan.run_id)
+    assert (status.state, status.launch, status.step) == (RunState.SUCCEEDED, 1, 400), last_words(
+        cluster, plan.run_id
+    )
+    (_, first), (attempt, second) = attempts
+    assert (first, attempt) == (0, 2) and second >= 100
+    other_cluster, other = submit(profile, digits(400, scaling={"workers": 2}))
+    list(other_cluster.logs(other.run_id, follow=True))
+    saved, expected = (checkpoint.newest_good(f"{made.storage}/checkpoints") for made in (plan, other))
+    assert checkpoint.unequal_elements(saved, expected) == 0
 
 
 def test_a_stop_now_ends_it_at_once(profile):

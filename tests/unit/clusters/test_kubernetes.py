@@ -516,7 +516,7 @@ def test_resume_is_another_rayjob_with_the_plan_of_the_first(server):
         backend.resume(RUN)
     server.set_status(RUN, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
     assert backend.resume(RUN).launch == 2
-    assert server.objects["rayjobs"][f"{RUN}-2"]["spec"]["entrypoint"].endswith("--launch 2")
+    assert server.objects["rayjobs"][f"{RUN}-2"]["spec"]["entrypoint"].endswith("--launch 2 --keep")
     assert Plan.model_validate_json(server.objects["configmaps"][f"{RUN}-2"]["data"]["plan.json"]) == wanted()
     [listed] = backend.list()
     assert listed.launch == 2

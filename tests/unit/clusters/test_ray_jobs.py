@@ -49,7 +49,7 @@ def test_a_submitted_job_carries_code_plan_and_command(head, tmp_path):
     )
     [job] = head.jobs.values()
     assert job["submission_id"] == "digits-abcdefgh"
-    assert job["entrypoint"] == "python -m orchestrator.driver --plan trainwright-plan.json --launch 1"
+    assert job["entrypoint"] == "python -m orchestrator.driver --plan trainwright-plan.json --launch 1 --keep"
     assert job["runtime_env"]["env_vars"] == {"RAY_TRAIN_V2_ENABLED": "1"}
     assert len(head.packages) == 1
 
@@ -299,7 +299,7 @@ def test_resume_is_another_launch_of_the_same_plan(head, tmp_path):
     head.set_job("digits-abcdefgh", status="FAILED", driver_exit_code=4, message="x")
     assert backend.resume("digits-abcdefgh").launch == 2
     job = head.jobs["digits-abcdefgh-2"]
-    assert job["entrypoint"].endswith("--launch 2")
+    assert job["entrypoint"].endswith("--launch 2 --keep")
     assert job["metadata"]["plan"] == head.jobs["digits-abcdefgh"]["metadata"]["plan"]
     [listed] = backend.list()
     assert listed == backend.status("digits-abcdefgh")

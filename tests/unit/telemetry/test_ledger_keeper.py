@@ -42,6 +42,20 @@ def line(event, **fields):
     return taken[0].rstrip()
 
 
+def test_gauges_that_fail_are_one_warning_and_the_ledger_goes_on(record, caplog):
+    record.set_state(of(1))
+
+    def fails(ledger):
+        raise RuntimeError("no agent")
+
+    with LedgerKeeper(record, of(1)) as keeper, keeper.shown(fails):
+        train()
+        assert keeper.ended(130.0) == record.ledger(1)
+        events.emit("state", time=131.0, launch=2)
+        keeper.ended(140.0)
+    assert caplog.messages == ["the ledger's gauges are not shown any more: RuntimeError: no agent"]
+
+
 def test_it_is_kept_of_all_launches_and_each_writes_its_own(record, capsys):
     record.set_state(of(1))
     with LedgerKeeper(record, of(1)) as keeper:
