@@ -54,6 +54,7 @@ class FollowsTheRoom(FixedScalingPolicy):
         sizes: GroupSizes,
         room: Room,
         placed: Placed,
+        spares: Callable[[], Counter[str]],
         told: Callable[[int, str], None],
     ) -> None:
         """
@@ -62,11 +63,13 @@ class FollowsTheRoom(FixedScalingPolicy):
             sizes: decides.
             room: is asked for the room there is.
             placed: of the group that runs, or ran last.
+            spares: how many spare workers are held on which node.
             told: is told each group's size before it starts, and why it is not larger.
 
         """
         super().__init__(scaling_config)
         self._sizes, self._room, self._placed, self._told = sizes, room, placed, told
+        self._spares = spares
         self._failure, self._workers = "", 0
         self._looked_at = 0.0
         self._asked: Any = None
@@ -77,9 +80,10 @@ class FollowsTheRoom(FixedScalingPolicy):
         return self._sizes.most
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """See ScalingPolicy. What the last group has taken is given back before the next one starts."""
+        """See ScalingPolicy. What the last group has taken, and what is held beside it, is given back before the next one starts."""
         self._maybe_send_resource_request()
-        workers = self._sizes.at_start(self._room(self._placed.on_nodes, is_checked=True))
+        own = self._placed.on_nodes + self._spares()
+        workers = self._sizes.at_start(self._room(own, is_checked=True))
         return ResizeDecision(workers, self.scaling_config._resources_per_worker_not_none)
 
     def make_decision_for_running_worker_group(

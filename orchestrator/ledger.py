@@ -51,6 +51,8 @@ class Ledger(Section):
     """Where the number of workers may change: seconds of steps that counted, times the share of the most workers that was
     missing. It lies within ``step``: what the missing workers could have done, not what went by.
     """
+    spares: float = 0.0
+    """Seconds for which room was held for spare workers, times their number. They lie beside the parts."""
     step: int = 0
     """The last one that was logged."""
     launch: int = 0
@@ -125,6 +127,8 @@ class Account:
         self.steps, self.faults, self.communication = found.steps, found.faults, found.communication
         self.shrunken, self.missing = found.shrunken, 0.0
         """``missing``: of the most workers that there may be, the share that there is not."""
+        self.spares, self.held, self.told_at = found.spares, 0, found.until
+        """``held``: spare workers that room is held for since ``told_at``."""
         self.step, self.launch = found.step, found.launch
         self.doing = found.doing
         """What the time from here on is charged to; empty between launches."""
@@ -147,6 +151,7 @@ class Account:
             waited_for=dict(self.waited_for),
             communication=self.communication,
             shrunken=self.shrunken,
+            spares=self.spares,
             step=self.step,
             launch=self.launch,
             doing=self.doing,
@@ -168,6 +173,16 @@ class Account:
     def take(self, event: Mapping[str, Any]) -> None:
         """The next event of the run's output. Of a kind that says nothing of time it changes nothing."""
         time = event.get("time", self.at)
+        self.spares += self.held * max(0.0, time - self.told_at)
+        self.told_at = max(self.told_at, time)
+        match event:
+            case {"event": "spares", "held": int(held)}:
+                self.held = held
+            case {"event": "state" | "end"}:
+                self.held = 0
+        self._take(event, time)
+
+    def _take(self, event: Mapping[str, Any], time: float) -> None:
         match event:
             case {"event": "state", "launch": int(launch)}:
                 self._begins(time, launch)

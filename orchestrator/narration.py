@@ -68,6 +68,8 @@ class Narrator:
                 return [f"waiting for nodes: {message}"]
             case {"event": "group", "workers": int(workers), "most": int(most), "because": str(because)}:
                 return [f"{workers} of {most} workers, because {because}"]
+            case {"event": "spares", "held": int(held), "of": int(of)}:
+                return [f"{held} of {of} spare workers held ready"]
             case {"event": "resize", "message": str(message)}:
                 return [f"{message}; starting again, which is not counted"]
             case {"event": "attempt", "start_step": int(start), "total_steps": int(total)}:

@@ -40,6 +40,8 @@ def rows(status: RunStatus) -> list[tuple[str, str]]:
     ]
     if status.group:
         found.append(("workers", status.group.described(status.ended_at or time.time())))
+    if status.spares:
+        found.append(("spare workers", f"{status.spares.held} of {status.spares.of} held ready"))
     if status.effective:
         found.append(("effective training time", f"{status.effective:.1%}"))
     if status.nodes_left_out:

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -36,6 +37,7 @@ from orchestrator.storage.faults import first_line
 from orchestrator.telemetry.spool import HANG, Spool
 
 if TYPE_CHECKING:
+    from orchestrator.restarts import HoldsSpares, KeepsProcessesReady
     from orchestrator.trainer import Elastic
     from orchestrator.worker import Watch
 
@@ -235,7 +237,33 @@ class RaySession:
             if status := record.status(launch):
                 record.set_state(status.with_group(group))
 
-    def _elastic(self, launch: int) -> Elastic | None:
+    def _restarts(
+        self, variables: Mapping[str, str]
+    ) -> tuple[KeepsProcessesReady | None, HoldsSpares | None]:
+        """What is held ready for a group's next start; on this machine nothing is.
+
+        Args:
+            variables: of the workers' environment.
+
+        """
+        from ray.util.placement_group import NODE_ID_LABEL_KEY
+
+        from orchestrator.restarts import HoldsSpares, KeepsProcessesReady, Spares
+
+        plan, labels = self._plan, self._plan.job.scaling.node_labels
+        ready = KeepsProcessesReady() if variables else None
+        if not (count := plan.job.recovery.spare_workers):
+            return ready, None
+        spares = Spares(
+            count=count,
+            resources=_scaling_config(plan)._resources_per_worker_not_none,
+            labels=lambda: self._nodes.without(labels, NODE_ID_LABEL_KEY) or labels,
+            beside=plan.world_size,
+            variables=variables,
+        )
+        return ready, HoldsSpares(spares, ready, _tell_spares)
+
+    def _elastic(self, launch: int, spares: HoldsSpares | None) -> Elastic | None:
         """What decides on the group's size; None where that is fixed."""
         from orchestrator.recovery.group_size import GroupSizes
         from orchestrator.trainer import Elastic
@@ -245,7 +273,10 @@ class RaySession:
             return None
         sizes = [size.workers for size in self._plan.sizes]
         return Elastic(
-            GroupSizes(sizes, bounds.stabilization_window), self._room, partial(self._record_group, launch)
+            GroupSizes(sizes, bounds.stabilization_window),
+            self._room,
+            spares.on_nodes if spares else Counter,
+            partial(self._record_group, launch),
         )
 
     def _keep_hang(self, launch: int, hang: Hang) -> str:
@@ -297,6 +328,8 @@ class RaySession:
         from orchestrator.worker_group import GroupConfig
 
         plan = self._plan
+        environment = variables(plan.job.scaling.cpus_per_worker) if self._is_warm else {}
+        ready, spares = self._restarts(environment)
         if self._is_narrowed:
             self._record_group(launch, plan.world_size, "this machine has room for no more")
         hang_watch = HangWatch(plan.job.recovery.hang_timeout, partial(self._keep_hang, launch))
@@ -311,23 +344,25 @@ class RaySession:
             nodes=self._nodes,
             node_labels=plan.job.scaling.node_labels,
             left_out=partial(_record_left_out, plan.storage, launch),
-            elastic=self._elastic(launch),
+            elastic=self._elastic(launch, spares),
             hang_watch=hang_watch,
             last_words=last_words,
-            warm=self._is_warm,
+            restarts=[each for each in (spares, ready) if each],
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=PATIENCE * plan.job.recovery.hang_timeout,
                 hears_sigterm=plan.job.recovery.on_notice == "save",
             ),
             scaling_config=_scaling_config(plan),
-            run_config=_run_config(
-                plan, launch, variables(plan.job.scaling.cpus_per_worker) if self._is_warm else {}
-            ),
+            run_config=_run_config(plan, launch, environment),
         )
         with last_words.waited_for():
             result: dict[str, Any] = trainer.fit().return_value
         return result
+
+
+def _tell_spares(held: int, of: int) -> None:
+    events.emit("spares", held=held, of=of)
 
 
 def _is_there(node: Mapping[str, Any]) -> bool:

@@ -117,6 +117,15 @@ class Group(Section):
         return f"{self.workers} of {self.most} workers, since {ago}, because {self.because}"
 
 
+class Spares(Section):
+    """Room for spare workers, ``recovery.spare_workers``."""
+
+    held: int
+    """For how many it is held."""
+    of: int
+    """For how many it is to be."""
+
+
 class RunStatus(Section):
     """How a run stands at one moment, as every cluster reports it. Each method returns another status."""
 
@@ -156,6 +165,8 @@ class RunStatus(Section):
     """Nodes on which no worker is started any more, since their hardware failed ``recovery.exclude_nodes_after`` times."""
     group: Group | None = None
     """The workers that train, where their number may change; None before the first start and where it is fixed."""
+    spares: Spares | None = None
+    """Room for spare workers, as a cluster's driver told last; None where none is asked for."""
     urls: dict[str, str] = {}
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
 
@@ -191,6 +202,10 @@ class RunStatus(Section):
     def with_group(self, group: Group) -> RunStatus:
         """With another group of workers."""
         return self._with(group=group)
+
+    def with_spares(self, spares: Spares) -> RunStatus:
+        """With so many spare workers."""
+        return self._with(spares=spares)
 
     def in_attempt(self, attempt: int, total_steps: int) -> RunStatus:
         """After another start of the workers."""

@@ -9,6 +9,7 @@ Seam: ``ray.train.v2``; covered by the runs of the integration tests, the Ray mi
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,6 @@ from orchestrator.last_words import LastWords
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.group_size import GroupSizes
 from orchestrator.recovery.policy import RetryWhatCanHelp
-from orchestrator.restarts import KeepsProcessesReady
 
 _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
@@ -45,6 +45,8 @@ class Elastic:
     """The sizes that it may have."""
     room: Room
     """For how many workers there is room."""
+    spares: Callable[[], Counter[str]]
+    """How many spare workers are held on which node, which the next group may take."""
     told: Callable[[int, str], None]
     """Is told each group's size before it starts, and why it is not larger."""
 
@@ -64,7 +66,7 @@ class Trainer(DataParallelTrainer):
         hang_watch: HangWatch,
         last_words: LastWords,
         elastic: Elastic | None,
-        warm: bool,
+        restarts: Sequence[WorkerGroupCallback],
         **named: Any,
     ) -> None:
         """
@@ -80,7 +82,7 @@ class Trainer(DataParallelTrainer):
             hang_watch: ends an attempt that hangs.
             last_words: knows the processes of the newest group.
             elastic: how many workers a group gets; None where that is always the same.
-            warm: whether processes wait for the next start while a group trains.
+            restarts: what is held ready for the next start while a group trains.
             named: see ``arguments``.
 
         """
@@ -90,7 +92,7 @@ class Trainer(DataParallelTrainer):
         self._places = _LeavesFaultyNodesOut(nodes, node_labels, left_out)
         self._hang_watch, self._last_words = hang_watch, last_words
         self._elastic, self._placed = elastic, Placed()
-        self._ready = [KeepsProcessesReady()] if warm else []
+        self._restarts = restarts
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures, self._nodes)
@@ -98,7 +100,7 @@ class Trainer(DataParallelTrainer):
             arguments["scaling_policy"] = _TakesWhatIsThere(self.scaling_config)
         elif elastic := self._elastic:
             arguments["scaling_policy"] = FollowsTheRoom(
-                self.scaling_config, elastic.sizes, elastic.room, self._placed, elastic.told
+                self.scaling_config, elastic.sizes, elastic.room, self._placed, elastic.spares, elastic.told
             )
         controller = (_OwnController if self._own_ray else _Controller)(**arguments)
         asyncio.run(controller.run())
@@ -106,8 +108,8 @@ class Trainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> Any:
         ray_s = [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
-        own = [_SaysWhatIsMissing(self._missing), self._places, self._placed, self._last_words, *self._ready]
-        return [self._hang_watch, *ray_s, *own]
+        own = [_SaysWhatIsMissing(self._missing), self._places, self._placed, self._last_words]
+        return [self._hang_watch, *ray_s, *own, *self._restarts]
 
 
 class _SaysWhatIsMissing(WorkerGroupCallback):

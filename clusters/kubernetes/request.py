@@ -21,7 +21,7 @@ from orchestrator.clusters.kubernetes.pods import (
     head_template,
     worker_template,
 )
-from orchestrator.clusters.shared.capacity import nodes_for
+from orchestrator.clusters.shared.capacity import nodes_for, refuse_spares
 from orchestrator.clusters.shared.driver_command import environment_variables, kept_driver_command
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name, submission_id
 from orchestrator.errors import SpecError
@@ -193,6 +193,7 @@ def _check_group_may_change(plan: Plan, profile: ClusterProfile) -> None:
 def _ray_cluster(plan: Plan, profile: ClusterProfile, launch: int) -> dict[str, Any]:
     options = profile.kubernetes
     _check_group_may_change(plan, profile)
+    refuse_spares(plan, "a run on Kubernetes has pods for its own workers alone; leave it out there")
     nodes = nodes_for(plan, profile)
     groups = [group for group in profile.node_groups if nodes.get(group.name) or options.autoscaling]
     auth = {"mode": "token"}

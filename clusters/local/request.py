@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.clusters.shared.capacity import refuse_spares
 from orchestrator.clusters.shared.driver_command import driver_command
 from orchestrator.errors import ResourcesError
 from orchestrator.gpus import visible_gpus
@@ -22,9 +23,11 @@ def plan_to_process(plan: Plan, launch: int, driver: Sequence[str]) -> dict[str,
 
     Raises:
         ResourcesError: this machine has no such GPUs.
+        SpecError: spare workers are asked for.
         InfrastructureError: there is no folder for Ray's files.
 
     """
+    refuse_spares(plan, "this machine has no other node to hold a worker on; leave it out here")
     gpus = plan.least_workers * plan.job.scaling.gpus_per_worker
     if gpus and (have := len(visible_gpus())) < gpus:
         raise ResourcesError(f"{gpus} GPUs are asked for, but this machine has {have}")

@@ -24,6 +24,25 @@ def fits(plan: Plan, profile: ClusterProfile) -> None:
         ResourcesError: too much for one node, or for all of them together; with the arithmetic.
     """
     nodes_for(plan, profile)
+    _room_for_spares(plan, profile)
+
+
+def refuse_spares(plan: Plan, why: str) -> None:
+    """Raises SpecError, where the plan asks for spare workers, with why this kind of cluster holds none."""
+    if spares := plan.job.recovery.spare_workers:
+        raise SpecError(f"recovery.spare_workers: {spares}: {why}")
+
+
+def _room_for_spares(plan: Plan, profile: ClusterProfile) -> None:
+    spares, scaling = plan.job.recovery.spare_workers, plan.job.scaling
+    if not spares or not profile.node_groups:
+        return
+    room = sum(workers_per_node(scaling, each) * each.max for each in _matching(scaling, profile))
+    if room < plan.world_size + spares:
+        raise ResourcesError(
+            f"recovery.spare_workers: {spares}: cluster {profile.name} has room for {room} workers in all, and"
+            f" {plan.world_size} train; lower one of them or raise node_groups.max"
+        )
 
 
 def nodes_for(plan: Plan, profile: ClusterProfile) -> dict[str, int]:

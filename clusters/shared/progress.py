@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator import events
-from orchestrator.runs import Best, EndReason, RunState, RunStatus
+from orchestrator.runs import Best, EndReason, RunState, RunStatus, Spares
 
 
 def with_progress(status: RunStatus, lines: Iterable[str]) -> RunStatus:
@@ -26,6 +26,8 @@ def with_progress(status: RunStatus, lines: Iterable[str]) -> RunStatus:
                 status = status.with_effective(share)
             case {"event": "node_fault", "node": str(node), "is_left_out": True}:
                 status = status.without_nodes([node])
+            case {"event": "spares", "held": int(held), "of": int(of)}:
+                status = status.with_spares(Spares(held=held, of=of))
             case {"event": "tracking", "url": str(url)}:
                 status = status.with_urls({"mlflow": url})
             case {"event": "waiting", "message": str(message)} if not status.state.is_final:

@@ -134,7 +134,7 @@ class _View:
             case "incident":
                 self.restarts += event["retry"]
                 self.notes(sentences)
-            case "waiting" | "node_fault" | "group" | "resize":
+            case "waiting" | "node_fault" | "group" | "spares" | "resize":
                 self.notes(sentences)
             case "stage":
                 self.doing = event["doing"]

@@ -221,6 +221,9 @@ def describe(made: Plan) -> list[str]:
         ("storage", made.storage),
         ("tracking", made.tracking_uri or "none"),
     ]
+    if spares := job.recovery.spare_workers:
+        at = [name for name, _ in rows].index("workers") + 1
+        rows.insert(at, ("spares", f"{spares} × as much, held beside them for workers that are lost"))
     if not made.parameters:
         rows = [(name, value) for name, value in rows if name != "memory"]
     if made.flops_per_sample:

@@ -29,6 +29,8 @@ def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     say(f"{'effective training time':<48} {ledger.effective:.1%}, {ledger.steps:,} steps")
     if ledger.shrunken:
         say(f"{'of step, missing since the group was smaller':<48} {ledger.shrunken:.1f} s")
+    if ledger.spares:
+        say(f"{'beside the parts: spare workers that were held':<48} {ledger.spares:.1f} s")
     if ledger.communication:
         told = f"{ledger.communication:9.1f} s {ledger.communication / ledger.wall:6.1%}"
         say(f"{'of the steps, an estimate: communication':<48} {told}")

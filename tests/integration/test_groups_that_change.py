@@ -235,3 +235,43 @@ def test_a_node_that_is_gone_without_a_word_leaves_a_smaller_group_that_goes_on_
     again = dict(losses(told))
     assert list(again) == list(range(1, STEPS + 1))
     assert list(again.values()) == pytest.approx([loss for _, loss in losses(fixed)], abs=2e-5)
+
+
+@pytest.mark.slow
+def test_a_spare_worker_takes_the_place_of_one_that_is_lost_at_once(nodes: Nodes, tmp_path: Path) -> None:
+    first = nodes.add()
+    nodes.add()
+    sections = {
+        "checkpoint": {"every_steps": 20},
+        "recovery": {"max_failures": 1, "spare_workers": 1},
+        "scaling": {"workers": {"min": 1, "max": 2, "stabilization_window": "600s"}},
+    }
+    plan = planned(tmp_path / "spare", 2, **sections)
+    begun_at: list[float] = []
+    ages: list[float] = []
+    held: list[tuple[int, int]] = []
+    gone: list[Any] = []
+
+    def heard(event: Mapping[str, Any]) -> None:
+        match event:
+            case {"event": "incident", "time": float(at)}:
+                begun_at.append(at)
+            case {"event": "worker", "attempt": 2, "pid": int(pid)}:
+                ages.append(begun_at[-1] - psutil.Process(pid).create_time())
+            case {"event": "spares", "held": int(now), "of": int(of)}:
+                held.append((now, of))
+            case {"event": "metrics", "step": 5}:
+                nodes.add()
+            # by then what waits on the spare's node has been started
+            case {"event": "metrics", "step": 60} if held[-1] == (1, 1) and not gone:
+                gone.append(first)
+                nodes.cluster.remove_node(first, allow_graceful=False)
+                (tmp_path / "hurry").touch()
+
+    status, told = drive(nodes, plan, heard)
+    assert status.group is None or status.group.workers == 2
+    assert [event["workers"] for event in told if event["event"] == "group"] == [2]
+    assert held == [(0, 1), (1, 1), (0, 1), (0, 1)], "held, let go, and then there is no node for another"
+    assert [age > 0 for age in ages] == [True, True]
+    assert list(dict(losses(told))) == list(range(1, STEPS + 1))
+    assert not waited_for(nodes.processes)

@@ -1,6 +1,7 @@
 """What Ray Train's controller is told of a group's size, by a policy without Ray."""
 
 import types
+from collections import Counter
 
 import pytest
 from ray.train import ScalingConfig
@@ -31,12 +32,13 @@ class Controller:
 
     def __init__(self, monkeypatch):
         self.now, self.free = 0.0, {}
-        self.told, self.placed = [], Placed()
+        self.told, self.placed, self.spares = [], Placed(), Counter()
         self.policy = FollowsTheRoom(
             ScalingConfig(num_workers=(2, 8), resources_per_worker={"CPU": 1}),
             GroupSizes([2, 4, 8], 60.0),
             lambda own, is_checked: sum(self.free.values()) + sum(own.get(node, 0) for node in self.free),
             self.placed,
+            lambda: self.spares,
             lambda *told: self.told.append(told),
         )
         monkeypatch.setattr(self.policy, "_maybe_send_resource_request", lambda: None)
@@ -102,6 +104,15 @@ def test_a_node_that_goes_takes_its_workers_and_the_rest_goes_on(controller):
     assert controller.starts() == 4
     assert controller.told[-1] == (4, "worker 6 was lost")
     assert controller.runs(200) == [[]] * 4
+
+
+def test_what_is_held_for_spare_workers_is_the_next_group_s_and_not_this_one_s(controller):
+    controller.free = {"a": 4, "b": 0}
+    controller.spares = Counter(b=4)
+    assert controller.starts() == 8
+    controller.spares = Counter(b=2)
+    controller.group.num_workers = 4
+    assert controller.runs(200)[0] == []
 
 
 def test_below_the_least_the_least_waits_for_its_nodes(controller):

@@ -231,3 +231,24 @@ def test_a_driver_in_the_place_of_a_lost_one_charges_no_second_twice():
     )
     assert found.wall == pytest.approx(45.0) and found.faults == 1
     assert found.seconds["down"] == pytest.approx(20.0)
+
+
+def test_room_held_for_spare_workers_is_said_beside_the_parts():
+    found = ledger_of(
+        told(
+            *BEGIN,
+            (118.0, "spares", {"held": 0, "of": 2}),
+            (120.0, "spares", {"held": 2, "of": 2}),
+            log(130.0, 10, forward=800.0, wait=200.0),
+            (131.0, "incident", {}),
+            (132.0, "spares", {"held": 0, "of": 2}),
+            (134.0, "attempt", {"attempt": 2, "start_step": 10}),
+            (136.0, "spares", {"held": 1, "of": 2}),
+            log(142.0, 20, forward=600.0),
+            (142.0, "end", {}),
+        ),
+        {1: 100.0},
+    )
+    # of two from 120 to the new start, and of one from 136 on
+    assert found.spares == pytest.approx(2 * 12.0 + 6.0)
+    assert found.wall == pytest.approx(42.0)

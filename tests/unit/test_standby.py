@@ -67,6 +67,84 @@ def test_those_that_still_wait_are_not_asked_for_again(controller):
     assert controller.polls(TRAINS) == ([("b", 1)], [1])
 
 
+class Cluster:
+    """Places what is asked for on nodes that are free, as Ray does."""
+
+    def __init__(self, monkeypatch, *free):
+        self.free, self.placed, self.labels = list(free), {}, []
+        monkeypatch.setattr(restarts, "placement_group", self.place)
+        monkeypatch.setattr(restarts, "remove_placement_group", self.placed.__delitem__)
+        monkeypatch.setattr(restarts, "placement_group_table", self.table)
+
+    def place(self, bundles, bundle_label_selector):
+        assert bundles == [{"CPU": 2}]
+        self.labels.append(bundle_label_selector)
+        self.placed[number := len(self.labels)] = None
+        return number
+
+    def table(self, number):
+        if self.placed[number] is None and self.free:
+            self.placed[number] = self.free.pop(0)
+        node = self.placed[number]
+        return {"state": "CREATED" if node else "PENDING", "bundles_to_node_id": {0: node or ""}}
+
+
+@pytest.fixture
+def spare(monkeypatch):
+    """Two spare workers beside a group of two, on a cluster with one free node; what was told, and where it was asked."""
+    cluster, told, asked, clock = Cluster(monkeypatch, "c"), [], [], [0.0]
+    monkeypatch.setattr(restarts.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(restarts.standby, "ask_for", lambda count: True)
+    spares = restarts.Spares(2, {"CPU": 2}, lambda: {"zone": "x"}, beside=2, variables={})
+    holds = restarts.HoldsSpares(spares, KeepsProcessesReady(), lambda *held: told.append(held))
+    monkeypatch.setattr(holds, "_ask", lambda place: asked.append(cluster.placed[place]))
+
+    def polls(*beats):
+        clock[0] += 1.0
+        statuses = {rank: types.SimpleNamespace(beat=beat) for rank, beat in enumerate(beats)}
+        holds.after_worker_group_poll_status(types.SimpleNamespace(worker_statuses=statuses))
+
+    return types.SimpleNamespace(holds=holds, cluster=cluster, told=told, asked=asked, polls=polls)
+
+
+def test_spares_are_held_once_the_group_trains_and_a_process_waits_where_each_is(spare):
+    spare.holds.after_worker_group_start(None)
+    spare.polls(TRAINS, TRAINS)
+    assert spare.told == [], "no group"
+    spare.holds.after_worker_group_start(object())
+    spare.polls(TRAINS, STARTS)
+    assert spare.told == []
+    for _ in range(3):
+        spare.polls(TRAINS, TRAINS)
+    assert (spare.told, spare.asked) == ([(0, 2), (1, 2)], ["c"])
+    assert spare.cluster.labels == [[{"zone": "x"}]] * 2
+    spare.cluster.free.append("d")
+    spare.polls(TRAINS, TRAINS)
+    assert (spare.told[-1], spare.asked, spare.holds.on_nodes()) == ((2, 2), ["c", "d"], {"c": 1, "d": 1})
+
+
+def test_a_spare_that_ray_moves_is_followed_and_the_next_group_gets_them_all(spare):
+    spare.holds.after_worker_group_start(object())
+    spare.polls(TRAINS, TRAINS)
+    spare.polls(TRAINS, TRAINS)
+    spare.cluster.placed[1] = None
+    spare.polls(TRAINS, TRAINS)
+    assert spare.told[-1] == (0, 2), "its node is gone"
+    spare.cluster.free.append("e")
+    spare.polls(TRAINS, TRAINS)
+    assert (spare.told[-1], spare.asked) == ((1, 2), ["c", "e"])
+    spare.holds.before_worker_group_start(None)
+    assert spare.cluster.placed == {} == spare.holds.on_nodes()
+    assert spare.told[-1] == (0, 2)
+
+
+def test_no_spare_beside_a_group_that_could_be_larger(spare):
+    spare.holds.after_worker_group_start(object())
+    spare.polls(TRAINS)
+    spare.polls(TRAINS)
+    assert (spare.told, spare.cluster.placed) == ([], {})
+
+
 LOADS = """
 import os, pathlib, sys
 import torch

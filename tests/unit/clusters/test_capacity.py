@@ -3,6 +3,8 @@ from cluster_cases import kubernetes_profile, plan, ray_profile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.clusters.kubernetes.request import plan_to_rayjob
+from orchestrator.clusters.local.request import plan_to_process
 from orchestrator.clusters.shared.capacity import fits, nodes_for, workers_per_node
 from orchestrator.errors import ResourcesError, SpecError
 
@@ -129,3 +131,26 @@ def test_of_a_range_there_is_to_be_room_for_the_most_and_must_be_for_the_fewest(
         ResourcesError, match=r"\(24 workers × 1 CPU\).* lower scaling\.workers\.min to 16 or"
     ):
         fits(_elastic(24, 48), profile)
+
+
+def _with_spares(workers, spares):
+    return plan(
+        scaling={"workers": workers},
+        training={"max_steps": 10, "global_batch_size": workers},
+        recovery={"spare_workers": spares},
+    )
+
+
+def test_spare_workers_are_refused_where_none_can_be_held(tmp_path):
+    profile = ray_profile(node_groups=[{"name": "cpu", "cpus": 4, "memory": "8GB", "max": 2}])
+    fits(_with_spares(6, 2), profile)
+    with pytest.raises(
+        ResourcesError, match=r"^recovery.spare_workers: 3: cluster \S+ has room for 8 workers in all, and 6"
+    ):
+        fits(_with_spares(6, 3), profile)
+    with pytest.raises(
+        SpecError, match=r"^recovery.spare_workers: 1: a run on Kubernetes has pods for its own workers"
+    ):
+        plan_to_rayjob(_with_spares(2, 1), kubernetes_profile())
+    with pytest.raises(SpecError, match=r"^recovery.spare_workers: 1: this machine has no other node"):
+        plan_to_process(_with_spares(2, 1), 1, ())
