@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from pydantic import model_validator
 
@@ -139,6 +140,12 @@ class RunContext(Section):
     """The checkpoint that the launch goes on from: ``newest``, ``best`` or the number of a step."""
 
 
+_COUNTED = ("parameters", "trainable_parameters", "flops_per_sample", "memory")
+"""Fields of a plan that are counted of its model."""
+_TOLD = ("weighed", "notes")
+"""Fields of a plan that say how it was come to."""
+
+
 class Plan(RunContext):
     """A job with nothing left to decide."""
 
@@ -235,8 +242,13 @@ class Plan(RunContext):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is planned, whatever the run is called: every field but those of ``RunContext``, and the
-        version, since another one may mean something else by the same fields.
+        """SHA-256 of what is planned, whatever the run is called and whichever client planned it: every field but those of
+        ``RunContext`` and what only tells of the plan, and the version, since another one may mean something else by the
+        same fields. What is counted follows from the job, and a client without torch doesn't count; of a model of
+        one's own it tells of the code.
         """
-        content = self.model_dump(mode="json", exclude=RunContext.model_fields.keys() - {"version"})
+        left_out: dict[str, Any] = dict.fromkeys({*RunContext.model_fields, *_TOLD} - {"version"}, True)
+        if not self.job.model_factories:
+            left_out |= dict.fromkeys(_COUNTED, True) | {"sizes": {"__all__": {"memory"}}}
+        content = self.model_dump(mode="json", exclude=left_out)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

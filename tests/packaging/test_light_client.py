@@ -146,4 +146,6 @@ def test_what_was_not_counted_is_counted_as_if_it_had_been():
     facts = DataFacts(train_samples=whole.train_samples, eval_samples=whole.eval_samples)
     later = make_plan(job, facts, UNCOUNTED, whole.context)
     assert (later.parameters, later.trainable_parameters, later.flops_per_sample) == (0, 0, 0)
-    assert with_counts(later, counts) == make_plan(job, facts, counts, whole.context)
+    counted = make_plan(job, facts, counts, whole.context)
+    assert with_counts(later, counts) == counted
+    assert later.digest == counted.digest, "the same job, whichever client submits it"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.planning.plan import MemoryEstimate, Plan, ResolvedJob, RunContext
+from orchestrator.planning.plan import GroupSize, MemoryEstimate, Plan, ResolvedJob, RunContext
 from orchestrator.planning.question import EvaluateQuestion, TrainedModel
 
 JOB = ResolvedJob.model_validate(
@@ -62,8 +62,12 @@ def test_the_digest_does_not_depend_on_the_run(field):
     assert PLAN.model_copy(update={field: "another"}).digest == PLAN.digest
 
 
+COUNTED = {"parameters", "trainable_parameters", "flops_per_sample", "memory"}
+TOLD = {"weighed", "notes"}
+
+
 @pytest.mark.parametrize(
-    "field", sorted(Plan.model_fields.keys() - RunContext.model_fields.keys() | {"version"})
+    "field", sorted(Plan.model_fields.keys() - RunContext.model_fields.keys() - COUNTED - TOLD | {"version"})
 )
 def test_the_digest_depends_on_all_that_is_decided(field):
     value = getattr(PLAN, field)
@@ -71,11 +75,38 @@ def test_the_digest_depends_on_all_that_is_decided(field):
         {
             "version": "2",
             "job": JOB.model_copy(update={"description": "another"}),
-            "memory": value.model_copy(update={"offloaded": 1}) if field == "memory" else None,
-            "notes": (),
+            "sizes": (GroupSize(workers=1, micro_batch_size=8, accumulation_steps=1, memory=PLAN.memory),),
             "question": EvaluateQuestion(of=TrainedModel(run="job-another", storage="/s")),
-        }.get(field)
+        }[field]
         if not isinstance(value, int)
         else value + 1
     )
     assert PLAN.model_copy(update={field: another}).digest != PLAN.digest
+
+
+@pytest.mark.parametrize("field", sorted(COUNTED | TOLD))
+def test_the_digest_is_the_same_for_a_client_that_does_not_count(field):
+    another = {
+        "memory": PLAN.memory.model_copy(update={"offloaded": 1}),
+        "notes": (),
+        "weighed": ({"not": "read"},),
+    }
+    assert PLAN.model_copy(update={field: another.get(field, 0)}).digest == PLAN.digest
+
+
+def test_the_digest_takes_sizes_without_their_memory():
+    size = GroupSize(workers=1, micro_batch_size=8, accumulation_steps=1, memory=PLAN.memory)
+    uncounted = size.model_copy(update={"memory": PLAN.memory.model_copy(update={"activations": 0})})
+    other = size.model_copy(update={"accumulation_steps": 2})
+    digests = [PLAN.model_copy(update={"sizes": (one,)}).digest for one in (size, uncounted, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_is_counted_tells_of_the_code_of_a_model_of_ones_own():
+    written = {
+        **JOB.model_dump(mode="json", exclude_unset=True),
+        "model": {"family": "custom", "factory": "mine:model", "outputs": 2},
+    }
+    mine = PLAN.model_copy(update={"job": ResolvedJob.model_validate(written)})
+    assert mine.job.model_factories
+    assert mine.model_copy(update={"parameters": 11}).digest != mine.digest
