@@ -80,7 +80,9 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
         yield failed("access", str(error), "the checks that come after it were left out")
         return
     if claim := profile.kubernetes.storage_claim:
-        yield _check_claim(api, claim)
+        yield _check_claim(api, claim, "storage claim", "kubernetes.storage_claim")
+    for mounted in profile.kubernetes.claims:
+        yield _check_claim(api, mounted.claim, f"claim {mounted.claim}", "kubernetes.claims")
     if is_uri(str(profile.storage)):
         yield check_storage(str(profile.storage))
     uri = mlflow_uri(profile)
@@ -133,7 +135,7 @@ def _probe_plan(profile: ClusterProfile) -> Plan:
     return make_plan(job, DataFacts(), UNCOUNTED, context)
 
 
-def _check_claim(api: KubernetesApi, claim: str) -> Check:
+def _check_claim(api: KubernetesApi, claim: str, name: str, field: str) -> Check:
     said = ""
     try:
         phase = api.storage_claim_phase(claim)
@@ -141,20 +143,18 @@ def _check_claim(api: KubernetesApi, claim: str) -> Check:
             with contextlib.suppress(TrainwrightError):  # runs don't need that right either
                 said = api.storage_claim_warning(claim)
     except NotFoundError as error:
-        return failed("storage claim", str(error), "create it, or name another in kubernetes.storage_claim")
+        return failed(name, str(error), f"create it, or name another in {field}")
     except TrainwrightError as error:  # runs don't need the right to look at it
-        return warned("storage claim", str(error), "see below whether the pods can write to it")
+        return warned(name, str(error), "see below whether the pods start with it")
     if phase == "Lost":
-        return failed(
-            "storage claim", f"{claim} has lost its volume", "restore the volume, or create another claim"
-        )
+        return failed(name, f"{claim} has lost its volume", "restore the volume, or create another claim")
     if said:
         return failed(
-            "storage claim",
+            name,
             f"{claim} can't be bound: {said}",
             "give it a StorageClass that is there and has its access mode (of the chart: storage.storageClass,"
             " storage.accessMode; a claim keeps both, so delete it first), or name another claim",
         )
     if phase != "Bound":
-        return warned("storage claim", f"{claim} is {phase}", "it may be bound by the first pod that uses it")
-    return passed("storage claim", f"{claim} is bound")
+        return warned(name, f"{claim} is {phase}", "it may be bound by the first pod that uses it")
+    return passed(name, f"{claim} is bound")

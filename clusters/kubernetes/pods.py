@@ -31,11 +31,11 @@ def head_template(plan: Plan, profile: ClusterProfile, launch: int, labels: dict
         {"name": "dashboard", "containerPort": 8265},
         {"name": "metrics", "containerPort": 8080},
     ]
-    return _template(
+    template = _template(
         plan,
         profile,
         launch,
-        labels,
+        {**head.pod_labels, **labels},
         containers=[ray, _run_log_container(profile, launch)],
         shared=head.memory * 3 // 10,
         node_labels=head.labels,
@@ -43,6 +43,9 @@ def head_template(plan: Plan, profile: ClusterProfile, launch: int, labels: dict
         # with autoscaling KubeRay puts a container into this pod that asks the API server for nodes
         automount=profile.kubernetes.autoscaling,
     )
+    if head.annotations:
+        template["metadata"]["annotations"] = dict(head.annotations)
+    return template
 
 
 def worker_template(
@@ -53,12 +56,13 @@ def worker_template(
     ray = _ray_container(profile, name="ray-worker", cpus=group.cpus, memory=group.memory, gpus=group.gpus)
     for amounts in ray["resources"].values():
         amounts |= {name: str(count) for name, count in group.resources.items()}
+    ray["env"] += [{"name": name, "value": value} for name, value in group.environment.items()]
     ray["ports"] = [{"name": "metrics", "containerPort": 8080}]
     template = _template(
         plan,
         profile,
         launch,
-        labels,
+        {**group.pod_labels, **labels},
         containers=[ray],
         shared=shared,
         node_labels=group.labels,
@@ -101,6 +105,9 @@ def _template(
     ]
     if _mounts_storage(profile):
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": options.storage_claim}})
+    for number, mounted in enumerate(options.claims):
+        source = {"claimName": mounted.claim, **({"readOnly": True} if mounted.read_only else {})}
+        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
     spec: dict[str, Any] = {
         "automountServiceAccountToken": automount,
         "enableServiceLinks": False,
@@ -135,10 +142,14 @@ def _ray_container(
     amounts = {"cpu": cpu_quantity(cpus), "memory": quantity(memory)}
     if gpus:
         amounts[_GPU] = str(gpus)
-    return {
+    container = {
         **_container(profile, name),
         "resources": {"requests": amounts, "limits": dict(amounts)},
     }
+    for number, mounted in enumerate(profile.kubernetes.claims):
+        mount = {"name": f"claim-{number}", "mountPath": mounted.path}
+        container["volumeMounts"].append({**mount, **({"readOnly": True} if mounted.read_only else {})})
+    return container
 
 
 def _run_log_container(profile: ClusterProfile, launch: int) -> dict[str, Any]:

@@ -32,6 +32,20 @@ class Toleration(Section):
     """The taint's effect. Default: every effect."""
 
 
+_OUR_LABELS = ("app.kubernetes.io/", "kueue.x-k8s.io/", "ray.io/", "trainwright/", "yunikorn.apache.org/")
+_OUR_VARIABLES = ("HOME", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+_OUR_FOLDERS = ("/tmp", "/dev/shm", "/etc/trainwright")
+
+
+def _refuse_our_labels(where: str, labels: dict[str, str]) -> None:
+    """Raises ValueError where a pod would be given a label that says which run, queue or cluster it belongs to."""
+    for label in labels:
+        if label.startswith(_OUR_LABELS):
+            raise ValueError(
+                f"{where}: pod_labels.{label} is set by trainwright, KubeRay or a queue; take it out"
+            )
+
+
 class NodeGroup(Section):
     """Nodes of one kind: on Kubernetes a worker group, elsewhere what is known of the machines."""
 
@@ -59,6 +73,11 @@ class NodeGroup(Section):
     """Taints that the pods of the group tolerate."""
     annotations: dict[str, str] = {}
     """Annotations of the group's pods (kind kubernetes)."""
+    pod_labels: dict[str, str] = {}
+    """Further labels of the group's pods, e.g. of a webhook or a network policy (kind kubernetes)."""
+    environment: dict[str, OpenText] = {}
+    """Environment variables of the group's pods, e.g. of their network; the profile's and the job's go before them (kind
+    kubernetes). No secrets here."""
     resources: dict[str, int] = {}
     """What a pod of the group takes besides, by Kubernetes' names, e.g. ``vpc.amazonaws.com/efa`` or ``rdma/ib`` (kind
     kubernetes)."""
@@ -72,6 +91,12 @@ class NodeGroup(Section):
         for taken in self.resources:
             if taken in ("cpu", "memory", "nvidia.com/gpu"):
                 raise ValueError(f"node_groups {self.name}: resources.{taken} has a field of its own")
+        _refuse_our_labels(f"node_groups {self.name}", self.pod_labels)
+        for variable in self.environment:
+            if variable in _OUR_VARIABLES:
+                raise ValueError(
+                    f"node_groups {self.name}: environment.{variable} is set by trainwright; take it out"
+                )
         return self
 
 
@@ -89,11 +114,16 @@ class HeadNode(Section):
     """Node labels to select (kind kubernetes)."""
     tolerations: tuple[Toleration, ...] = ()
     """Taints that the head pod tolerates (kind kubernetes)."""
+    annotations: dict[str, str] = {}
+    """Annotations of the head pod (kind kubernetes)."""
+    pod_labels: dict[str, str] = {}
+    """Further labels of the head pod (kind kubernetes)."""
 
     @model_validator(mode="after")
     def _offers_what_it_has(self) -> HeadNode:
         if self.offered_cpus > self.cpus:
             raise ValueError(f"head: offered_cpus {self.offered_cpus} is more than its cpus {self.cpus:g}")
+        _refuse_our_labels("head", self.pod_labels)
         return self
 
 
@@ -110,6 +140,35 @@ class SecretRefs(Section):
     """Kubernetes Secret whose keys become the storage credentials' environment."""
     image_pull_secrets: tuple[str, ...] = ()
     """Kubernetes Secrets to pull the image with."""
+
+
+class MountedClaim(Section):
+    """A PersistentVolumeClaim that is there, with data sets for one, and where the head and all workers see it."""
+
+    claim: Name
+    """The claim's name."""
+    path: PathText
+    """Folder of the pods where it is mounted."""
+    read_only: bool = True
+    """Whether jobs only read it."""
+
+
+def _refuse_overlaps(claims: tuple[MountedClaim, ...], taken: tuple[str, ...]) -> None:
+    """Raises ValueError where one would be mounted inside another, or over what pods have already."""
+    folders = list(taken)
+    for mounted in claims:
+        path = mounted.path.rstrip("/")
+        if not path.startswith("/"):
+            raise ValueError(
+                f"kubernetes.claims {mounted.claim}: path {mounted.path} must be a whole path below /"
+            )
+        for other in folders:
+            if f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/"):
+                raise ValueError(
+                    f"kubernetes.claims {mounted.claim}: path {mounted.path} and {other}, which pods have already, lie in each"
+                    " other; give another path"
+                )
+        folders.append(path)
 
 
 class KubernetesOptions(Section):
@@ -129,6 +188,8 @@ class KubernetesOptions(Section):
     """PriorityClass of the job's pods."""
     storage_claim: str | None = None
     """PersistentVolumeClaim that is mounted at ``storage``, where that is a path."""
+    claims: tuple[MountedClaim, ...] = ()
+    """Further claims that the pods of a job mount, e.g. with data sets."""
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     """When the image is pulled."""
     autoscaling: bool = False
@@ -218,6 +279,8 @@ class ClusterProfile(Section):
             )
         if not is_uri(str(self.storage)) and not self.kubernetes.storage_claim:
             raise ValueError("kubernetes.storage_claim is needed where storage is a path")
+        storage = () if is_uri(str(self.storage)) else (str(self.storage).rstrip("/"),)
+        _refuse_overlaps(self.kubernetes.claims, (*storage, *_OUR_FOLDERS))
         if self.kubernetes.queue and self.kubernetes.autoscaling:
             raise ValueError(
                 "kubernetes.autoscaling: a Kueue queue admits a fixed number of pods; turn one of them off"

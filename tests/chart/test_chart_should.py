@@ -58,8 +58,18 @@ RDMA = {
             **GROUP,
             "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma"},
             "resources": {"vpc.amazonaws.com/efa": 4},
+            "podLabels": {"network": "fabric"},
+            "environment": {"FI_PROVIDER": "efa", "A": "the group's"},
         }
-    ]
+    ],
+    "jobs": {
+        "environment": {"A": "the job's"},
+        "claims": [
+            {"claim": "images", "path": "/sets/images"},
+            {"claim": "s", "path": "/s", "readOnly": False},
+        ],
+    },
+    "head": {"podLabels": {"team": "a"}, "annotations": {"a/b": "c"}},
 }
 
 
@@ -167,6 +177,17 @@ CASES = [
     Case("pass on a group's annotations", RDMA, *PROFILE, Has("annotations:\n      k8s.v1.cni.cncf.io/networks: rdma")),
     Case("take them in the interactive cluster", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{WORKER}/template/spec/containers/0/resources/limits/vpc.amazonaws.com/efa", "4"),
     Case("annotate them in the interactive cluster", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{WORKER}/template/metadata/annotations/k8s.v1.cni.cncf.io/networks", "rdma"),
+    Case("pass on a group's labels", RDMA, *PROFILE, Has("pod_labels:\n      network: fabric")),
+    Case("pass on a group's variables", RDMA, *PROFILE, Has("FI_PROVIDER: efa")),
+    Case("pass on the head's labels and annotations", RDMA, *PROFILE, Has("annotations:\n    a/b: c\n  pod_labels:\n    team: a")),
+    Case("label a group's pods in the interactive cluster", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{WORKER}/template/metadata/labels/network", "fabric"),
+    Case("label its head", {**RDMA, **CLUSTER}, "RayCluster", "train", "spec/headGroupSpec/template/metadata/labels/team", "a"),
+    Case("set a group's variables in it", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{WORKER}/template/spec/containers/0/env/name=FI_PROVIDER/value", "efa"),
+    Case("let jobs' variables go before a group's", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{WORKER}/template/spec/containers/0/env/name=A/value", "the job's"),
+    Case("mount data sets to be read", RDMA, *PROFILE, Has("- claim: images\n      path: /sets/images\n      read_only: true")),
+    Case("mount a claim to be written", RDMA, *PROFILE, Has("- claim: s\n      path: /s\n      read_only: false")),
+    Case("mount data sets in the interactive cluster", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{WORKER}/template/spec/containers/0/volumeMounts/name=claim-0/readOnly", True),
+    Case("mount them on its head", {**RDMA, **CLUSTER}, "RayCluster", "train", f"{HEAD}/volumes/name=claim-1/persistentVolumeClaim/claimName", "s"),
     Case("bind the chart's submitter", {}, "RoleBinding", "train-submitter", "subjects/0/name", "train-submitter"),
     Case("bind a group", {"submitters": [{"kind": "Group", "name": "ds"}]}, "RoleBinding", "train-submitter", "subjects/1/apiGroup", "rbac.authorization.k8s.io"),
     Case("bind a ServiceAccount of another namespace", {"submitters": [{"kind": "ServiceAccount", "name": "ci", "namespace": "ci"}]}, "RoleBinding", "train-submitter", "subjects/1/namespace", "ci"),

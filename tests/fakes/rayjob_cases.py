@@ -24,6 +24,8 @@ CASES = {
                     **GPU,
                     "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma"},
                     "resources": {"vpc.amazonaws.com/efa": 4},
+                    "pod_labels": {"network": "fabric"},
+                    "environment": {"FI_PROVIDER": "efa"},
                 }
             ]
         ),
@@ -98,6 +100,19 @@ CASES = {
     "claim": lambda: (
         plan(storage="/data/runs/digits-abcdefgh"),
         kubernetes_profile({"storage_claim": "training-data"}, storage="/data"),
+        {},
+    ),
+    "data_claims": lambda: (
+        plan(**TWO_WORKERS),
+        kubernetes_profile(
+            {
+                "claims": [
+                    {"claim": "images", "path": "/sets/images"},
+                    {"claim": "scratch", "path": "/scratch", "read_only": False},
+                ]
+            },
+            head={"cpus": 1, "memory": "4GiB", "annotations": {"note": "b"}, "pod_labels": {"team": "a"}},
+        ),
         {},
     ),
     "secrets": lambda: (

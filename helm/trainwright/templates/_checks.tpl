@@ -38,6 +38,19 @@
 {{- fail "ingress.enabled is set without TLS, which would send passwords in the clear: set ingress.tlsSecret" -}}
 {{- end -}}
 {{- end -}}
+{{- $folders := list "/tmp" "/dev/shm" "/etc/trainwright" -}}
+{{- if not .Values.storage.url -}}
+{{- $folders = append $folders .Values.storage.path -}}
+{{- end -}}
+{{- range .Values.jobs.claims -}}
+{{- $path := trimSuffix "/" .path -}}
+{{- range $folders -}}
+{{- if or (hasPrefix (printf "%s/" .) (printf "%s/" $path)) (hasPrefix (printf "%s/" $path) (printf "%s/" .)) -}}
+{{- fail (printf "jobs.claims: %s and %s, which pods have already, lie in each other: give another path" $path .) -}}
+{{- end -}}
+{{- end -}}
+{{- $folders = append $folders $path -}}
+{{- end -}}
 {{- if and .Values.kueue.enabled .Values.jobs.queue -}}
 {{- fail "kueue.enabled and jobs.queue are both set: unset jobs.queue to use the queue that the chart makes, or set kueue.enabled=false to use yours" -}}
 {{- end -}}

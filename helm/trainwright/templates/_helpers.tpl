@@ -243,6 +243,14 @@ head:
   tolerations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with .Values.head.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.head.podLabels }}
+  pod_labels:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 node_groups:
 {{- range .Values.nodeGroups }}
   - name: {{ .name }}
@@ -272,6 +280,14 @@ node_groups:
     annotations:
       {{- toYaml . | nindent 6 }}
     {{- end }}
+    {{- with .podLabels }}
+    pod_labels:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .environment }}
+    environment:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
     {{- with .resources }}
     resources:
       {{- toYaml . | nindent 6 }}
@@ -289,6 +305,14 @@ kubernetes:
   {{- end }}
   {{- with include "trainwright.storageClaim" . }}
   storage_claim: {{ . }}
+  {{- end }}
+  {{- with .Values.jobs.claims }}
+  claims:
+    {{- range . }}
+    - claim: {{ .claim }}
+      path: {{ .path }}
+      read_only: {{ ne .readOnly false }}
+    {{- end }}
   {{- end }}
   image_pull_policy: {{ .Values.imagePullPolicy }}
   autoscaling: {{ .Values.jobs.autoscaling }}

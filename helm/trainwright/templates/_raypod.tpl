@@ -5,6 +5,9 @@ metadata:
   labels:
     {{- include "trainwright.labels" $root | nindent 4 }}
     trainwright/cluster: {{ include "trainwright.name" $root }}
+    {{- with .group.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- with .group.annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
@@ -59,7 +62,7 @@ spec:
               key: {{ $key }}
         {{- end }}
         {{- end }}
-        {{- range $variable, $value := $root.Values.jobs.environment }}
+        {{- range $variable, $value := merge (dict) $root.Values.jobs.environment (.group.environment | default dict) }}
         - name: {{ $variable }}
           value: {{ $value | quote }}
         {{- end }}
@@ -100,6 +103,11 @@ spec:
         - name: storage
           mountPath: {{ $root.Values.storage.path }}
         {{- end }}
+        {{- range $number, $mounted := $root.Values.jobs.claims }}
+        - name: claim-{{ $number }}
+          mountPath: {{ $mounted.path }}
+          readOnly: {{ ne $mounted.readOnly false }}
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {}
@@ -111,5 +119,11 @@ spec:
     - name: storage
       persistentVolumeClaim:
         claimName: {{ .claim }}
+    {{- end }}
+    {{- range $number, $mounted := $root.Values.jobs.claims }}
+    - name: claim-{{ $number }}
+      persistentVolumeClaim:
+        claimName: {{ $mounted.claim }}
+        readOnly: {{ ne $mounted.readOnly false }}
     {{- end }}
 {{- end -}}
