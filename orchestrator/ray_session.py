@@ -6,11 +6,8 @@ Ray itself is imported on use, since it reads its settings from the environment 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import secrets
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import events
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
-from orchestrator.gpus import free_gpus, held_gpus
+from orchestrator.gpus import held_gpus
 from orchestrator.planning.plan import Plan
-from orchestrator.private import new_folder, temporary_files_in
+from orchestrator.private import temporary_files_in
+from orchestrator.ray_settings import (
+    environment_of,
+    first_processes,
+    object_store_bytes_here,
+    private_cpus,
+    runtime_env,
+    workers_here,
+    write_token,
+)
 from orchestrator.records import RunRecord
 from orchestrator.recovery.diagnosis import Diagnosis, nobody_trains
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.hangs import PATIENCE, Hang, incident_text
+from orchestrator.room import answers, resources_per_worker, shortage, workers_beside_readers
 from orchestrator.runs import EndReason, Group
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
@@ -44,13 +51,11 @@ if TYPE_CHECKING:
 Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 """What each worker's process does with the loop's config; Ray carries it there by its name."""
 
-DATA_CPUS = 1
-"""Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
 
 _NODE_POLL_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 15.0
 _LONGEST_PAUSE_SECONDS = 30.0
-_NODE_ANSWER_SECONDS, _ASKED_AT_ONCE = 2.0, 64
+_ASKED_AT_ONCE = 64
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Where the workers of one machine talk to each other: nobody else can listen in or join."""
 
@@ -140,7 +145,7 @@ class RaySession:
             cpus=private_cpus(plan),
             processes=first_processes(plan),
             gpus=gpus,
-            object_store_bytes=_object_store_bytes_here(),
+            object_store_bytes=object_store_bytes_here(),
             runtime_env=runtime_env(plan),
         )
         self._held.callback(own.close)
@@ -212,8 +217,8 @@ class RaySession:
         ]
         if is_checked:
             with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-                answers = list(pool.map(_is_there, usable))
-            usable = [node for node, answer in zip(usable, answers, strict=True) if answer]
+                answered = list(pool.map(answers, usable))
+            usable = [node for node, is_there in zip(usable, answered, strict=True) if is_there]
         stay = [node["NodeID"] for node in usable]
         room = workers_beside_readers([free.get(node, {}) for node in stay], self._plan, is_first=not own)
         return room + sum(own.get(node, 0) for node in stay)
@@ -365,16 +370,6 @@ def _tell_spares(held: int, of: int) -> None:
     events.emit("spares", held=held, of=of)
 
 
-def _is_there(node: Mapping[str, Any]) -> bool:
-    """Whether a node's raylet takes connections."""
-    address = node["NodeManagerAddress"], node["NodeManagerPort"]
-    try:
-        socket.create_connection(address, timeout=_NODE_ANSWER_SECONDS).close()
-    except OSError:
-        return False
-    return True
-
-
 def _record_left_out(storage: str, launch: int, nodes: Sequence[Node]) -> None:
     """In the run's status, which the next attempt's rank 0 goes on from."""
     record = RunRecord(storage)
@@ -409,163 +404,6 @@ def _work(work: Work, alone_in_ray_data: bool, config: Mapping[str, Any]) -> dic
         be_alone()
     with last_word():
         return work(config)
-
-
-# -- what Ray reads ------------------------------------------------------------------------------------------
-
-
-def seconds_between_polls(workers: int) -> float:
-    """How often Ray Train's controller asks its workers. At its default of 2 s it forgets what they said last before
-    they died. One look costs it a quarter to a third of a millisecond of CPU a worker: from 140 workers on it looks
-    less often, so that it never takes more than a quarter of a core.
-    """
-    return max(0.2, workers * 1.4e-3)
-
-
-def environment_of(plan: Plan) -> dict[str, str]:
-    """What Ray reads from the environment, all in one place; it passes them on to the controller and the workers."""
-    recovery = plan.job.recovery
-    return {
-        "RAY_TRAIN_V2_ENABLED": "1",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": f"{seconds_between_polls(plan.world_size):g}",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(int(recovery.worker_start_timeout)),
-        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(int(PATIENCE * recovery.hang_timeout)),
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(recovery.on_notice == "save")),
-        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_COLOR_PREFIX": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TORCH_FR_BUFFER_SIZE": "500",
-        **plan.job.environment.env,
-    }
-
-
-def runtime_env(plan: Plan) -> dict[str, Any]:
-    """Ray's runtime environment for a private instance: the job's folder and packages. Its variables are the driver's
-    already, and so those of all that it starts.
-    """
-    environment = plan.job.environment
-    needed: dict[str, Any] = {}
-    if environment.working_dir:
-        folder = Path(plan.base_dir) / environment.working_dir
-        if folder.is_dir():
-            needed["env_vars"] = {"PYTHONPATH": str(folder)}
-    if environment.pip:
-        needed["pip"] = list(environment.pip)
-    return needed
-
-
-def workers_here(plan: Plan) -> int:
-    """How many of the plan's workers a private instance has: as many as this machine has cores and free GPUs for, and no fewer
-    than the plan asks for.
-    """
-    scaling = plan.job.scaling
-    room = (os.cpu_count() or 1) / scaling.cpus_per_worker
-    if scaling.gpus_per_worker:
-        room = min(room, free_gpus() / scaling.gpus_per_worker)
-    return plan.largest_within(int(room + 1e-6)) or plan.least_workers
-
-
-def private_cpus(plan: Plan) -> int:
-    """Logical CPUs of a private instance: the workers', and those that a read task sets aside: with fewer none would start."""
-    workers = math.ceil(plan.world_size * plan.job.scaling.cpus_per_worker - 1e-6)
-    return workers + max(DATA_CPUS, math.ceil(plan.job.data.reader_cpus))
-
-
-def first_processes(plan: Plan) -> int:
-    """Processes of Ray's that a launch needs first: the workers', the one by which they wait for each other, and one that
-    reads for them.
-    """
-    return plan.world_size + 1 + (plan.job.data.reader == "ray")
-
-
-def write_token(folder: str) -> str:
-    """A fresh token in a file that only this user reads, in a new folder that only this user enters; returns its path.
-
-    Raises InfrastructureError where the folder is there already, or others could take it over.
-    """
-    new_folder(Path(folder))
-    path = Path(folder) / "token"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    return str(path)
-
-
-def _object_store_bytes_here() -> int:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory
-    return object_store_bytes(memory, shared)
-
-
-def object_store_bytes(memory: int, shared_memory: int) -> int:
-    """A tenth of the machine's memory, from 256 MB to 2 GB, and no more than half of /dev/shm; never under Ray's least."""
-    return max(100 * 2**20, min(2 * 10**9, max(256 * 10**6, memory // 10), shared_memory // 2))
-
-
-# -- resources -----------------------------------------------------------------------------------------------
-
-
-def shortage(nodes: Sequence[Mapping[str, float]], plan: Plan) -> str:
-    """One sentence on what nodes of these resources lack for the plan's fewest workers; empty where they have room."""
-    scaling = plan.job.scaling
-    room = sum(workers_that_fit(node, plan) for node in nodes)
-    if room >= plan.least_workers:
-        return ""
-    cpus = sum(node.get("CPU", 0) for node in nodes)
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    return (
-        f"{plan.least_workers} workers of {scaling.cpus_per_worker:g} CPUs and {scaling.gpus_per_worker} GPUs are asked"
-        f" for, but the cluster has room for {room}: {len(nodes)} nodes with {cpus:g} CPUs and {gpus:g} GPUs in all"
-    )
-
-
-def workers_beside_readers(nodes: Sequence[Mapping[str, float]], plan: Plan, *, is_first: bool) -> int:
-    """For how many of the plan's workers nodes with so much that is free have room.
-
-    Args:
-        nodes: what is free on each.
-        plan: of the run.
-        is_first: no task reads for the run yet, so room is left for one: without it all would wait for data.
-
-    """
-    data, scaling = plan.job.data, plan.job.scaling
-    fit = [workers_that_fit(node, plan) for node in nodes]
-    if not (is_first and data.reader == "ray"):
-        return sum(fit)
-    left = [
-        node.get("CPU", 0) - workers * scaling.cpus_per_worker
-        for node, workers in zip(nodes, fit, strict=True)
-    ]
-    lacks = max(0.0, data.reader_cpus - max(left, default=0.0))
-    return max(0, sum(fit) - math.ceil(lacks / scaling.cpus_per_worker))
-
-
-def workers_that_fit(node: Mapping[str, float], plan: Plan) -> int:
-    """How many of the plan's workers a node of these resources has room for."""
-    scaling = plan.job.scaling
-    if scaling.accelerator_type and not node.get(f"accelerator_type:{scaling.accelerator_type}"):
-        return 0
-    asked = resources_per_worker(plan)
-    return min(int((node.get(name, 0) + 1e-6) // amount) for name, amount in asked.items())
-
-
-def resources_per_worker(plan: Plan) -> dict[str, float]:
-    """By Ray's names."""
-    scaling = plan.job.scaling
-    asked = {
-        "CPU": scaling.cpus_per_worker,
-        "GPU": scaling.gpus_per_worker,
-        "memory": scaling.memory_per_worker or 0,
-    }
-    return {name: amount for name, amount in asked.items() if amount}
-
-
-# -- Ray Train -----------------------------------------------------------------------------------------------
 
 
 def _scaling_config(plan: Plan) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.inference.pool_worker import PoolWorker, json_to_failure
 from orchestrator.planning.plan import Plan
-from orchestrator.ray_session import resources_per_worker
+from orchestrator.room import resources_per_worker
 
 _MOST_BLOCKS = 1_000
 """Ray keeps a little for each block; a block of several parts is one worker's."""

@@ -11,25 +11,22 @@ import pytest
 from cluster_cases import plan as cluster_plan
 from data_jobs import job_of, plan_of
 
-from orchestrator import ray_session
+from orchestrator import ray_session, ray_settings
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError
-from orchestrator.ray_session import (
-    RaySession,
+from orchestrator.ray_session import RaySession
+from orchestrator.ray_settings import (
     environment_of,
     first_processes,
     object_store_bytes,
     private_cpus,
-    resources_per_worker,
     runtime_env,
     seconds_between_polls,
-    shortage,
-    workers_beside_readers,
     workers_here,
-    workers_that_fit,
     write_token,
 )
 from orchestrator.records import RunRecord
 from orchestrator.recovery.faulty_nodes import Node
+from orchestrator.room import resources_per_worker, shortage, workers_beside_readers, workers_that_fit
 from orchestrator.runs import RunState, RunStatus
 
 IRIS = {"train": {"kind": "builtin", "name": "iris"}}
@@ -170,8 +167,8 @@ def test_of_a_range_only_the_fewest_are_waited_for():
 def test_a_private_instance_has_as_many_workers_as_the_machine_has_room_for(
     monkeypatch, cores, gpus, scaling, workers
 ):
-    monkeypatch.setattr(ray_session.os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(ray_session, "free_gpus", lambda: gpus)
+    monkeypatch.setattr(ray_settings.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(ray_settings, "free_gpus", lambda: gpus)
     assert workers_here(elastic(scaling=scaling)) == workers
     assert workers_here(elastic(scaling=scaling).with_workers(2)) == 2
 
