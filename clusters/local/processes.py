@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InfrastructureError
+from orchestrator.machine import boot, process_status, start_ticks
 from orchestrator.storage import Store
 
 TOKEN = "RAY_AUTH_TOKEN_PATH"
@@ -67,7 +68,7 @@ class DriverProcess:
             raise InfrastructureError(f"the driver can't be started: {place}: {error.strerror}") from None
         assert gate.stdin is not None
         with gate.stdin as told:
-            known = {"pid": gate.pid, "started": _start_ticks(gate.pid), "boot": _boot(), "ray_dir": ray_dir}
+            known = {"pid": gate.pid, "started": start_ticks(gate.pid), "boot": boot(), "ray_dir": ray_dir}
             try:
                 self._store.write(self._name, json.dumps(known).encode())
             except OSError as error:
@@ -85,7 +86,7 @@ class DriverProcess:
     def pid(self) -> int | None:
         """Its number, while it lives."""
         known = self._known()
-        lives = known and known["boot"] == _boot() and known.get("started") == _start_ticks(known["pid"])
+        lives = known and known["boot"] == boot() and known.get("started") == start_ticks(known["pid"])
         return int(known["pid"]) if lives else None
 
     @property
@@ -113,7 +114,7 @@ class DriverProcess:
         known = self._known()
         if not known or self.pid is not None:
             return
-        if known["boot"] == _boot():
+        if known["boot"] == boot():
             _kill_session(known["pid"], f"{TOKEN}={token_file(known['ray_dir'])}".encode())
         if Path(known["ray_dir"]).parent.name == f"tw-{os.getuid()}":
             shutil.rmtree(known["ray_dir"], ignore_errors=True)
@@ -176,7 +177,7 @@ def _kill_session(session: int, variable: bytes) -> None:
 
 def _is_of_session(entry: Path, session: int, variable: bytes) -> bool:
     try:
-        if _stat(int(entry.name))[3] != str(session):
+        if process_status(int(entry.name))[3] != str(session):
             return False
         return variable in (entry / "environ").read_bytes().split(b"\0")
     except OSError:
@@ -194,26 +195,6 @@ def _wait_until_gone(processes: list[int]) -> None:
             waiting -= 1
 
 
-def _boot() -> str:
-    """Of the machine, since when the numbers of processes mean something."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where there is none, or only what is left of it."""
-    try:
-        fields = _stat(pid)
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def _stat(pid: int) -> list[str]:
-    """What the kernel says of a process, from its state on. Raises OSError where there is none."""
-    text = Path(f"/proc/{pid}/stat").read_text()
-    return text[text.rindex(")") + 2 :].split()
-
-
 def processes_of(ray_dir: str) -> dict[int, str]:
     """Numbers and command lines of all processes of a launch: its driver and what belongs to its Ray."""
     variable = f"{TOKEN}={token_file(ray_dir)}".encode()
@@ -223,7 +204,7 @@ def processes_of(ray_dir: str) -> dict[int, str]:
             with contextlib.suppress(OSError):
                 if (
                     variable in (entry / "environ").read_bytes().split(b"\0")
-                    and _stat(int(entry.name))[0] != "Z"
+                    and process_status(int(entry.name))[0] != "Z"
                 ):
                     command = (entry / "cmdline").read_bytes()
                     found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")[:150]

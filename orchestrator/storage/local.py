@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from orchestrator.storage.drafts import draft_name, is_draft, sweep
 from orchestrator.storage.faults import retrying
 from orchestrator.storage.store import Chunk, Store, StoredFile
-
-_DRAFT = ".tmp"
-"""End of the hidden names that files have until they are whole."""
 
 
 class SystemCalls:
@@ -51,12 +48,13 @@ class SystemCalls:
 
 class LocalStore(Store):
     """Files on a disk, for their user alone. What is written has a hidden name until it is whole and synced; then it is renamed, and the
-    folder synced.
+    folder synced. Into each folder that a store writes to, it first removes what writers that were killed have left unfinished there.
     """
 
     def __init__(self, root: str, calls: SystemCalls | None = None) -> None:
         self.root = root
         self._calls = calls or SystemCalls()
+        self._swept = set[Path]()
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """See Store."""
@@ -119,7 +117,7 @@ class LocalStore(Store):
             names = [entry.name for entry in self._at(path).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(name for name in names if not (name.startswith(".") and name.endswith(_DRAFT)))
+        return sorted(name for name in names if not is_draft(name))
 
     def files(self, path: str) -> Sequence[StoredFile]:
         """See Store. Links are not followed; what is removed meanwhile is left out."""
@@ -148,7 +146,10 @@ class LocalStore(Store):
     def _beside(self, target: Path) -> Iterator[Path]:
         """A name of its own for what ``target`` will be, on the same disk; gone where the block fails."""
         self._make_folder(target.parent)
-        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_DRAFT}")
+        if target.parent not in self._swept:
+            self._swept.add(target.parent)
+            sweep(target.parent)
+        draft = target.with_name(draft_name(target.name))
         try:
             yield draft
         except BaseException:

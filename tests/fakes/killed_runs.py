@@ -33,8 +33,9 @@ import torch
 from sqlalchemy import Engine, event
 
 from orchestrator import driver, events, loop, sdk, worker
-from orchestrator.clusters.local.processes import DriverProcess, _boot, _start_ticks
+from orchestrator.clusters.local.processes import DriverProcess
 from orchestrator.errors import InfrastructureError
+from orchestrator.machine import boot, start_ticks
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState
@@ -231,7 +232,7 @@ def start_driver(self: DriverProcess, command: list[str], cwd: str, ray_dir: str
 
     gate, told = os.pipe()
     pid = _forked(drive)
-    known = {"pid": pid, "started": _start_ticks(pid), "boot": _boot(), "ray_dir": ray_dir}
+    known = {"pid": pid, "started": start_ticks(pid), "boot": boot(), "ray_dir": ray_dir}
     self._store.write(self._name, json.dumps(known).encode())
     os.write(told, b"g")
     os.close(told)
@@ -312,7 +313,7 @@ def _by_command(act: Callable[[], Any], plan: Plan, launch: int) -> str:
     assert os.waitpid(_forked(lambda: 0 if act() else 1), 0)[1] == 0, f"{plan.run_id} was not launched"
     known = json.loads(Path(plan.storage, f"launches/{launch}/process.json").read_text())
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while _start_ticks(known["pid"]) == known["started"]:
+    while start_ticks(known["pid"]) == known["started"]:
         assert time.monotonic() < deadline, _where_it_hangs(plan, known["pid"], launch)
         time.sleep(0.02)
 
