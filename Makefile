@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench gpu reference recorded pictures quickstart clean
+.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test kube-rig checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench gpu reference recorded pictures quickstart clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ chart-full: tools  ## the chart's tests, every value set on every Kubernetes ver
 kube-test: tools  ## the chart and the Kubernetes backend on a real API server, by the binaries in KUBEBUILDER_ASSETS
 	@test -n "$$KUBEBUILDER_ASSETS" || { echo "set KUBEBUILDER_ASSETS to the folder of etcd, kube-apiserver, kube-controller-manager and kube-scheduler"; exit 2; }
 	$(PYTEST) tests/kubernetes
+
+kube-rig: tools  ## a Kubernetes cluster of processes, by the same binaries, kept until Ctrl-C to try commands on
+	@PYTHONPATH=tests/kubernetes:tests/fakes:tests/chart:tests/integration/clusters $(BIN)/python tests/kubernetes/rig.py
 
 checkov: tools  ## checkov on the chart, in an environment of its own
 	$(BIN)/python scripts/chart_checkov.py

@@ -12,7 +12,9 @@ import chart_readme
 import pytest
 import yaml
 from chartkit.combinations import COMBINATIONS, FILES
-from chartkit.helm import CHART, IMAGE, REPO, helm, render, values_file, work_copy
+from chartkit.helm import CHART, IMAGE, REPO, find, helm, render, values_file, work_copy
+from chartkit.podsecurity import violations
+from chartkit.strict import errors
 
 
 def test_the_readme_is_current():
@@ -80,8 +82,9 @@ def test_notes_say_how_to_submit_and_to_reach_mlflow():
 
 
 def commands_of_docs() -> list[str]:
-    """Each line of a code block of the two pages, without its comment."""
-    pages = [(REPO / "docs" / name).read_text(encoding="utf-8") for name in ("helm.md", "kubernetes.md")]
+    """Each line of a code block of the pages on Kubernetes, without its comment."""
+    names = ("helm.md", "kubernetes.md", "one-machine.md")
+    pages = [(REPO / "docs" / name).read_text(encoding="utf-8") for name in names]
     blocks = [block for page in pages for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)]
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
@@ -147,6 +150,20 @@ def test_each_command_of_docs_and_notes_names_what_there_is(where):
 )  # fmt: skip
 def test_a_command_that_names_nothing_is_found(line, problem):
     assert problem_of(line, [], set()) == problem
+
+
+def test_the_pod_that_takes_data_is_admitted_and_holds_the_release_s_claim():
+    pod = yaml.safe_load((REPO / "docs" / "files" / "data-pod.yaml").read_text(encoding="utf-8"))
+    assert errors(pod) == ()
+    assert violations(pod) == []
+    [volume] = pod["spec"]["volumes"]
+    objects = render(values_file("presets/laptop.yaml"))
+    assert find(objects, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+    deployment = find(objects, "Deployment", "train-mlflow")
+    assert (
+        pod["spec"]["containers"][0]["image"]
+        == deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+    )
 
 
 OPEN = {

@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple
 Object = dict[str, Any]
 
 _MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+_IMAGE = {Path(path) for path in (sys.prefix, sys.base_prefix, *sys.path) if path}
+"""Folders of this machine that stand for an image's: Python, its packages and this checkout."""
 
 
 class Log:
@@ -66,6 +69,16 @@ class Mount(NamedTuple):
 
     source: Path
     path: str
+
+
+def of_the_image(mounts: list[Mount]) -> list[Mount]:
+    """What a pod's volumes would hide of the image, e.g. by one at /tmp where this checkout lies below."""
+    hidden = {
+        folder
+        for folder in _IMAGE
+        if folder.is_dir() and any(folder.is_relative_to(mount.path) for mount in mounts)
+    }
+    return [Mount(folder, str(folder)) for folder in sorted(hidden)]
 
 
 def make_memory_folder(path: Path, size_bytes: int) -> None:
@@ -211,7 +224,7 @@ def _script(
             f"echo 0 > {group}/cgroup.procs",
             f"mount --bind {group} {root}{_MEMORY_GROUPS}",
         ]
-    for mount in sorted(mounts, key=lambda mount: mount.path):
+    for mount in sorted([*mounts, *of_the_image(mounts)], key=lambda mount: mount.path):
         target = shlex.quote(f"{root}{mount.path}")
         make = f"mkdir -p {target}" if mount.source.is_dir() else f"test -e {target} || touch {target}"
         lines += [make, f"mount --bind {shlex.quote(str(mount.source))} {target}"]
