@@ -102,8 +102,12 @@ class KubeRay(CommandLine):
         return next(event.at for event in self.of_rayjob(name) if event.deployment in ("Complete", "Failed"))
 
     def gone_at(self, name: str) -> float:
-        """When a RayJob was deleted."""
-        return next(event.at for event in self.of_rayjob(name) if event.kind == "DELETED")
+        """When a RayJob was deleted; waits for the watch to tell, which may be behind a request."""
+        deleted = wait_until(
+            f"the watch tells that {name} is gone",
+            lambda: [event.at for event in self.of_rayjob(name) if event.kind == "DELETED"],
+        )
+        return float(deleted[0])
 
     def pods_gone_at(self, run: str, kind: str) -> list[float]:
         """When each pod of a run was gone, of the kind head or worker."""

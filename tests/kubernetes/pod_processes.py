@@ -36,8 +36,9 @@ class Log:
 
     def fill(self, stream: Any) -> None:
         """Take lines until the stream ends."""
-        for line in stream:
-            self.add(line)
+        with stream:
+            for line in stream:
+                self.add(line)
         self.close()
 
     def add(self, line: bytes) -> None:

@@ -86,7 +86,11 @@ def test_a_job_that_is_wrong_fails_once_and_says_why(kube):
         run,
         file,
         model={"family": "mlp", "size": "debug", "in_features": 2, "outputs": 2},
-        data={"train": {"kind": "csv", "path": str(table)}, "eval": {"kind": "split", "fraction": 0.1}},
+        data={
+            "train": {"kind": "csv", "path": str(table)},
+            "eval": {"kind": "split", "fraction": 0.1},
+            "columns": {"features": "*", "label": "label"},
+        },
     )
     [end] = of_kind(kube.follow(run, file), "end")
     status = kube.status(run, file)
