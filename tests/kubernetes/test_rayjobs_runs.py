@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sqlite3
 import subprocess
@@ -9,12 +10,17 @@ import time
 
 import pytest
 import yaml
+from chartkit.helm import CHART, render
 from control_plane import wait_until
 from kuberay import NAMESPACE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 KEEP_HEAD, KEEP_JOB = 25, 45
+
+_SPEC = importlib.util.spec_from_file_location("before_uninstall", CHART / "files" / "before_uninstall.py")
+before_uninstall = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(before_uninstall)
 
 
 def of_kind(events, kind):
@@ -102,6 +108,35 @@ def test_a_job_that_is_wrong_fails_once_and_says_why(kube):
     assert [found["reason"] for found in listed if found["run_id"] == run] == [end["reason"]]
     assert len(clusters_of(kube, run)) == 1
     assert {event.deployment for event in kube.of_rayjob(run)} <= {"", "Initializing", "Running", "Failed"}
+
+
+def test_an_ended_run_is_let_go_and_stays_as_a_record(kube):
+    """What the chart runs before `helm uninstall`, as its own account, with the operator there."""
+    run, file = "ended-bcdefghi", kube.profile_file()
+    kube.submit(run, file)
+    account = "train-before-uninstall"
+    for body in render():
+        if body["metadata"]["name"] == account and body["kind"] != "Job":
+            kube.plane.create(body, NAMESPACE)
+    tokens = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = kube.plane.request("POST", tokens, asked)["status"]["token"]
+    api = before_uninstall.Api(kube.plane.url, NAMESPACE, token, kube.plane.authority.file)
+    with pytest.raises(SystemExit, match=f"1 of 1 RayJobs .* trainwright stop {run} --cluster pool"):
+        before_uninstall.before_uninstall(api, NAMESPACE, "pool")
+
+    assert of_kind(kube.follow(run, file), "end")[-1]["state"] == "succeeded"
+    wait_until(
+        "KubeRay knows of the end", lambda: kube.rayjob(run)["status"]["jobDeploymentStatus"] == "Complete"
+    )
+    assert kube.rayjob(run)["metadata"]["finalizers"]
+    assert "1 ended RayJobs stay" in before_uninstall.before_uninstall(api, NAMESPACE, "pool")
+    wait_until("its pods go", lambda: not kube.pods(run), seconds=120)
+    known = len(kube.of_rayjob(run))
+    time.sleep(10)  # the operator has looked again
+    assert not kube.rayjob(run)["metadata"].get("finalizers"), kube.of_rayjob(run)[known:]
+    assert kube.status(run, file)["state"] == "succeeded"
+    assert not kube.pods(run)
 
 
 def test_a_stop_saves_and_resume_takes_the_rest(kube):
