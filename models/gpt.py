@@ -49,6 +49,12 @@ class Past:
         assert self._keys_and_values is not None
         return self._keys_and_values
 
+    def choose(self, row_N: Tensor) -> None:
+        """Keep these rows, in this order."""
+        if self._keys_and_values is not None:
+            keys_BGTD, values_BGTD = self._keys_and_values
+            self._keys_and_values = keys_BGTD[row_N], values_BGTD[row_N]
+
     def with_more(self, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values, these at the end."""
         if self._keys_and_values is not None:

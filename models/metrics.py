@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orchestrator.models.text_scores import WRITTEN, Spell, scored
+
 Statistics = dict[str, tuple[Tensor, Tensor | None]]
 """Name -> (sum, count), both added up; or (rows, None), put together."""
 
@@ -90,6 +92,7 @@ def summarized(
     totals: Totals,
     classes: Sequence[str] = (),
     token_bytes: np.ndarray[Any, Any] | None = None,
+    spell: Spell | None = None,
 ) -> Evaluated:
     """All metrics of an evaluation.
 
@@ -102,6 +105,7 @@ def summarized(
         totals: of the statistics that the objective gave for them.
         classes: names of the classes, in the order of the outputs; numbers stand in for missing ones.
         token_bytes: (vocabulary,) bytes of text that each token stands for, where these are counted.
+        spell: tokens that were written as text, where texts are scored.
     """
     values = {
         name: total.item() / max(totals.counts[name], 1e-12)
@@ -120,7 +124,11 @@ def summarized(
             right, wrong_yes, wrong_no, right_no = outcomes[:, 0]
             confusion = np.array([[right_no, wrong_yes], [wrong_no, right]])
     for name, rows in totals.rows.items():
-        values |= dict(_ranked(asked, *_split(name, rows.numpy()), classes))
+        if name == WRITTEN:
+            assert spell is not None
+            values |= scored(asked, rows.numpy(), spell)
+        else:
+            values |= dict(_ranked(asked, *_split(name, rows.numpy()), classes))
     if "moments" in totals.sums:
         values["r2"] = _r2(totals.sums["moments"].numpy())
     if "perplexity" in asked:

@@ -44,6 +44,14 @@ class DecoderPast:
         """Tokens of the target that were read."""
         return self.layers[0].target.length
 
+    def choose(self, row_N: Tensor) -> None:
+        """Keep these rows, in this order."""
+        if self.memory is not None:
+            self.memory = self.memory[row_N]
+        for layer in self.layers:
+            layer.target.choose(row_N)
+            layer.source.choose(row_N)
+
 
 class Attention(nn.Module):
     """Attention to the tokens themselves, or to those of the source."""

@@ -91,6 +91,12 @@ class _Past:
         self.encoded: Any = None
         self.keys_and_values: Any = None
 
+    def choose(self, row_N: Tensor) -> None:
+        """Keep these rows, in this order."""
+        if self.encoded is not None:
+            self.encoded = tuple(part[row_N] for part in self.encoded)
+            self.keys_and_values.reorder_cache(row_N)
+
 
 class SequenceToSequenceModel(_Wrapped):
     """Tokens (B, S), how many are real (B,), what the decoder reads (B, T) -> logits (B, T, V).

@@ -15,6 +15,7 @@ from torch import Tensor
 from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Batch, Objective
 from orchestrator.models.metrics import Evaluated, summarized
+from orchestrator.models.text_scores import Spell
 from orchestrator.planning.fit import OF_AVERAGES
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.schedule import schedule_of
@@ -61,6 +62,10 @@ class Surroundings(Protocol):
 
     def token_bytes(self) -> np.ndarray[Any, Any] | None:
         """(vocabulary,) bytes of text that each token stands for; None where nothing is measured by them."""
+        ...
+
+    def spell(self) -> Spell | None:
+        """What makes texts of tokens that were written; None where no texts are scored."""
         ...
 
     def enough(self, measured: dict[str, float]) -> str:
@@ -264,7 +269,7 @@ def evaluate_all(plan: Plan, engine: Engine, objective: Objective, around: Surro
     """Collective. Metrics of the evaluation set with the weights as they are, and as ``ema/...`` with their averages, where
     those are kept.
     """
-    asked = plan.job.objective.measured, around.class_names(), around.token_bytes()
+    asked = plan.job.objective.measured, around.class_names(), around.token_bytes(), around.spell()
     found = evaluate(engine, objective, around.evaluation(), *asked)
     if plan.job.training.ema is None:
         return found
@@ -282,6 +287,7 @@ def evaluate(
     asked: Collection[str] = (),
     classes: Sequence[str] = (),
     token_bytes: np.ndarray[Any, Any] | None = None,
+    spell: Spell | None = None,
     sums: EvaluationSums | None = None,
 ) -> Evaluated:
     """Collective. Metrics of the whole evaluation set, each sample counted once, the same on every rank.
@@ -290,13 +296,14 @@ def evaluate(
         asked: the metrics beside the objective's own, see ``models.metrics.summarized``.
         classes: names of the classes.
         token_bytes: see ``Surroundings.token_bytes``.
+        spell: see ``Surroundings.spell``.
         sums: of the batches before these.
     """
     sums = sums or EvaluationSums(engine.device)
     with evaluating(engine):
         for batch in batches:
             sums.add(objective.evaluate(engine.modules, batch))
-    return summarized(asked, sums.totals(), classes, token_bytes)
+    return summarized(asked, sums.totals(), classes, token_bytes, spell)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from orchestrator.control import Peers, StopCheck
 from orchestrator.data import Prepared, TrainStream
 from orchestrator.errors import DataError, NoticeError, ResizeError, SpecError, UserCodeError
 from orchestrator.models.base import Batch, Sample
+from orchestrator.models.text_scores import Spell
 from orchestrator.own_code import OwnCode
 from orchestrator.planning.patience import Patience
 from orchestrator.planning.plan import Plan
@@ -337,6 +338,7 @@ class Worker:
         self.left_out, self.spikes = left_out, spikes
         self._evaluation = rank.open_eval(prepared)
         self._token_bytes = data.token_bytes_of(self._plan.job, prepared)
+        self._spell = data.spell_of(self._plan.job, prepared)
         self._class_names = data.inputs_of(self._plan.job, prepared).classes
         self._notices = notices
         heeds = self._plan.job.recovery.on_notice == "save"
@@ -360,6 +362,10 @@ class Worker:
     def token_bytes(self) -> np.ndarray[Any, Any] | None:
         """Of the training data's tokenizer."""
         return self._token_bytes
+
+    def spell(self) -> Spell | None:
+        """By the training data's tokenizer."""
+        return self._spell
 
     def enough(self, measured: dict[str, float]) -> str:
         """Whether ``training.stop_early`` ends it: rank 0 decides."""

@@ -15,7 +15,7 @@ LabelMetric = Literal[
 NumberMetric = Literal["r2"]
 TextMetric = Literal["perplexity"]
 NextTokenMetric = Literal["perplexity", "bits_per_byte"]
-WrittenMetric = Literal["perplexity", "exact_match"]
+WrittenMetric = Literal["perplexity", "exact_match", "bleu", "chrf"]
 
 
 class _Asked(ObjectiveConfig):
@@ -197,8 +197,16 @@ class SequenceToSequenceConfig(_Asked):
     label_smoothing: Probability = 0.0
     """Share of each real target spread over the whole vocabulary (Szegedy et al. 2015, arXiv:1512.00567); only in training."""
     metrics: tuple[WrittenMetric, ...] = ()
-    """What is measured beside accuracy: ``perplexity``, exp(loss); ``exact_match``, the share of targets that the likeliest tokens,
-    written one after the other, are token by token (each evaluation then writes a text for each sample)."""
+    """What is measured beside accuracy: ``perplexity``, exp(loss); ``exact_match``, the share of targets that are written
+    token by token; ``bleu`` (Papineni et al. 2002) and ``chrf`` (Popovic 2015) of the texts that are
+    written, 0 to 100, as sacrebleu computes them (install ``trainwright[text]``). With any but perplexity each evaluation writes a text
+    for each sample."""
+    beams: Count = 1
+    """Texts that are gone on with at a time where one is written (in evaluation, samples, ``predict`` and the logged model); 1 takes the
+    likeliest token each time."""
+    length_penalty: NotNegative = 1.0
+    """With beams: a text is worth its logarithmic probability over its tokens to this power. 0 compares sums, which favors
+    short texts; 1 means."""
     start_token: Annotated[int, Field(ge=0)] | None = None
     """Token that a decoder begins with. Default: the architecture's, where its weights were trained with one, else the data's."""
     end_token: Annotated[int, Field(ge=0)] | None = None

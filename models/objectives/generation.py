@@ -8,25 +8,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orchestrator.models.objectives.beam_search import likeliest_written
+from orchestrator.models.objectives.reading_on import ReadingOn, Remembering
+
 _FINEST = 1 << 40
 """Parts of a probability that are told apart; those of a whole vocabulary add up within an int64."""
-
-
-@runtime_checkable
-class Remembering(Protocol):
-    """A model that can read each token once: its forward takes ``past``, adds the tokens to it, and gives the logits (B, 1, V)
-    after the last of them. A decoder's past also has what its encoder made of the source, from the first call on.
-    """
-
-    def new_past(self) -> Any:
-        """What it keeps of tokens; of none yet."""
-        ...
 
 
 @torch.no_grad()
@@ -80,39 +72,51 @@ def written(
     end: int,
     by_name: bool,
     until_ended: bool = False,
+    beams: int = 1,
+    length_penalty: float = 1.0,
 ) -> Tensor:
-    """The likeliest token after those before it, again and again: (B, N) int64, the end token from a text's end on.
+    """What a decoder makes of sources: (B, N) int64, the end token from a text's end on. The likeliest token after those before
+    it, again and again, or the best text of a beam search.
 
     Every rank calls the model N times, and nothing waits for the device, unless ``until_ended``.
 
     Args:
-        model: Takes what the source says and ``target`` (B, n), the tokens so far behind the start token, to logits (B, n, V).
-        source: The model's other inputs by name, in the order of its forward's arguments.
+        model: See ``ReadingOn``.
+        source: See ``ReadingOn``.
         tokens: N, written at most.
         start: What a decoder begins with.
         end: What a text ends with.
         by_name: Whether the model takes its inputs by name.
         until_ended: Whether to stop once all texts have ended.
+        beams: Texts that are gone on with at a time, for each source.
+        length_penalty: See ``likeliest_written``.
     """
-    given = next(tensor for tensor in source.values() if tensor is not None)
-    text_BN = torch.full((len(given), 1 + tokens), end, dtype=torch.int64, device=given.device)
-    text_BN[:, 0] = start
-    ended_B = torch.zeros(len(given), dtype=torch.bool, device=given.device)
-    past = model.new_past() if isinstance(model, Remembering) else None
+    decoder = ReadingOn(model, source, by_name=by_name, chooses=beams > 1)
     with _uncompiled():
-        for place in range(tokens):
-            so_far_BN = text_BN[:, 0 if past is None else place : place + 1]
-            step = {**source, "target": so_far_BN}
-            more = {} if past is None else {"past": past}
-            if by_name:
-                logits_BNV = model(**{name: t for name, t in step.items() if t is not None}, **more)
-            else:
-                logits_BNV = model(*step.values(), **more)
-            next_B = logits_BNV[:, -1].argmax(-1).masked_fill(ended_B, end)
-            text_BN[:, place + 1] = next_B
-            ended_B |= next_B == end
-            if until_ended and bool(ended_B.all()):
-                break
+        if beams == 1:
+            return _greedily_written(decoder, tokens=tokens, start=start, end=end, until_ended=until_ended)
+        return likeliest_written(
+            decoder,
+            decoder.rows,
+            tokens=tokens,
+            start=start,
+            end=end,
+            beams=beams,
+            length_penalty=length_penalty,
+            until_ended=until_ended,
+        )
+
+
+def _greedily_written(decoder: ReadingOn, *, tokens: int, start: int, end: int, until_ended: bool) -> Tensor:
+    text_BN = torch.full((decoder.rows, 1 + tokens), end, dtype=torch.int64, device=decoder.device)
+    text_BN[:, 0] = start
+    ended_B = torch.zeros(decoder.rows, dtype=torch.bool, device=decoder.device)
+    for place in range(tokens):
+        next_B = decoder.next_logits(text_BN[:, : place + 1]).argmax(-1).masked_fill(ended_B, end)
+        text_BN[:, place + 1] = next_B
+        ended_B |= next_B == end
+        if until_ended and bool(ended_B.all()):
+            break
     return text_BN[:, 1:]
 
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from orchestrator.errors import SpecError
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, weights_of
 from orchestrator.models.configs import FamilyConfig, SequenceToSequenceConfig
+from orchestrator.models.metrics import Statistics
 from orchestrator.models.objectives.common import OnePhase, forward
 from orchestrator.models.objectives.generation import written
+from orchestrator.models.text_scores import TEXT_SCORES, WRITTEN
 
 _SAMPLE_TEXTS = 4
 """Samples of text at a time, at most."""
@@ -46,7 +48,12 @@ class SequenceToSequence(OnePhase):
         self._start, self._end = objective.start_token, objective.end_token
         self._by_name = config.inputs_by_name
         self._smoothing = objective.label_smoothing
+        self._beams, self._length_penalty = objective.beams, objective.length_penalty
         self._counts_matches = "exact_match" in objective.metrics
+        self._shows_written = any(name in TEXT_SCORES for name in objective.metrics)
+        self._longest = self._target.longest if self._shows_written else None
+        if self._shows_written and self._longest is None:
+            raise SpecError("objective.metrics: bleu and chrf need a model that knows its target_context")
 
     def inputs(self) -> Mapping[str, TensorSpec]:
         """The family's inputs, and how many tokens of each target are real."""
@@ -97,23 +104,29 @@ class SequenceToSequence(OnePhase):
         loss_BT = _losses(logits_BTV, batch["target"], 0.0)
         right_BT = logits_BTV.argmax(-1) == batch["target"]
         count = weight_BT.sum()
-        found = {
+        found: Statistics = {
             "loss": ((loss_BT * weight_BT).sum(), count),
             "accuracy": ((right_BT * weight_BT).sum(), count),
         }
-        if self._counts_matches:
-            found["exact_match"] = self._matches(modules, batch, weight_BT)
+        if self._counts_matches or self._shows_written:
+            found |= self._compared(modules, batch, weight_BT)
         return found
 
-    def _matches(
-        self, modules: Mapping[str, nn.Module], batch: Batch, weight_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Targets that are written token by token, end token included, and how many targets there are."""
-        target_BT = batch["target"]
-        written_BT = self._written(modules, batch, target_BT.shape[1])
-        same_B = ((written_BT == target_BT) | (weight_BT == 0)).all(1)
-        weight_B = weights_of(batch, target_BT)
-        return (same_B * weight_B).sum(), weight_B.sum()
+    def _compared(self, modules: Mapping[str, nn.Module], batch: Batch, weight_BT: Tensor) -> Statistics:
+        """Targets that are written token by token, end token included, of how many; and the rows that ``text_scores.scored`` takes,
+        of texts that are cut where the model's longest target ends, not the batch's.
+        """
+        target_BT, found = batch["target"], Statistics()
+        length, weight_B = target_BT.shape[1], weights_of(batch, target_BT)
+        written_BN = self._written(modules, batch, self._longest or length)
+        if self._counts_matches:
+            same_B = ((written_BN[:, :length] == target_BT) | (weight_BT == 0)).all(1)
+            found["exact_match"] = (same_B * weight_B).sum(), weight_B.sum()
+        if self._longest:
+            ended_BT = target_BT.masked_fill(weight_BT == 0, self._end)
+            ended_BN = F.pad(ended_BT, (0, self._longest - length), value=self._end)
+            found[WRITTEN] = torch.cat([written_BN, ended_BN, (weight_B > 0)[:, None]], dim=1).int(), None
+        return found
 
     def _written(self, modules: Mapping[str, nn.Module], batch: Batch, tokens: int) -> Tensor:
         return written(
@@ -123,6 +136,8 @@ class SequenceToSequence(OnePhase):
             start=self._start,
             end=self._end,
             by_name=self._by_name,
+            beams=self._beams,
+            length_penalty=self._length_penalty,
         )
 
     @torch.no_grad()

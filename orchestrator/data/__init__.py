@@ -10,7 +10,7 @@ from orchestrator.data.reading.bad_samples import place_of
 from orchestrator.data.reading.evaluation import EvalStream, open_eval
 from orchestrator.data.reading.pure_order import samples_by_step
 from orchestrator.data.reading.training import StepBatch, TrainStream, open_train
-from orchestrator.data.serving import INPUTS, Inputs, decode_text, inputs_of, token_bytes_of
+from orchestrator.data.serving import INPUTS, Inputs, decode_text, inputs_of, spell_of, token_bytes_of
 
 __all__ = [
     "INPUTS",
@@ -29,5 +29,6 @@ __all__ = [
     "place_of",
     "prepare",
     "samples_by_step",
+    "spell_of",
     "token_bytes_of",
 ]

@@ -26,6 +26,7 @@ from orchestrator.data.preparations.tokenizers.library import LibraryTokenizer
 from orchestrator.data.prepared import Prepared
 from orchestrator.data.transforms import Batch, SampleFault, apply_all
 from orchestrator.errors import DataError
+from orchestrator.models.text_scores import TEXT_SCORES, Spell, sacrebleu_metrics
 from orchestrator.planning.plan import ResolvedJob
 from orchestrator.section import Section
 from orchestrator.spec.preparations import Conversations, Pack, Pairs, Preparation, Tokenize, Windows
@@ -234,6 +235,18 @@ def token_bytes_of(job: ResolvedJob, prepared: Prepared) -> np.ndarray | None:
         )
     vocabulary = getattr(job.model, "vocabulary", None) or len(sizes)
     return np.pad(sizes, (0, max(0, vocabulary - len(sizes))))  # a model may have more ids than there are
+
+
+def spell_of(job: ResolvedJob, prepared: Prepared) -> Spell | None:
+    """What makes texts of tokens that were written; None where no texts are scored.
+
+    Raises:
+        SpecError: what scores them is not installed.
+    """
+    if not any(name in TEXT_SCORES for name in job.objective.measured):
+        return None
+    sacrebleu_metrics()
+    return inputs_of(job, prepared).written
 
 
 def decode_text(prepared: Prepared, tokens: Sequence[int], *, read: bool = False) -> str:

@@ -91,6 +91,7 @@ def order_of(plan: Plan, saved: Checkpoint, held_out: Source | None, *, averaged
         refuse_without_averages(plan)
     prepared = data.prepare(plan, held_out)
     data.token_bytes_of(plan.job, prepared)
+    data.spell_of(plan.job, prepared)
     if prepared.evaluation is None:
         raise DataError(f"{plan.run_id} evaluates on nothing (its job has no data.eval); give --data")
     if change := data.describe_change(saved.meta["identity"], prepared.identity):
@@ -192,7 +193,8 @@ def measure(order: Mapping[str, Any]) -> dict[str, float]:
     try:
         rank.load(checkpoint.checkpoint_at(order["checkpoint"]))
         classes = data.inputs_of(plan.job, prepared).classes
-        asked = plan.job.objective.measured, classes, data.token_bytes_of(plan.job, prepared)
+        sizes, spell = data.token_bytes_of(plan.job, prepared), data.spell_of(plan.job, prepared)
+        asked = plan.job.objective.measured, classes, sizes, spell
         sums = KeptSums(rank.engine.device, order["kept"], seconds=_SECONDS_BETWEEN_KEPT)
         batches = _batches(rank, prepared, sums.batches)
         with rank.engine.averaged() if averaged else nullcontext():

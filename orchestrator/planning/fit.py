@@ -52,7 +52,19 @@ def _check_twice_differentiable(training: TrainingSpec) -> None:
 
 _BEST_IS = {
     **dict.fromkeys(
-        ("accuracy", "precision", "recall", "f1", "auroc", "average_precision", "r2", "exact_match"), "max"
+        (
+            "accuracy",
+            "precision",
+            "recall",
+            "f1",
+            "auroc",
+            "average_precision",
+            "r2",
+            "exact_match",
+            "bleu",
+            "chrf",
+        ),
+        "max",
     ),
     **dict.fromkeys(("loss", "mse", "mae", "perplexity", "bits_per_byte", "cer", "wer"), "min"),
 }
@@ -152,9 +164,15 @@ def check_best(job: ResolvedJob) -> None:
 
 def check_measured(job: ResolvedJob) -> None:
     """Raises SpecError where a metric is asked for that the data can't give."""
+    tokenizer = getattr(job.data.prepare, "tokenizer", None)
+    for name in ("bleu", "chrf"):
+        if name in job.objective.measured and tokenizer is None:
+            raise SpecError(
+                f"objective.metrics: {name} compares texts, and the data comes as tokens; have data.prepare make them of text,"
+                " or leave it out"
+            )
     if "bits_per_byte" not in job.objective.measured:
         return
-    tokenizer = getattr(job.data.prepare, "tokenizer", None)
     said = "objective.metrics: bits_per_byte needs to know how many bytes of text each token stands for, and "
     if tokenizer is None:
         raise SpecError(

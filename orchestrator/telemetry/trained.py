@@ -165,6 +165,8 @@ class Trained:
                 end=objective.end_token,
                 by_name=self._by_name,
                 until_ended=True,
+                beams=objective.beams,
+                length_penalty=objective.length_penalty,
             )
             yield from (self.inputs.written(text.tolist()) for text in written_BN)
 

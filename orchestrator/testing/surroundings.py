@@ -106,6 +106,9 @@ class RecordingSurroundings:
     def token_bytes(self) -> None:
         """None."""
 
+    def spell(self) -> None:
+        """None."""
+
     def enough(self, measured: dict[str, float]) -> str:
         """As the patience that was given says."""
         if measured and self._patience is not None:

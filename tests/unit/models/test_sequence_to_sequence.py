@@ -145,6 +145,25 @@ def test_what_is_written_is_what_transformers_generates(modules: dict[str, nn.Mo
     assert torch.equal(ended[:, :12], ours)
 
 
+@pytest.mark.parametrize(("beams", "penalty"), [(3, 1.0), (4, 0.0), (2, 2.0)])
+def test_beams_find_what_those_of_transformers_find(
+    modules: dict[str, nn.Module], beams: int, penalty: float
+) -> None:
+    given, network = batch(8), modules["model"].network
+    network.config.use_cache = True
+    mask = (torch.arange(SOURCE) < given["length"][:, None]).long()
+    theirs = network.generate(
+        input_ids=given["tokens"], attention_mask=mask, max_new_tokens=12, do_sample=False, num_beams=beams,
+        length_penalty=penalty, early_stopping="never", decoder_start_token_id=START, eos_token_id=END, pad_token_id=END,
+    )  # fmt: skip
+    source = {"tokens": given["tokens"], "length": given["length"]}
+    options: Any = {"tokens": 12, "start": START, "end": END, "by_name": True, "length_penalty": penalty}
+    ours = written(modules["model"], source, beams=beams, **options)
+    assert torch.equal(F.pad(theirs[:, 1:], (0, 13 - theirs.shape[1]), value=END), ours)
+    assert not torch.equal(ours, written(modules["model"], source, **options))
+    assert torch.equal(ours, written(modules["model"], source, beams=beams, until_ended=True, **options))
+
+
 def test_a_target_that_would_be_written_is_a_match(modules: dict[str, nn.Module]) -> None:
     made = build_objective(config_of("t5"), objective(metrics=("exact_match",)))
     given = batch()

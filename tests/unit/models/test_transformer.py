@@ -125,11 +125,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_what_is_read_once_is_what_is_read_anew(options: dict[str, Any]) -> None:
+def test_what_is_read_once_is_what_is_read_anew(options: dict[str, Any], beams: int) -> None:
     model, given = built(**options), batch()
     source: dict[str, Tensor | None] = {"tokens": given["tokens"], "length": given["length"]}
-    settings: Any = {"tokens": 11, "start": 0, "end": 1, "by_name": False}
+    settings: Any = {"tokens": 11, "start": 0, "end": 1, "by_name": False, "beams": beams}
 
     class Forgetful(nn.Module):
         def forward(self, *tensors: Tensor) -> Tensor:
