@@ -1,6 +1,9 @@
-"""Missing values in evaluation rows, found before training: one of them makes every metric no number."""
+"""Missing values found before training: in evaluation rows, of which one makes every metric no number, and in numbers to predict."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow.compute as pc
@@ -14,6 +17,7 @@ from orchestrator.data.preparations.rewrite import rows_key
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.split import SourceRows
 from orchestrator.errors import DataError
+from orchestrator.models.configs import default_objective
 from orchestrator.spec.job import JobSpec
 
 _VERSION = 1
@@ -46,6 +50,29 @@ def check_no_gaps(job: JobSpec, source: PreparedSource, cache: str) -> None:
             f"{place} has no value in {column!r}, and each evaluation would be no number; {FILL_OR_DROP}"
             f" (tensor: {tensor})"
         )
+
+
+def check_numbers_there(job: JobSpec, sources: Sequence[SourceRows], cache: str) -> None:
+    """Refuse texts that lack a number to predict where the objective takes none as missing.
+
+    Raises:
+        DataError: names the first such row, and its column.
+    """
+    prepare = job.data.prepare
+    objective = job.objective or default_objective(job.model)
+    if prepare is None or prepare.kind != "tokenize" or not prepare.numbers:
+        return
+    if objective.kind != "regression" or objective.takes_missing_labels or job.data.skip_bad_samples:
+        return
+    columns = list(prepare.numbers)
+    for rows in sources:
+        key = [rows_key([rows]), columns]
+        gap = remembered(cache, "evaluation-gaps", _VERSION, key, partial(_first_gap, rows, columns))
+        if gap:
+            raise DataError(
+                f"{gap[0]} has no value in {gap[1]!r}; objective: {{kind: regression, missing_labels: true}} learns what is there, or"
+                " data.skip_bad_samples leaves some rows out"
+            )
 
 
 def _first_gap(rows: SourceRows, columns: list[str]) -> list[str]:

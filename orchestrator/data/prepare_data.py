@@ -13,7 +13,7 @@ from orchestrator.data.by_name import layouts_by_name, with_classes_of_all, with
 from orchestrator.data.checks import check_categories_seen, check_numbers
 from orchestrator.data.columns.layout import TensorLayout, finished
 from orchestrator.data.columns.star import star_notes
-from orchestrator.data.evaluation_gaps import check_no_gaps
+from orchestrator.data.evaluation_gaps import check_no_gaps, check_numbers_there
 from orchestrator.data.example import example_rows
 from orchestrator.data.fit import first_samples, fit_transforms
 from orchestrator.data.image_sources import image_notes, with_one_look
@@ -69,6 +69,7 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str, held_out: Source | None
         rewritten = rewrite_rows(
             job.data.prepare, train_rows, eval_rows, base_dir, cache, skip=job.data.skip_bad_samples
         )
+        check_numbers_there(job, [*written_train, *([written_eval] if written_eval else [])], cache)
         train_rows, eval_rows, preparation = rewritten.train, rewritten.evaluation, rewritten.fitted
         notes = (*notes, *rewritten.notes)
     layouts, differences = layouts_by_name(job, [*train_rows, *([eval_rows] if eval_rows else [])])

@@ -62,6 +62,7 @@ def check_labels(
             "objective: regression predicts numbers, but data.transforms encodes the label as classes; leave encode"
             " out, or give objective: {kind: classification}"
         )
+    _check_tokenized(job, kind)
     if kind not in _CLASSES or _label(train[0]) is None:
         return
     given: int | None = getattr(job.model, "outputs", None)
@@ -79,6 +80,23 @@ def check_labels(
         check_class_count(given, dims, sum(source.samples for source in train), train[0].index.root)
     if kind == "classification" and classes == 1 and given is None:
         raise DataError(f"{train[0].index.root}: every label is of one class; there is nothing to tell apart")
+
+
+def _check_tokenized(job: JobSpec, kind: str) -> None:
+    """Refuse numbers as classes and classes as numbers. Raises SpecError."""
+    prepare = job.data.prepare
+    if prepare is None or prepare.kind != "tokenize":
+        return
+    if prepare.label is not None and kind == "regression":
+        raise SpecError(
+            f"data.prepare.label: it numbers the classes in {prepare.label!r}, but regression predicts numbers; give numbers:"
+            f" [{prepare.label}] in place of it, or objective: {{kind: classification}}"
+        )
+    if prepare.numbers and kind != "regression":
+        raise SpecError(
+            f"data.prepare.numbers: {kind} does not predict numbers; give objective: {{kind: regression}}, or name the class's"
+            " column as label"
+        )
 
 
 def check_class_count(given: int | None, dims: dict[str, int], samples: int, root: str) -> None:

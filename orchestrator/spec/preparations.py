@@ -47,6 +47,15 @@ class BpeTokenizer(Section):
     """Different tokens at most."""
 
 
+class SmilesTokenizer(Section):
+    """Atoms, bonds, branches and rings of molecules in SMILES, one token for each kind that the training text has; others are
+    ``<unk>``. What stands in square brackets is one atom.
+    """
+
+    kind: Literal["smiles"] = "smiles"
+    """The tokenizer."""
+
+
 class FileTokenizer(Section):
     """A Hugging Face ``tokenizers`` file."""
 
@@ -57,7 +66,7 @@ class FileTokenizer(Section):
 
 
 TokenizerSection = Annotated[
-    BytesTokenizer | CharactersTokenizer | WordsTokenizer | BpeTokenizer | FileTokenizer,
+    BytesTokenizer | CharactersTokenizer | WordsTokenizer | BpeTokenizer | SmilesTokenizer | FileTokenizer,
     Field(discriminator="kind"),
 ]
 
@@ -137,6 +146,15 @@ class Tokenize(Section):
     """Also make ``word``, the number of each token's word (for whole-word masking)."""
     label: str | None = None
     """The column of the class; any values, numbered in their order. Default: no labels."""
+    numbers: tuple[str, ...] = ()
+    """The columns of the numbers to predict (``regression``), which become ``label`` in this order. What is missing stays missing, for
+    the objective's ``missing_labels``."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_label(self) -> Tokenize:
+        if self.label is not None and self.numbers:
+            raise ValueError("label is for a class and numbers are for regression; give one of them")
+        return self
 
     @property
     def needs_neighbors(self) -> bool:

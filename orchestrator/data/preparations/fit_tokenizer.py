@@ -18,6 +18,7 @@ from orchestrator.data.preparations.tokenizers import (
     Tokenizer,
     tokenizer_from_json,
     train_bpe,
+    train_smiles,
     train_words,
     words_specials,
 )
@@ -27,6 +28,7 @@ from orchestrator.spec.preparations import (
     BytesTokenizer,
     CharactersTokenizer,
     FileTokenizer,
+    SmilesTokenizer,
     TokenizerSection,
     WordsTokenizer,
 )
@@ -53,6 +55,8 @@ def fit_tokenizer(
             return train_words(texts, spec.vocabulary, specials, lowercase=spec.lowercase)
         case BpeTokenizer():
             return train_bpe(texts, spec.vocabulary, specials)
+        case SmilesTokenizer():
+            return train_smiles(texts, specials)
         case _:
             return known_tokenizer(spec, specials, base_dir)
 
@@ -66,7 +70,7 @@ def known_tokenizer(spec: TokenizerSection, specials: Sequence[str], base_dir: s
             return ByteTokenizer(specials)
         case CharactersTokenizer():
             return CharacterTokenizer("", _character_specials(spec, specials))
-        case WordsTokenizer():
+        case WordsTokenizer() | SmilesTokenizer():
             return CharacterTokenizer("", words_specials(specials))
         case BpeTokenizer():
             return CharacterTokenizer("", specials)

@@ -53,7 +53,9 @@ class TokenizeKind:
 
     def columns(self, section: Tokenize, schema: pa.Schema) -> tuple[str, ...]:
         """See PreparationKind."""
-        return (section.column,) if section.label is None else (section.column, section.label)
+        return tuple(
+            dict.fromkeys((section.column, *((section.label,) if section.label else section.numbers)))
+        )
 
     def required(self, section: Tokenize) -> dict[str, bool]:
         """A text, which may be blank, and a class, which may not."""
@@ -111,12 +113,15 @@ class TokenizeKind:
                 columns["word"] = fixed_lists(word)
             if section.label is not None:
                 columns["label"] = pa.array(_labels(table, section.label, fitted["classes"]))
+            if section.numbers:
+                columns["label"] = _numbers(table, section.numbers)
             yield pa.table(columns)
 
     def dims(self, section: Tokenize, fitted: Mapping[str, Any]) -> dict[str, int]:
         """``vocabulary``, ``context``, ``mask_token`` and, with labels, ``outputs``."""
         dims = token_dims(tokenizer_from_json(fitted["tokenizer"]), section.context)
-        return dims | ({"outputs": len(fitted["classes"])} if "classes" in fitted else {})
+        outputs = len(fitted["classes"]) if "classes" in fitted else len(section.numbers)
+        return dims | ({"outputs": outputs} if outputs else {})
 
     def lists(self, section: Tokenize, fitted: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """``special_tokens``."""
@@ -124,9 +129,9 @@ class TokenizeKind:
 
     def dims_before(self, section: Tokenize, base_dir: str) -> dict[str, int]:
         """What the section alone says; the vocabulary only where nothing has to be fitted."""
-        return token_dims(
-            known_tokenizer(section.tokenizer, ENCODER_SPECIALS, base_dir), section.context, section.tokenizer
-        )
+        tokenizer = known_tokenizer(section.tokenizer, ENCODER_SPECIALS, base_dir)
+        dims = token_dims(tokenizer, section.context, section.tokenizer)
+        return dims | ({"outputs": len(section.numbers)} if section.numbers else {})
 
     def lists_before(self, section: Tokenize, base_dir: str) -> dict[str, tuple[int, ...]]:
         """``special_tokens``."""
@@ -145,6 +150,20 @@ def _labels(table: pa.Table, name: str, classes: Sequence[Any]) -> np.ndarray:
             except DataError:
                 raise DataError(f"{place_of(table, row)}: {error}") from None
         raise
+
+
+def _numbers(table: pa.Table, names: Sequence[str]) -> pa.Array:
+    """Float32, of each row one number or a list of them; NaN where there is none. Raises DataError for what is no number."""
+    columns = []
+    for name in names:
+        column = named_column(table, name)
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise DataError(
+                f"data.prepare.numbers: column {name!r} is {column.type}, not numbers; to tell classes apart name it as"
+                " label"
+            )
+        columns.append(pc.fill_null(pc.cast(column, pa.float32()), float("nan")).to_numpy())
+    return pa.array(columns[0]) if len(names) == 1 else fixed_lists(np.stack(columns, axis=1))
 
 
 def _flat(arrays: Sequence[pa.Array | pa.ChunkedArray]) -> list[pa.Array]:

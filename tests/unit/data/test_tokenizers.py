@@ -16,6 +16,7 @@ from orchestrator.data.preparations.tokenizers import (
     LibraryTokenizer,
     tokenizer_from_json,
     train_bpe,
+    train_smiles,
     train_words,
 )
 from orchestrator.errors import DataError
@@ -115,6 +116,20 @@ def test_words_split_and_keep_corpus_unknowns():
     assert len(ids) == 4
     assert ids[1] == ids[2] == unknown
     assert ids[0] != unknown
+
+
+def test_smiles_are_split_into_atoms_bonds_and_rings():
+    molecules = ["Clc1cc[nH]cc1Br", "[Na+].[O-]C(=O)C%12CC%12", "C/C=C\\C#N"]
+    tokenizer = train_smiles(molecules, [PAD, UNKNOWN])
+    encoded = tokenizer.encode(molecules)
+    assert [tokenizer.decode(ids) for ids in encoded] == molecules
+    assert [tokenizer.decode([token]) for token in encoded[0]] == [
+        *("Cl", "c", "1", "c", "c", "[nH]", "c", "c", "1", "Br")
+    ]
+    assert [tokenizer.decode([token]) for token in encoded[1]][:3] == ["[Na+]", ".", "[O-]"]
+    assert len(encoded[1]) == 13
+    (strange,) = tokenizer.encode(["C[Si]C"])
+    assert strange.tolist() == [encoded[2][0], tokenizer.specials[UNKNOWN], encoded[2][0]]
 
 
 def test_a_foreign_file_has_its_special_tokens_found():

@@ -291,6 +291,32 @@ def test_tokenize_takes_no_gap_for_a_text_or_a_class(words, labels, column, tmp_
         assert any("1 of 4 training rows lack text or stars and are skipped" in note for note in notes)
 
 
+def test_tokenize_takes_numbers_and_keeps_those_that_are_missing(tmp_path):
+    prepare = {"kind": "tokenize", "column": "text", "tokenizer": {"kind": "smiles"}, "context": 8}
+    data: dict[str, Any] = {
+        "train": parquet(
+            tmp_path,
+            text=["CCO", "c1ccccc1", "ClC", "CBr"],
+            soluble=[0.5, None, -1.5, float("nan")],
+            heavy=pa.array([3, 6, None, 2], pa.int16()),
+            word=["a", "b", "c", "d"],
+        ),
+        "prepare": prepare | {"numbers": ["soluble", "heavy"]},
+    }
+    job = {"family": "bert", "objective": {"kind": "regression", "missing_labels": True}, "batch": 2}
+    labels = tensors(tmp_path, data, **job)["label"]
+    assert np.array_equal(labels, [[0.5, 3], [np.nan, 6], [-1.5, np.nan], [np.nan, 2]], equal_nan=True)
+    assert prepared(tmp_path, data, **job).dims["outputs"] == 2
+    strict = job | {"objective": {"kind": "regression"}}
+    assert "rows.parquet, row 1 has no value in 'soluble'" in refused(tmp_path, data, **strict)
+    as_classes = job | {"objective": {"kind": "classification"}}
+    assert "to predict numbers give objective: {kind: regression}" in refused(tmp_path, data, **as_classes)
+    data["prepare"] = prepare | {"label": "word"}
+    assert "give numbers: [word] in place of it" in refused(tmp_path, data, **job)
+    data["prepare"] = prepare | {"numbers": ["word"]}
+    assert "column 'word' is string, not numbers" in refused(tmp_path, data, **job)
+
+
 def test_files_of_one_source_are_matched_by_name(tmp_path):
     folder = tmp_path / "rows"
     folder.mkdir()

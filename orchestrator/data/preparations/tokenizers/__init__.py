@@ -23,6 +23,7 @@ from orchestrator.data.preparations.tokenizers.base import (
 from orchestrator.data.preparations.tokenizers.library import (
     LibraryTokenizer,
     train_bpe,
+    train_smiles,
     train_words,
     words_specials,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "Tokenizer",
     "tokenizer_from_json",
     "train_bpe",
+    "train_smiles",
     "train_words",
     "words_specials",
 ]

@@ -222,3 +222,20 @@ def train_words(
 def words_specials(specials: Sequence[str]) -> tuple[str, ...]:
     """The special tokens of a words tokenizer, in the order of their ids: it always has ``UNKNOWN``."""
     return tuple(dict.fromkeys((*specials, UNKNOWN)))
+
+
+def train_smiles(texts: Iterable[str], specials: Sequence[str] = ()) -> LibraryTokenizer:
+    """Parts of molecules in SMILES (Weininger 1988): atoms in brackets, elements of two letters and rings of two digits are one
+    token, all else is one for each character; what the texts lack is ``<unk>``.
+    """
+    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Library
+
+    library = Library(models.WordLevel(unk_token=UNKNOWN))
+    library.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"\[[^\]]*\]|Br|Cl|%\d\d|."), behavior="removed", invert=True
+    )
+    library.decoder = decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(special_tokens=list(words_specials(specials)), show_progress=False)
+    library.train_from_iterator(not_empty(texts, "a smiles tokenizer"), trainer)
+    return LibraryTokenizer(library.to_str())
