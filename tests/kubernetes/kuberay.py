@@ -223,6 +223,12 @@ class KubeRay(CommandLine):
     def delete_pod(self, pod: Object, **options: Any) -> None:
         self.plane.request("DELETE", f"{_CORE}/pods/{pod['metadata']['name']}", options or None)
 
+    def evict_pod(self, pod: Object) -> None:
+        """As a node drain does: the pod has its grace."""
+        name = pod["metadata"]["name"]
+        eviction = _named("policy/v1", "Eviction", name, namespace=NAMESPACE)
+        self.plane.request("POST", f"{_CORE}/pods/{name}/eviction", eviction)
+
     def operator_log(self) -> str:
         return self.plane.log_of(OPERATOR).read_text(errors="replace")
 

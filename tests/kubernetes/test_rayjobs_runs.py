@@ -218,3 +218,34 @@ def test_a_run_recovers_from_a_worker_s_pod_that_is_deleted(kube):
     assert steps == first_of_each_attempt | set(range(20, 601, 20))
     assert len(clusters_of(kube, run)) == 1
     assert len(kube.pods_gone_at(run, "worker")) >= 1
+
+
+def test_a_worker_s_pod_that_is_evicted_costs_no_failure(kube):
+    """As by a node drain, with its grace: no failure is allowed here, and the run goes on."""
+    run, file = "evict-abcdefgh", kube.profile_file()
+    kube.submit(
+        run,
+        file,
+        training={"max_steps": 600, "global_batch_size": 64, "log_every": 20},
+        recovery={
+            "max_failures": 0,
+            "stop_grace": "20s",
+            "hang_timeout": "60s",
+            "worker_start_timeout": "180s",
+        },
+    )
+    told, evicted = [], 0.0
+    for event in kube.follow(run, file):
+        told.append(event)
+        if event["event"] == "checkpoint" and event["step"] == 40:
+            kube.evict_pod(kube.pods(run, "worker")[0])
+            evicted = time.time()
+    assert of_kind(told, "end")[-1]["state"] == "succeeded", told[-5:]
+    attempts = of_kind(told, "attempt")
+    next_step = next(event for event in of_kind(told, "metrics") if event["time"] > attempts[-1]["time"])
+    print(f"attempts {attempts}, incidents {of_kind(told, 'incident')}")
+    print(f"the next step that was told came {next_step['time'] - evicted:.1f} s after the eviction")
+    assert len(attempts) == 2
+    assert attempts[1]["start_step"] >= 40
+    assert max(event["step"] for event in of_kind(told, "metrics")) == 600
+    assert len(clusters_of(kube, run)) == 1
