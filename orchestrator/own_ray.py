@@ -2,7 +2,7 @@
 
 By itself Ray starts an autoscaler, a dashboard's server and agent and an agent of runtime environments with each instance:
 four Python processes, of which two must be up before the first worker may start. Here nothing scales or is looked at
-through a dashboard, and environments are made only for jobs that bring packages or a folder.
+through a dashboard, and environments are made only for jobs that bring packages, a folder or a pipeline of Ray Data.
 
 Seam: ``ray._private.node`` and ``services``; covered by the integration tests, the Ray minor is held.
 """
@@ -52,6 +52,7 @@ class OwnRay:
         gpus: int,
         object_store_bytes: int,
         runtime_env: Mapping[str, Any],
+        has_agent: bool,
     ) -> None:
         """
         Args:
@@ -61,6 +62,7 @@ class OwnRay:
             gpus: of the workers.
             object_store_bytes: memory that its processes share.
             runtime_env: that all workers run in; empty for that of this process.
+            has_agent: whether tasks may have environments of their own.
 
         Raises whatever Ray raises where it does not start; nothing of it is left then.
         """
@@ -79,7 +81,7 @@ class OwnRay:
                 "prestart_worker_first_driver": is_ready_made,
             },
         )
-        kind = _LeanerNode if is_ready_made else _LeanNode
+        kind = _LeanNode if has_agent or runtime_env else _LeanerNode
         with _commands_changed(partial(_with_processes, processes)):
             self._node = kind(parameters, head=True, shutdown_at_exit=False, spawn_reaper=True)
         try:

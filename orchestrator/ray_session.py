@@ -26,6 +26,7 @@ from orchestrator.private import temporary_files_in
 from orchestrator.ray_settings import (
     environment_of,
     first_processes,
+    makes_environments,
     object_store_bytes_here,
     private_cpus,
     runtime_env,
@@ -147,6 +148,7 @@ class RaySession:
             gpus=gpus,
             object_store_bytes=object_store_bytes_here(),
             runtime_env=runtime_env(plan),
+            has_agent=makes_environments(plan),
         )
         self._held.callback(own.close)
 

@@ -13,6 +13,7 @@ from orchestrator.gpus import free_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import new_folder
 from orchestrator.recovery.hangs import PATIENCE
+from orchestrator.spec.data import PipelineSource
 
 DATA_CPUS = 1
 """Logical CPUs of a private Ray instance beside those of the workers: reading must never wait for training."""
@@ -61,6 +62,13 @@ def runtime_env(plan: Plan) -> dict[str, Any]:
     if environment.pip:
         needed["pip"] = list(environment.pip)
     return needed
+
+
+def makes_environments(plan: Plan) -> bool:
+    """Whether tasks may have environments of their own: Ray Data's sort gives its own one, and a pipeline is sorted."""
+    data = plan.job.data
+    sources = data.train if isinstance(data.train, tuple) else (data.train,)
+    return any(isinstance(source, PipelineSource) for source in (*sources, data.eval))
 
 
 def workers_here(plan: Plan) -> int:

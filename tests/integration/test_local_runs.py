@@ -210,6 +210,26 @@ def test_a_stopped_run_goes_on_to_the_same_result(home, uninterrupted):
     assert_equal_states(home, run, uninterrupted[0])
 
 
+def test_a_pipeline_needs_no_folder_of_its_own(home, monkeypatch):
+    """Ray Data sorts what it makes in an environment of its own, which a job without a folder has no other use for."""
+    (home.folder / "my_rows.py").write_text(
+        "import ray.data\n"
+        "def rows(count):\n"
+        "    return ray.data.range(count, override_num_blocks=4).map_batches(\n"
+        "        lambda b: {'key': b['id'], 'features': b['id'][:, None] * [1.0, 2.0], 'label': b['id'] % 3})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(home.folder))
+    source = {"kind": "pipeline", "function": "my_rows:rows", "arguments": {"count": 96}, "id_column": "key"}
+    job = home.job(
+        model={"family": "mlp", "size": "debug", "in_features": 2, "outputs": 3},
+        data={"train": source},
+        training={"max_steps": 3, "evaluate_every": None},
+        scaling={"workers": 1},
+    )
+    status = follow(home, submit(home, job))
+    assert (status["state"], status["step"]) == ("succeeded", 3), status["message"]
+
+
 def test_a_run_goes_on_with_changed_data_only_if_told_to(home):
     rows = home.folder / "rows.csv"
     lines = [f"{i % 7},{i % 3},{int(i % 7 > 3)}" for i in range(400)]
