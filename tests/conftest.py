@@ -1,4 +1,4 @@
-"""What holds for every test: no socket of the test process leaves this machine."""
+"""What holds for every test: no socket of the test process leaves this machine, and a loaded one is slow, not wrong."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Any
 
 import namespaces
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True, scope="session")

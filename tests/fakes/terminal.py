@@ -8,6 +8,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -35,7 +36,7 @@ class Terminal:
             stderr=slave,
             env={**clean, "TERM": "xterm-256color", **environment},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_a_terminal_starts_it,
         )
         os.close(slave)
         self.shown = ""
@@ -75,3 +76,8 @@ class Terminal:
             self.shown += content.decode(errors="replace")
             return bool(content)
         return True
+
+
+def _as_a_terminal_starts_it() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may be run by nohup

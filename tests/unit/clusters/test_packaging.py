@@ -301,7 +301,7 @@ patterns = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(patterns, min_size=1, max_size=4), st.sets(paths, min_size=1, max_size=6))
 def test_patterns_mean_what_they_mean_to_git(tmp_path_factory, rules, files):
     folder = tmp_path_factory.mktemp("git")

@@ -74,7 +74,7 @@ def test_preparing_is_linear_in_the_number_of_columns(tmp_path):
     assert seconds(10_000) < 12 * seconds(2_000)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(['"', '""', ",", "\n", "\r\n", "\r", "a", "b", '"x,\n"', " "]), max_size=40),
     st.integers(1, 7),

@@ -2,7 +2,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.data.hashing import feistel, mix, mix_array, permutation, sample_seeds
@@ -17,7 +17,6 @@ def test_one_number_is_mixed_as_splitmix64_does(seed, first):
 
 
 @given(WORDS, st.lists(WORDS, min_size=1, max_size=8))
-@settings(deadline=None)
 def test_an_array_is_mixed_as_its_numbers_are(key, values):
     mixed = mix_array(mix(key), np.array(values, dtype=np.uint64))
     assert mixed.dtype == np.uint64
@@ -31,7 +30,6 @@ def test_numbers_count_by_their_64_bits(number):
 
 
 @given(WORDS, st.integers(0, 300))
-@settings(deadline=None)
 def test_a_permutation_has_each_number_once(key, size):
     assert sorted(permutation(key, size).tolist()) == list(range(size))
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_jobs import job_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -110,7 +110,6 @@ def test_many_series_in_one_file_are_each_split_at_their_own_end(tmp_path: Path,
         assert (theirs.min(), theirs.max(), len(theirs)) == (32, 39, 3)
 
 
-@settings(deadline=None)
 @given(groups=st.lists(st.sampled_from("abc"), min_size=2, max_size=60), parts=st.integers(1, 7))
 def test_a_cut_takes_each_series_end(groups: list[str], parts: int) -> None:
     section = Windows(past=1, horizon=2, group="g")

@@ -46,7 +46,7 @@ def epoch_ids(shape: OrderShape, rows: np.ndarray, epoch: int, worlds: list[int]
 
 
 @given(shapes(), st.lists(st.integers(1, 7), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_sample_comes_once_an_epoch_in_the_same_batches_for_any_workers(made, worlds):
     shape, rows = made
     alone, changing = epoch_ids(shape, rows, 0, [1]), epoch_ids(shape, rows, 0, worlds)
@@ -64,7 +64,7 @@ def test_every_sample_comes_once_an_epoch_in_the_same_batches_for_any_workers(ma
 
 
 @given(shapes(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_groups_that_are_let_go_are_not_needed_before_the_window_ends(made, data):
     shape, rows = made
     if shape.steps == 0:
@@ -137,13 +137,13 @@ def test_a_billion_rows_take_no_memory_to_order():
 
 
 @given(st.integers(0, 2**63), st.integers(1, 3000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_feistel_is_a_permutation(key, size):
     np.testing.assert_array_equal(np.sort(feistel(key, size, np.arange(size))), np.arange(size))
 
 
 @given(shapes(), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_groups_to_hold_are_those_of_the_windows_that_a_step_is_in(made, data):
     """No group too many: each held one takes memory until the window's end."""
     shape, rows = made
@@ -162,7 +162,6 @@ def test_the_groups_to_hold_are_those_of_the_windows_that_a_step_is_in(made, dat
 
 
 @given(GROUPS, st.randoms(use_true_random=False), st.data())
-@settings(deadline=None)
 def test_rows_laid_end_to_end_are_found_again(rows, random, data):
     groups = [number for number, count in enumerate(rows) if count]
     random.shuffle(groups)

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.data.sources.contents import identified
@@ -26,7 +26,6 @@ PIECES = st.lists(st.sampled_from(["a", "é", "bc", " ", "\n", "\n\n", "\r\n", "
 
 
 @given(PIECES, st.sampled_from(["line", "paragraph", "file"]), st.integers(1, 9), st.integers(1, 7))
-@settings(deadline=None)  # a loaded machine is slow, not wrong
 def test_rows_are_the_file_whatever_the_pieces_it_is_read_in(tmp_path_factory, pieces, rows, group, scan):
     folder = tmp_path_factory.mktemp("text")
     content = "".join(pieces)

@@ -63,7 +63,7 @@ def test_refuses_with_one_sentence(text, says):
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.text(alphabet="[]{}:,-&*!|>'\"%#\n \tab01.~?\\x\x00\ufeff", max_size=60))
 def test_no_text_escapes_as_another_exception(text):
     try:
