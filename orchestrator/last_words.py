@@ -21,8 +21,8 @@ logger = logging.getLogger("orchestrator")
 
 _EVENT, _NAME = "left", "trainwright-last-words"
 
-Place = tuple[str, int]
-"""A process: its node's address, and its number there."""
+Place = tuple[str, str]
+"""A process: its node's address, and its number there, which Ray's log monitor has as text."""
 
 
 @contextmanager
@@ -51,7 +51,7 @@ class LastWords(WorkerGroupCallback):
     def after_worker_group_start(self, worker_group: Any) -> None:
         """See WorkerGroupCallback."""
         self._of_rank = {
-            worker.distributed_context.world_rank: (worker.metadata.node_ip, worker.metadata.pid)
+            worker.distributed_context.world_rank: (worker.metadata.node_ip, str(worker.metadata.pid))
             for worker in worker_group.get_workers()
         }
 
@@ -75,7 +75,7 @@ class LastWords(WorkerGroupCallback):
         """Lines of one process, on Ray's thread, after they have been printed."""
         if any((event := events.parse(line)) and event["event"] == _EVENT for line in batch["lines"]):
             with self._news:
-                self._heard.add((batch["ip"], batch["pid"]))
+                self._heard.add((batch["ip"], str(batch["pid"])))
                 self._news.notify_all()
 
     def _wait(self, has_spoken: Callable[[int], bool]) -> None:

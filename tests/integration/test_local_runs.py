@@ -64,6 +64,7 @@ def test_a_run_shows_its_progress_and_ends_with_a_summary(home, uninterrupted):
     assert "global 32 = 2 workers × 16 micro × 1 accumulation" in output
     assert "step 2000/2000" in output and "system/data_wait_share" in output
     assert "succeeded: took all 2000 steps" in output
+    assert "has not brought the last lines" not in output
     status = home.status(run)
     assert (status["state"], status["reason"], status["step"], status["attempt"]) == (
         "succeeded",

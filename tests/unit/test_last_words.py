@@ -25,7 +25,7 @@ def words(*pids, seconds=30.0):
 
 
 def brings(pid, *lines):
-    ray_s.emit({"ip": "10.0.0.1", "pid": pid, "lines": list(lines)})
+    ray_s.emit({"ip": "10.0.0.1", "pid": str(pid), "lines": list(lines)})
 
 
 def test_all_that_a_group_printed_is_waited_for(caplog):
