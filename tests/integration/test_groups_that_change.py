@@ -187,7 +187,7 @@ def test_a_run_grows_and_shrinks_with_its_cluster_and_loses_no_step(nodes: Nodes
     leaving: list[Any] = []
     status, told = drive(nodes, plan, heard)
     assert sizes == [1, 2, 1]
-    assert sorted(age > 0 for age in ages) == [False, True], "one node is new; on the other a process waited"
+    assert len(ages) == 2 and max(ages) > 0, "where the worker before was, a process waited"
     assert not waited_for(nodes.processes), "what waited for a restart ends with the run"
     [grown] = [event["message"] for event in told if event["event"] == "resize"]
     [shrunk] = [event for event in told if event["event"] == "incident"]
