@@ -6,7 +6,14 @@ commit marker was written last. Nothing else counts.
 
 from orchestrator.checkpoint.choose import BEST, NEWEST, chosen, described
 from orchestrator.checkpoint.compare import relative_distance, unequal_elements
-from orchestrator.checkpoint.find import checkpoint_at, committed, is_superseded, newest_good, next_attempt
+from orchestrator.checkpoint.find import (
+    checkpoint_at,
+    committed,
+    content_of,
+    is_superseded,
+    newest_good,
+    next_attempt,
+)
 from orchestrator.checkpoint.format import Checkpoint
 from orchestrator.checkpoint.reader import CheckpointReader, open_reader
 from orchestrator.checkpoint.retention import Ranking
@@ -22,6 +29,7 @@ __all__ = [
     "checkpoint_at",
     "chosen",
     "committed",
+    "content_of",
     "described",
     "is_superseded",
     "newest_good",

@@ -124,6 +124,12 @@ def checkpoint_at(path: str) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
 
 
+def content_of(saved: Checkpoint) -> str:
+    """SHA-256 of all that is in it, whatever its folder is called."""
+    root, folder = split_name(saved.path)
+    return store_of(root).read(f"{folder}/{COMMITTED}", 0, 200).decode().strip()
+
+
 def read_manifest(store: Store, folder: str) -> Manifest:
     """The manifest, checked against the commit marker and the folder's name."""
     marker = store.read(f"{folder}/{COMMITTED}", 0, 200)

@@ -103,6 +103,7 @@ def order_of(plan: Plan, saved: Checkpoint, held_out: Source | None, *, averaged
         "plan": plan.model_dump_json(),
         "prepared": prepared.model_dump_json(),
         "checkpoint": saved.path,
+        "content": checkpoint.content_of(saved),  # another run may come to be called as a deleted one was
         "averaged": averaged,
     }
 

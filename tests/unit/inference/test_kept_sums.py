@@ -1,13 +1,18 @@
 """An evaluation that is ended goes on from what its ranks have put down, with the same numbers."""
 
+import shutil
+from pathlib import Path
+
 import kept_ranks
 import pyarrow.parquet as pq
 import pytest
 from asked import stones
 
+from orchestrator.checkpoint import checkpoint_at
+from orchestrator.checkpoint.find import commit_marker
 from orchestrator.errors import TrainwrightError
 from orchestrator.inference import evaluate as evaluation
-from orchestrator.inference.evaluate import evaluate, with_metrics
+from orchestrator.inference.evaluate import evaluate, going_on, order_of, with_metrics
 from orchestrator.spec.data import FileSource
 
 
@@ -35,3 +40,21 @@ def test_it_goes_on_where_it_was(classifier, tmp_path, monkeypatch):
     assert not kept.exists()
     assert measured(kept_ranks.putting_down) == ended
     assert len(list(home.rglob("added-*"))) == 40 * workers
+
+
+def test_another_checkpoint_in_the_same_folder_is_measured_anew(classifier, tmp_path):
+    """A run may be deleted, and another one called like it."""
+    folder = tmp_path / "checkpoints" / Path(classifier.saved.path).name
+    shutil.copytree(classifier.saved.path, folder)
+
+    def kept():
+        order = order_of(classifier.plan, checkpoint_at(str(folder)), None, averaged=False)
+        with going_on(order, str(tmp_path)) as measured:
+            return measured["kept"]
+
+    before = kept()
+    assert kept() == before
+    changed = (folder / "manifest.json").read_bytes() + b"\n"
+    (folder / "manifest.json").write_bytes(changed)
+    (folder / "COMMITTED").write_bytes(commit_marker(changed))
+    assert kept() != before
