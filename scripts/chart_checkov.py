@@ -25,7 +25,7 @@ SKIPS = {
     "CKV_K8S_15": "imagePullPolicy is IfNotPresent: images are refused unless they have a version or a digest",
 }
 # By digest, as a release should name it.
-IMAGE = "registry.example.com/trainwright@sha256:" + "0" * 64
+IMAGE = {"registry": "registry.example.com", "repository": "trainwright", "digest": "sha256:" + "0" * 64}
 
 
 def install() -> Path:

@@ -22,7 +22,7 @@ helm dependency build helm/trainwright
 helm install train helm/trainwright -n training --create-namespace -f values-mine.yaml
 ```
 
-`values-mine.yaml` needs one line, the image: `image: registry.example.com/trainwright:{version}`.
+`values-mine.yaml` needs the image: `image: {{registry: registry.example.com, repository: trainwright}}`, with the tag `{version}` unless it gives another.
 Presets to start from: {presets}.
 
 ## Values

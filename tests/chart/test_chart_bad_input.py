@@ -7,16 +7,26 @@ import re
 
 import pytest
 from chartkit.combinations import GPU_GROUPS
-from chartkit.helm import CHART, IMAGE, HelmError, template
+from chartkit.helm import CHART, HelmError, template
+
+DIGEST = "sha256:" + "a" * 64
 
 # (values, what the message says)
 MISTAKES = {
     # Images
-    "no image": ({"image": ""}, "image is not set: set image to a trainwright image by tag or digest"),
-    "latest": ({"image": "r.example.com/t:latest"}, "at '/image': value must be 'an image with the tag of a version"),
-    "no tag": ({"image": "r.example.com/t"}, "at '/image': value must be 'an image with a tag or a digest"),
-    "a port is no tag": ({"image": "r.example.com:5000/t"}, "an image with a tag or a digest"),
-    "latest for MLflow": ({"mlflow": {"image": "r.example.com/m:latest"}}, "at '/mlflow/image': value must be 'an image with the tag"),
+    "no image": ({"image": {}}, "image.repository is not set: set it to that of a trainwright image"),
+    "an image in one text": ({"image": "r.example.com/t:1"}, "at '/image': got string, want object"),
+    "latest": ({"image": {"repository": "t", "tag": "latest"}}, "at '/image/tag': value must be 'the tag of a version"),
+    "latest for MLflow": ({"mlflow": {"image": {"repository": "m", "tag": "latest"}}}, "at '/mlflow/image/tag': value must be 'the tag of a version"),
+    "a registry in the name": ({"image": {"repository": "r.example.com/t"}}, "at '/image/repository': value must be 'the image\\'s name without registry"),
+    "a tag in the name": ({"image": {"repository": "t:1"}}, "at '/image/repository': value must be 'the image\\'s name without registry"),
+    "a name of capitals": ({"image": {"repository": "Team"}}, "at '/image/repository': value must be 'an image\\'s name of small letters"),
+    "a short digest": ({"image": {"repository": "t", "digest": "sha256:ab"}}, "at '/image/digest'"),
+    "a tag and a digest": ({"image": {"repository": "t", "tag": "1", "digest": DIGEST}}, "image.tag and image.digest are both set, and a digest alone decides what runs: unset one"),
+    "a tag and a digest of MLflow": ({"mlflow": {"image": {"repository": "m", "tag": "1", "digest": DIGEST}}}, "mlflow.image.tag and mlflow.image.digest are both set"),
+    "MLflow's image without a version": ({"mlflow": {"image": {"repository": "m"}}}, "set mlflow.image.tag or mlflow.image.digest"),
+    "a version of no MLflow": ({"mlflow": {"image": {"tag": "1"}}}, "mlflow.image names no image: set mlflow.image.repository"),
+    "an operator from elsewhere": ({"global": {"imageRegistry": "m.example.com"}}, "set kuberay-operator.image.repository=m.example.com/…/operator"),
     "a nightly operator": ({"kuberay-operator": {"image": {"tag": "nightly"}}}, "at '/kuberay-operator/image/tag'"),
     # Unknown keys
     "unknown key": ({"mlflw": {}}, "additional properties 'mlflw' not allowed"),
@@ -90,11 +100,15 @@ def test_a_gang_scheduler_that_the_operator_knows_is_accepted():
     )
 
 
-@pytest.mark.parametrize(
-    "image", [IMAGE, "t:1", "r:5000/a/b:v1.2", "t@sha256:" + "a" * 64, "t:1@sha256:" + "a" * 64]
-)
-def test_pinned_images_are_accepted(image):
-    template({"image": image})
+@pytest.mark.parametrize("registry", ["", "r", "r:5000", "localhost:5000", "r.example.com/team"])
+@pytest.mark.parametrize("repository", ["t", "a/b", "a/b-c.d__e"])
+@pytest.mark.parametrize("version", [{"tag": "v1.2_x"}, {"digest": DIGEST}, {}])
+def test_pinned_images_are_accepted(registry, repository, version):
+    template({"image": {"registry": registry, "repository": repository, **version}})
+
+
+def test_an_operator_that_is_there_already_is_pulled_from_wherever():
+    template({"global": {"imageRegistry": "m.example.com"}, "kuberay-operator": {"enabled": False}})
 
 
 def _patterns(schema):

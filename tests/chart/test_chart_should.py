@@ -34,7 +34,12 @@ HEAD = "spec/headGroupSpec/template/spec"
 WORKER = "spec/workerGroupSpecs/0"
 
 
-MIRRORED = {"global": {"imageRegistry": "mirror.example.com:5000/hub"}}
+MIRRORED = {
+    "global": {"imageRegistry": "mirror.example.com:5000/hub"},
+    "kuberay-operator": {"image": {"repository": "mirror.example.com:5000/hub/kuberay/operator"}},
+}
+OTHER_MLFLOW = {"registry": "r.example.com", "repository": "team/m", "tag": "1"}
+DIGEST = "sha256:" + "a" * 64
 AFFINITY = {
     "nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -157,9 +162,10 @@ CASES = [
     Case("test as an existing ServiceAccount", {"mlflow": {"serviceAccount": "mine"}}, "Pod", "train-test", "spec/serviceAccountName", "mine"),
     # Registry
     Case("take the image from another registry", MIRRORED, *PROFILE, Has("image: mirror.example.com:5000/hub/trainwright:0.1.0")),
-    Case("take MLflow's image from it", {**MIRRORED, "mlflow": {"image": "team/m:1"}}, "Deployment", "train-mlflow", f"{SERVER}/image", "mirror.example.com:5000/hub/team/m:1"),
+    Case("take MLflow's image from it", {**MIRRORED, "mlflow": {"image": OTHER_MLFLOW}}, "Deployment", "train-mlflow", f"{SERVER}/image", "mirror.example.com:5000/hub/team/m:1"),
     Case("take the backup's image from it", MIRRORED, "CronJob", "train-mlflow-backup", f"{BACKUP}/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
     Case("take the test's image from it", MIRRORED, "Pod", "train-test", "spec/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
+    Case("take the image of the check before uninstall from it", MIRRORED, "Job", "train-before-uninstall", "spec/template/spec/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
     Case("take the interactive cluster's image from it", {**MIRRORED, **CLUSTER}, "RayCluster", "train", f"{HEAD}/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
     # Where MLflow runs
     Case("select MLflow's nodes", PLACED, "Deployment", "train-mlflow", "spec/template/spec/nodeSelector", {"pool": "system"}),
@@ -229,7 +235,10 @@ CASES = [
     Case("spread three servers", SCALED, "Deployment", "train-mlflow", "spec/template/spec/topologySpreadConstraints/0/topologyKey", "kubernetes.io/hostname"),
     Case("not spread one server", {}, "Deployment", "train-mlflow", "spec/template/spec/topologySpreadConstraints", ABSENT),
     Case("run the image", {}, "Deployment", "train-mlflow", f"{SERVER}/image", "registry.example.com/trainwright:0.1.0"),
-    Case("run the server's own image", {"mlflow": {"image": "r.example.com/mlflow:3.17.2"}}, "Deployment", "train-mlflow", f"{SERVER}/image", "r.example.com/mlflow:3.17.2"),
+    Case("run the server's own image", {"mlflow": {"image": OTHER_MLFLOW}}, "Deployment", "train-mlflow", f"{SERVER}/image", "r.example.com/team/m:1"),
+    Case("run a tag", {"image": {"repository": "t", "tag": "v2"}}, *PROFILE, Has("image: t:v2\n")),
+    Case("run a digest", {"image": {"registry": "r:5000", "repository": "t", "digest": DIGEST}}, *PROFILE, Has(f"image: r:5000/t@{DIGEST}\n")),
+    Case("run MLflow by digest", {"mlflow": {"image": {"repository": "m", "digest": DIGEST}}}, "Deployment", "train-mlflow", f"{SERVER}/image", f"m@{DIGEST}"),
     Case("pull if not present", {}, "Deployment", "train-mlflow", f"{SERVER}/imagePullPolicy", "IfNotPresent"),
     Case("pull always if asked", {"imagePullPolicy": "Always"}, "Deployment", "train-mlflow", f"{SERVER}/imagePullPolicy", "Always"),
     Case("pull with secrets", {"imagePullSecrets": ["r"]}, "Deployment", "train-mlflow", "spec/template/spec/imagePullSecrets/0/name", "r"),

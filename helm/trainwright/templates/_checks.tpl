@@ -1,9 +1,7 @@
 {{/* Choices that contradict each other. Each sentence says what to set. */}}
 {{- define "trainwright.checks" -}}
 {{- $mlflow := .Values.mlflow -}}
-{{- if not .Values.image -}}
-{{- fail "image is not set: set image to a trainwright image by tag or digest, e.g. --set image=registry.example.com/trainwright:0.1.0" -}}
-{{- end -}}
+{{- include "trainwright.imageChecks" . -}}
 {{- if and .Values.storage.url .Values.storage.existingClaim -}}
 {{- fail "storage.url and storage.existingClaim are both set: set storage.url for object storage or storage.existingClaim for a volume, not both" -}}
 {{- end -}}
@@ -108,5 +106,30 @@
 {{- end -}}
 {{- if .Values.checks.storage -}}
 {{- include "trainwright.storageChecks" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What an image lacks or says twice. */}}
+{{- define "trainwright.imageChecks" -}}
+{{- if not .Values.image.repository -}}
+{{- fail "image.repository is not set: set it to that of a trainwright image, e.g. --set image.registry=registry.example.com,image.repository=trainwright" -}}
+{{- end -}}
+{{- range $name, $image := dict "image" .Values.image "mlflow.image" .Values.mlflow.image -}}
+{{- if and $image.tag $image.digest -}}
+{{- fail (printf "%s.tag and %s.digest are both set, and a digest alone decides what runs: unset one of them" $name $name) -}}
+{{- end -}}
+{{- end -}}
+{{- $image := .Values.mlflow.image -}}
+{{- if and $image.repository (not $image.tag) (not $image.digest) -}}
+{{- fail "mlflow.image.repository is set without a version: set mlflow.image.tag or mlflow.image.digest" -}}
+{{- end -}}
+{{- if and (not $image.repository) (or $image.registry $image.tag $image.digest) -}}
+{{- fail "mlflow.image names no image: set mlflow.image.repository, or unset the rest of mlflow.image to run the server from image" -}}
+{{- end -}}
+{{- $operator := index .Values "kuberay-operator" -}}
+{{- with .Values.global.imageRegistry -}}
+{{- if and $operator.enabled (not (hasPrefix (printf "%s/" .) $operator.image.repository)) -}}
+{{- fail (printf "global.imageRegistry is %s and the operator's image, which its own chart names, is still %s: set kuberay-operator.image.repository=%s/…/operator" . $operator.image.repository .) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -55,27 +55,24 @@ Takes a dict: existing (a Secret or an empty dict), key, length. The result is b
 {{- end -}}
 {{- end -}}
 
-{{/* An image from the registry that all come from, if there is one. Takes [root, image]. */}}
-{{- define "trainwright.fromRegistry" -}}
-{{- $registry := (index . 0).Values.global.imageRegistry -}}
+{{/* Where an image is pulled from, registry/repository:tag or @digest. Takes [root, image, tag by default]. */}}
+{{- define "trainwright.pulledFrom" -}}
 {{- $image := index . 1 -}}
-{{- if $registry -}}
-{{- $first := splitList "/" $image | first -}}
-{{- if and (contains "/" $image) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
-{{- $image = trimPrefix (printf "%s/" $first) $image -}}
-{{- end -}}
-{{- printf "%s/%s" $registry $image -}}
-{{- else -}}
-{{- $image -}}
-{{- end -}}
+{{- with (index . 0).Values.global.imageRegistry | default $image.registry }}{{ . }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default (index . 2) }}{{ end -}}
 {{- end -}}
 
 {{- define "trainwright.image" -}}
-{{- include "trainwright.fromRegistry" (list . .Values.image) -}}
+{{- include "trainwright.pulledFrom" (list . .Values.image .Chart.AppVersion) -}}
 {{- end -}}
 
 {{- define "trainwright.mlflowImage" -}}
-{{- include "trainwright.fromRegistry" (list . (.Values.mlflow.image | default .Values.image)) -}}
+{{- if .Values.mlflow.image.repository -}}
+{{- include "trainwright.pulledFrom" (list . .Values.mlflow.image "") -}}
+{{- else -}}
+{{- include "trainwright.image" . -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "trainwright.jobsAccount" -}}

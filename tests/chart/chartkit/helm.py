@@ -21,7 +21,7 @@ import yaml
 REPO = Path(__file__).resolve().parents[3]
 CHART = REPO / "helm" / "trainwright"
 TOOLS = REPO / ".tools" / "bin"
-IMAGE = "registry.example.com/trainwright:0.1.0"
+IMAGE = {"registry": "registry.example.com", "repository": "trainwright"}
 KUBE_VERSIONS = tuple(f"1.{minor}" for minor in range(29, 38))
 MONITORING = "monitoring.coreos.com/v1"
 OPERATOR_VERSION = "1.7.0"
