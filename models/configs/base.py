@@ -80,6 +80,16 @@ def label_outputs(objective: ObjectiveConfig, outputs: int | None) -> int:
     return outputs
 
 
+def heads_fit(width: int, heads: int, *, heads_per_key_value: int = 1, positions: str = "learned") -> None:
+    """Raises ValueError where attention can't be cut into such heads."""
+    if width % heads:
+        raise ValueError(f"heads {heads} does not divide width {width}")
+    if heads % heads_per_key_value:
+        raise ValueError(f"heads_per_key_value {heads_per_key_value} does not divide heads {heads}")
+    if positions == "rotary" and (width // heads) % 2:
+        raise ValueError(f"rotary positions need an even width per head, not {width // heads}")
+
+
 def _with_sizes(schema: dict[str, Any], config: type[FamilyConfig]) -> None:
     """The named sizes, for editors that complete them and for ``explain``."""
     size = schema["properties"]["size"]

@@ -13,6 +13,7 @@ from orchestrator.models.configs.base import (
     ObjectiveConfig,
     Positive,
     Probability,
+    heads_fit,
 )
 from orchestrator.models.tensors import TensorSpec
 
@@ -76,14 +77,12 @@ class TransformerConfig(FamilyConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> TransformerConfig:
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        if self.heads % self.heads_per_key_value:
-            raise ValueError(
-                f"heads_per_key_value {self.heads_per_key_value} does not divide heads {self.heads}"
-            )
-        if self.positions == "rotary" and (self.width // self.heads) % 2:
-            raise ValueError(f"rotary positions need an even width per head, not {self.width // self.heads}")
+        heads_fit(
+            self.width,
+            self.heads,
+            heads_per_key_value=self.heads_per_key_value,
+            positions=self.positions,
+        )
         if self.positions == "sinusoidal" and self.width % 2:
             raise ValueError(f"sinusoidal positions need an even width, not {self.width}")
         return self

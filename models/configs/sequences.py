@@ -15,6 +15,7 @@ from orchestrator.models.configs.base import (
     Positive,
     Probability,
     WeightsConfig,
+    heads_fit,
     label_fields,
     label_outputs,
 )
@@ -249,13 +250,12 @@ class GptConfig(WeightsConfig):
     def _fits(self) -> GptConfig:
         if self.from_ is not None:
             return self  # what is not written is not known yet
-        _heads_fit(self.width, self.heads)
-        if self.heads % self.heads_per_key_value:
-            raise ValueError(
-                f"heads_per_key_value {self.heads_per_key_value} does not divide heads {self.heads}"
-            )
-        if self.positions == "rotary" and (self.width // self.heads) % 2:
-            raise ValueError(f"rotary positions need an even width per head, not {self.width // self.heads}")
+        heads_fit(
+            self.width,
+            self.heads,
+            heads_per_key_value=self.heads_per_key_value,
+            positions=self.positions,
+        )
         return self
 
     @property
@@ -349,7 +349,7 @@ class BertConfig(WeightsConfig):
     def _fits(self) -> BertConfig:
         if self.from_ is not None:
             return self  # what is not written is not known yet
-        _heads_fit(self.width, self.heads)
+        heads_fit(self.width, self.heads)
         if self.signal_length is not None and self.signal_length > self.context:
             raise ValueError(
                 f"context {self.context} is less than the {self.signal_length} frames of a signal; make it as many, or frames"
@@ -391,8 +391,3 @@ class BertConfig(WeightsConfig):
     def open_size(self, tensor: str) -> int | None:
         """Of a signal's frames."""
         return self.signal_length if tensor == "signal" else None
-
-
-def _heads_fit(width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"heads {heads} does not divide width {width}")
