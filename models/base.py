@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "Modules",
     "Objective",
+    "Parted",
     "Sample",
     "Sums",
     "TensorSpec",
@@ -40,6 +41,14 @@ Each module has ``block_classes: tuple[type[nn.Module], ...]``: the classes FSDP
 A module that no phase trains is an *average* of another one, named by its attribute ``average_of``; none of its
 parameters requires a gradient. An engine gives it no optimizer and no gradient exchange, lays it out like its
 source, so that their local tensors pair up, and saves and loads it under its own name like every module."""
+
+
+class Parted(Protocol):
+    """A model that is exported in parts, which others run one after another: see ``FamilyConfig.export_parts``."""
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Each by its name, with a forward of its own and nothing that it does not need."""
+        ...
 
 
 @dataclass(frozen=True)

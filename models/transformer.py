@@ -9,6 +9,7 @@ V vocabulary of the target.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -221,29 +222,44 @@ class Transformer(nn.Module):
         With a past the source is encoded once, the target's tokens go on from those that it has, all at first and then one at a
         time, and are added to it; the logits are those after the last (B, 1, V).
         """
-        mask_B11S = None
-        if length_B is not None:
-            place_S = torch.arange(tokens_BS.shape[1], device=tokens_BS.device)
-            mask_B11S = (place_S < length_B[:, None])[:, None, None]
         memory_BSW = past.memory if past is not None else None
         if memory_BSW is None:
-            memory_BSW = self._encoded(tokens_BS, mask_B11S)
+            memory_BSW = self.encode(tokens_BS, length_B)
+        if past is not None:
+            past.memory = memory_BSW
+        return self.decode(memory_BSW, length_B, target_BT, past)
+
+    def encode(self, tokens_BS: Tensor, length_B: Tensor | None) -> Tensor:
+        """Tokens of the source and how many are real -> what the decoder is told of each (B, S, W)."""
+        mask_B11S = _real(length_B, tokens_BS.shape[1])
+        x_BSW, rotation = self._embedded(tokens_BS, 0, of_target=False)
+        for block in self.encoder:
+            x_BSW = block(x_BSW, mask_B11S, rotation)
+        memory_BSW: Tensor = self.encoder_norm(x_BSW)
+        return memory_BSW
+
+    def decode(
+        self,
+        memory_BSW: Tensor,
+        length_B: Tensor | None,
+        target_BT: Tensor,
+        past: DecoderPast | None = None,
+    ) -> Tensor:
+        """What the encoder made of the source, how many of its tokens are real, and what the decoder reads -> as ``forward``."""
+        mask_B11S = _real(length_B, memory_BSW.shape[1])
         begin = past.length if past is not None else 0
         x_BTW, rotation = self._embedded(target_BT, begin, of_target=True)
         for index, block in enumerate(self.decoder):
             kept = past.layers[index] if past is not None else None
             x_BTW = block(x_BTW, memory_BSW, mask_B11S, rotation, kept)
         if past is not None:
-            past.memory, x_BTW = memory_BSW, x_BTW[:, -1:]
+            x_BTW = x_BTW[:, -1:]
         logits_BTV: Tensor = self.head(self.decoder_norm(x_BTW))
         return logits_BTV
 
-    def _encoded(self, tokens_BS: Tensor, mask_B11S: Tensor | None) -> Tensor:
-        x_BSW, rotation = self._embedded(tokens_BS, 0, of_target=False)
-        for block in self.encoder:
-            x_BSW = block(x_BSW, mask_B11S, rotation)
-        memory_BSW: Tensor = self.encoder_norm(x_BSW)
-        return memory_BSW
+    def parts(self) -> dict[str, nn.Module]:
+        """Encoder and decoder apart."""
+        return {"encoder": _Encoder(self), "decoder": _Decoder(self)}
 
     def _embedded(self, tokens_BT: Tensor, begin: int, *, of_target: bool) -> tuple[Tensor, Rotation | None]:
         """Tokens (B, T), of which ``begin`` stand before -> (B, T, W), and the rotation of their positions."""
@@ -260,6 +276,49 @@ class Transformer(nn.Module):
             table = self.target_position_embedding if of_target else self.position_embedding
             place_TW = table.weight[begin:end]
         return self.dropout(x_BTW + place_TW), None
+
+
+class _Encoder(nn.Module):
+    """A model's encoder with nothing of its decoder."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = _without(
+            model, "decoder", "decoder_norm", "head", "target_embedding", "target_position_embedding"
+        )
+
+    def forward(self, tokens_BS: Tensor, length_B: Tensor | None) -> Tensor:
+        """See ``Transformer.encode``."""
+        return self.model.encode(tokens_BS, length_B)
+
+
+class _Decoder(nn.Module):
+    """A model's decoder with nothing of its encoder."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = _without(model, "encoder", "encoder_norm", "token_embedding", "position_embedding")
+
+    def forward(self, memory_BSW: Tensor, length_B: Tensor | None, target_BT: Tensor) -> Tensor:
+        """See ``Transformer.decode``."""
+        return self.model.decode(memory_BSW, length_B, target_BT)
+
+
+def _without(model: Transformer, *names: str) -> Transformer:
+    """A copy that lacks these modules; one that stands under another name too stays there."""
+    part = copy.deepcopy(model)
+    for name in names:
+        if name in dict(part.named_children()):
+            delattr(part, name)
+    return part
+
+
+def _real(length_B: Tensor | None, longest: int) -> Tensor | None:
+    """Which of so many tokens are real (B, 1, 1, S); None: all."""
+    if length_B is None:
+        return None
+    place_S = torch.arange(longest, device=length_B.device)
+    return (place_S < length_B[:, None])[:, None, None]
 
 
 def sines(longest: int, width: int) -> Tensor:

@@ -182,6 +182,10 @@ class FamilyConfig(Section):
         """Those that an exported model takes; others only where it is another module than is trained on data."""
         return self.input_tensors(objective)
 
+    def export_parts(self, objective: ObjectiveConfig) -> dict[str, dict[str, TensorSpec]]:
+        """What each graph of an exported model takes, by its name; more than one only where the model has ``parts``."""
+        return {"model": self.export_tensors(objective)}
+
     def outputs_for(self, objective: ObjectiveConfig) -> int:
         """Outputs of the last layer, in a family that can be trained with labels."""
         raise NotImplementedError

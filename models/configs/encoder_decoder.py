@@ -114,6 +114,15 @@ class TransformerConfig(FamilyConfig):
             "target": TensorSpec((None,), "int", below=self.written_tokens, longest=self.longest_target),
         }
 
+    def export_parts(self, objective: ObjectiveConfig) -> dict[str, dict[str, TensorSpec]]:
+        """The encoder, and the decoder of what that has made of the source."""
+        tensors = self.input_tensors(objective)
+        memory = TensorSpec((None, self.width), "float", longest=self.context)
+        return {
+            "encoder": {name: tensors[name] for name in ("tokens", "length")},
+            "decoder": {"memory": memory, **{name: tensors[name] for name in ("length", "target")}},
+        }
+
     def open_size(self, tensor: str) -> int | None:
         """Of a target."""
         return self.longest_target if tensor == "target" else None

@@ -44,7 +44,8 @@ def export(
 
     ``safetensors``: ``model.safetensors`` (parameters and buffers by name) and ``config.json``; ``torch``:
     ``model.pt2`` for ``torch.export.load``; ``onnx``: ``model.onnx``. The last two hold the family's forward, with a
-    free batch size and, for text, series and signals, a free length; they are compared with it on random inputs. Adapters
+    free batch size and, for text, series and signals, a free length; they are compared with it on random inputs. A model with
+    ``parts`` is written as a graph of each, as ``encoder.onnx`` and ``decoder.onnx``. Adapters
     are merged in all of these, and in ``huggingface``: ``config.json`` and ``model.safetensors`` for ``from_pretrained``, of an
     architecture of ``transformers`` or of a ``gpt`` or ``bert`` with a counterpart there; ``peft``: they alone, as ``adapter_model.safetensors`` and ``adapter_config.json``.
 
@@ -108,13 +109,13 @@ def _to_graph(
     folder: Path,
 ) -> None:
     # the module that makes predictions: of a GAN, which has no such inputs, the averaged generator
-    module = graphs.Forward(modules["model"] if "model" in modules else modules["generator_ema"]).eval()
-    taken = graphs.inputs_of(config, objective, inputs)
+    module = modules["model"] if "model" in modules else modules["generator_ema"]
     try:
-        if kind == "torch":
-            graphs.to_torch(module, taken, folder / "model.pt2")
-        else:
-            graphs.to_onnx(module, taken, folder / "model.onnx")
+        for name, (part, taken) in graphs.graphs_of(module, config, objective, inputs).items():
+            if kind == "torch":
+                graphs.to_torch(part, taken, folder / f"{name}.pt2")
+            else:
+                graphs.to_onnx(part, taken, folder / f"{name}.onnx")
     except (CheckpointError, SpecError):
         raise
     except Exception as error:

@@ -11,17 +11,18 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._decomp.decompositions  # registers the kernels that are replaced below
 from torch import Tensor, nn
 
 from orchestrator.errors import CheckpointError, SpecError
+from orchestrator.models.base import Parted
 from orchestrator.models.configs import FamilyConfig, ObjectiveConfig
 from orchestrator.models.tensors import TensorSpec
 
-LENGTH_AXES = {"tokens": 1, "segment": 1, "document": 1, "past": 1, "signal": 2, "target": 1}
+LENGTH_AXES = {"tokens": 1, "segment": 1, "document": 1, "past": 1, "signal": 2, "memory": 1, "target": 1}
 """Inputs whose samples may have any length, and the axis of it."""
 _OWN_LENGTH = "target"
 """The one whose length is not that of the others."""
@@ -110,21 +111,35 @@ class Inputs:
         )
 
 
-def inputs_of(config: FamilyConfig, objective: ObjectiveConfig, given: Collection[str]) -> Inputs:
-    """What the graph of a family's forward takes.
+def graphs_of(
+    module: nn.Module, config: FamilyConfig, objective: ObjectiveConfig, given: Collection[str]
+) -> dict[str, tuple[Forward, Inputs]]:
+    """What is exported by its name: the module, or its parts; and what each takes.
 
     Args:
+        given: see ``inputs_of``.
+    """
+    specs = config.export_parts(objective)
+    parts = {"model": module} if "model" in specs else cast(Parted, module).parts()
+    return {
+        name: (Forward(part).eval(), inputs_of(config, specs[name], given)) for name, part in parts.items()
+    }
+
+
+def inputs_of(config: FamilyConfig, tensors: Mapping[str, TensorSpec], given: Collection[str]) -> Inputs:
+    """What the graph of a forward takes.
+
+    Args:
+        tensors: of the forward, in the order of its arguments.
         given: optional inputs that the training data had. ``length`` is always taken where the model reads it.
 
     """
     specs = {
-        name: spec
-        for name, spec in config.export_tensors(objective).items()
-        if not spec.optional or name == "length" or name in given
+        name: spec for name, spec in tensors.items() if not spec.optional or name == "length" or name in given
     }
     sides = {name: config.open_size(name) or _UNSAID_SIZE for name in specs}
     counts = getattr(config, "cardinalities", None)
-    longest = config.max_tokens if "tokens" in specs else None
+    longest = config.max_tokens if {"tokens", "memory"} & set(specs) else None
     return Inputs(
         specs,
         _lengths(config, specs, longest),

@@ -40,7 +40,7 @@ def export(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a run's model as one file, load it again and compare before calling it done. Adapters are merged into it."""
+    """Write a run's model as one file, or its encoder and decoder as one each, load it again and compare before calling it done. Adapters are merged into it."""
     from pathlib import Path
 
     from pydantic import TypeAdapter

@@ -106,19 +106,57 @@ def _export_graph(name: str, kind: str, tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=refused):
             exports.export(checkpoint, tmp_path / "out", case.config, case.objective, kind)
         return
-    (file,) = exports.export(checkpoint, tmp_path / "out", case.config, case.objective, kind, case.optional)
-    taken = graphs.inputs_of(case.config, case.objective, case.optional)
-    assert {"tokens", "length"} <= set(taken.specs) or case.config.family != "bert"
-    run = opened(file)
-    module = graphs.Forward(modules.get("model") or modules["generator_ema"]).eval()
+    files = exports.export(checkpoint, tmp_path / "out", case.config, case.objective, kind, case.optional)
+    module = modules.get("model") or modules["generator_ema"]
+    written = {file.stem: file for file in files}
+    for part, (forward, taken) in graphs.graphs_of(
+        module, case.config, case.objective, case.optional
+    ).items():
+        _equal_at_other_sizes(opened(written.pop(part)), forward, taken)
+        assert {"tokens", "length"} <= set(taken.specs) or case.config.family != "bert"
+    assert not written, "nothing but the graphs"
+
+
+def _equal_at_other_sizes(
+    run: Callable[[dict[str, Tensor]], Tensor], forward: nn.Module, taken: graphs.Inputs
+) -> None:
     lengths = lengths_beside(taken)
     assert (len(lengths) == 3) == bool(set(taken.specs) & set(graphs.LENGTH_AXES))
     for batch in (1, 5):  # the export tried others
         for length in lengths or (None,):
             example = taken.example(batch, length)
             with torch.no_grad():
-                expected, got = module(*example.values()), run(example)
+                expected, got = forward(*example.values()), run(example)
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.parametrize("name", ["transformer-lengths", "transformer-llama"])
+def test_an_encoder_and_a_decoder_apart_are_the_whole_model(name: str, kind: str, tmp_path: Path) -> None:
+    case = CASES[IDS.index(name)]
+    checkpoint, modules = saved_case(case, tmp_path / "run")
+    decoder, encoder = exports.export(checkpoint, tmp_path / "out", case.config, case.objective, kind)
+    assert [decoder.stem, encoder.stem] == ["decoder", "encoder"]
+    assert any(name.startswith("decoder") for name in weights_in(decoder))
+    assert any(name.startswith("encoder") for name in weights_in(encoder))
+    assert not any(name.startswith(("decoder", "head")) for name in weights_in(encoder))
+    assert not any(name.startswith("encoder") for name in weights_in(decoder))
+    source = {"tokens": torch.randint(0, 8, (4, 7)), "length": torch.tensor([7, 1, 4, 6])}
+    target = torch.randint(0, 8, (4, 3))
+    with torch.no_grad():
+        expected = modules["model"].eval()(*source.values(), target)
+        memory = opened(encoder)(source)
+        got = opened(decoder)({"memory": memory, "length": source["length"], "target": target})
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def weights_in(file: Path) -> set[str]:
+    """Names of the tensors that a graph carries, as the model has them."""
+    if file.suffix == ".pt2":
+        names = set(torch.export.load(file).state_dict)
+    else:
+        names = {tensor.name for tensor in onnx.load(file).graph.initializer}
+    return {name.removeprefix("module.model.") for name in names}
 
 
 def lengths_beside(taken: graphs.Inputs) -> list[int]:
