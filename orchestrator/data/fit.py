@@ -32,7 +32,7 @@ def fit_transforms(job: JobSpec, train: Sequence[PreparedSource], cache: str) ->
             return fit_all(transforms, (training_batches(train, job.training.seed) for _ in iter(int, 1)))
 
     key = [
-        [[s.index.identity, vars(s.part), [one.model_dump() for one in s.layouts]] for s in train],
+        [[s.index.identity, s.part.key, [one.model_dump() for one in s.layouts]] for s in train],
         [section.model_dump(mode="json") for section in transforms],
     ]
     fitted: list[dict[str, Any]] = remembered(

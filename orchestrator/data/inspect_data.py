@@ -97,7 +97,9 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
     counted = counted and all(section.kind != "drop" for section in spec.transforms)
     rows = sum(index.rows for index in indexes) if counted else None
     samples, held = rows, 0 if spec.eval is None else None
-    if isinstance(spec.eval, Split) and rows is not None:
+    if isinstance(spec.eval, Split) and spec.eval.group is not None:
+        samples = None  # as whole groups allow, which takes reading the column
+    elif isinstance(spec.eval, Split) and rows is not None:
         held = held_out_rows(rows, spec.eval.fraction)
         samples = rows - held
     elif spec.eval is not None and not isinstance(spec.eval, Split):
@@ -181,6 +183,8 @@ def _bundled(job: JobSpec) -> DataFacts | None:
         return None
     if spec.eval is None:
         return DataFacts(train_samples=rows, eval_samples=0, dims=dims)
+    if isinstance(spec.eval, Split) and spec.eval.group is not None:
+        return None
     if isinstance(spec.eval, Split):
         held = held_out_rows(rows, spec.eval.fraction)
         return DataFacts(train_samples=rows - held, eval_samples=held, dims=dims)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Any
 
 from orchestrator.data.sources.split import SourceRows
@@ -65,5 +64,5 @@ def _name(section: Any) -> str:
 
 def _digest(sources: Sequence[SourceRows]) -> str:
     """Of the values, and of which rows: a held-out part is a data set of its own, or MLflow would drop one of the two."""
-    content = json.dumps([[source.index.identity, *astuple(source.part)] for source in sources])
+    content = json.dumps([[source.index.identity, *source.part.key] for source in sources])
     return hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_LETTERS]

@@ -23,6 +23,7 @@ from orchestrator.data.origin import lineage
 from orchestrator.data.precision import precision_notes
 from orchestrator.data.preparations.dropping import without_missing
 from orchestrator.data.preparations.rewrite import rewrite_rows
+from orchestrator.data.preparations.whole_groups import held_out_groups
 from orchestrator.data.prepared import Prepared, PreparedSource, identity_of
 from orchestrator.data.sources.builtin import materialize
 from orchestrator.data.sources.contents import identified
@@ -62,8 +63,12 @@ def prepare(plan: Plan, held_out: Source | None = None) -> Prepared:
 
 def prepare_job(job: JobSpec, base_dir: str, cache: str, held_out: Source | None = None) -> Prepared:
     """The same from a job, before there is a plan."""
-    train_rows, eval_rows = written_train, written_eval = _rows_of_sources(job, base_dir, cache, held_out)
-    notes = facts.notes([rows.index for rows in (*train_rows, *([eval_rows] if eval_rows else []))])
+    train_rows, eval_rows, notes = _rows_of_sources(job, base_dir, cache, held_out)
+    written_train, written_eval = train_rows, eval_rows
+    notes = (
+        *facts.notes([rows.index for rows in (*train_rows, *([eval_rows] if eval_rows else []))]),
+        *notes,
+    )
     preparation: dict[str, Any] = {}
     if job.data.prepare is not None:
         rewritten = rewrite_rows(
@@ -106,23 +111,35 @@ def prepare_job(job: JobSpec, base_dir: str, cache: str, held_out: Source | None
 
 def _rows_of_sources(
     job: JobSpec, base_dir: str, cache: str, held_out: Source | None
-) -> tuple[Sequence[SourceRows], SourceRows | None]:
-    """The rows that are trained on, and those that are held out or of the evaluation's own source."""
-    spec, seed = job.data, job.training.seed
+) -> tuple[Sequence[SourceRows], SourceRows | None, tuple[str, ...]]:
+    """The rows that are trained on, those that are held out or of the evaluation's own source, and what to say of a split."""
+    spec = job.data
+    notes: tuple[str, ...] = ()
     sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
     indexes = with_classes_of_all([_index(section, base_dir, cache) for section in sections])
     if isinstance(spec.eval, Split):
-        count = held_out_rows(indexes[0].rows, spec.eval.fraction)
-        part = Part(by=spec.held_out_by(spec.eval), held_out=count, seed=seed)
+        part, notes = _held_out_part(job, spec.eval, indexes[0], cache)
         train = [SourceRows(indexes[0], part)]
         if held_out is None:
-            return train, SourceRows(indexes[0], replace(part, evaluation=True))
+            return train, SourceRows(indexes[0], replace(part, evaluation=True)), notes
     else:
         train = [SourceRows(index, Part()) for index in indexes]
         held_out = held_out or spec.eval
     if held_out is None:
-        return train, None
-    return train, SourceRows(with_training_classes(indexes[0], _index(held_out, base_dir, cache)), Part())
+        return train, None, notes
+    index = with_training_classes(indexes[0], _index(held_out, base_dir, cache))
+    return train, SourceRows(index, Part()), notes
+
+
+def _held_out_part(
+    job: JobSpec, split: Split, index: SourceIndex, cache: str
+) -> tuple[Part, tuple[str, ...]]:
+    """Which rows a split leaves to training, and what to say of it."""
+    by, seed = job.data.held_out_by(split), job.training.seed
+    if split.group is not None:
+        part, note = held_out_groups(index, split.group, split.fraction, seed, cache)
+        return part, (note,)
+    return Part(by=by, held_out=held_out_rows(index.rows, split.fraction), seed=seed), ()
 
 
 def _dropped(

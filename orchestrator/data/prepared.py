@@ -86,7 +86,7 @@ def identity_of(train: tuple[PreparedSource, ...]) -> dict[str, Any]:
                 "bytes": sum(file.bytes for file in index.files),
                 "columns": {field.name: str(field.type) for field in index.schema},
                 "first_files": _first_files(index),
-                "part": [source.part.by, source.part.held_out, source.part.seed],
+                "part": source.part.key,
                 "order": None if source.order is None else list(vars(source.order).values()),
                 "fingerprint": index.identity,
             }

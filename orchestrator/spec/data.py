@@ -147,9 +147,23 @@ class Split(Section):
     """Hold samples out."""
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the samples that is held out."""
-    by: Literal["hash", "position"] | None = None
-    """``hash``: picked at random by the seed, each sample by itself; ``position``: the last ones. Default: ``position``
-    where ``prepare`` needs rows that follow one another (windows; pack without separators), else ``hash``."""
+    by: Literal["hash", "position", "group"] | None = None
+    """``hash``: picked at random by the seed, each sample by itself; ``position``: the last ones; ``group``: whole groups, picked by the
+    seed. Default: ``group`` where there is one; ``position`` where ``prepare`` needs rows that follow one another (windows; pack without
+    separators), else ``hash``."""
+    group: str | None = None
+    """Column whose equal values stay on one side: a speaker, a patient, a molecule's scaffold. As many samples are held out as whole
+    groups allow, nearest to ``fraction``. Default: none."""
+
+    @model_validator(mode="after")
+    def _group_is_said(self) -> Split:
+        if self.by == "group" and self.group is None:
+            raise ValueError("by: group needs group, the column whose equal values stay on one side")
+        if self.by in ("hash", "position") and self.group is not None:
+            raise ValueError(
+                f"by: {self.by} takes rows apart that group keeps together; leave one of them out"
+            )
+        return self
 
 
 _Byte = Annotated[int, Field(ge=0, le=255)]
@@ -242,11 +256,18 @@ class DataSpec(Section):
 
     @model_validator(mode="after")
     def _neighbors_stay_together(self) -> DataSpec:
-        if isinstance(self.eval, Split) and self.eval.by == "hash" and self._needs_neighbors:
-            assert self.prepare is not None
+        if not isinstance(self.eval, Split) or self.prepare is None or not self.prepare.needs_neighbors:
+            return self
+        if self.eval.by == "hash":
             raise ValueError(
                 f"data.eval.by: hash takes rows out of the middle, but prepare: {self.prepare.kind} needs rows that follow"
                 " one another; set it to position, or leave it out"
+            )
+        windows_apart = self.prepare.kind == "windows" and self.prepare.group == self.eval.group
+        if self.eval.group is not None and not windows_apart:
+            raise ValueError(
+                f"data.eval.group: {self.eval.group!r} takes rows out of the middle, but prepare: {self.prepare.kind} needs rows that"
+                " follow one another; split by the group of its windows, or by position"
             )
         return self
 
@@ -261,10 +282,9 @@ class DataSpec(Section):
             )
         return self
 
-    @property
-    def _needs_neighbors(self) -> bool:
-        return self.prepare is not None and self.prepare.needs_neighbors
-
-    def held_out_by(self, split: Split) -> Literal["hash", "position"]:
+    def held_out_by(self, split: Split) -> Literal["hash", "position", "group"]:
         """How a split's rows are picked, said or by what ``prepare`` needs."""
-        return split.by or ("position" if self._needs_neighbors else "hash")
+        if split.group is not None:
+            return "group"
+        needs_neighbors = self.prepare is not None and self.prepare.needs_neighbors
+        return split.by or ("position" if needs_neighbors else "hash")

@@ -55,7 +55,8 @@ def rewrite_rows(
     """
     kind = kind_of(section)
     columns = kind.columns(section, train[0].index.schema)
-    is_split = evaluation is not None and evaluation.part.by != "all"
+    # of a split by group each side is whole series or texts
+    is_split = evaluation is not None and evaluation.part.by not in ("all", "group")
     cut = kind.cut(section, train[0]) if is_split else None
     required = Required(kind.required(section), skip, partial(kind.unfit, section, base_dir))
 
@@ -119,7 +120,7 @@ def _skipped(
 
 def rows_key(sources: Sequence[SourceRows]) -> list[Any]:
     """What rows those are."""
-    return [[source.index.identity, vars(source.part)] for source in sources]
+    return [[source.index.identity, source.part.key] for source in sources]
 
 
 def write_tables(path: str, tables: Iterable[pa.Table], root: str) -> None:
