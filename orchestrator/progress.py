@@ -20,8 +20,8 @@ def duration(seconds: float) -> str:
 
 
 def seconds_of(status: RunStatus) -> float:
-    """From the submission to the end, or to now."""
-    return (status.ended_at or time.time()) - status.submitted_at
+    """From the submission to the end, or to now; the cluster's clock, which tells of the first, may be ahead of ours."""
+    return max(0.0, (status.ended_at or time.time()) - status.submitted_at)
 
 
 def rows(status: RunStatus) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ table in ``patience``, and one-sentence errors that name the verb, the resource 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -25,6 +26,7 @@ _CONNECT_SECONDS = 5.0
 _PAGE = 200
 _WATCH_SECONDS = 30
 _IDLE_LOG_SECONDS = 15.0
+_TRIES_IN_SILENCE = 3
 
 
 class KubernetesApi:
@@ -37,7 +39,7 @@ class KubernetesApi:
     Args:
         profile: Of kind kubernetes.
         client: An ``kubernetes.client.ApiClient``; default: made from the profile's context, or in-cluster.
-        patience, read_seconds, quota_seconds: For tests.
+        patience, read_seconds, quota_seconds, outage_seconds: For tests.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class KubernetesApi:
         patience: Patience | None = None,
         read_seconds: float = 30.0,
         quota_seconds: float = 360.0,
+        outage_seconds: float = 900.0,
     ) -> None:
         self.profile = profile
         self._timeout_seconds = (_CONNECT_SECONDS, read_seconds)
@@ -54,6 +57,17 @@ class KubernetesApi:
         self._api_client = client
         self._patience = patience or Patience()
         self._quota_seconds = quota_seconds
+        self._outage_seconds = outage_seconds
+        self._is_following = False
+
+    def following(self) -> KubernetesApi:
+        """The same for who follows a run, which needs no API server to train: waits a quarter of an hour for one that is away
+        (a control plane that is upgraded takes minutes), and says so.
+        """
+        made = copy.copy(self)
+        made._patience = self._patience.for_at_least(self._outage_seconds)
+        made._is_following = True
+        return made
 
     # -- RayJobs -----------------------------------------------------------------------------------------------
 
@@ -401,7 +415,7 @@ class KubernetesApi:
         from urllib3.exceptions import HTTPError
 
         status, text, headers = 0, "", {}
-        for attempt in self._patience.tries():
+        for number, attempt in enumerate(self._patience.tries(), start=1):
             try:
                 response = function(
                     *arguments,
@@ -412,6 +426,8 @@ class KubernetesApi:
                 if response.status < 300:
                     if read_body:
                         _ = response.data  # a body that does not come is no answer
+                    if self._is_following and number > _TRIES_IN_SILENCE:
+                        log.warning("cluster %s: the API server answers again", self.profile.name)
                     return response
                 status, text, headers = (
                     response.status,
@@ -430,4 +446,12 @@ class KubernetesApi:
             if not worth_another_try(status, is_read=verb in ("get", "list")) or attempt.is_last:
                 break
             attempt.retry_after_seconds = retry_after_seconds(headers.get("Retry-After"))
+            if self._is_following and number == _TRIES_IN_SILENCE:
+                log.warning(
+                    "cluster %s: the API server does not answer (%s); the run goes on without it, and its output follows when it"
+                    " is back; waiting for it, up to %d minutes",
+                    self.profile.name,
+                    text if status == 0 else f"HTTP {status}",
+                    round(self._patience.patience_seconds / 60),
+                )
         raise refusal(self.profile, verb, resource, status, text)

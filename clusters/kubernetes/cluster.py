@@ -109,7 +109,13 @@ class KubernetesCluster:
         return self._plan_of(self._newest(run_id))
 
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
-        """From the pod while it is there, from the run's records before and after."""
+        """From the pod while it is there, from the run's records before and after. With ``follow`` through minutes without an
+        API server.
+        """
+        reader = KubernetesCluster(self.profile, self._api.following()) if follow else self
+        return reader._lines_of(run_id, follow=follow, rank=rank)
+
+    def _lines_of(self, run_id: str, *, follow: bool, rank: int | None) -> Iterator[str]:
         rayjob = self._newest(run_id)
         name = rayjob["metadata"]["name"]
         if rank is not None and self._is_object_store:

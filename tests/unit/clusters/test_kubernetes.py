@@ -336,6 +336,21 @@ def test_retry_after_is_kept(server):
     assert pauses == [7.0]
 
 
+def test_who_follows_a_run_waits_for_an_api_server_that_is_away_and_is_told_once(server, caplog):
+    profile = kubernetes_profile(CLAIM, storage="/data")
+    api = KubernetesApi(profile, patience=Patience(0.0, 0.01), outage_seconds=120.0)
+    server.fail("GET", "/rayjobs$", kind="drop", times=4)
+    server.fail("GET", "/rayjobs$", Answer(503, b""), times=4)
+    assert api.following().rayjobs("") == []
+    away, back = (record.message for record in caplog.records)
+    assert "does not answer (connection dropped); the run goes on without it" in away
+    assert "up to 2 minutes" in away
+    assert back.endswith("answers again")
+    server.fail("GET", "/rayjobs$", kind="drop")
+    with pytest.raises(InfrastructureError, match="does not answer"):
+        api.rayjobs("")
+
+
 @pytest.mark.parametrize("kind", ["drop", "stall"])
 def test_no_answer_is_taken_up_again_and_then_given_up(server, kind):
     server.fail("GET", "/rayjobs$", kind=kind)
