@@ -167,6 +167,7 @@ class ControlPlane:
         self.url = f"https://{address}:{self.port}"
         self.authority = Authority(folder / "pki")
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._commands: dict[str, Sequence[str]] = {}
         self._kinds: dict[str, Object] = {}
         self.admin_kubeconfig = self.kubeconfig("admin", groups=["system:masters"])
 
@@ -330,11 +331,23 @@ class ControlPlane:
 
     def start_command(self, name: str, command: Sequence[str]) -> None:
         """Start any process that belongs to it, under a name."""
-        with self.log_of(name).open("wb") as log:
+        self._commands[name] = command
+        with self.log_of(name).open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         self._processes.append((name, process))
+
+    def kill(self, name: str) -> None:
+        """End one of its processes as the loss of its machine does; what it had written stays."""
+        [process] = [process for known, process in self._processes if known == name]
+        process.kill()
+        process.wait()
+        self._processes = [(known, process) for known, process in self._processes if known != name]
+
+    def start_again(self, name: str) -> None:
+        """Start one again that was killed, as it was started then."""
+        self.start_command(name, self._commands[name])
 
     def wait(self, name: str, url: str, *, is_ours: bool = True) -> None:
         """Until a health page says ok; raises at once with the log's end where the process has ended."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import json
 import os
 import secrets
@@ -79,6 +80,8 @@ class KubeRay(CommandLine):
         self.history: list[Event] = []
         """Every change of RayJobs and pods, in order."""
         self._followers: list[Follower] = []
+        self.python = ""
+        """What the person's Python runs first."""
 
     def watch(self) -> None:
         """Begin the history."""
@@ -196,6 +199,16 @@ class KubeRay(CommandLine):
             finally:
                 process.terminate()
 
+    def with_clock(self, ahead_seconds: float) -> KubeRay:
+        """The same person at a machine whose clock is wrong."""
+        made = copy.copy(self)
+        made.python = f"import time; true = time.time; time.time = lambda: true() + {ahead_seconds}; "
+        return made
+
+    def command(self, *arguments: str) -> list[str]:
+        interpreter, option, program, *rest = super().command(*arguments)
+        return [interpreter, option, self.python + program, *rest]
+
     # -- the cluster's view ------------------------------------------------------------------------------------
 
     def rayjob(self, name: str) -> Object | None:
@@ -229,6 +242,11 @@ class KubeRay(CommandLine):
         eviction = _named("policy/v1", "Eviction", name, namespace=NAMESPACE)
         self.plane.request("POST", f"{_CORE}/pods/{name}/eviction", eviction)
 
+    def remove_all(self) -> None:
+        """All RayJobs, and with them their pods."""
+        self.plane.request("DELETE", f"{_RAY}/rayjobs")
+        wait_until("all pods go", lambda: not self.plane.request("GET", f"{_CORE}/pods")["items"], seconds=90)
+
     def operator_log(self) -> str:
         return self.plane.log_of(OPERATOR).read_text(errors="replace")
 
@@ -252,7 +270,7 @@ def running(folder: Path) -> Iterator[KubeRay]:
         stack.callback(made.close)
         _start_operator(plane, folder, names)
         for name in ("node-a", "node-b"):
-            agent = NodeAgent(plane, network, folder / "nodes", name, images=[IMAGE], names=names, cpus=5)
+            agent = NodeAgent(plane, network, folder / "nodes", name, images={IMAGE: ()}, names=names, cpus=5)
             made.nodes.append(agent)
             stack.callback(agent.close)
         yield made

@@ -6,8 +6,8 @@ containers with growing pauses, asks the readiness probes, mounts ConfigMaps, Se
 serves the kubelet's log API, so that the API server finds logs here. Everything else is real.
 
 What it does not do: pull images (an image is on the node or it is not), liveness probes, cgroups for CPU, eviction,
-projected tokens, ports, and Services: the names of Services stand in each pod's hosts file with the addresses of the
-pods behind them, from the EndpointSlices that the controller manager writes.
+ports, and Services: the names of Services stand in each pod's hosts file with the addresses of the pods behind them, from
+the EndpointSlices that the controller manager writes, and the API server's address is its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ class NodeAgent:
     Args:
         network: Where pods get their addresses; its first address is the node's.
         folder: For volumes and certificates.
-        images: What is on the node; any other image can't be pulled.
+        images: What is on the node, each with the files that it has beside this machine's; any other can't be pulled.
         names: Of Services.
         config_map_seconds: How often changed ConfigMaps reach their volumes. A kubelet takes up to a minute.
         first_restart_pause_seconds: Doubled with each restart of a container after the first, as a kubelet does.
@@ -168,7 +168,7 @@ class NodeAgent:
         folder: Path,
         name: str,
         *,
-        images: Iterable[str],
+        images: Mapping[str, Sequence[Mount]],
         names: ServiceNames,
         cpus: int = 8,
         memory: str = "16Gi",
@@ -180,7 +180,7 @@ class NodeAgent:
             plane,
             network,
             name,
-            set(images),
+            dict(images),
             names,
         )
         self.folder = folder / name
@@ -212,6 +212,7 @@ class NodeAgent:
         self._is_closed.set()
         self._follower.close()
         self._logs.shutdown()
+        self._logs.server_close()
         with self._lock:
             pods = list(self.pods.values())
         for pod in pods:
@@ -451,8 +452,12 @@ class Pod(threading.Thread):
             image = container.spec["image"]
             if image not in self.agent.images:
                 raise Waiting("ErrImagePull", f'failed to pull and unpack image "{image}": not found')
-            mounts = self._mounts(container)
+            mounts = [*self.agent.images[image], *self._mounts(container)]
             environment = self._environment(container.spec)
+        except OSError as error:  # the API server is away; a kubelet waits for what it needs to know, too
+            container.state = {"waiting": {"reason": "ContainerCreating", "message": str(error)}}
+            container.start_again_at = time.monotonic() + 1.0
+            return
         except Waiting as waiting:
             reason = waiting.reason
             if reason == "ErrImagePull" and "ErrImagePull" in str(container.state):
@@ -526,7 +531,10 @@ class Pod(threading.Thread):
     # -- what a container sees -----------------------------------------------------------------------------------
 
     def _environment(self, spec: Object) -> dict[str, str]:
-        made = dict(IMAGE_ENVIRONMENT)
+        made = dict(IMAGE_ENVIRONMENT) | {
+            "KUBERNETES_SERVICE_HOST": self.agent.plane.address,
+            "KUBERNETES_SERVICE_PORT": str(self.agent.plane.port),
+        }
         for source in spec.get("envFrom") or []:
             for kind, plural in (("secretRef", "secrets"), ("configMapRef", "configmaps")):
                 if kind in source:
@@ -609,6 +617,9 @@ class Pod(threading.Thread):
             if source := volume.get("secret"):
                 self._write(path, self._content("secrets", source["secretName"]))
                 return path
+            if source := volume.get("projected"):
+                self._write(path, self._projected(source["sources"]))
+                return path
         except Waiting as waiting:
             raise Waiting("ContainerCreating", waiting.message) from None
         empty = volume.get("emptyDir") or {}
@@ -619,6 +630,19 @@ class Pod(threading.Thread):
                 path.mkdir(parents=True)
             path.chmod(0o1777)
         return path
+
+    def _projected(self, sources: Sequence[Object]) -> dict[str, bytes]:
+        """What a pod knows of the API server: its account's token, whom to trust, and its namespace."""
+        made: dict[str, bytes] = {}
+        for source in sources:
+            if token := source.get("serviceAccountToken"):
+                account = self.spec["serviceAccountName"]
+                made[token["path"]] = self.agent.plane.account_token(self.namespace, account).encode()
+            for item in (source.get("configMap") or {}).get("items") or []:
+                made[item["path"]] = self._content("configmaps", source["configMap"]["name"])[item["key"]]
+            for item in (source.get("downwardAPI") or {}).get("items") or []:
+                made[item["path"]] = self._field(item["fieldRef"]["fieldPath"]).encode()
+        return made
 
     def _claimed(self, name: str) -> Path:
         plane = self.agent.plane
@@ -731,12 +755,21 @@ class Pod(threading.Thread):
         if self._is_abandoned:
             return
         self._tell()
-        with contextlib.suppress(ApiError, OSError):
+        while not self._remove_object():
+            self._wake.wait(1.0)
+
+    def _remove_object(self) -> bool:
+        """Whether the object is gone; not yet where the API server is away."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{self.name}"
+        try:
             self.agent.plane.request(
-                "DELETE",
-                f"/api/v1/namespaces/{self.namespace}/pods/{self.name}",
-                {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}},
+                "DELETE", path, {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
             )
+        except ApiError as error:
+            return error.status < 500 or self._is_abandoned
+        except OSError:
+            return self._is_abandoned
+        return True
 
     def _kill(self) -> None:
         for each in [*self.inits, *self.containers]:

@@ -226,7 +226,8 @@ def _script(
             f"mount --bind {group} {root}{_MEMORY_GROUPS}",
         ]
     for mount in sorted([*mounts, *of_the_image(mounts)], key=lambda mount: mount.path):
-        target = shlex.quote(f"{root}{mount.path}")
+        # where a link on the way, like /var/run, would lead out of the container's root
+        target = shlex.quote(f"{root}{os.path.realpath(mount.path)}")
         make = f"mkdir -p {target}" if mount.source.is_dir() else f"test -e {target} || touch {target}"
         lines += [make, f"mount --bind {shlex.quote(str(mount.source))} {target}"]
     if security.get("readOnlyRootFilesystem"):
@@ -243,6 +244,7 @@ def _script(
             f"--inh-caps=-all,+{rights[0]}",
             f"--ambient-caps=-all,+{rights[0]}",
             "--no-new-privs",
+            "--securebits=+no_setuid_fixup",  # access(2), too, is to see what may be read
             "--",
         ]
     become += ["env", *(f"{name}={value}" for name, value in environment.items()), *command]

@@ -37,10 +37,7 @@ def clusters_of(kube, run):
 def room_for_the_next(kube):
     """Heads that are kept take room on the two nodes."""
     yield
-    rayjobs = f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayjobs"
-    kube.plane.request("DELETE", rayjobs)
-    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    wait_until("all pods go", lambda: not kube.plane.request("GET", pods)["items"], seconds=90)
+    kube.remove_all()
 
 
 def test_a_run_takes_all_its_steps_and_leaves_nothing_behind(kube):
