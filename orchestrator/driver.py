@@ -24,7 +24,7 @@ from orchestrator.keeper import end_with_keeper, keep
 from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
 from orchestrator.ray_session import RaySession, Work, train_on_worker
-from orchestrator.records import PLAN, RunRecord
+from orchestrator.records import PLAN, RunRecord, plan_name
 from orchestrator.recovery.diagnosis import Answers, Diagnosis, nobody_trains
 from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
@@ -158,7 +158,7 @@ class Driver:
             _doing("counting the model")
             self._plan = _counted(self._plan)
         _doing("starting Ray" if self._ray_dir else "joining the cluster's Ray")
-        with RaySession(self._plan, self._ray_dir) as ray:
+        with RaySession(self._plan, self._ray_dir, self._record) as ray:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
             ray.wait_for_resources(self._stop_asked)
             self._look = lambda: ray.look()
@@ -175,8 +175,9 @@ class Driver:
         inputs = data.inputs_of(self._plan.job, prepared).model_dump_json(indent=2)
         store = store_at(self._plan.storage)  # for whoever exports the model, or predicts with it
         store.write(data.INPUTS, inputs.encode())
-        if not store.exists(PLAN):  # on this machine it was written first of all
-            store.write(PLAN, self._plan.model_dump_json(indent=2).encode())
+        for name in (PLAN, plan_name(self._launch)):
+            if not store.exists(name):  # on this machine it was written first of all
+                store.write(name, self._plan.model_dump_json(indent=2).encode())
         _doing("starting the workers")
         self._has_workers = True
         with self._ledger.shown(LedgerGauges(self._plan).show):

@@ -38,7 +38,7 @@ from orchestrator.recovery.diagnosis import Diagnosis, nobody_trains
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.hangs import PATIENCE, Hang, incident_text
 from orchestrator.room import answers, resources_per_worker, shortage, workers_beside_readers
-from orchestrator.runs import EndReason, Group
+from orchestrator.runs import EndReason, Group, RunStatus
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
 from orchestrator.storage.faults import first_line
@@ -64,14 +64,15 @@ _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 class RaySession:
     """A connection to Ray for one plan. Leaving it ends a private instance with all in it."""
 
-    def __init__(self, plan: Plan, private_dir: str | None) -> None:
+    def __init__(self, plan: Plan, private_dir: str | None, record: RunRecord) -> None:
         """
         Args:
             plan: what is trained.
             private_dir: folder for the files of an instance of its own; None joins the instance of this node.
+            record: the run's; a driver's refuses all writes once another driver has taken the launch over.
 
         """
-        self._plan, self._private_dir = plan, private_dir
+        self._plan, self._private_dir, self._record = plan, private_dir, record
         self._group: Group | None = None
         self._most, self._is_narrowed = plan.world_size, bool(private_dir and plan.sizes)
         self._is_warm = plan.job.recovery.warm_processes and not private_dir
@@ -239,10 +240,17 @@ class RaySession:
         because = "there is room for all" if workers == most else failure or "there is room for no more"
         group = self._group = Group(workers=workers, most=most, since=time.time(), because=because)
         events.emit("group", **group.model_dump())
-        record = RunRecord(self._plan.storage)
-        with contextlib.suppress(OSError):  # as with nodes that are left out
-            if status := record.status(launch):
-                record.set_state(status.with_group(group))
+        self._change_status(launch, lambda status: status.with_group(group))
+
+    def _record_left_out(self, launch: int, nodes: Sequence[Node]) -> None:
+        """In the run's status, which the next attempt's rank 0 goes on from."""
+        self._change_status(launch, lambda status: status.without_nodes(map(str, nodes)))
+
+    def _change_status(self, launch: int, change: Callable[[RunStatus], RunStatus]) -> None:
+        """Storage that fails for a moment is told at the next attempt; the log has it. Raises SupersededError."""
+        with contextlib.suppress(OSError):
+            if status := self._record.status(launch):
+                self._record.set_state(change(status))
 
     def _restarts(
         self, variables: Mapping[str, str]
@@ -288,12 +296,11 @@ class RaySession:
 
     def _keep_hang(self, launch: int, hang: Hang) -> str:
         """Write down what hangs: a file with the stacks of all ranks, an event, the run's status, the tracker's tag."""
-        record = RunRecord(self._plan.storage)
-        name = record.keep_incident(hang.attempt, incident_text(hang))
+        name = self._record.keep_incident(hang.attempt, incident_text(hang))
         blamed = [{"rank": rank, **asdict(hang.places[rank])} for rank in hang.blamed]
         events.emit("hang", attempt=hang.attempt, blamed=blamed, message=hang.sentence, file=name)
-        if status := record.status(launch):
-            record.set_state(status.saying(f"attempt {hang.attempt} hung: {hang.sentence}"))
+        if status := self._record.status(launch):
+            self._record.set_state(status.saying(f"attempt {hang.attempt} hung: {hang.sentence}"))
         if self._plan.tracking_uri:
             Spool(self._plan.storage).set_note(HANG, {"message": hang.sentence, "file": name})
         return f"{self._plan.storage}/{name}"
@@ -350,7 +357,7 @@ class RaySession:
             missing=self._missing,
             nodes=self._nodes,
             node_labels=plan.job.scaling.node_labels,
-            left_out=partial(_record_left_out, plan.storage, launch),
+            left_out=partial(self._record_left_out, launch),
             elastic=self._elastic(launch, spares),
             hang_watch=hang_watch,
             last_words=last_words,
@@ -370,17 +377,6 @@ class RaySession:
 
 def _tell_spares(held: int, of: int) -> None:
     events.emit("spares", held=held, of=of)
-
-
-def _record_left_out(storage: str, launch: int, nodes: Sequence[Node]) -> None:
-    """In the run's status, which the next attempt's rank 0 goes on from."""
-    record = RunRecord(storage)
-    with contextlib.suppress(
-        OSError
-    ):  # storage that fails for a moment is told at the next attempt; the log has it
-        status = record.status(launch)
-        if status is not None:
-            record.set_state(status.without_nodes(map(str, nodes)))
 
 
 def train_on_worker(config: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:

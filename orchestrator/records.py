@@ -3,6 +3,7 @@
 ::
 
     <storage>/plan.json
+    <storage>/launches/2/plan.json       the plan of a later launch
     <storage>/launches/1/state.json      the newest RunStatus, replaced as a whole
     <storage>/launches/1/final.json      the end; created once, never overwritten: the first writer wins
     <storage>/launches/1/driver.log      output of the driver
@@ -274,6 +275,11 @@ class DriverRecord(RunRecord):
         self._refuse_superseded()
         return super().end(status)
 
+    def keep_incident(self, attempt: int, text: str) -> str:
+        """See RunRecord."""
+        self._refuse_superseded()
+        return super().keep_incident(attempt, text)
+
     def ask_to_stop(self, launch: int) -> None:
         """See RunRecord."""
         self._refuse_superseded()
@@ -294,6 +300,11 @@ def rank_log_name(attempt: int, rank: int) -> str:
 def driver_log_name(launch: int) -> str:
     """Where the driver's output is kept."""
     return f"launches/{launch}/driver.log"
+
+
+def plan_name(launch: int) -> str:
+    """Where a launch's plan is; on this machine the first one's marks the folder as a run."""
+    return PLAN if launch == 1 else f"launches/{launch}/plan.json"
 
 
 def _state_name(launch: int) -> str:

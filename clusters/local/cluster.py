@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.clusters.base import Request, Revise
+from orchestrator.clusters.base import Placed, Request, Revise
 from orchestrator.clusters.local.lock import NAME as LOCK
 from orchestrator.clusters.local.lock import locked, locked_if_free
 from orchestrator.clusters.local.processes import DriverProcess
-from orchestrator.clusters.local.request import plan_name, plan_to_process
+from orchestrator.clusters.local.request import plan_to_process
 from orchestrator.clusters.local.status import (
     half_deleted,
     has_workers,
@@ -43,7 +43,7 @@ from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import own_folder
-from orchestrator.records import RunRecord
+from orchestrator.records import RunRecord, plan_name
 from orchestrator.runs import RunState, RunStatus, run_id_problem
 from orchestrator.spec.load import home
 from orchestrator.spec.profile import ClusterProfile
@@ -131,6 +131,10 @@ class LocalCluster:
         if rank is None:
             return self._lines(run_id, "launches/*/driver.log", follow=follow)
         return some_lines(self._lines(run_id, f"logs/attempt-*/rank-{rank}.log", follow=follow), run_id, rank)
+
+    def placed(self, run_id: str) -> Placed | None:
+        """Nobody says."""
+        return None
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """Ask for a graceful stop, or end the driver and all it started."""

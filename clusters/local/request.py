@@ -14,6 +14,7 @@ from orchestrator.errors import ResourcesError
 from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
 from orchestrator.private import ray_folder
+from orchestrator.records import plan_name
 
 _IDENTITY_CHARACTERS = 12
 
@@ -35,11 +36,6 @@ def plan_to_process(plan: Plan, launch: int, driver: Sequence[str]) -> dict[str,
     command = driver_command(plan_file, launch, python=sys.executable, driver=driver)
     folder = ray_dir(plan, launch)
     return {"command": [*command, "--start-ray", folder], "cwd": plan.base_dir, "ray_dir": folder}
-
-
-def plan_name(launch: int) -> str:
-    """Where a launch's plan is in the run's folder; the first one's marks the folder as a run."""
-    return "plan.json" if launch == 1 else f"launches/{launch}/plan.json"
 
 
 def ray_dir(plan: Plan, launch: int) -> str:

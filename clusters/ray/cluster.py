@@ -9,15 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from orchestrator.clusters.base import Request, Revise
+from orchestrator.clusters.base import Placed, Request, Revise
 from orchestrator.clusters.ray.api import RayClient
 from orchestrator.clusters.ray.request import is_ours, job_to_plan, launch_of, plan_to_ray_job, run_of
-from orchestrator.clusters.ray.status import job_to_status
+from orchestrator.clusters.ray.status import forgotten, job_to_status, lost_with_its_head
 from orchestrator.clusters.shared.capacity import fits
 from orchestrator.clusters.shared.launches import (
     folder_of,
     newest_launches,
     next_launch,
+    refuse_another_job,
     refuse_deleted,
     refuse_forgotten,
     refuse_living,
@@ -36,7 +37,7 @@ from orchestrator.clusters.shared.safe_names import submission_id
 from orchestrator.clusters.shared.stores import ExplainedStore, RemoteStore
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.planning.plan import Plan
-from orchestrator.records import RunRecord
+from orchestrator.records import RunRecord, plan_name
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import Store
@@ -61,31 +62,41 @@ class RayJobsCluster:
 
     def submit(self, request: Request) -> RunStatus:
         """Package and send. Raises SpecError where the package, or a version, can't work; before anything is sent."""
+        if earlier := self._first_plan(request.plan):
+            refuse_another_job(request.plan, earlier)
         package = pack(request.plan, with_own_code=True)
         self._client.check_versions()
         return self._send(request.plan, 1, package)
 
     def resume(self, run_id: str, revise: Revise | None = None) -> RunStatus:
-        """Another launch with the plan of the last, or its revision, and the working directory as it is now."""
-        job = self._newest(run_id)
-        status = self._status_of(job)
+        """Another launch with the plan of the last, or its revision, and the working directory as it is now. One that Ray has
+        forgotten ends as lost first, also where its driver lives on.
+        """
+        job = self._known(run_id)
+        status, plan = self._forgotten(run_id) if job is None else (self._status_of(job), job_to_plan(job))
         launch = next_launch(status)
-        plan = job_to_plan(job)
-        refuse_deleted(self._record(plan), run_id)
+        record = self._record(plan)
+        refuse_deleted(record, run_id)
         if revise is not None:
             plan = self.render(revise(plan)).plan
         refuse_nothing_left(status, plan)
         package = pack(plan, with_own_code=True)
         self._client.check_versions()
+        if job is None:
+            record.taken_over(status.launch).end(status)
         return self._send(plan, launch, package)
 
     def status(self, run_id: str) -> RunStatus:
-        """From Ray, the run's records and, where those can't be reached, the driver's output."""
-        return self._status_of(self._newest(run_id))
+        """From Ray, the run's records and, where those can't be reached, the driver's output. Of a run that Ray has forgotten,
+        from its records.
+        """
+        job = self._known(run_id)
+        return self._forgotten(run_id)[0] if job is None else self._status_of(job)
 
     def plan(self, run_id: str) -> Plan:
-        """From the job's metadata."""
-        return job_to_plan(self._newest(run_id))
+        """From the job's metadata; of a run that Ray has forgotten, from its records."""
+        job = self._known(run_id)
+        return self._forgotten(run_id)[1] if job is None else job_to_plan(job)
 
     def list(self) -> list[RunStatus]:
         """The newest launch of each run that Ray still knows."""
@@ -102,6 +113,10 @@ class RayJobsCluster:
         record = self._record(job_to_plan(job))
         has_ended = partial(self._client.has_ended, job["submission_id"])
         return some_lines(rank_lines(record, rank, follow=follow, has_ended=has_ended), run_id, rank)
+
+    def placed(self, run_id: str) -> Placed | None:
+        """Nobody says."""
+        return None
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """A graceful stop through the run's records; ``now``, or before the driver lives, through Ray."""
@@ -191,11 +206,39 @@ class RayJobsCluster:
         yield from splitter.end()
 
     def _newest(self, run_id: str) -> dict[str, Any]:
-        """The job of the run's newest launch."""
+        """The job of the run's newest launch. Raises NotFoundError where Ray knows none."""
+        job = self._known(run_id)
+        if job is None:
+            self._forgotten(run_id)
+            raise NotFoundError(
+                f"{forgotten(self.profile.name)} run {run_id} and its output; trainwright resume {run_id} goes on with it"
+            )
+        return job
+
+    def _forgotten(self, run_id: str) -> tuple[RunStatus, Plan]:
+        """How a run that Ray does not know stands by its records, and the plan of its newest launch. Raises NotFoundError where
+        there are none.
+        """
+        store = self.storage(folder_of(run_id))
+        record = RunRecord(store.root, store)
+        status = record.status()
+        plan = record.section(plan_name(status.launch), Plan) if status else None
+        if status is None or plan is None:
+            raise NotFoundError(f"cluster {self.profile.name} knows no run {run_id}")
+        return lost_with_its_head(status, self.profile, plan), plan
+
+    def _first_plan(self, plan: Plan) -> Plan | None:
+        """What the run's id stands for already, where its records can be read from here."""
+        if not is_reachable_from_here(str(self.profile.storage)):
+            return None
+        return storage_record(plan.storage).section(plan_name(1), Plan)
+
+    def _known(self, run_id: str) -> dict[str, Any] | None:
+        """The job of the run's newest launch; None where Ray knows none."""
         try:
             job = self._client.info(submission_id(run_id, 1))
         except NotFoundError:
-            raise NotFoundError(f"cluster {self.profile.name} knows no run {run_id}") from None
+            return None
         if not is_ours(job) or run_of(job) != run_id:
             raise NotFoundError(f"job {run_id} of cluster {self.profile.name} is not a run of trainwright")
         launch = 1

@@ -21,6 +21,7 @@ from orchestrator.inference.pool_worker import failure_to_json
 from orchestrator.planning.plan import Plan
 from orchestrator.private import ray_folder
 from orchestrator.ray_session import RaySession
+from orchestrator.records import RunRecord
 
 
 def main() -> int:
@@ -47,7 +48,7 @@ def _work(order: dict[str, Any]) -> Iterator[tuple[int, int]]:
     folder = ray_folder(f"predict-{os.getpid()}")
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed and had the same number
     plan = Plan.model_validate_json(order["plan"])
-    with RaySession(plan, str(folder)):
+    with RaySession(plan, str(folder), RunRecord(plan.storage)):
         yield from handed_out(order["task"], order["parts"], order["workers"], {"num_cpus": 1})
 
 

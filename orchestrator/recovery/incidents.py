@@ -18,6 +18,7 @@ from orchestrator.errors import (
     ResourcesError,
     SpecError,
     StoppedError,
+    SupersededError,
     TrainwrightError,
     UserCodeError,
 )
@@ -36,6 +37,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 _TOLD_TO_END = re.compile(r"node was terminated expectedly")
 """What Ray says of a worker whose node was told to end (SIGTERM): on Kubernetes of a pod that is deleted or evicted."""
+_ANOTHER_HEAD = "WrongClusterID"
+"""What Ray's control store says to whoever knew the one before it."""
 _DEVICE = re.compile(
     r"CUDA error|CUDA driver|cuDNN|CUDNN_STATUS|CUBLAS_STATUS|cuBLAS|NVML|NVLink|uncorrectable ECC|No CUDA GPUs|"
     r"device\(s\) is/are busy|Found no NVIDIA driver",
@@ -87,6 +90,9 @@ def incident_of(error: BaseException) -> Incident:
         if isinstance(controller, TrainwrightError):
             return _of_exception(controller, rank=None, traceback="")
         text = _last_line(controller)
+        if _ANOTHER_HEAD in str(controller):
+            lost = "the cluster's head was lost, and another one stands at its address"
+            return Incident(EndReason.INFRASTRUCTURE, lost, retry=False)
         if type(controller).__name__ == "WorkerGroupStartupFailedError":
             return Incident(EndReason.WORKER_LOST, f"a worker was lost as it started: {text}", retry=True)
         if "Timeout" in type(controller).__name__:
@@ -183,6 +189,8 @@ def _of_exception(error: BaseException, rank: int | None, traceback: str) -> Inc
             )
         case HangError():
             return Incident(EndReason.WORKER_LOST, str(error), retry=True, rank=rank)
+        case SupersededError():
+            return Incident(EndReason.INFRASTRUCTURE, str(error), retry=False, rank=rank)
         case InfrastructureError():
             return Incident(EndReason.INFRASTRUCTURE, str(error), retry=True, rank=rank)
         case MemoryError():

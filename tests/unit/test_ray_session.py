@@ -12,7 +12,7 @@ from cluster_cases import plan as cluster_plan
 from data_jobs import job_of, plan_of
 
 from orchestrator import ray_session, ray_settings
-from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError
+from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, SupersededError
 from orchestrator.ray_session import RaySession
 from orchestrator.ray_settings import (
     environment_of,
@@ -25,7 +25,9 @@ from orchestrator.ray_settings import (
     write_token,
 )
 from orchestrator.records import RunRecord
+from orchestrator.recovery.beats import Beat
 from orchestrator.recovery.faulty_nodes import Node
+from orchestrator.recovery.hangs import Hang, Place
 from orchestrator.room import resources_per_worker, shortage, workers_beside_readers, workers_that_fit
 from orchestrator.runs import RunState, RunStatus
 
@@ -197,9 +199,13 @@ def nodes_with(monkeypatch, *nodes, leaving=()):
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=lambda: told, _private=private))
 
 
+def session_of(plan, private_dir=None):
+    return RaySession(plan, private_dir, RunRecord(plan.storage))
+
+
 def test_room_is_what_is_free_and_what_the_run_has_on_nodes_that_stay(monkeypatch):
     nodes_with(monkeypatch, ("a", 2, {}), ("b", 0, {}), ("c", 1, {}), ("dead", 5, {}), leaving=["c"])
-    session = RaySession(elastic(), None)
+    session = session_of(elastic())
     assert session._room({}, is_checked=False) == 2
     assert session._room({"b": 3, "c": 1, "gone": 1}, is_checked=False) == 5
 
@@ -210,7 +216,7 @@ def test_a_node_that_does_not_answer_has_no_room_though_ray_counts_it(monkeypatc
         silent.bind(("127.0.0.1", 0))
         for node, there in zip(sys.modules["ray"].nodes(), (listens, silent), strict=True):
             node.update(zip(("NodeManagerAddress", "NodeManagerPort"), there.getsockname(), strict=True))
-        session = RaySession(elastic(), None)
+        session = session_of(elastic())
         assert session._room({"b": 1}, is_checked=False) == 7
         assert session._room({"b": 1}, is_checked=True) == 2
 
@@ -219,7 +225,7 @@ def test_there_is_room_only_on_nodes_with_the_job_s_labels_and_whole_hardware(mo
     nodes_with(
         monkeypatch, ("a", 2, {"zone": "x", "more": "1"}), ("b", 4, {"zone": "y"}), ("c", 8, {"zone": "x"})
     )
-    session = RaySession(elastic(scaling={"node_labels": {"zone": "x"}}), None)
+    session = session_of(elastic(scaling={"node_labels": {"zone": "x"}}))
     assert session._room({}, is_checked=False) == 10
     session._nodes.place({0: Node("c", "10.0.0.3")})
     for _ in range(3):
@@ -231,7 +237,7 @@ def test_a_run_s_status_says_how_many_workers_there_are_since_when_and_why(tmp_p
     made = elastic().model_copy(update={"storage": str(tmp_path)})
     record = RunRecord(str(tmp_path))
     record.set_state(RunStatus(run_id="run", state=RunState.STARTING))
-    session, now = RaySession(made, None), [1000.0]
+    session, now = RaySession(made, None, record), [1000.0]
     monkeypatch.setattr(ray_session.time, "time", lambda: now[0])
     told = []
     for workers, failure in ((2, ""), (2, "worker 1 was lost"), (6, ""), (4, "node b was drained")):
@@ -245,6 +251,32 @@ def test_a_run_s_status_says_how_many_workers_there_are_since_when_and_why(tmp_p
         "4 of 6 workers, since 1 min, because node b was drained",
     ]
     assert capsys.readouterr().out.count('"group"') == 3
+
+
+@pytest.mark.parametrize("tells", ["group", "nodes left out", "hang"])
+def test_a_driver_that_another_has_taken_over_from_writes_no_status(tmp_path, tells):
+    made = elastic().model_copy(update={"storage": str(tmp_path)})
+    record = RunRecord(str(tmp_path))
+    record.set_state(RunStatus(run_id="run", state=RunState.RUNNING, step=7))
+    session = RaySession(made, None, record.taken_over(1))
+    hang = Hang(
+        seconds=60.0, beats={0: Beat(attempt=1)}, places={0: Place("a", 5)}, sights={}, heard=frozenset()
+    )
+    tell = {
+        "group": lambda: session._record_group(1, 2, ""),
+        "nodes left out": lambda: session._record_left_out(1, [Node("c", "10.0.0.3")]),
+        "hang": lambda: session._keep_hang(1, hang),
+    }[tells]
+    tell()
+    told = record.status(1)
+    assert told.group or told.nodes_left_out or told.message
+    record.taken_over(1)
+    newer = RunStatus(run_id="run", state=RunState.STARTING, attempt=2)
+    record.set_state(newer)
+    session._group = None
+    with pytest.raises(SupersededError):
+        tell()
+    assert record.status(1) == newer
 
 
 @pytest.fixture
@@ -265,7 +297,7 @@ def cluster(monkeypatch):
 
 
 def test_nodes_that_may_still_come_are_waited_for(plan, cluster, capsys):
-    waits = RaySession(plan(2, recovery={"worker_start_timeout": 60}), None)
+    waits = session_of(plan(2, recovery={"worker_start_timeout": 60}))
     cluster[:] = [[(1, True)], [(1, True), (1, False)], [(1, True), (1, True)]]
     waits.wait_for_resources(lambda: False)
     assert capsys.readouterr().out.count('"waiting"') == 1
@@ -275,25 +307,25 @@ def test_a_node_that_is_drained_has_no_room(plan, cluster):
     cluster[:] = [[(1, True), (1, True)]]
     sys.modules["ray"]._private.state.state.get_draining_nodes = lambda: {"n": 5}
     with pytest.raises(ResourcesError, match="room for 0"):
-        RaySession(plan(2), "private").wait_for_resources(lambda: False)
+        session_of(plan(2), "private").wait_for_resources(lambda: False)
 
 
 def test_nodes_are_waited_for_no_longer_than_workers_may_take_to_start(plan, cluster):
     cluster[:] = [[(1, True)]]
     with pytest.raises(ResourcesError, match="room for 1"):
-        RaySession(plan(2, recovery={"worker_start_timeout": 5}), None).wait_for_resources(lambda: False)
+        session_of(plan(2, recovery={"worker_start_timeout": 5})).wait_for_resources(lambda: False)
 
 
 def test_a_private_instance_can_not_grow(plan, cluster, tmp_path):
     cluster[:] = [[(1, True)], [(2, True)]]
     with pytest.raises(ResourcesError, match="room for 1"):
-        RaySession(plan(2), str(tmp_path)).wait_for_resources(lambda: False)
+        session_of(plan(2), str(tmp_path)).wait_for_resources(lambda: False)
 
 
 def test_a_stop_ends_the_wait(plan, cluster):
     cluster[:] = [[(1, True)]]
     with pytest.raises(StoppedError):
-        RaySession(plan(2), None).wait_for_resources(lambda: True)
+        session_of(plan(2)).wait_for_resources(lambda: True)
 
 
 class Flaky(RaySession):
@@ -319,7 +351,7 @@ def pauses(monkeypatch):
 @pytest.fixture
 def flaky(plan, monkeypatch, pauses):
     monkeypatch.setattr(ray_session.os, "environ", {})
-    return Flaky(plan(recovery={"max_failures": 2}), None)
+    return Flaky(made := plan(recovery={"max_failures": 2}), None, RunRecord(made.storage))
 
 
 def test_a_ray_that_does_not_start_is_tried_again(flaky, capsys, pauses):

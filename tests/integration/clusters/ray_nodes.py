@@ -65,7 +65,14 @@ class RayNodes:
 
     def start_head(self, *options: str) -> None:
         self.head = self._address("head")
-        self._start(
+        self._start_head(*options)
+
+    def start_head_again(self, *options: str) -> None:
+        """At the address that it had. It knows nothing of the one before, as without a Redis no head does."""
+        self._start_head(f"--temp-dir={self.folder}/head-again", *options)
+
+    def _start_head(self, *options: str) -> None:
+        head = self._start(
             "head",
             self.head,
             "--head",
@@ -79,7 +86,7 @@ class RayNodes:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{self.address}/api/gcs_healthz", timeout=5)
                 return
-            assert self.processes[0].poll() is None, self.log("head")
+            assert head.poll() is None, self.log("head")
             assert time.monotonic() < deadline, self.log("head")
             time.sleep(0.2)
 

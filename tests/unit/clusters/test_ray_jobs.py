@@ -1,5 +1,6 @@
 """The Ray backend against a real HTTP server that answers as a Ray head does, and as one that is in trouble."""
 
+import json
 import platform
 import sys
 import threading
@@ -12,8 +13,8 @@ from programmable_server import Answer
 from orchestrator.clusters.ray.api import RayClient
 from orchestrator.clusters.ray.cluster import RayJobsCluster
 from orchestrator.clusters.shared.patience import Patience
-from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
-from orchestrator.records import RunRecord
+from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, SupersededError
+from orchestrator.records import RunRecord, plan_name
 from orchestrator.runs import EndReason, RunState, RunStatus
 
 PYTHON = platform.python_version()
@@ -324,6 +325,60 @@ def test_a_run_that_is_not_there(head, tmp_path):
     for verb in (backend.status, backend.stop, backend.resume, lambda run: list(backend.logs(run))):
         with pytest.raises(NotFoundError, match="cluster pool knows no run nobody"):
             verb("nobody")
+
+
+def left_behind(backend, tmp_path, launches=1):
+    """A run of so many launches whose head is lost; its record has what their drivers wrote."""
+    submitted(backend, tmp_path)
+    record = RunRecord(str(tmp_path / "runs" / "digits-abcdefgh"))
+    for launch in range(1, launches + 1):
+        made = backend.plan("digits-abcdefgh").model_copy(update={"total_steps": 100 * launch})
+        record.store.write(plan_name(launch), made.model_dump_json().encode())
+        record.set_state(
+            RunStatus(run_id="digits-abcdefgh", state=RunState.RUNNING, launch=launch, step=40, attempt=3)
+        )
+    return record
+
+
+def test_a_run_that_ray_has_forgotten_is_resumed_from_its_records(head, tmp_path):
+    backend = cluster(head, tmp_path)
+    record = left_behind(backend, tmp_path, launches=2)
+    old_driver = record.taken_over(2)
+    head.jobs.clear()
+    status = backend.status("digits-abcdefgh")
+    assert (status.state, status.reason, status.step) == (RunState.FAILED, EndReason.DRIVER_LOST, 40)
+    assert "trainwright resume digits-abcdefgh" in status.message
+    assert not record.status(2).state.is_final  # to look at it changes nothing
+    with pytest.raises(NotFoundError, match=r"has forgotten.* run digits-abcdefgh and its output"):
+        list(backend.logs("digits-abcdefgh"))
+    assert backend.resume("digits-abcdefgh").launch == 3
+    [job] = head.jobs.values()
+    assert job["entrypoint"].endswith("--launch 3 --keep")
+    assert json.loads(job["metadata"]["plan"])["total_steps"] == 200  # the newest launch's
+    assert record.status(2).reason is EndReason.DRIVER_LOST
+    with pytest.raises(SupersededError):  # should it live on
+        old_driver.set_state(record.status(2))
+
+
+def test_a_forgotten_run_that_had_ended_tells_its_end(head, tmp_path):
+    backend = cluster(head, tmp_path)
+    record = left_behind(backend, tmp_path)
+    ended = record.status(1).ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, "stopped", ended_at=5.0)
+    record.end(ended)
+    head.jobs.clear()
+    assert backend.status("digits-abcdefgh").message == "stopped"
+    assert backend.resume("digits-abcdefgh").launch == 2
+
+
+def test_another_job_under_the_id_of_a_forgotten_run_is_refused(head, tmp_path):
+    backend = cluster(head, tmp_path)
+    left_behind(backend, tmp_path)
+    head.jobs.clear()
+    other = plan(storage=tmp_path / "runs" / "digits-abcdefgh", training={"max_steps": 7})
+    with pytest.raises(SpecError, match="another job that was submitted before"):
+        backend.submit(backend.render(other))
+    submitted(backend, tmp_path)
+    assert len(head.jobs) == 1
 
 
 def test_logs_of_the_driver_and_of_a_rank_over_all_attempts(head, tmp_path):

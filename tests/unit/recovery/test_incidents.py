@@ -19,6 +19,7 @@ from orchestrator.errors import (
     ResourcesError,
     SpecError,
     StoppedError,
+    SupersededError,
     UserCodeError,
 )
 from orchestrator.recovery.incidents import Incident, incident_of
@@ -121,6 +122,7 @@ class DistStoreError(RuntimeError):
         (ResourcesError("a\nb"), EndReason.NO_RESOURCES, "a\nb", False),
         (StoppedError("a\nb"), EndReason.STOPPED_BY_USER, "a\nb", False),
         (InfrastructureError("a\nb"), EndReason.INFRASTRUCTURE, "a\nb", True),
+        (SupersededError("a\nb"), EndReason.INFRASTRUCTURE, "a\nb", False),
         (MemoryError("9 bytes\nmore"), EndReason.OUT_OF_MEMORY, "worker 3: out of memory: 9 bytes", False),
         (MemoryError(), EndReason.OUT_OF_MEMORY, "worker 3: out of memory: MemoryError", False),
         (
