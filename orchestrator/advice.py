@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.ledger import DOWN, NODES, QUEUE, REPLAY, RESTORE, START, STEP, Ledger
+from orchestrator.ledger import DOWN, ENVIRONMENT, IMAGE, NODES, QUEUE, REPLAY, RESTORE, START, STEP, Ledger
 from orchestrator.planning.plan import Plan
 
 
@@ -126,7 +126,9 @@ def _start(ledger: Ledger, total_steps: int) -> _Candidate:
     share, which gains as much of each step's time.
     """
     stages = {
-        part: spent for part, spent in ledger.seconds.items() if part.startswith(START) or part == QUEUE
+        part: spent
+        for part, spent in ledger.seconds.items()
+        if part.startswith(START) or part in (QUEUE, IMAGE, ENVIRONMENT)
     }
     seconds, share = _share(ledger, *stages)
     longest = max(stages, key=lambda stage: stages[stage], default=QUEUE)
@@ -144,6 +146,7 @@ def _start(ledger: Ledger, total_steps: int) -> _Candidate:
 
 _START_CHANGES = {
     QUEUE: "the cluster: its queue, its image or its nodes were waited for (status said which)",
+    IMAGE: "image of the profile: a smaller one, or one that the nodes have already",
     "preparing the data": "nothing: what was prepared is kept, and the next run of this data finds it",
 }
 

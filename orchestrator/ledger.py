@@ -12,6 +12,10 @@ from typing import Any
 from orchestrator.section import Section
 
 STEP, REPLAY, DOWN, QUEUE, NODES, END = "step", "replay", "down", "queue", "waiting for nodes", "end"
+IMAGE, ENVIRONMENT = "image", "environment"
+"""What comes behind the queue, where the cluster tells it apart: the image is pulled, and then Ray and the job's environment
+are made, up to the driver's first word.
+"""
 START = "start: "
 """Before each stage of a start, but for the checkpoint that is read."""
 RESTORE = "restore"
@@ -27,6 +31,8 @@ _METER = {
 }
 """Parts of the loop's meter, and what they are called here."""
 _RUNNING = "steps that were not logged"
+_ROUNDING = 1e-6
+"""Seconds that are none."""
 
 
 class Ledger(Section):
@@ -57,6 +63,10 @@ class Ledger(Section):
     """The last one that was logged."""
     launch: int = 0
     """The newest launch."""
+    began_at: float = 0.0
+    """When its first driver began, in seconds since the epoch."""
+    charged_from: float = 0.0
+    """From when on its time is charged: its submission, where the driver knew that."""
     doing: str = ""
     """The part of the time behind ``until``; empty where the run has ended."""
     until: float = 0.0
@@ -71,6 +81,33 @@ class Ledger(Section):
     def effective(self) -> float:
         """Effective training time: the share of the wall time that steps took that counted."""
         return self.seconds.get(STEP, 0.0) / self.wall if self.wall else 0.0
+
+    def with_wait(
+        self, submitted_at: float, scheduled_at: float | None = None, started_at: float | None = None
+    ) -> Ledger:
+        """With what the newest launch waited for before its driver began, as the cluster tells it. All in seconds since the epoch; of
+        clocks that differ none is charged twice.
+
+        Args:
+            submitted_at: when it was submitted, which a driver on a cluster does not know.
+            scheduled_at: when its driver had a node; None where nobody says.
+            started_at: when its driver's container began; None where nobody says.
+
+        """
+        if not self.began_at or not submitted_at:
+            return self
+        begin = min(submitted_at, self.charged_from)
+        seconds = {QUEUE: 0.0, **self.seconds}
+        seconds[QUEUE] += self.charged_from - begin
+        if scheduled_at is not None and started_at is not None:
+            had_node = min(max(scheduled_at, begin), self.began_at)
+            had_image = min(max(started_at, had_node), self.began_at)
+            parts = {IMAGE: had_image - had_node, ENVIRONMENT: self.began_at - had_image}
+            seconds[QUEUE] -= sum(parts.values())
+            for part, spent in parts.items():
+                seconds[part] = seconds.get(part, 0.0) + spent
+        kept = {part: spent for part, spent in seconds.items() if spent > _ROUNDING}
+        return self.model_copy(update={"seconds": kept, "charged_from": begin})
 
     def up_to(self, now: float) -> Ledger:
         """With the time since then, of a run that has not ended."""
@@ -130,6 +167,7 @@ class Account:
         self.spares, self.held, self.told_at = found.spares, 0, found.until
         """``held``: spare workers that room is held for since ``told_at``."""
         self.step, self.launch = found.step, found.launch
+        self.began_at, self.charged_from = found.began_at, found.charged_from
         self.doing = found.doing
         """What the time from here on is charged to; empty between launches."""
         self.at = found.until
@@ -154,6 +192,8 @@ class Account:
             spares=self.spares,
             step=self.step,
             launch=self.launch,
+            began_at=self.began_at,
+            charged_from=self.charged_from,
             doing=self.doing,
             until=self.at,
         )
@@ -212,6 +252,7 @@ class Account:
             self._failed(time)
         else:
             self.at, self.doing = min(self.submitted_at.get(launch, time), time), QUEUE
+            self.began_at, self.charged_from = time, self.at
         self.launch = launch
         self._goes_on(time, f"{START}starting the driver")
 

@@ -424,6 +424,14 @@ class Run(StoredRun):
         """
         status = self.status()
         now = None if status.state.is_final else time.time()
+        found = self._told_ledger(status, now)
+        if found.launch != status.launch:
+            return found  # the newest launch has no driver yet
+        placed = self.cluster.placed(self.id)
+        moments = (placed.scheduled_at, placed.started_at) if placed else (None, None)
+        return found.with_wait(status.submitted_at, *moments)
+
+    def _told_ledger(self, status: RunStatus, now: float | None) -> Ledger:
         with suppress(OSError, InfrastructureError, NotFoundError):
             kept = RunRecord(self._storage_here()).ledger(status.launch)
             if kept is not None:

@@ -183,6 +183,36 @@ def test_clocks_that_differ_charge_no_second_twice():
     assert found.wall == pytest.approx(22.0) and min(found.seconds.values()) >= 0
 
 
+def began(submitted_at=110.0):
+    return ledger_of(told(*BEGIN, log(120.0, 1, forward=1000.0), (122.0, "end", {})), {1: submitted_at})
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "started", "parts"),
+    [
+        (None, None, {"queue": 10.0}),
+        (103.0, 107.5, {"queue": 3.0, "image": 4.5, "environment": 2.5}),
+        (90.0, 95.0, {"environment": 10.0}),  # its clock is behind
+        (130.0, 140.0, {"queue": 10.0}),  # a head that came later, in the place of the first
+        (108.0, 104.0, {"queue": 8.0, "environment": 2.0}),
+    ],
+)
+def test_the_queue_is_told_from_the_image_and_the_environment(scheduled, started, parts):
+    """The driver on a cluster does not know when it was submitted, nor what went on before it."""
+    found = began().with_wait(100.0, scheduled, started)
+    waited = {
+        part: found.seconds[part] for part in ("queue", "image", "environment") if part in found.seconds
+    }
+    assert waited == pytest.approx(parts)
+    assert found.wall == pytest.approx(22.0)
+    assert found.with_wait(100.0).wall == pytest.approx(22.0)  # not twice
+
+
+def test_a_queue_that_the_driver_knew_of_is_not_charged_again():
+    assert began(100.0).with_wait(100.0) == began(100.0)
+    assert began(100.0).with_wait(101.0).wall == pytest.approx(22.0)
+
+
 def test_what_others_wait_for_a_slow_rank_is_counted_by_rank():
     slow = {"system/slowest_rank": 1.0, "system/slowest_rank_behind_ms": 300.0}
     found = ledger_of(

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 import threading
+from datetime import datetime
 
 import pytest
 from cluster_cases import kubernetes_profile, plan
 from fake_kubernetes import FakeKubernetes, status_object
 from programmable_server import Answer, wait_until
 
+from orchestrator import sdk
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
 from orchestrator.clusters.kubernetes.login import connect
@@ -516,6 +518,47 @@ def test_progress_comes_from_the_log_where_storage_is_out_of_reach(server):
     )
     status = backend.status(RUN)
     assert (status.state, status.step, status.metrics) == (RunState.RUNNING, 30, {"loss": 0.5})
+
+
+def test_the_ledger_tells_queue_image_and_environment_apart(server):
+    """Submitted at 3:04:05 by the API server's clock; the driver speaks first at 3:05:30, and ends at 3:06:00."""
+    backend = cluster()
+    submit(backend)
+    lines = running_head(server)
+    submitted = datetime.fromisoformat("2026-01-02T03:04:05Z").timestamp()
+    for seconds, event, fields in (
+        (85.0, "state", {"launch": 1, "state": "starting"}),
+        (95.0, "stage", {"doing": "joining the cluster's Ray"}),
+        (115.0, "end", {}),
+    ):
+        lines.append(f"@trainwright {json.dumps({'event': event, 'time': submitted + seconds, **fields})}")
+    assert sdk.Run(RUN, backend).ledger().seconds["queue"] == pytest.approx(85.0)
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-02T03:04:35Z"}
+    beside = {"name": "run-log", "state": {"running": {"startedAt": "2026-01-02T03:04:50Z"}}}
+    ray = {"name": "ray-head", "state": {"running": {"startedAt": "2026-01-02T03:05:20Z"}}}
+    labels = {"ray.io/cluster": f"{RUN}-x1", "ray.io/node-type": "head"}
+    status = {"phase": "Running", "conditions": [scheduled], "containerStatuses": [beside, ray]}
+    server.put("pods", {"metadata": {"name": f"{RUN}-head", "labels": labels}, "status": status})
+    found = sdk.Run(RUN, backend).ledger()
+    assert (found.seconds["queue"], found.seconds["image"], found.seconds["environment"]) == (
+        30.0,
+        45.0,
+        10.0,
+    )
+    assert found.wall == pytest.approx(115.0)
+
+
+def test_a_head_that_waits_for_its_node_or_its_image_tells_nothing_yet(server):
+    backend = cluster()
+    submit(backend)
+    running_head(server)
+    assert backend.placed(RUN) is None
+    waits = {"name": "ray-head", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-02T03:04:35Z"}
+    labels = {"ray.io/cluster": f"{RUN}-x1", "ray.io/node-type": "head"}
+    status = {"conditions": [scheduled], "containerStatuses": [waits]}
+    server.put("pods", {"metadata": {"name": f"{RUN}-head", "labels": labels}, "status": status})
+    assert backend.placed(RUN) is None
 
 
 def test_a_run_that_is_not_there(server):
