@@ -63,15 +63,16 @@ def of_classes(
     return found
 
 
-def of_labels(asked: Collection[str], logits_NO: Tensor, label_NO: Tensor, weight_N: Tensor) -> Statistics:
-    """Of samples that have one or several labels which are yes or no."""
+def of_labels(asked: Collection[str], logits_NO: Tensor, label_NO: Tensor, weight_NO: Tensor) -> Statistics:
+    """Of samples that have one or several labels which are yes or no, each with a weight of its own."""
     found = Statistics()
     if any(name in asked for name in (*_RATES, "confusion_matrix")):
-        said_NO, is_NO, weight_N1 = logits_NO > 0, label_NO > 0.5, weight_N[:, None].double()
+        said_NO, is_NO, weight = logits_NO > 0, label_NO > 0.5, weight_NO.double()
         outcomes = [said_NO & is_NO, said_NO & ~is_NO, ~said_NO & is_NO, ~said_NO & ~is_NO]
-        found["outcomes"] = torch.stack([(one * weight_N1).sum(0) for one in outcomes]), weight_N.sum()
+        found["outcomes"] = torch.stack([(one * weight).sum(0) for one in outcomes]), weight.sum()
     if any(name in asked for name in _RANKED):
-        rows = [logits_NO, label_NO.float(), weight_N[:, None].float()]
+        known_NO = label_NO.float().masked_fill(weight_NO == 0, torch.nan)
+        rows = [logits_NO, known_NO, (weight_NO > 0).any(1, keepdim=True).float()]
         found["label_scores"] = torch.cat(rows, dim=1), None
     return found
 
@@ -178,30 +179,40 @@ def _named(classes: Sequence[str], index: int) -> str:
 
 
 def _split(name: str, rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Scores (N, O) and whether each label is a yes (N, O), of samples that are no padding."""
+    """Scores (N, O) and labels (N, O), 0, 1 or NaN where there is none, of samples that are no padding."""
     rows = rows[rows[:, -1] > 0]
     if name == "class_scores":
         scores = rows[:, :-2]
-        return scores, rows[:, -2:-1] == np.arange(scores.shape[1])
+        return scores, (rows[:, -2:-1] == np.arange(scores.shape[1])).astype(scores.dtype)
     outputs = (rows.shape[1] - 1) // 2
-    return rows[:, :outputs], rows[:, outputs:-1] > 0.5
+    return rows[:, :outputs], rows[:, outputs:-1]
 
 
 def _ranked(
     asked: Collection[str],
     scores_NO: np.ndarray[Any, Any],
-    is_NO: np.ndarray[Any, Any],
+    label_NO: np.ndarray[Any, Any],
     classes: Sequence[str],
 ) -> Iterator[tuple[str, float]]:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     measures = {"auroc": roc_auc_score, "average_precision": average_precision_score}
-    mixed = [index for index in range(is_NO.shape[1]) if 0 < is_NO[:, index].sum() < len(is_NO)]
+    there_NO = ~np.isnan(label_NO)
+    mixed = [
+        index
+        for index, there in enumerate(there_NO.T)
+        if 0 < label_NO[there, index].sum() < np.count_nonzero(there)
+    ]
     for name in (one for one in _RANKED if one in asked):
-        each = {index: float(measures[name](is_NO[:, index], scores_NO[:, index])) for index in mixed}
+        each = {
+            index: float(
+                measures[name](label_NO[there_NO[:, index], index], scores_NO[there_NO[:, index], index])
+            )
+            for index in mixed
+        }
         if each:
             yield name, math.fsum(each.values()) / len(each)
-        if "per_class" in asked and is_NO.shape[1] > 1:
+        if "per_class" in asked and label_NO.shape[1] > 1:
             for index, value in each.items():
                 yield f"{name}/{_named(classes, index)}", value
 

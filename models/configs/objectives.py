@@ -88,7 +88,20 @@ class ClassificationConfig(_OfClasses):
     """One class of several."""
 
 
-class RegressionConfig(_Asked):
+class _MayLackLabels(ObjectiveConfig):
+    """An objective of several labels, of which a sample may lack some."""
+
+    missing_labels: bool = False
+    """Samples may lack some of their labels (null, NaN), or all: what is not there counts in no loss and no metric, and what is
+    there counts alike. When false a missing label is an error, or a bad sample."""
+
+    @property
+    def takes_missing_labels(self) -> bool:
+        """As ``missing_labels`` says."""
+        return self.missing_labels
+
+
+class RegressionConfig(_Asked, _MayLackLabels):
     """Mean squared error; metrics: mse, mae."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("mse", "mae")
@@ -97,14 +110,6 @@ class RegressionConfig(_Asked):
     """One number or several."""
     metrics: tuple[NumberMetric, ...] = ()
     """What is measured beside the mean errors: ``r2``, the share of the variance that is explained."""
-    missing_labels: bool = False
-    """Samples may lack some of their numbers (null, NaN), or all: what is not there counts in no loss and no metric, and what is
-    there counts alike. When false a missing number is an error, or a bad sample."""
-
-    @property
-    def takes_missing_labels(self) -> bool:
-        """As ``missing_labels`` says."""
-        return self.missing_labels
 
 
 class BinaryConfig(_OfLabels):
@@ -123,7 +128,7 @@ class BinaryConfig(_OfLabels):
     al. 2017, arXiv:1708.02002)."""
 
 
-class MultilabelConfig(_OfLabels):
+class MultilabelConfig(_OfLabels, _MayLackLabels):
     """Logistic loss of several yes-or-no labels; metrics: accuracy."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)

@@ -162,22 +162,38 @@ class Classification(OfClasses):
         return of_classes(self._asked, self._top_k, predicted, label_B, weights_of(batch, label_B))
 
 
-class Regression(Supervised):
+class _MayLackLabels(Supervised):
+    """Several labels of a sample, of which some may be missing."""
+
+    def __init__(self, config: FamilyConfig, objective: ObjectiveConfig) -> None:
+        super().__init__(config, objective)
+        self._may_lack = objective.takes_missing_labels
+
+    @property
+    def units_per_sample(self) -> int | None:
+        """Labels of one sample, unless some may be missing."""
+        return None if self._may_lack else self._outputs
+
+    def units(self, phase: str, batch: Batch) -> Tensor:
+        """Labels of samples that are not padding."""
+        return self._targets(batch)[1].sum()
+
+    def _targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Labels (B, O), 0 where there is none, and what each counts (B, O)."""
+        label_BO = batch["label"].float().reshape(-1, self._outputs)
+        weight_BO = weights_of(batch, label_BO)[:, None].expand_as(label_BO)
+        if not self._may_lack:
+            return label_BO, weight_BO
+        missing_BO = label_BO.isnan()
+        return label_BO.masked_fill(missing_BO, 0.0), weight_BO.masked_fill(missing_BO, 0.0)
+
+
+class Regression(_MayLackLabels):
     """Mean squared error over all numbers to predict, or over those that are there."""
 
     def __init__(self, config: FamilyConfig, objective: RegressionConfig) -> None:
         super().__init__(config, objective)
         self._asked = objective.metrics
-        self._may_lack = objective.missing_labels
-
-    @property
-    def units_per_sample(self) -> int | None:
-        """Numbers to predict of one sample, unless some may be missing."""
-        return None if self._may_lack else self._outputs
-
-    def units(self, phase: str, batch: Batch) -> Tensor:
-        """Numbers to predict of samples that are not padding."""
-        return self._targets(batch)[1].sum()
 
     def label(self) -> TensorSpec:
         """A number or several."""
@@ -196,43 +212,28 @@ class Regression(Supervised):
         count = weight_BO.sum()
         return Sums(squared, count, {"mse": (squared.detach(), count), "mae": (absolute, count)})
 
-    def _targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Numbers to predict (B, O), 0 where there is none, and what each counts (B, O)."""
-        label_BO = batch["label"].float().reshape(-1, self._outputs)
-        weight_BO = weights_of(batch, label_BO)[:, None].expand_as(label_BO)
-        if not self._may_lack:
-            return label_BO, weight_BO
-        missing_BO = label_BO.isnan()
-        return label_BO.masked_fill(missing_BO, 0.0), weight_BO.masked_fill(missing_BO, 0.0)
 
-
-class YesNo(Supervised):
-    """Logistic loss of one yes-or-no label (``binary``) or of several (``multilabel``)."""
+class YesNo(_MayLackLabels):
+    """Logistic loss of one yes-or-no label (``binary``) or of several (``multilabel``), or of those that are there."""
 
     def __init__(self, config: FamilyConfig, objective: BinaryConfig | MultilabelConfig) -> None:
         super().__init__(config, objective)
         self._positive_weight, self._gamma = objective.positive_weight, objective.focal_gamma
         self._asked = objective.metrics
 
-    @property
-    def units_per_sample(self) -> int | None:
-        """Labels of one sample."""
-        return self._outputs
-
     def label(self) -> TensorSpec:
-        """0 or 1, once or several times."""
-        return TensorSpec((self._outputs,) if self._outputs > 1 else (), "int", below=2)
+        """0 or 1, once or several times; where some may be missing a number, since these are NaN."""
+        shape = (self._outputs,) if self._outputs > 1 else ()
+        return TensorSpec(shape, "float") if self._may_lack else TensorSpec(shape, "int", below=2)
 
     def statistics(self, predicted: Tensor, batch: Batch) -> Statistics:
         """Of labels."""
-        label_BO = batch["label"].float().reshape(predicted.shape)
-        return of_labels(self._asked, predicted, label_BO, weights_of(batch, label_BO))
+        return of_labels(self._asked, predicted, *self._targets(batch))
 
     def sums(self, predicted: Tensor, batch: Batch) -> Sums:
         """Unit: label."""
         logits_BO = predicted
-        label_BO = batch["label"].float().reshape(logits_BO.shape)
-        weight_B = weights_of(batch, label_BO)
+        label_BO, weight_BO = self._targets(batch)
         positive: Any = torch.full((), self._positive_weight, device=logits_BO.device)
         loss_BO = F.binary_cross_entropy_with_logits(
             logits_BO, label_BO, reduction="none", pos_weight=positive
@@ -241,9 +242,8 @@ class YesNo(Supervised):
             wrong_BO = torch.where(label_BO > 0.5, -logits_BO, logits_BO).sigmoid()
             loss_BO = loss_BO * wrong_BO**self._gamma
         right_BO = (logits_BO.detach() > 0) == (label_BO > 0.5)
-        count = weight_B.sum() * self._outputs
-        right = (right_BO.sum(1) * weight_B).sum()
-        return Sums((loss_BO.sum(1) * weight_B).sum(), count, {"accuracy": (right, count)})
+        count, right = weight_BO.sum(), (right_BO * weight_BO).sum()
+        return Sums((loss_BO * weight_BO).sum(), count, {"accuracy": (right, count)})
 
 
 class TokenClassification(OfClasses):

@@ -62,7 +62,11 @@ def check_numbers_there(job: JobSpec, sources: Sequence[SourceRows], cache: str)
     objective = job.objective or default_objective(job.model)
     if prepare is None or prepare.kind != "tokenize" or not prepare.numbers:
         return
-    if objective.kind != "regression" or objective.takes_missing_labels or job.data.skip_bad_samples:
+    if (
+        objective.kind not in ("regression", "multilabel")
+        or objective.takes_missing_labels
+        or job.data.skip_bad_samples
+    ):
         return
     columns = list(prepare.numbers)
     for rows in sources:
@@ -70,7 +74,7 @@ def check_numbers_there(job: JobSpec, sources: Sequence[SourceRows], cache: str)
         gap = remembered(cache, "evaluation-gaps", _VERSION, key, partial(_first_gap, rows, columns))
         if gap:
             raise DataError(
-                f"{gap[0]} has no value in {gap[1]!r}; objective: {{kind: regression, missing_labels: true}} learns what is there, or"
+                f"{gap[0]} has no value in {gap[1]!r}; objective: {{kind: {objective.kind}, missing_labels: true}} learns what is there, or"
                 " data.skip_bad_samples leaves some rows out"
             )
 

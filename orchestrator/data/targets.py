@@ -16,7 +16,7 @@ from orchestrator.errors import DataError, SpecError
 from orchestrator.models.configs import default_objective
 from orchestrator.spec.job import JobSpec
 
-_VERSION = 1
+_VERSION = 2
 """Of what is kept; raise it when ``_read`` finds something else."""
 _CLASSES = ("classification", "binary", "multilabel")
 _MOST_SPARSE_CLASSES = 10_000
@@ -40,6 +40,7 @@ def with_targets(job: JobSpec, source: PreparedSource, cache: str) -> PreparedSo
     most = job.data.skip_bad_samples
     key = [source.index.identity, label.model_dump(), most]
     found = remembered(cache, "label-bounds", _VERSION, key, lambda: _read(whole, most))
+    _refuse_no_yes_or_no(job, whole, label, found["odd"])
     if column is None or found["least"] is None:
         return source
     bounds = {**source.index.bounds, column: (found["least"], found["greatest"])}
@@ -55,8 +56,14 @@ def check_labels(
         DataError: a label is none of the classes, or all are one; names file and row.
         SpecError: the objective takes another kind of label.
     """
-    kind = (job.objective or default_objective(job.model)).kind
-    encoded = any(section.kind == "encode" and section.tensor == "label" for section in job.data.transforms)
+    objective = job.objective or default_objective(job.model)
+    kind = objective.kind
+    encoded = _encodes_label(job)
+    if encoded and objective.takes_missing_labels and kind != "regression":
+        raise SpecError(
+            f"objective.missing_labels: {kind} takes 0, 1 and what is missing as they stand; leave the encode of label out of"
+            " data.transforms, or missing_labels"
+        )
     if encoded and kind == "regression":
         raise SpecError(
             "objective: regression predicts numbers, but data.transforms encodes the label as classes; leave encode"
@@ -92,10 +99,10 @@ def _check_tokenized(job: JobSpec, kind: str) -> None:
             f"data.prepare.label: it numbers the classes in {prepare.label!r}, but regression predicts numbers; give numbers:"
             f" [{prepare.label}] in place of it, or objective: {{kind: classification}}"
         )
-    if prepare.numbers and kind != "regression":
+    if prepare.numbers and kind not in ("regression", "multilabel"):
         raise SpecError(
-            f"data.prepare.numbers: {kind} does not predict numbers; give objective: {{kind: regression}}, or name the class's"
-            " column as label"
+            f"data.prepare.numbers: {kind} does not predict numbers; give objective: {{kind: regression}}, or multilabel for several"
+            " of 0 and 1, or name the class's column as label"
         )
 
 
@@ -114,15 +121,49 @@ def _label(source: PreparedSource) -> TensorLayout | None:
 
 
 def _read(source: PreparedSource, most: int) -> dict[str, Any]:
-    """Least and greatest of all rows' labels; None where the source has fractions."""
-    bad, least, greatest = BadSamples([source], most), [], []
+    """Least and greatest of all rows' labels, None where the source has fractions; and the first that is neither 0 nor 1 nor
+    missing: its sample, its place in it and its value.
+    """
+    bad, least, greatest, odd = BadSamples([source], most), [], [], None
     for batch in all_samples(source):
         bad.check(bad_samples_of(batch))
-        values = batch["label"][batch["weight"] > 0]
+        good = batch["weight"] > 0
+        values = batch["label"][good]
+        odd = odd or _first_odd(batch["sample_id"][good], values)
         if values.size and values.dtype.kind in "iu":
             least.append(int(values.min()))
             greatest.append(int(values.max()))
-    return {"least": min(least, default=None), "greatest": max(greatest, default=None)}
+    return {"least": min(least, default=None), "greatest": max(greatest, default=None), "odd": odd}
+
+
+def _first_odd(sample_id: np.ndarray, values: np.ndarray) -> list[float] | None:
+    if values.dtype.kind not in "fiub":
+        return None
+    numbers = values.reshape(len(values), -1)
+    odd = np.argwhere((numbers != 0) & (numbers != 1) & ~np.isnan(numbers))
+    if not len(odd):
+        return None
+    row, place = odd[0].tolist()
+    return [int(sample_id[row]), place, float(numbers[row, place])]
+
+
+def _refuse_no_yes_or_no(
+    job: JobSpec, source: PreparedSource, label: TensorLayout, odd: list[float] | None
+) -> None:
+    """Refuse a label of several that is neither yes nor no. Raises DataError."""
+    objective = job.objective or default_objective(job.model)
+    if odd is None or objective.kind != "multilabel" or _encodes_label(job):
+        return
+    sample, place, value = int(odd[0]), int(odd[1]), odd[2]
+    column = label.columns[place if len(label.columns) > 1 else 0]
+    raise DataError(
+        f"{place_of([source], sample)}: the label in column {column!r} is {value:g}, but {_expected('multilabel', 2, 0)}"
+        + (", or no value" if objective.takes_missing_labels else "")
+    )
+
+
+def _encodes_label(job: JobSpec) -> bool:
+    return any(section.kind == "encode" and section.tensor == "label" for section in job.data.transforms)
 
 
 def _refuse_outside(source: PreparedSource, kind: str, classes: int) -> None:

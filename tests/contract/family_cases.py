@@ -62,6 +62,12 @@ CASES = [
     Case("mlp-regression", MlpConfig(size="debug", in_features=5, outputs=2), RegressionConfig()),
     Case("mlp-binary", MlpConfig(size="debug", in_features=5), BinaryConfig(positive_weight=3)),
     Case("mlp-multilabel", MlpConfig(size="debug", in_features=5, outputs=4), MultilabelConfig()),
+    Case(
+        "mlp-missing-labels",
+        MlpConfig(size="debug", in_features=5, outputs=4),
+        MultilabelConfig(missing_labels=True, metrics=("f1",)),
+    ),
+    Case("mlp-missing-numbers", MlpConfig(size="debug", in_features=5, outputs=2), RegressionConfig(missing_labels=True)),
     Case("cnn-images", CnnConfig(size="debug", in_channels=2, image_size=8, outputs=3), ClassificationConfig()),
     Case(
         "cnn-bottleneck",
@@ -185,6 +191,12 @@ def random_batch(case: Case, specs: dict[str, TensorSpec], samples: int, seed: i
             batch[name] = batch[name].clamp(max=1).cumsum(1)
     if "cardinalities" in type(case.config).model_fields and case.config.cardinalities:
         batch["categories"] %= torch.tensor(case.config.cardinalities)
+    if case.objective.takes_missing_labels:  # the first sample lacks all
+        lacks = (
+            torch.rand(batch["label"].shape, generator=generator) < torch.linspace(1, 0.2, samples)[:, None]
+        )
+        label = (batch["label"] > 0).float() if case.objective.kind == "multilabel" else batch["label"]
+        batch["label"] = label.masked_fill(lacks, torch.nan)
     if case.objective.kind == "token_classification":
         batch["label"][:, ::3] = -100
     return batch

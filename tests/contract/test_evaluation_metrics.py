@@ -34,6 +34,7 @@ CONFIGS: dict[str, ObjectiveConfig] = {
     "classification": ClassificationConfig(metrics=LABELS, top_k=(2,)),
     "binary": BinaryConfig(metrics=LABELS),
     "multilabel": MultilabelConfig(metrics=LABELS),
+    "missing labels": MultilabelConfig(metrics=LABELS, missing_labels=True),
     "regression": RegressionConfig(metrics=("r2",)),
     "missing numbers": RegressionConfig(metrics=("r2",), missing_labels=True),
 }
@@ -59,7 +60,12 @@ def samples(kind: str) -> tuple[Tensor, Tensor]:
         if kind == "missing numbers":
             labels[torch.rand(labels.shape, generator=generator) < 0.6] = torch.nan
         return outputs, labels
-    return outputs, torch.randint(0, 2, outputs.shape, generator=generator).squeeze(1)
+    labels = torch.randint(0, 2, outputs.shape, generator=generator).squeeze(1)
+    if kind == "missing labels":
+        return outputs, labels.float().masked_fill(
+            torch.rand(labels.shape, generator=generator) < 0.6, torch.nan
+        )
+    return outputs, labels
 
 
 def evaluated(kind: str, rank: int = 0, ranks: int = 1) -> Evaluated:
@@ -108,6 +114,8 @@ def by_sklearn(kind: str) -> dict[str, float]:
             "auroc": expected.roc_auc_score(truth, outputs[:, 0].numpy()),
             "average_precision": expected.average_precision_score(truth, outputs[:, 0].numpy()),
         }
+    if kind == "missing labels":
+        return of_labels_that_are_there(truth, outputs.numpy())
     said = (outputs > 0).numpy() if kind == "multilabel" else outputs.argmax(1).numpy()
     yes = truth if kind == "multilabel" else truth[:, None] == np.arange(CLASSES)
     scores = (outputs if kind == "multilabel" else outputs.softmax(1)).numpy()
@@ -131,6 +139,31 @@ def by_sklearn(kind: str) -> dict[str, float]:
         made |= {f"{name}/{NAMES[index]}": value for index, value in zip(mixed, each, strict=True)}
     if kind == "classification":
         made["accuracy_top_2"] = expected.top_k_accuracy_score(truth, scores, k=2, labels=range(CLASSES))
+    return made
+
+
+def of_labels_that_are_there(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    there = ~np.isnan(truth)
+    made = {"accuracy": float(((scores > 0) == truth)[there].mean())}
+    columns = [(truth[there[:, i], i], scores[there[:, i], i]) for i in range(CLASSES)]
+    binary = {"average": "binary", "zero_division": 0}
+    rates = {
+        "precision": expected.precision_score,
+        "recall": expected.recall_score,
+        "f1": expected.f1_score,
+    }
+    for name, score in rates.items():
+        made[f"{name}_micro"] = score(truth[there], (scores > 0)[there], **binary)
+        each = [score(labels, said > 0, **binary) for labels, said in columns]
+        made[f"{name}_macro"] = float(np.mean(each))
+        made |= {f"{name}/{NAMES[index]}": value for index, value in enumerate(each)}
+    for name, score in (
+        ("auroc", expected.roc_auc_score),
+        ("average_precision", expected.average_precision_score),
+    ):
+        each = [score(*column) for column in columns]
+        made[name] = float(np.mean(each))
+        made |= {f"{name}/{NAMES[index]}": value for index, value in enumerate(each)}
     return made
 
 

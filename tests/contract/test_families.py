@@ -23,7 +23,16 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "zero3": {"kind": "zero", "stage": 3},
 }
 # lstm-classification: lengths differ between ranks, and with them the order in which gradients come
-QUICK = ("gpt", "bert-mlm", "transformer-lengths", "lstm-classification", "gan", "cnn-images")
+# mlp-missing-labels: ranks differ in how many labels they have
+QUICK = (
+    "gpt",
+    "bert-mlm",
+    "transformer-lengths",
+    "lstm-classification",
+    "mlp-missing-labels",
+    "gan",
+    "cnn-images",
+)
 
 
 def _plan(world_size: int, strategy: dict[str, Any], **training: Any) -> Any:

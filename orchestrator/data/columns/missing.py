@@ -44,7 +44,10 @@ def model_tensors(job: JobSpec) -> dict[str, str]:
     objective = job.objective or default_objective(job.model)
     inputs = {name: spec.kind for name, spec in job.model.input_tensors(objective).items()}
     own = {name: spec.kind for name, spec in objective.own_inputs.items()}
-    return {**inputs, **own, **TARGETS.get(objective.kind, {})}
+    targets = TARGETS.get(objective.kind, {})
+    if objective.takes_missing_labels:  # no whole number says that there is none
+        targets = {**targets, "label": "float"}
+    return {**inputs, **own, **targets}
 
 
 def missing_tensors(job: JobSpec, made: Collection[str]) -> list[str]:

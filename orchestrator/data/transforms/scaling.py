@@ -19,7 +19,7 @@ class Moments:
 
     def __init__(self, section: Normalize) -> None:
         self._section = section
-        self._count = 0
+        self._count = np.zeros(())
         self._mean = np.zeros(())
         self._squares = np.zeros(())
 
@@ -27,7 +27,8 @@ class Moments:
         """See one batch."""
         name = self._section.tensor
         values = tensor_of(batch, name, "normalize").astype(np.float64)
-        if (missing := np.isnan(values)).any():
+        # a label's gaps come this far only where the objective leaves them out
+        if (missing := np.isnan(values)).any() and name != "label":
             raise sample_fault(
                 f"has no value, so normalize has no mean; {FILL_OR_DROP}", batch, name, missing
             )
@@ -40,21 +41,29 @@ class Moments:
                 infinite,
             )
         axes = _reduced_axes(self._section, values.ndim)
-        count = int(np.prod([values.shape[axis] for axis in axes]))
-        if not count:
+        if not values.size:
             return
-        mean = values.mean(axis=axes, keepdims=True)
-        squares = ((values - mean) ** 2).sum(axis=axes)
-        mean = mean.reshape(squares.shape)
+        count = np.asarray((~missing).sum(axis=axes, keepdims=True), dtype=np.float64)
+        values[missing] = 0.0
+        mean = values.sum(axis=axes, keepdims=True) / np.maximum(count, 1)
+        apart = values - mean
+        apart[missing] = 0.0
+        squares = (apart**2).sum(axis=axes)
+        mean, count = mean.reshape(squares.shape), count.reshape(squares.shape)
         total = self._count + count
         delta = mean - self._mean
-        self._squares = self._squares + squares + delta**2 * (self._count * count / total)
-        self._mean = self._mean + delta * (count / total)
+        self._squares = self._squares + squares + delta**2 * (self._count * count / np.maximum(total, 1))
+        self._mean = self._mean + delta * (count / np.maximum(total, 1))
         self._count = total
 
     def result(self) -> dict[str, Any]:
         """Mean and standard deviation; a deviation of zero becomes one, so that constants come out as zero."""
-        deviation = np.sqrt(self._squares / max(1, self._count))
+        if (self._count == 0).any():
+            raise DataError(
+                f"data.transforms: normalize finds a column of {self._section.tensor!r} without any value; leave it out of"
+                " data.columns"
+            )
+        deviation = np.sqrt(self._squares / self._count)
         deviation = np.where(deviation > 0, deviation, 1.0)
         return {"mean": self._mean.tolist(), "deviation": deviation.tolist()}
 

@@ -262,6 +262,47 @@ def test_numbers_that_some_samples_lack_stay_missing_where_the_objective_takes_t
     assert np.array_equal(tensors(tmp_path, one, objective=objective)["label"], wanted[:, 0], equal_nan=True)
 
 
+def test_labels_that_some_samples_lack_are_zero_one_or_missing(tmp_path):
+    first, second = (
+        [i % 2 if i % 3 else None for i in range(20)],
+        [None if i == 4 else i < 9 for i in range(20)],
+    )
+    source = parquet(tmp_path, x=X, first=pa.array(first, pa.int8()), second=second)
+    data: dict[str, Any] = {"train": source, "columns": {"features": "x", "label": ["first", "second"]}}
+    strict = {"objective": {"kind": "multilabel"}}
+    assert "column 'first' has no value there" in refused(tmp_path, data, **strict)
+    objective = {"kind": "multilabel", "missing_labels": True}
+    read = tensors(tmp_path, data, objective=objective)["label"]
+    assert read.dtype == np.float32
+    assert np.array_equal(read, np.array([first, second], dtype=np.float32).T, equal_nan=True)
+    encoded = data | {"transforms": [{"kind": "encode", "tensor": "label"}]}
+    assert "leave the encode of label out" in refused(tmp_path, encoded, objective=objective)
+
+
+@pytest.mark.parametrize(("value", "objective"), [(2, {}), (0.5, {"missing_labels": True})])
+def test_a_label_that_is_neither_yes_nor_no_is_named(tmp_path, value, objective):
+    source = parquet(tmp_path, x=X, one=[0] * 20, other=[1] * 12 + [value] + [0] * 7)
+    data: dict[str, Any] = {"train": source, "columns": {"features": "x", "label": ["one", "other"]}}
+    told = refused(tmp_path, data, objective={"kind": "multilabel", **objective})
+    assert f"row 12: the label in column 'other' is {value}, but multilabel takes 0 and 1" in told
+
+
+def test_normalize_learns_a_label_from_what_is_there(tmp_path):
+    label = [None if i % 3 == 0 else float(i) for i in range(20)]
+    data: dict[str, Any] = {
+        "train": parquet(tmp_path, x=X, a=label, b=list(range(20))),
+        "columns": {"features": "x", "label": ["a", "b"]},
+        "transforms": [{"kind": "normalize", "tensor": "label"}],
+    }
+    read = tensors(tmp_path, data, objective={"kind": "regression", "missing_labels": True})["label"]
+    wanted = np.array([label, range(20)], dtype=np.float64).T
+    wanted = (wanted - np.nanmean(wanted, axis=0)) / np.nanstd(wanted, axis=0)
+    np.testing.assert_allclose(read, wanted, rtol=1e-5)
+    data["train"] = parquet(tmp_path, x=X, a=[float("nan")] * 20, b=list(range(20)))
+    told = refused(tmp_path, data, objective={"kind": "regression", "missing_labels": True})
+    assert "normalize finds a column of 'label' without any value" in told
+
+
 @pytest.mark.parametrize(
     ("words", "labels", "column"),
     [
@@ -309,6 +350,9 @@ def test_tokenize_takes_numbers_and_keeps_those_that_are_missing(tmp_path):
     assert prepared(tmp_path, data, **job).dims["outputs"] == 2
     strict = job | {"objective": {"kind": "regression"}}
     assert "rows.parquet, row 1 has no value in 'soluble'" in refused(tmp_path, data, **strict)
+    yes_or_no = {"kind": "multilabel", "missing_labels": True}
+    odd = refused(tmp_path, data, **(job | {"objective": yes_or_no}))
+    assert "is 0.5, but multilabel takes 0 and 1, or no value" in odd
     as_classes = job | {"objective": {"kind": "classification"}}
     assert "to predict numbers give objective: {kind: regression}" in refused(tmp_path, data, **as_classes)
     data["prepare"] = prepare | {"label": "word"}

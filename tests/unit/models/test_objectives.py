@@ -16,6 +16,7 @@ from orchestrator.models.configs import (
     GanConfig,
     LstmConfig,
     MlpConfig,
+    MultilabelConfig,
     RegressionConfig,
 )
 from orchestrator.models.objectives.language import SAMPLE_TOKENS
@@ -214,6 +215,39 @@ def test_numbers_that_are_not_there_count_nothing_and_give_no_gradient():
     assert sums.count == objective.units("model", batch) == there.sum() == 3
     assert sums.loss.item() == pytest.approx(((predicted - label)[there] ** 2).sum().item())
     for parameter, gradient in zip(modules["model"].parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_labels_that_are_not_there_count_nothing_and_give_no_gradient(gamma: float):
+    config = MlpConfig(size="debug", in_features=5, outputs=2)
+    weighed = MultilabelConfig(positive_weight=3.0, focal_gamma=gamma, missing_labels=True)
+    objective = build_objective(config, weighed)
+    whole = build_objective(config, weighed.model_copy(update={"missing_labels": False}))
+    modules = build_modules(config, weighed)
+    features = torch.randn(3, 5)
+    label = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [0.0, 1.0]])
+    batch = {"features": features, "label": label, "weight": torch.ones(3)}
+    sums = objective.loss("model", modules, batch)
+    sums.loss.backward()
+    got = [parameter.grad.clone() for parameter in modules["model"].parameters()]
+    modules["model"].zero_grad()
+    assert sums.count == objective.units("model", batch) == 3
+    assert objective.units_per_sample is None and whole.units_per_sample == 2
+    alone = {
+        "features": features[[0, 2]],
+        "label": label[[0, 2]].nan_to_num(0).long(),
+        "weight": torch.ones(2),
+    }
+    of_all = whole.loss("model", modules, alone).loss
+    of_one = objective.loss(
+        "model",
+        modules,
+        {"features": features[:1], "label": torch.tensor([[torch.nan, 0.0]]), "weight": torch.ones(1)},
+    )
+    (of_all - of_one.loss).backward()
+    assert sums.loss.item() == pytest.approx((of_all - of_one.loss).item(), rel=1e-5)
+    for parameter, gradient in zip(modules["model"].parameters(), got, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
 
 
