@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.clusters.shared.safe_names import rayjob_name
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.profile import ClusterProfile, NodeGroup, Toleration
+from orchestrator.spec.profile import ClusterProfile, NodeGroup, Packages, Toleration
 from orchestrator.storage import is_uri
 
 RUN_FOLDER = "/etc/trainwright/run"
@@ -14,8 +14,19 @@ RUN_FOLDER = "/etc/trainwright/run"
 RUN_LOG_CONTAINER = "run-log"
 """The container beside the head whose output is the run's log."""
 
-_USER = 10001
-"""User and group of the image; any but root does."""
+_INSTALL_FOLDER = "/etc/trainwright/packages"
+"""Where the script and its requirements are mounted."""
+_PACKAGES_FOLDER = "/opt/trainwright"
+"""Where the volume is that they are installed on."""
+_SEARCHED = "/home/ray/anaconda3/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/nvidia/bin"
+"""PATH of Ray's own images. Kubernetes can't put a folder in front of an image's PATH; it can only replace it."""
+_AS_OUR_IMAGES = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What the ENV lines of docker/Dockerfile say, for images that don't."""
 _GPU = "nvidia.com/gpu"
 _LONGEST_WORKER_GRACE_SECONDS = 45
 """At SIGTERM Ray drains a node for up to 30 s and ends its processes, within seconds where it is idle. A pod that still
@@ -105,6 +116,8 @@ def _template(
     ]
     if _mounts_storage(profile):
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": options.storage_claim}})
+    if options.packages:
+        volumes += _package_volumes(options.packages)
     for number, mounted in enumerate(options.claims):
         source = {"claimName": mounted.claim, **({"readOnly": True} if mounted.read_only else {})}
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
@@ -114,15 +127,17 @@ def _template(
         "terminationGracePeriodSeconds": round(plan.job.recovery.stop_grace),
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
+            "runAsUser": options.user,
+            "runAsGroup": options.group,
+            "fsGroup": options.group,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": containers,
         "volumes": volumes,
     }
+    if options.packages:
+        spec["initContainers"] = [_packages_container(profile, options.packages, containers[0])]
     if options.service_account:
         spec["serviceAccountName"] = options.service_account
     if options.priority_class:
@@ -168,8 +183,39 @@ def _run_log_container(profile: ClusterProfile, launch: int) -> dict[str, Any]:
     }
 
 
+def _package_volumes(packages: Packages) -> list[dict[str, Any]]:
+    claim = {"persistentVolumeClaim": {"claimName": packages.claim}} if packages.claim else {"emptyDir": {}}
+    sources = [{"configMap": {"name": name}} for name in packages.config_maps]
+    return [{"name": "packages", **claim}, {"name": "install", "projected": {"sources": sources}}]
+
+
+def _packages_container(profile: ClusterProfile, packages: Packages, ray: dict[str, Any]) -> dict[str, Any]:
+    """Installs what the pod runs with, or finds it there; it may take what Ray's container takes later, but no device."""
+    amounts = {name: ray["resources"]["limits"][name] for name in ("cpu", "memory")}
+    return {
+        "name": "packages",
+        "image": profile.image,
+        "imagePullPolicy": profile.kubernetes.image_pull_policy,
+        "command": ["python", f"{_INSTALL_FOLDER}/install_packages.py", f"{_PACKAGES_FOLDER}/{packages.key}"],
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "securityContext": container_security(),
+        "resources": {"requests": amounts, "limits": dict(amounts)},
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "packages", "mountPath": _PACKAGES_FOLDER},
+            {"name": "install", "mountPath": _INSTALL_FOLDER, "readOnly": True},
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
 def _container(profile: ClusterProfile, name: str) -> dict[str, Any]:
     environment: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]
+    if packages := profile.kubernetes.packages:
+        path = f"{_PACKAGES_FOLDER}/{packages.key}/bin:{_SEARCHED}"
+        environment += [
+            {"name": name, "value": value} for name, value in {"PATH": path, **_AS_OUR_IMAGES}.items()
+        ]
     if profile.secrets.mlflow_secret:
         environment += [
             {
@@ -183,6 +229,8 @@ def _container(profile: ClusterProfile, name: str) -> dict[str, Any]:
         {"name": "shm", "mountPath": "/dev/shm"},
         {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True},
     ]
+    if profile.kubernetes.packages:
+        mounts.append({"name": "packages", "mountPath": _PACKAGES_FOLDER, "readOnly": True})
     if _mounts_storage(profile):
         mounts.append({"name": "storage", "mountPath": str(profile.storage)})
     container: dict[str, Any] = {

@@ -34,7 +34,7 @@ class Toleration(Section):
 
 _OUR_LABELS = ("app.kubernetes.io/", "kueue.x-k8s.io/", "ray.io/", "trainwright/", "yunikorn.apache.org/")
 _OUR_VARIABLES = ("HOME", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-_OUR_FOLDERS = ("/tmp", "/dev/shm", "/etc/trainwright")
+_OUR_FOLDERS = ("/tmp", "/dev/shm", "/etc/trainwright", "/opt/trainwright")
 
 
 def _refuse_our_labels(where: str, labels: dict[str, str]) -> None:
@@ -171,6 +171,17 @@ def _refuse_overlaps(claims: tuple[MountedClaim, ...], taken: tuple[str, ...]) -
         folders.append(path)
 
 
+class Packages(Section):
+    """What pods install on a volume, once, where the image is Ray's own and has no trainwright."""
+
+    config_maps: tuple[Name, ...] = Field(min_length=1)
+    """ConfigMaps that hold ``install_packages.py``, ``requirements.txt``, ``pip.conf`` and, if wanted, wheels."""
+    key: Name
+    """Folder of this installation on the volume: another for other contents."""
+    claim: Name | None = None
+    """PersistentVolumeClaim that keeps it for all pods. Default: each pod installs for itself."""
+
+
 class KubernetesOptions(Section):
     """What only a Kubernetes profile says."""
 
@@ -192,6 +203,12 @@ class KubernetesOptions(Section):
     """Further claims that the pods of a job mount, e.g. with data sets."""
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     """When the image is pulled."""
+    packages: Packages | None = None
+    """What pods install before they start. Default: the image has all."""
+    user: int = Field(default=10001, ge=1)
+    """User that all containers run as; any but root does in our own images."""
+    group: int = Field(default=10001, ge=1)
+    """Their group, and that of the volumes."""
     autoscaling: bool = False
     """Let Ray's autoscaler add and remove nodes of the groups between ``min`` and ``max``."""
     gcs_fault_tolerance: Literal["none", "redis", "rocksdb"] = "none"

@@ -6,10 +6,11 @@ import json
 import re
 
 import pytest
-from chartkit.combinations import GPU_GROUPS
-from chartkit.helm import CHART, HelmError, template
+from chartkit.combinations import FILES, GPU_GROUPS, REQUIREMENTS
+from chartkit.helm import CHART, HelmError, merge, template
 
 DIGEST = "sha256:" + "a" * 64
+STOCK = FILES["presets/stock-image.yaml"]
 
 # (values, what the message says)
 MISTAKES = {
@@ -28,6 +29,17 @@ MISTAKES = {
     "a version of no MLflow": ({"mlflow": {"image": {"tag": "1"}}}, "mlflow.image names no image: set mlflow.image.repository"),
     "an operator from elsewhere": ({"global": {"imageRegistry": "m.example.com"}}, "set kuberay-operator.image.repository=m.example.com/…/operator"),
     "a nightly operator": ({"kuberay-operator": {"image": {"tag": "nightly"}}}, "at '/kuberay-operator/image/tag'"),
+    # Packages that pods install
+    "Ray's image without packages": ({"image": {"repository": "rayproject/ray", "tag": "2.60.0-py311"}}, "image.repository is rayproject/ray, which has no trainwright: set packages.enabled=true"),
+    "packages without requirements": ({"packages": {"enabled": True}}, "packages.enabled is set without packages.requirements: make them with scripts/lock_packages.py"),
+    "requirements for nothing": ({"packages": {"requirements": REQUIREMENTS}}, "packages.enabled is off: set packages.enabled=true, or unset them"),
+    "requirements of another Python": (merge(STOCK, {"image": {"tag": "2.60.0-py312-gpu"}}), "image.tag is 2.60.0-py312-gpu and packages.requirements are for Python 3.11"),
+    "an image of another Ray": (merge(STOCK, {"image": {"tag": "2.59.0-py311"}}), "image.tag is 2.59.0-py311 and rayVersion is 2.60.0: set both"),
+    "requirements of another Ray": (merge(STOCK, {"packages": {"requirements": REQUIREMENTS.replace("2.60", "2.59")}}), "packages.requirements have no ray==2.60.0"),
+    "a claim for packages of each pod": (merge(STOCK, {"packages": {"shared": False, "existingClaim": "c"}}), "packages.existingClaim is set and packages.shared is off"),
+    "a password in an index": ({"packages": {"indexUrl": "https://a:b@i.example.com/simple"}}, "at '/packages/indexUrl'"),
+    "a data set over the packages": ({"jobs": {"claims": [{"claim": "c", "path": "/opt/trainwright/sets"}]}}, "/opt/trainwright/sets and /opt/trainwright, which pods have already"),
+    "pods of root": ({"runAs": {"user": 0}}, "at '/runAs/user': minimum: got 0, want 1"),
     # Unknown keys
     "unknown key": ({"mlflw": {}}, "additional properties 'mlflw' not allowed"),
     "unknown key below": ({"mlflow": {"replica": 1}}, "at '/mlflow': additional properties 'replica' not allowed"),

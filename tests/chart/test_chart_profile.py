@@ -49,6 +49,13 @@ def test_profile_says_what_the_values_say():
     assert (gpu.tolerations[0].key, gpu.tolerations[0].effect) == ("nvidia.com/gpu", "NoSchedule")
 
 
+def _of_packages(packages):
+    if packages is None:
+        return []
+    maps = [("ConfigMap", name) for name in packages.config_maps]
+    return [*maps, ("PersistentVolumeClaim", packages.claim)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_profile_names_is_rendered_or_told_to_exist(name):
     """A job must not wait for a Secret, claim, queue or ServiceAccount that nobody makes."""
@@ -62,6 +69,7 @@ def test_what_the_profile_names_is_rendered_or_told_to_exist(name):
         ("Secret", profile.secrets.storage_secret),
         ("PersistentVolumeClaim", profile.kubernetes.storage_claim),
         ("LocalQueue", profile.kubernetes.queue),
+        *_of_packages(profile.kubernetes.packages),
         ("PriorityClass", profile.kubernetes.priority_class),
     ]
     for kind, wanted in named:

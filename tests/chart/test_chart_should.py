@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from configparser import ConfigParser
 from typing import Any, NamedTuple
 
 import pytest
-from chartkit.helm import MONITORING, Object, Values, find, render
+from chartkit.combinations import FILES
+from chartkit.helm import MONITORING, Object, Values, find, merge, render
+from chartkit.jobs import profile_of
 
 ABSENT = object()
 S3 = {"storage": {"url": "s3://bucket/runs"}}
@@ -38,6 +41,7 @@ MIRRORED = {
     "global": {"imageRegistry": "mirror.example.com:5000/hub"},
     "kuberay-operator": {"image": {"repository": "mirror.example.com:5000/hub/kuberay/operator"}},
 }
+STOCK = FILES["presets/stock-image.yaml"]
 OTHER_MLFLOW = {"registry": "r.example.com", "repository": "team/m", "tag": "1"}
 DIGEST = "sha256:" + "a" * 64
 AFFINITY = {
@@ -167,6 +171,19 @@ CASES = [
     Case("take the test's image from it", MIRRORED, "Pod", "train-test", "spec/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
     Case("take the image of the check before uninstall from it", MIRRORED, "Job", "train-before-uninstall", "spec/template/spec/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
     Case("take the interactive cluster's image from it", {**MIRRORED, **CLUSTER}, "RayCluster", "train", f"{HEAD}/containers/0/image", "mirror.example.com:5000/hub/trainwright:0.1.0"),
+    # An image that has only Ray
+    Case("run Ray's own image", STOCK, *PROFILE, Has("image: docker.io/rayproject/ray:2.60.0-py311\n")),
+    Case("run MLflow's own image", STOCK, "Deployment", "train-mlflow", f"{SERVER}/image", "ghcr.io/mlflow/mlflow:v3.17.2-full"),
+    Case("run as the user of Ray's image", STOCK, *PROFILE, Has("user: 1000\n  group: 100\n")),
+    Case("run MLflow in the same group, for the claim that both write", STOCK, "Deployment", "train-mlflow", "spec/template/spec/securityContext/fsGroup", 100),
+    Case("claim a volume for packages", STOCK, "PersistentVolumeClaim", "train-packages", "spec/accessModes", ["ReadWriteMany"]),
+    Case("claim none that is there already", merge(STOCK, {"packages": {"existingClaim": "c"}}), "PersistentVolumeClaim", "train-packages", "", ABSENT),
+    Case("take the one that is there", merge(STOCK, {"packages": {"existingClaim": "c"}}), *PROFILE, Has("    claim: c\n  user")),
+    Case("let each pod install for itself", merge(STOCK, {"packages": {"shared": False}}), *PROFILE, Lacks("claim: train-packages")),
+    Case("claim no volume then", merge(STOCK, {"packages": {"shared": False}}), "PersistentVolumeClaim", "train-packages", "", ABSENT),
+    Case("claim none by default", {}, "PersistentVolumeClaim", "train-packages", "", ABSENT),
+    Case("install nothing by default", {}, *PROFILE, Lacks("packages:")),
+    Case("let jobs reach the index", STOCK, "NetworkPolicy", "train-ray", "spec/egress", Has({"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"protocol": "TCP", "port": 443}]})),
     # Where MLflow runs
     Case("select MLflow's nodes", PLACED, "Deployment", "train-mlflow", "spec/template/spec/nodeSelector", {"pool": "system"}),
     Case("tolerate their taints", PLACED, "Deployment", "train-mlflow", "spec/template/spec/tolerations/0/key", "system"),
@@ -428,3 +445,30 @@ def test_should_shorten_long_release_names():
 def test_should_follow_the_releases_namespace():
     objects = render(namespace="elsewhere")
     assert {o["metadata"].get("namespace", "elsewhere") for o in objects} == {"elsewhere"}
+
+
+def test_should_install_anew_where_what_is_installed_changes_and_only_then():
+    def key(values):
+        return profile_of(render(values)).kubernetes.packages.key
+
+    assert key(STOCK) == key(merge(STOCK, {"packages": {"indexUrl": "https://i.example.com/simple"}}))
+    others = (
+        merge(STOCK, {"packages": {"requirements": STOCK["packages"]["requirements"] + "# more\n"}}),
+        merge(STOCK, {"image": {"registry": "mirror.example.com"}}),
+    )
+    assert len({key(STOCK), *map(key, others)}) == 3
+
+
+def test_should_tell_pip_the_indexes_and_where_the_wheel_is():
+    (config,) = [
+        o for o in render(STOCK) if o["kind"] == "ConfigMap" and "-packages-" in o["metadata"]["name"]
+    ]
+    assert config["immutable"] is True
+    told = ConfigParser()
+    told.read_string(config["data"]["pip.conf"])
+    assert dict(told["global"]) == {
+        "index-url": "https://pypi.org/simple",
+        "extra-index-url": "\nhttps://download.pytorch.org/whl/cpu",
+        "find-links": "/etc/trainwright/packages",
+    }
+    assert config["data"]["requirements.txt"] == STOCK["packages"]["requirements"]

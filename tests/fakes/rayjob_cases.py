@@ -115,6 +115,22 @@ CASES = {
         ),
         {},
     ),
+    "stock_image": lambda: (
+        plan(**TWO_WORKERS),
+        kubernetes_profile(
+            {
+                "packages": {"config_maps": ["packages-1a2b", "wheel"], "key": "1a2b", "claim": "packages"},
+                "user": 1000,
+                "group": 100,
+            }
+        ),
+        {},
+    ),
+    "stock_image_per_pod": lambda: (
+        plan(),
+        kubernetes_profile({"packages": {"config_maps": ["packages-1a2b"], "key": "1a2b"}}),
+        {},
+    ),
     "secrets": lambda: (
         plan(),
         kubernetes_profile(

@@ -2,6 +2,7 @@
 {{- define "trainwright.checks" -}}
 {{- $mlflow := .Values.mlflow -}}
 {{- include "trainwright.imageChecks" . -}}
+{{- include "trainwright.packagesChecks" . -}}
 {{- if and .Values.storage.url .Values.storage.existingClaim -}}
 {{- fail "storage.url and storage.existingClaim are both set: set storage.url for object storage or storage.existingClaim for a volume, not both" -}}
 {{- end -}}
@@ -36,7 +37,7 @@
 {{- fail "ingress.enabled is set without TLS, which would send passwords in the clear: set ingress.tlsSecret" -}}
 {{- end -}}
 {{- end -}}
-{{- $folders := list "/tmp" "/dev/shm" "/etc/trainwright" -}}
+{{- $folders := list "/tmp" "/dev/shm" "/etc/trainwright" "/opt/trainwright" -}}
 {{- if not .Values.storage.url -}}
 {{- $folders = append $folders .Values.storage.path -}}
 {{- end -}}

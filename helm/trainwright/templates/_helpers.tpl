@@ -181,9 +181,9 @@ kueue.x-k8s.io/v1beta2
 {{/* Pod and container security of Pod Security "restricted". */}}
 {{- define "trainwright.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
+runAsUser: {{ .Values.runAs.user }}
+runAsGroup: {{ .Values.runAs.group }}
+fsGroup: {{ .Values.runAs.group }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault
@@ -312,6 +312,16 @@ kubernetes:
     {{- end }}
   {{- end }}
   image_pull_policy: {{ .Values.imagePullPolicy }}
+  {{- if .Values.packages.enabled }}
+  packages:
+    config_maps: {{ include "trainwright.packageConfigMaps" . }}
+    key: {{ include "trainwright.packagesKey" . | quote }}
+    {{- with include "trainwright.packagesClaim" . }}
+    claim: {{ . }}
+    {{- end }}
+  {{- end }}
+  user: {{ .Values.runAs.user }}
+  group: {{ .Values.runAs.group }}
   autoscaling: {{ .Values.jobs.autoscaling }}
   {{- with .Values.jobs.activeDeadline }}
   active_deadline: {{ . }}

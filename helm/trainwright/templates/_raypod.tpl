@@ -42,6 +42,34 @@ spec:
   terminationGracePeriodSeconds: 120
   securityContext:
     {{- include "trainwright.podSecurity" $root | nindent 4 }}
+  {{- $packages := $root.Values.packages.enabled }}
+  {{- $installed := printf "/opt/trainwright/%s" (include "trainwright.packagesKey" $root) }}
+  {{- if $packages }}
+  initContainers:
+    - name: packages
+      image: {{ include "trainwright.image" $root }}
+      imagePullPolicy: {{ $root.Values.imagePullPolicy }}
+      command: [python, /etc/trainwright/packages/install_packages.py, {{ $installed }}]
+      env:
+        - name: HOME
+          value: /tmp
+      resources:
+        {{- range $bound := list "requests" "limits" }}
+        {{ $bound }}:
+          cpu: {{ $.group.cpus | quote }}
+          memory: {{ $.group.memory }}
+        {{- end }}
+      securityContext:
+        {{- include "trainwright.containerSecurity" $root | nindent 8 }}
+      volumeMounts:
+        - name: tmp
+          mountPath: /tmp
+        - name: packages
+          mountPath: /opt/trainwright
+        - name: install
+          mountPath: /etc/trainwright/packages
+          readOnly: true
+  {{- end }}
   containers:
     - name: {{ if .head }}ray-head{{ else }}ray-worker{{ end }}
       image: {{ include "trainwright.image" $root }}
@@ -49,6 +77,18 @@ spec:
       env:
         - name: HOME
           value: /tmp
+        {{- if $packages }}
+        - name: PATH
+          value: {{ $installed }}/bin:/home/ray/anaconda3/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/nvidia/bin
+        - name: MLFLOW_DISABLE_TELEMETRY
+          value: "true"
+        - name: PYTHONDONTWRITEBYTECODE
+          value: "1"
+        - name: PYTHONUNBUFFERED
+          value: "1"
+        - name: RAY_USAGE_STATS_ENABLED
+          value: "0"
+        {{- end }}
         {{- with include "trainwright.mlflowUri" $root }}
         - name: MLFLOW_TRACKING_URI
           value: {{ . }}
@@ -99,6 +139,11 @@ spec:
           mountPath: /tmp
         - name: shm
           mountPath: /dev/shm
+        {{- if $packages }}
+        - name: packages
+          mountPath: /opt/trainwright
+          readOnly: true
+        {{- end }}
         {{- if .claim }}
         - name: storage
           mountPath: {{ $root.Values.storage.path }}
@@ -111,6 +156,22 @@ spec:
   volumes:
     - name: tmp
       emptyDir: {}
+    {{- if $packages }}
+    - name: packages
+      {{- with include "trainwright.packagesClaim" $root }}
+      persistentVolumeClaim:
+        claimName: {{ . }}
+      {{- else }}
+      emptyDir: {}
+      {{- end }}
+    - name: install
+      projected:
+        sources:
+          {{- range include "trainwright.packageConfigMaps" $root | fromJsonArray }}
+          - configMap:
+              name: {{ . }}
+          {{- end }}
+    {{- end }}
     - name: shm
       emptyDir:
         medium: Memory

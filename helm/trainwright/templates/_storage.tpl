@@ -49,6 +49,9 @@
 {{- if not .Values.storage.url -}}
 {{- $wanted = append $wanted (dict "values" "storage" "claim" (include "trainwright.storageClaim" .) "mode" (include "trainwright.accessMode" .)) -}}
 {{- end -}}
+{{- with include "trainwright.packagesClaim" . -}}
+{{- $wanted = append $wanted (dict "values" "packages" "claim" . "mode" (include "trainwright.packagesAccessMode" $)) -}}
+{{- end -}}
 {{- if $mlflow -}}
 {{- $wanted = append $wanted (dict "values" "mlflow" "claim" $mlflow "mode" "ReadWriteOnce") -}}
 {{- end -}}
@@ -67,7 +70,8 @@
 {{- else if not $class -}}
 {{- fail (printf "%s.storageClass is empty and this cluster has no default StorageClass (it has: %s), so claim %s would never be bound: set %s.storageClass" .values $there .claim .values) -}}
 {{- else if and (eq .mode "ReadWriteMany") (include "trainwright.isForOneNode" $class.provisioner) -}}
-{{- fail (printf "storage.accessMode is ReadWriteMany, but volumes of StorageClass %s (%s) are mounted by one node at a time, so claim %s would never be bound: set storage.storageClass to one with shared volumes (NFS, EFS, Filestore), storage.url to s3://… or gs://…, or, with one node, storage.accessMode=ReadWriteOnce" $class.metadata.name $class.provisioner .claim) -}}
+{{- $other := ternary "storage.url to s3://… or gs://…" "packages.shared=false to install in each pod" (eq .values "storage") -}}
+{{- fail (printf "%s.accessMode is ReadWriteMany, but volumes of StorageClass %s (%s) are mounted by one node at a time, so claim %s would never be bound: set %s.storageClass to one with shared volumes (NFS, EFS, Filestore), %s, or, with one node, %s.accessMode=ReadWriteOnce" .values $class.metadata.name $class.provisioner .claim .values $other .values) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -73,8 +73,14 @@ COMBINATIONS: dict[str, Values] = {
     for extras in EXTRAS
 }
 
+REQUIREMENTS = f"# for Python 3.11 on x86_64\nray==2.60.0 --hash=sha256:{'a' * 64}\n"
+# What a preset takes besides itself.
+TAKES: dict[str, Values] = {
+    "presets/stock-image.yaml": {"packages": {"requirements": REQUIREMENTS, "wheelConfigMap": "wheel"}}
+}
+
 FILES: dict[str, Values] = {
-    path.relative_to(CHART).as_posix(): values_file(path.relative_to(CHART).as_posix())
+    (name := path.relative_to(CHART).as_posix()): merge(values_file(name), TAKES.get(name, {}))
     for folder in ("presets", "ci")
     for path in sorted((CHART / folder).glob("*.yaml"))
 }
