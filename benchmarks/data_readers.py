@@ -3,7 +3,7 @@
 Each reader runs in a process of its own, delivers torch tensors in batches, and is stopped after the same number of
 samples. CPU time is that of the process and of all that it started (workers, Ray's processes while reading).
 
-    python benchmarks/data_readers.py [--case tokens|images|table] [--folder DIR] [--peer-path DIR]
+    python benchmarks/data_readers.py [--case tokens|images|table|audio] [--folder DIR] [--peer-path DIR]
 
 ``--peer-path`` is a folder with MosaicML Streaming for the comparison; without it that reader is left out.
 """
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import audio_peers
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +35,7 @@ CASES: dict[str, dict[str, int]] = {
     "tokens": {"rows": 48_000, "group": 1000},
     "images": {"rows": 26_000, "group": 200},
     "table": {"rows": 400_000, "group": 10_000},
+    "audio": {"rows": 4_000, "group": 1},
 }
 TOKENS, COLUMNS, SIDE, CROP = 1024, 128, 128, 4
 
@@ -43,6 +45,8 @@ TOKENS, COLUMNS, SIDE, CROP = 1024, 128, 128, 4
 
 def make(case: str, folder: Path) -> Path:
     """200 MB or so, written once."""
+    if case == "audio":
+        return _make_sounds(folder / "audio")
     path = folder / f"{case}.parquet"
     if path.exists():
         return path
@@ -56,6 +60,19 @@ def make(case: str, folder: Path) -> Path:
     assert writer is not None
     writer.close()
     return path
+
+
+def _make_sounds(folder: Path) -> Path:
+    if not folder.exists():
+        draft = folder.with_name("audio-draft")
+        audio_peers.write_sounds(draft, CASES["audio"]["rows"])
+        draft.rename(folder)
+    return folder
+
+
+def _megabytes(path: Path) -> float:
+    files = path.rglob("*.*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 def _rows(case: str, rng: np.random.Generator, start: int, count: int) -> pa.Table:
@@ -138,8 +155,13 @@ def ours(case: str, path: Path, reader: str) -> Iterator[Any]:
         "tokens": {"family": "gpt", "model": {"family": "gpt", "context": TOKENS - 1, "vocabulary": 50_000}},
         "images": {"family": "cnn"},
         "table": {"family": "mlp"},
+        "audio": {"family": "cnn", "model": {"family": "cnn", "dimensions": 1}},
     }[case]
-    spec: dict[str, Any] = {"train": {"kind": "parquet", "path": str(path)}, "reader": reader}
+    kind = "audio" if case == "audio" else "parquet"
+    spec: dict[str, Any] = {"train": {"kind": kind, "path": str(path)}, "reader": reader}
+    if case == "audio":
+        spec["columns"] = {"signal": "audio", "label": "label"}
+        spec["transforms"] = audio_peers.TRANSFORMS
     if case == "table":
         spec["columns"] = {"features": "*"}
     if case == "images":
@@ -154,10 +176,12 @@ def ours(case: str, path: Path, reader: str) -> Iterator[Any]:
         yield step.micros[0]
 
 
-def pyarrow_alone(case: str, path: Path) -> Iterator[Any]:
+def one_process(case: str, path: Path) -> Iterator[Any]:
     """Row groups in a shuffled order, rows shuffled within each, in this process: the floor."""
     import torch
 
+    if case == "audio":
+        yield from audio_peers.files_alone(path, BATCH)
     file, rng = pq.ParquetFile(path, memory_map=True), np.random.default_rng(0)
     while True:
         for group in rng.permutation(file.num_row_groups):
@@ -171,6 +195,9 @@ def pyarrow_alone(case: str, path: Path) -> Iterator[Any]:
 def dataloader(case: str, path: Path) -> Iterator[Any]:
     """torch's DataLoader with two worker processes over row groups, whole batches made in the workers."""
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+    if case == "audio":
+        yield from audio_peers.dataloader(path, BATCH)
 
     class Rows(IterableDataset):  # type: ignore[type-arg]
         def __iter__(self) -> Iterator[Any]:
@@ -271,12 +298,13 @@ def mosaic(case: str, path: Path) -> Iterator[Any]:
 READERS: dict[str, Callable[[str, Path], Iterator[Any]]] = {
     "trainwright, in the worker": lambda case, path: ours(case, path, "worker"),
     "trainwright, through Ray Data": lambda case, path: ours(case, path, "ray"),
-    "pyarrow alone (floor)": pyarrow_alone,
+    "one process alone (floor)": one_process,
     "torch DataLoader, 2 workers": dataloader,
     "Ray Data iter_torch_batches": lambda case, path: ray_dataset(case, path, split=False),
     "Ray Data streaming_split": lambda case, path: ray_dataset(case, path, split=True),
     "MosaicML Streaming, 2 workers": mosaic,
 }
+NOT_OF_SOUNDS = ("Ray Data iter_torch_batches", "Ray Data streaming_split", "MosaicML Streaming, 2 workers")
 
 
 # -- measuring -------------------------------------------------------------------------------------------------
@@ -346,14 +374,15 @@ def main() -> None:
             print(json.dumps(measure(case, options.one, path, batches)))
             sys.stdout.flush()
             os._exit(0)  # readers have threads and processes that know no end
-        print(
-            f"\n{case}: {path.stat().st_size / 1e6:.0f} MB, {CASES[case]['rows']} samples, batches of {BATCH}"
-        )
+        print(f"\n{case}: {_megabytes(path):.0f} MB, {CASES[case]['rows']} samples, batches of {BATCH}")
         print(f"{'reader':32} {'CPU us/sample':>14} {'samples/s':>10} {'first batch s':>14}")
         for reader in READERS:
             if options.only not in reader or (reader.startswith("MosaicML") and not options.peer_path):
                 continue
+            if case == "audio" and reader in NOT_OF_SOUNDS:
+                continue
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+            environment.setdefault("RAY_worker_niceness", "0")  # as the others have it
             environment["PYTHONPATH"] = os.pathsep.join(
                 [
                     str(Path(__file__).resolve().parents[1]),

@@ -8,12 +8,13 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from orchestrator.data.columns.layout import TensorLayout
+from orchestrator.data.columns.layout import SoundLayout, TensorLayout
 from orchestrator.errors import DataError, SpecError
 
 _MEND = "write it anew, or data.skip_bad_samples leaves some out"
@@ -54,7 +55,7 @@ def decode_audio(
     channels, length = layout.shape
     with _opened(encoded, lambda: where(row)) as sound:
         facts = AudioFacts(sound.samplerate, sound.channels, sound.frames)
-        _check(facts, layout, where(row))
+        _check(facts, layout, lambda: where(row))
         samples = sound.read(dtype="float32", always_2d=True)
     if len(samples) < facts.samples:
         raise _cut_off(where(row))
@@ -89,29 +90,51 @@ def resampled(wave_CL: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     from scipy.signal import resample_poly
 
     shared = gcd(rate, new_rate)
-    wave: np.ndarray = resample_poly(wave_CL, new_rate // shared, rate // shared, axis=1)
+    up, down = new_rate // shared, rate // shared
+    wave: np.ndarray = resample_poly(wave_CL, up, down, axis=1, window=_low_pass(max(up, down)))
     return wave.astype(np.float32, copy=False)
 
 
-def _check(facts: AudioFacts, layout: TensorLayout, where: str) -> None:
+@lru_cache(maxsize=64)
+def _low_pass(factor: int) -> np.ndarray:
+    """The filter of ``resample_poly``, which would make it anew for each sound: that takes longer than filtering one."""
+    from scipy.signal import firwin
+
+    taps: np.ndarray = firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.0))
+    return taps.astype(np.float32)
+
+
+def _check(facts: AudioFacts, layout: TensorLayout, where: Callable[[], str]) -> None:
     """Raises DataError where a sound is unlike the others and the job does not say how to make them alike."""
     sound = layout.sound
     assert sound is not None
-    if facts.rate != sound.rate and not sound.resamples:
-        raise other_rate(where, facts.rate, sound.rate, layout.name)
-    if facts.channels != layout.shape[0] and not sound.mixes:
-        raise other_channels(where, facts.channels, layout.shape[0])
+    check_alike(facts, sound, layout.shape[0], where, layout.name)
     length = length_after(facts.samples, facts.rate, sound.rate)
-    if length != sound.longest and not sound.pads:
-        raise other_length(where, length, sound.longest, layout.name)
     if length > sound.longest and not sound.cuts:
         raise DataError(
-            f"{where}: the sound has {length:,} samples, more than the {sound.longest:,} of pad (data.transforms); give it a"
+            f"{where()}: the sound has {length:,} samples, more than the {sound.longest:,} of pad (data.transforms); give it a"
             " greater length, or longer: cut"
         )
 
 
-def other_rate(where: str, rate: int, others: int, tensor: str) -> DataError:
+def check_alike(
+    facts: AudioFacts, sound: SoundLayout, channels: int, where: Callable[[], str], tensor: str
+) -> None:
+    """Raises DataError where a sound has another rate, other channels or another length, and nothing makes them alike.
+
+    Args:
+        where: says where it lies; asked only then, since it may have to read for it.
+    """
+    if facts.rate != sound.rate and not sound.resamples:
+        raise _other_rate(where(), facts.rate, sound.rate, tensor)
+    if facts.channels != channels and not sound.mixes:
+        raise _other_channels(where(), facts.channels, channels)
+    length = length_after(facts.samples, facts.rate, sound.rate)
+    if length != sound.longest and not sound.pads:
+        raise _other_length(where(), length, sound.longest, tensor)
+
+
+def _other_rate(where: str, rate: int, others: int, tensor: str) -> DataError:
     """Of a sound whose sampling rate is not that of the others, where nothing makes them alike."""
     return DataError(
         f"{where}: the sound has {rate:,} samples a second, others have {others:,}; add a resample transform"
@@ -119,7 +142,7 @@ def other_rate(where: str, rate: int, others: int, tensor: str) -> DataError:
     )
 
 
-def other_channels(where: str, channels: int, others: int) -> DataError:
+def _other_channels(where: str, channels: int, others: int) -> DataError:
     """The same of its channels."""
     return DataError(
         f"{where}: the sound has {channels} channel{'s' if channels > 1 else ''}, others have {others}; give"
@@ -127,7 +150,7 @@ def other_channels(where: str, channels: int, others: int) -> DataError:
     )
 
 
-def other_length(where: str, samples: int, others: int, tensor: str) -> DataError:
+def _other_length(where: str, samples: int, others: int, tensor: str) -> DataError:
     """The same of its length."""
     return DataError(
         f"{where}: the sound has {samples:,} samples, others have {others:,}; add a pad transform (data.transforms:"

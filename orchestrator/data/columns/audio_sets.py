@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 
-from orchestrator.data.columns.audio import (
-    AudioFacts,
-    audio_facts,
-    length_after,
-    other_channels,
-    other_length,
-    other_rate,
-)
+from orchestrator.data.columns.audio import audio_facts, check_alike, length_after
 from orchestrator.data.columns.layout import SoundLayout, TensorLayout
 from orchestrator.data.columns.looks import looked_at
 from orchestrator.data.sources.index import SourceIndex
@@ -55,7 +49,7 @@ def audio_layout(
     _check_rates(own, rate, tensor)
     if not spec.skip_bad_samples:
         for (group, row), facts in seen.items():
-            _check(facts, sound, channels, index.where(group, row), tensor)
+            check_alike(facts, sound, channels, partial(index.where, group, row), tensor)
     return TensorLayout(
         name=tensor,
         columns=(column,),
@@ -70,16 +64,6 @@ def length_layout(of: TensorLayout) -> TensorLayout:
     """How many samples of each sound are its own, where silence may follow."""
     more = {"name": LENGTH, "kind": "audio_length", "shape": (), "dtype": "int64", "carried": "int64"}
     return of.model_copy(update=more)
-
-
-def _check(facts: AudioFacts, sound: SoundLayout, channels: int, where: str, tensor: str) -> None:
-    if facts.rate != sound.rate and not sound.resamples:
-        raise other_rate(where, facts.rate, sound.rate, tensor)
-    if facts.channels != channels and not sound.mixes:
-        raise other_channels(where, facts.channels, channels)
-    length = length_after(facts.samples, facts.rate, sound.rate)
-    if length != sound.longest and not sound.pads:
-        raise other_length(where, length, sound.longest, tensor)
 
 
 def _check_rates(transforms: Sequence[Transform], rate: int, tensor: str) -> None:

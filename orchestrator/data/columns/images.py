@@ -73,7 +73,7 @@ def decode_image(
                 f"{where(row)}: the image is in color, but those looked at before training are gray; give"
                 " data.images: {channels: 3}, or {channels: 1} to make all gray"
             )
-        flat = _flat(image, layout, where(row))
+        flat = _flat(image, layout, lambda: where(row))
         if layout.resizes and flat.size != size:
             flat = flat.resize(size, Image.Resampling.BILINEAR)
         pixels = np.asarray(flat.transpose(_TURNS[turn]) if turn in _TURNS else flat)
@@ -97,7 +97,7 @@ def image_facts(encoded: bytes | None, where: Callable[[], str]) -> ImageFacts:
         return ImageFacts(height, width, image.mode not in _GRAY, deep, values)
 
 
-def _flat(image: Image.Image, layout: TensorLayout, where: str) -> Image.Image:
+def _flat(image: Image.Image, layout: TensorLayout, where: Callable[[], str]) -> Image.Image:
     """The image without transparency, as L, RGB, or F where gray has more than eight bits."""
     if image.mode in ("I", "F", *_SIXTEEN_BITS):
         return Image.fromarray(_deep_gray(image, layout, where))
@@ -109,7 +109,7 @@ def _flat(image: Image.Image, layout: TensorLayout, where: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _deep_gray(image: Image.Image, layout: TensorLayout, where: str) -> np.ndarray:
+def _deep_gray(image: Image.Image, layout: TensorLayout, where: Callable[[], str]) -> np.ndarray:
     """Values of gray of 16 or 32 bits or of fractions in 0..255, float32 (height, width); beyond it where they lie beyond
     the data set's black and white.
     """
@@ -117,12 +117,12 @@ def _deep_gray(image: Image.Image, layout: TensorLayout, where: str) -> np.ndarr
     if image.mode not in _SIXTEEN_BITS:
         if layout.black_and_white is None:
             raise DataError(
-                f"{where}: the image has 32 bits, those looked at before training have not; say what is black and white:"
+                f"{where()}: the image has 32 bits, those looked at before training have not; say what is black and white:"
                 " data.images: {range: [0, ...]}"
             )
         black, white = layout.black_and_white
         if not np.isfinite(values).all():
-            raise DataError(f"{where}: the image has a pixel that is not a finite number")
+            raise DataError(f"{where()}: the image has a pixel that is not a finite number")
         return ((values - black) * (_WHITE / (white - black))).astype(np.float32)
     gray = (values * (_WHITE / _WHITE_16)).astype(np.float32)
     if (clear := image.info.get("transparency")) is not None:

@@ -4,16 +4,19 @@ import io
 import json
 import sys
 import tarfile
+from math import gcd
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_jobs import job_of, plan_of
+from scipy.signal import resample_poly
 
 from orchestrator import data
 from orchestrator.data.columns.audio import resampled
 from orchestrator.data.serving import inputs_of
+from orchestrator.data.sources.index import SourceIndex
 from orchestrator.errors import DataError, SpecError
 
 soundfile = pytest.importorskip("soundfile")
@@ -87,6 +90,13 @@ def test_any_depth_is_read(tmp_path, subtype):
     contents = [encoded(wave, subtype=subtype) for wave in waves()]
     batch = first_step(one_folder(tmp_path, contents), tmp_path)
     np.testing.assert_array_equal(batch["signal"][0], decoded(contents[0]))
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), [(22050, 16000), (8000, 16000), (44100, 48000)])
+def test_resampling_is_that_of_scipy(rate, new_rate):
+    wave, shared = waves(1, 3001, 2)[0].T, gcd(rate, new_rate)
+    theirs = resample_poly(wave, new_rate // shared, rate // shared, axis=1)
+    np.testing.assert_array_equal(resampled(wave, rate, new_rate), theirs)
 
 
 def test_sounds_of_several_rates_and_lengths_are_brought_to_one(tmp_path):
@@ -216,6 +226,13 @@ def test_a_sound_longer_than_pad_is_refused_or_cut(tmp_path):
     empty = one_folder(tmp_path, [*contents[:3], b""])
     skipped = first_step(empty, tmp_path, transforms=[PAD], skip_bad_samples=1)
     assert skipped["length"].tolist() == [2000, 2000, 2000, 1], "no sequence is shorter than one step"
+
+
+def test_good_sounds_are_read_without_asking_where_they_lie(tmp_path, monkeypatch):
+    """To say it reads the whole list of files: done for each sound, it took several times what decoding takes."""
+    train = one_folder(tmp_path, [encoded(wave) for wave in waves()])
+    monkeypatch.setattr(SourceIndex, "where", lambda *_: pytest.fail("asked where a good sound lies"))
+    assert first_step(train, tmp_path, transforms=[PAD])["signal"].shape == (4, 1, 3000)
 
 
 def test_a_manifest_that_names_no_file_is_refused_with_its_row(tmp_path):

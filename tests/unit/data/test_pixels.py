@@ -10,6 +10,7 @@ from PIL import Image
 
 from orchestrator import data
 from orchestrator.data.serving import Inputs
+from orchestrator.data.sources.index import SourceIndex
 from orchestrator.errors import DataError
 
 GRAY_16 = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
@@ -54,6 +55,13 @@ def test_sixteen_bits_of_gray_keep_all_their_levels(tmp_path):
     assert len(np.unique(images)) == 256
     close = (GRAY_16 // 257 + 30_000).astype(np.uint16)  # levels that eight bits can't tell apart
     assert len(np.unique(pictures(one_folder(tmp_path, encoded(Image.fromarray(close))), tmp_path))) == 256
+
+
+def test_good_images_are_read_without_asking_where_they_lie(tmp_path, monkeypatch):
+    """To say it reads the whole list of files, which is as long as the data set."""
+    train = one_folder(tmp_path, encoded(Image.fromarray(GRAY_16)))
+    monkeypatch.setattr(SourceIndex, "where", lambda *_: pytest.fail("asked where a good image lies"))
+    assert pictures(train, tmp_path).shape == (4, 1, 16, 16)
 
 
 @pytest.mark.parametrize(
