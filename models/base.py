@@ -70,15 +70,18 @@ class Sample:
 
     ``kind`` says what ``data`` is: ``text``: token numbers (T,) int64, to be decoded by whoever has the tokenizer;
     ``image``: (H, W, C) float in [0, 1], C 1 or 3; ``series``: (lines, steps) float with one name in ``lines`` for each;
-    ``matrix``: (rows, rows) counts, of true by predicted class, whose names are ``lines``.
+    ``matrix``: (rows, rows) counts, of true by predicted class, whose names are ``lines``; ``sound``: (samples, channels)
+    int16, ``rate`` of them a second.
     """
 
     name: str
-    kind: Literal["text", "image", "series", "matrix"]
+    kind: Literal["text", "image", "series", "matrix", "sound"]
     data: np.ndarray[Any, Any]
     lines: tuple[str, ...] = ()
     read: bool = False
     """Of a text: whether it is what a model read; that may have another tokenizer than what it writes."""
+    rate: int = 0
+    """Of a sound."""
 
 
 class Objective(Protocol):

@@ -347,6 +347,7 @@ class Worker:
             peers, reporter.stop_asked, lambda: bool(notices.asked_to_leave or self._notice())
         )
         self._sample_time = SampleTime()
+        self._sounds_shown = False
 
     def evaluation(self) -> Generator[Batch]:
         """The evaluation set's batches on the device."""
@@ -437,7 +438,14 @@ class Worker:
                 batch = next(batches)
             with loop.evaluating(self._rank.engine):
                 samples = self._rank.objective.samples(self._rank.engine.modules, batch, _SAMPLES)
-            self._reporter.generated(step, samples)
+            self._reporter.generated(step, [*samples, *(self._sounds_of(batch) if samples else ())])
+
+    def _sounds_of(self, batch: Batch) -> Iterator[Sample]:
+        """What the samples were made of, where that is sounds: once, since they are the same after each step."""
+        if self._peers.rank == 0 and not self._sounds_shown:
+            self._sounds_shown = True
+            for sound in data.raw_sounds(self._prepared, batch["sample_id"].tolist()):
+                yield Sample(str(sound.number), "sound", sound.wave, rate=sound.rate)
 
     def show_confusion(self, step: int, matrix: np.ndarray[Any, Any]) -> None:
         """Log it as a picture."""

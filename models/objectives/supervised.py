@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.errors import SpecError
-from orchestrator.models.base import Batch, Sums, TensorSpec, weights_of
+from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, weights_of
 from orchestrator.models.configs import (
     BinaryConfig,
     ClassificationConfig,
@@ -28,6 +28,7 @@ from orchestrator.models.objectives.common import OnePhase, forward
 
 NO_LABEL = -100
 """A token's label that stands for none."""
+_SAMPLE_SIGNALS = 4
 
 
 class Supervised(OnePhase):
@@ -160,6 +161,21 @@ class Classification(OfClasses):
         """Of classes."""
         label_B = batch["label"].long()
         return of_classes(self._asked, self._top_k, predicted, label_B, weights_of(batch, label_B))
+
+    @torch.no_grad()
+    def samples(self, modules: Mapping[str, nn.Module], batch: Batch, count: int) -> list[Sample]:
+        """Of signals, which one may listen to: which class the first ones are, and which they are taken for."""
+        if "signal" not in self._tensors:
+            return []
+        few = {name: tensor[: min(count, _SAMPLE_SIGNALS)] for name, tensor in batch.items()}
+        label_B, taken_B = few["label"].long(), self.predict(modules, few).argmax(-1)
+        shown: list[Sample] = []
+        for number in (
+            torch.nonzero((label_B != NO_LABEL) & (weights_of(few, label_B) > 0)).flatten().tolist()
+        ):
+            for what, classes_B in (("is", label_B), ("taken for", taken_B)):
+                shown.append(Sample(f"{number} {what}", "text", classes_B[number : number + 1].cpu().numpy()))
+        return shown
 
 
 class _MayLackLabels(Supervised):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.data.inspect_data import inspect
+from orchestrator.data.listening import raw_sounds
 from orchestrator.data.meaning import changed_meaning
 from orchestrator.data.prepare_data import prepare
 from orchestrator.data.prepared import Prepared, describe_change
@@ -28,6 +29,7 @@ __all__ = [
     "open_train",
     "place_of",
     "prepare",
+    "raw_sounds",
     "samples_by_step",
     "spell_of",
     "token_bytes_of",

@@ -1,9 +1,12 @@
-"""What a model generated after a step, as one file for the tracker: a page of texts, or a sheet of pictures or plots."""
+"""What a model generated after a step, as one file for the tracker: a page of texts, or a sheet of pictures or plots;
+sounds as a file each.
+"""
 
 from __future__ import annotations
 
 import html
 import io
+import wave
 from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.models.base import Sample
@@ -26,6 +29,8 @@ def files_of(step: int, samples: Sequence[tuple[Sample, str]]) -> Iterator[tuple
     for sample, _ in samples:
         if sample.kind == "matrix":
             yield f"{sample.name}/step-{step:08d}.png", png_of(pictures.of_matrix(sample.data, sample.lines))
+        if sample.kind == "sound":
+            yield f"samples/sounds/{sample.name}.wav", wav_of(sample)
     texts = [(sample.name, text) for sample, text in samples if sample.kind == "text"]
     if texts:
         yield f"samples/step-{step:08d}.html", text_page(step, texts)
@@ -40,6 +45,17 @@ def text_page(step: int, texts: Iterable[tuple[str, str]]) -> bytes:
     """An HTML page of texts, each below its name."""
     body = "".join(f"<h2>{html.escape(name)}</h2><pre>{html.escape(text)}</pre>" for name, text in texts)
     return _PAGE.format(title=f"Step {step:,}", body=body).encode()
+
+
+def wav_of(sound: Sample) -> bytes:
+    """A sound as a WAV file of 16 bits, which any browser plays."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(sound.data.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(sound.rate)
+        file.writeframes(sound.data.astype("<i2").tobytes())
+    return buffer.getvalue()
 
 
 def png_of(pixels: pictures.Pixels) -> bytes:

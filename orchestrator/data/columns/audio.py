@@ -80,6 +80,18 @@ def decode_length(
     return np.array(min(layout.sound.longest, length_after(facts.samples, facts.rate, layout.sound.rate)))
 
 
+def listen(encoded: bytes | None, where: Callable[[], str], most_seconds: float) -> tuple[np.ndarray, int]:
+    """The beginning of a sound as its file has it, to be played: int16 (samples, channels), and samples a second. Raises
+    DataError.
+    """
+    with _opened(encoded, where) as sound:
+        wave_NC = sound.read(int(most_seconds * sound.samplerate), dtype="float32", always_2d=True)
+        loudest = 2**15
+        # libsndfile scales nothing where it makes whole numbers of a file's fractions.
+        played_NC = np.clip(np.rint(np.nan_to_num(wave_NC) * loudest), -loudest, loudest - 1).astype(np.int16)
+        return played_NC, sound.samplerate
+
+
 def length_after(samples: int, rate: int, new_rate: int) -> int:
     """Samples of a sound once it is ``resampled``."""
     return -(-samples * new_rate // rate)
