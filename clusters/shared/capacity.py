@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from orchestrator.errors import ResourcesError, SpecError
 from orchestrator.planning.plan import Plan
@@ -10,6 +11,8 @@ from orchestrator.section import format_bytes
 from orchestrator.spec.job import ScalingSpec
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
 
+WAITING_PROCESS_BYTES = 470_000_000
+"""Resident memory of a process that waits for a restart with torch loaded, measured; what it shares with others counts in each."""
 _SLACK = 1e-9
 """Fractions of a core are compared with this tolerance, so that ten times 0.1 is one."""
 
@@ -95,6 +98,57 @@ def _refuse_reading_without_room(
             f" {profile.name} has more than {max(0.0, spare):g} left; ask for less (0: reading shares the workers' cores), for"
             " fewer scaling.cpus_per_worker, or take larger node_groups"
         )
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Processes that wait for a restart on one node of a group, ``recovery.warm_processes``."""
+
+    group: NodeGroup
+    processes: int
+    """As many as workers train there."""
+    set_aside: int
+    """Bytes that the job sets aside for those workers, ``scaling.memory_per_worker``."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all of them."""
+        return self.processes * WAITING_PROCESS_BYTES
+
+    @property
+    def line(self) -> str:
+        """For a plan."""
+        each = "process waits" if self.processes == 1 else "processes wait"
+        return (
+            f"{self.processes} {each} for a restart on a node of {self.group.name}: about {format_bytes(self.bytes)} of its"
+            f" {format_bytes(self.group.memory)}"
+        )
+
+    @property
+    def warning(self) -> str:
+        """Where they don't fit beside the workers; else empty."""
+        if self.set_aside + self.bytes <= self.group.memory:
+            return ""
+        beside = f" beside the {format_bytes(self.set_aside)} of the workers" if self.set_aside else ""
+        return (
+            f"warning: {self.line}, which is too little{beside}: set recovery.warm_processes: false, or lower"
+            " scaling.memory_per_worker or the workers of a node"
+        )
+
+
+def waiting(plan: Plan, profile: ClusterProfile) -> list[Waiting]:
+    """What waits on the nodes that train; nothing on this machine, nor where the profile does not name its nodes. Pure."""
+    if profile.kind == "local" or not plan.job.recovery.warm_processes or plan.question is not None:
+        return []
+    scaling, found, left = plan.job.scaling, [], plan.world_size
+    nodes, groups = nodes_for(plan, profile), {group.name: group for group in profile.node_groups}
+    for name, count in nodes.items():
+        room = workers_per_node(scaling, groups[name])
+        most = math.ceil(left / count) if scaling.placement == "spread" else left
+        there = min(room, most)
+        left -= min(left, count * room)
+        found.append(Waiting(groups[name], there, there * (scaling.memory_per_worker or 0)))
+    return found
 
 
 def warnings_here(plan: Plan, profile: ClusterProfile, *, cores: int, gpus: int) -> list[str]:

@@ -61,6 +61,7 @@ def plan(
     import yaml
 
     from orchestrator.clusters import open_cluster
+    from orchestrator.clusters.shared.capacity import waiting
     from orchestrator.sdk import make_plan
     from orchestrator.spec.load import load_profile
 
@@ -82,7 +83,8 @@ def plan(
         )
         return
     expected = [f"{name:<10} {text}" for name, text in forecast.lines()] if forecast else []
-    for line in [*describe(made), *_fit_lines(verdict, unknown), *expected, *warnings(made, profile)]:
+    waits = [f"{'waiting':<10} {each.line}" for each in waiting(made, profile)]
+    for line in [*describe(made), *waits, *_fit_lines(verdict, unknown), *expected, *warnings(made, profile)]:
         say(line)
     say()
     say(f"request to {profile.name} ({request.kind}):")
@@ -162,17 +164,18 @@ def _weighed(made: Plan) -> Iterator[tuple[str, str]]:
 
 def warnings(made: Plan, profile: ClusterProfile) -> list[str]:
     """What the run will suffer from on this machine, where that is where it runs; elsewhere, packages that pip does not find
-    from here, which may be found from there.
+    from here, which may be found from there, and processes that wait for a restart where nodes have too little memory.
     """
     import os
 
-    from orchestrator.clusters.shared.capacity import warnings_here
+    from orchestrator.clusters.shared.capacity import waiting, warnings_here
     from orchestrator.clusters.shared.packages import problem_with
     from orchestrator.gpus import visible_gpus
 
     if profile.kind != "local":
         problem = problem_with(made.job.environment.pip)
-        return [f"warning, as seen from here: {problem}"] if problem else []
+        packages = [f"warning, as seen from here: {problem}"] if problem else []
+        return [*packages, *(each.warning for each in waiting(made, profile) if each.warning)]
     return warnings_here(made, profile, cores=os.cpu_count() or 1, gpus=len(visible_gpus()))
 
 

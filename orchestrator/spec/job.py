@@ -426,7 +426,7 @@ class RecoverySpec(Section):
     train until it is gone."""
     warm_processes: bool = True
     """On a cluster: while the workers train, a process for each waits on its node with torch loaded, and a restart takes it. It costs
-    about 0.4 GB of the node's memory, and nothing of a GPU. On this machine none waits."""
+    about 0.47 GB of the node's memory, and nothing of a GPU; ``plan`` counts it. On this machine none waits."""
     spare_workers: Annotated[int, Field(ge=0)] = 0
     """On a Ray cluster: for so many workers room is held beside those that train, which nobody else is given, so that a lost one is
     replaced at once and, where the number of workers may change, the group need not become smaller. They cost what workers

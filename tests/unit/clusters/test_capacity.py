@@ -5,8 +5,15 @@ from hypothesis import strategies as st
 
 from orchestrator.clusters.kubernetes.request import plan_to_rayjob
 from orchestrator.clusters.local.request import plan_to_process
-from orchestrator.clusters.shared.capacity import fits, nodes_for, workers_per_node
+from orchestrator.clusters.shared.capacity import (
+    WAITING_PROCESS_BYTES,
+    fits,
+    nodes_for,
+    waiting,
+    workers_per_node,
+)
 from orchestrator.errors import ResourcesError, SpecError
+from orchestrator.spec.profile import ClusterProfile
 
 
 def _plan(**scaling):
@@ -154,3 +161,37 @@ def test_spare_workers_are_refused_where_none_can_be_held(tmp_path):
         plan_to_rayjob(_with_spares(2, 1), kubernetes_profile())
     with pytest.raises(SpecError, match=r"^recovery.spare_workers: 1: this machine has no other node"):
         plan_to_process(_with_spares(2, 1), 1, ())
+
+
+def test_processes_that_wait_for_a_restart_are_counted_on_each_node():
+    each = WAITING_PROCESS_BYTES
+    profile = _groups({"name": "cpu", "max": 4})
+    [packed] = waiting(_plan(workers=12), profile)
+    assert (packed.processes, packed.bytes, packed.warning) == (8, 8 * each, "")
+    [spread] = waiting(_plan(workers=6, placement="spread"), profile)
+    assert spread.processes == 2
+    small, rest = waiting(
+        _plan(workers=10), _groups({"name": "a", "max": 1}, {"name": "b", "cpus": 4, "max": 1})
+    )
+    assert (small.processes, rest.processes) == (8, 2)
+
+
+def test_processes_that_wait_are_said_where_a_node_has_no_room_for_them():
+    room = ray_profile(node_groups=[{"name": "cpu", "cpus": 4, "memory": "16GB", "max": 1}])
+    [fitting] = waiting(_plan(workers=4, memory_per_worker="3500MB"), room)
+    assert fitting.warning == ""
+    [tight] = waiting(_plan(workers=4, memory_per_worker="4GB"), room)
+    assert tight.warning.startswith("warning: 4 processes wait for a restart on a node of cpu: about ")
+    assert "too little beside the 16GB of the workers: set recovery.warm_processes: false" in tight.warning
+
+
+def test_nothing_waits_where_none_is_asked_for_nor_on_this_machine(tmp_path):
+    profile = _groups({"name": "cpu", "max": 4})
+    without = plan(
+        scaling={"workers": 2},
+        training={"max_steps": 10, "global_batch_size": 2},
+        recovery={"warm_processes": False},
+    )
+    local = ClusterProfile(name="here", kind="local", storage=str(tmp_path))
+    assert waiting(without, profile) == waiting(_plan(workers=2), local) == []
+    assert waiting(_plan(workers=2), ray_profile()) == []  # nobody knows its nodes
