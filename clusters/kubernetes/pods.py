@@ -28,6 +28,10 @@ _AS_OUR_IMAGES = {
 }
 """What the ENV lines of docker/Dockerfile say, for images that don't."""
 _GPU = "nvidia.com/gpu"
+_QUEUED_HEAD = {"key": "trainwright/head", "operator": "Exists"}
+_QUEUED_WORKER = {"key": "trainwright/node-group", "operator": "Equal"}
+"""What pods of a queued job tolerate. No node has such taints: the flavors of the chart's queue name them, so that Kueue counts
+a head among the heads and a worker in its own group; else any pod takes the first flavor that has room."""
 _LONGEST_WORKER_GRACE_SECONDS = 45
 """At SIGTERM Ray drains a node for up to 30 s and ends its processes, within seconds where it is idle. A pod that still
 waits for the head, in KubeRay's init container, doesn't hear the signal and holds its GPUs for all of the grace."""
@@ -50,7 +54,7 @@ def head_template(plan: Plan, profile: ClusterProfile, launch: int, labels: dict
         containers=[ray, _run_log_container(profile, launch)],
         shared=head.memory * 3 // 10,
         node_labels=head.labels,
-        tolerations=head.tolerations,
+        tolerations=[*_tolerations(head.tolerations), *([_QUEUED_HEAD] if profile.kubernetes.queue else [])],
         # with autoscaling KubeRay puts a container into this pod that asks the API server for nodes
         automount=profile.kubernetes.autoscaling,
     )
@@ -69,6 +73,7 @@ def worker_template(
         amounts |= {name: str(count) for name, count in group.resources.items()}
     ray["env"] += [{"name": name, "value": value} for name, value in group.environment.items()]
     ray["ports"] = [{"name": "metrics", "containerPort": 8080}]
+    queued = [{**_QUEUED_WORKER, "value": group.name}] if profile.kubernetes.queue else []
     template = _template(
         plan,
         profile,
@@ -77,7 +82,7 @@ def worker_template(
         containers=[ray],
         shared=shared,
         node_labels=group.labels,
-        tolerations=group.tolerations,
+        tolerations=[*_tolerations(group.tolerations), *queued],
         automount=False,
     )
     if group.annotations:
@@ -105,7 +110,7 @@ def _template(
     containers: list[dict[str, Any]],
     shared: int,
     node_labels: dict[str, str],
-    tolerations: tuple[Toleration, ...],
+    tolerations: list[dict[str, Any]],
     automount: bool,
 ) -> dict[str, Any]:
     options = profile.kubernetes
@@ -147,8 +152,12 @@ def _template(
     if node_labels:
         spec["nodeSelector"] = dict(node_labels)
     if tolerations:
-        spec["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in tolerations]
+        spec["tolerations"] = tolerations
     return {"metadata": {"labels": labels}, "spec": spec}
+
+
+def _tolerations(tolerations: tuple[Toleration, ...]) -> list[dict[str, Any]]:
+    return [toleration.model_dump(exclude_none=True) for toleration in tolerations]
 
 
 def _ray_container(

@@ -88,6 +88,28 @@ def test_rayjob_goes_to_the_queue_that_the_chart_makes_and_fits_it():
         assert rayjob_demand(rayjob)[f"requests.{resource}"] <= quota
 
 
+def test_each_pod_of_a_queued_rayjob_is_counted_where_it_belongs():
+    """By the rule of Kueue: a pod takes the first flavor with room whose taints it tolerates."""
+    objects = render({"nodeGroups": GPU_GROUPS, "kueue": {"enabled": True}})
+    cluster = largest_job(objects)["spec"]["rayClusterSpec"]
+    [worker] = cluster["workerGroupSpecs"]
+
+    def flavors_of(pods):
+        tolerated = pods["template"]["spec"]["tolerations"]
+        return [
+            flavor["metadata"]["name"]
+            for flavor in objects
+            if flavor["kind"] == "ResourceFlavor"
+            and all(tolerates(tolerated, taint) for taint in flavor["spec"]["nodeTaints"])
+        ]
+
+    def tolerates(tolerations, taint):
+        return any((t["key"], t.get("value")) == (taint["key"], taint.get("value")) for t in tolerations)
+
+    assert flavors_of(cluster["headGroupSpec"]) == ["train-heads"]
+    assert flavors_of(worker) == [f"train-{worker['groupName']}"]
+
+
 def test_rayjobs_pods_are_those_that_the_network_policies_know():
     """KubeRay adds its labels to every pod of a cluster; ours and its own must not be in each other's way."""
     objects = render()

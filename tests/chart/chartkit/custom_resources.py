@@ -72,7 +72,13 @@ SCHEMAS: dict[str, Schema] = {
     "monitoring.coreos.com/PrometheusRule": _resource(
         _object(groups=_list(_object(("name", "rules"), name=STRING, rules=_list(_RULE))))
     ),
-    "kueue.x-k8s.io/ResourceFlavor": _resource(_object(nodeLabels=STRINGS, tolerations=_list(_TOLERATION))),
+    "kueue.x-k8s.io/ResourceFlavor": _resource(
+        _object(
+            nodeLabels=STRINGS,
+            tolerations=_list(_TOLERATION),
+            nodeTaints=_list(_object(("key", "effect"), key=STRING, value=STRING, effect=STRING)),
+        )
+    ),
     "kueue.x-k8s.io/LocalQueue": _resource(_object(("clusterQueue",), clusterQueue=STRING)),
     "kueue.x-k8s.io/ClusterQueue": _resource(
         _object(
