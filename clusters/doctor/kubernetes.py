@@ -47,6 +47,8 @@ RIGHTS = (
     ("get", "pods/log", ""),
 )
 """All that submitting, watching, reading and stopping runs needs: verb, resource, API group."""
+QUEUE_RIGHTS = (("list", "workloads", "kueue.x-k8s.io"),)
+"""What it needs besides to say for what a queued job waits."""
 
 
 def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
@@ -64,8 +66,9 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
             yield failed(
                 "KubeRay", "the API server knows no RayJobs (ray.io/v1)", "install the KubeRay operator 1.7"
             )
+        needed = RIGHTS + (QUEUE_RIGHTS if profile.kubernetes.queue else ())
         denied = [
-            f"{verb} {resource}" for verb, resource, group in RIGHTS if not api.may(verb, resource, group)
+            f"{verb} {resource}" for verb, resource, group in needed if not api.may(verb, resource, group)
         ]
         may_run = not denied
         if denied:
@@ -75,7 +78,7 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
                 "ask for the role <name>-submitter of the chart, or one like it",
             )
         else:
-            yield passed("rights", f"all {len(RIGHTS)} that runs need in namespace {api.namespace}")
+            yield passed("rights", f"all {len(needed)} that runs need in namespace {api.namespace}")
     except TrainwrightError as error:
         yield failed("access", str(error), "the checks that come after it were left out")
         return

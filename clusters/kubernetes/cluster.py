@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.clusters.base import Placed, Request, Revise
 from orchestrator.clusters.kubernetes.api import KubernetesApi
-from orchestrator.clusters.kubernetes.errors import AlreadyThereError, NotYetError
+from orchestrator.clusters.kubernetes.errors import AlreadyThereError, NoRightError, NotYetError
 from orchestrator.clusters.kubernetes.placed import placed
 from orchestrator.clusters.kubernetes.pod_problems import pods_problem, queue_problem
 from orchestrator.clusters.kubernetes.pods import RUN_LOG_CONTAINER
@@ -361,8 +361,11 @@ class KubernetesCluster:
 
     def _problem(self, rayjob: dict[str, Any]) -> str | None:
         status = rayjob.get("status") or {}
-        if self.profile.kubernetes.queue and rayjob["spec"].get("suspend"):
-            return queue_problem(self._api.workloads(rayjob["metadata"].get("uid", "")))
+        if (queue := self.profile.kubernetes.queue) and rayjob["spec"].get("suspend"):
+            try:
+                return queue_problem(self._api.workloads(rayjob["metadata"].get("uid", "")))
+            except NoRightError:
+                return f"waiting in queue {queue}; you have no right to list workloads, which say for what"
         if not (cluster := status.get("rayClusterName")):
             return None
         ray_cluster = None

@@ -28,6 +28,10 @@ class NotYetError(InfrastructureError):
     """A container's output can't be read now: it waits to start, or its node does not answer. It may come."""
 
 
+class NoRightError(InfrastructureError):
+    """The person may not do this (403)."""
+
+
 class GoneError(InfrastructureError):
     """The place in a list or in history is no more (410)."""
 
@@ -57,7 +61,7 @@ def refusal(profile: ClusterProfile, verb: str, resource: str, status: int, text
     if status == 403 and "denied" in said:  # by an admission policy or webhook, in its own words
         return SpecError(f"{where} refuses the object: {said}")
     if status == 403:
-        return InfrastructureError(
+        return NoRightError(
             f"{where}: you have no right to {verb} {resource} in namespace {namespace}; ask for a role that"
             f" has it (the chart's <name>-submitter does)"
         )

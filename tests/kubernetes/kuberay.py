@@ -26,7 +26,7 @@ from control_plane import ApiError, ControlPlane, Object, wait_until
 from crd_schema import CRD
 from node_agent import Follower, NodeAgent, Pod, ServiceNames
 
-from orchestrator.clusters.doctor.kubernetes import RIGHTS
+from orchestrator.clusters.doctor.kubernetes import QUEUE_RIGHTS, RIGHTS
 
 OPERATOR = "kuberay-operator"
 NAMESPACE = "training"
@@ -330,7 +330,8 @@ def _make_claim(plane: ControlPlane, folder: Path) -> None:
 def _allow_submitter(plane: ControlPlane, folder: Path) -> None:
     """A user with exactly the rights that doctor looks for, and its kubeconfig."""
     rules = [
-        {"apiGroups": [group], "resources": [resource], "verbs": [verb]} for verb, resource, group in RIGHTS
+        {"apiGroups": [group], "resources": [resource], "verbs": [verb]}
+        for verb, resource, group in RIGHTS + QUEUE_RIGHTS
     ]
     group = "rbac.authorization.k8s.io"
     plane.create(_named(f"{group}/v1", "Role", "submitter") | {"rules": rules}, NAMESPACE)

@@ -77,7 +77,9 @@ def make_queues(plane: ControlPlane, objects: list[Object]) -> None:
     for body in [body for kind in kinds for body in _of_kind(objects, kind)]:
         plane.apply(body)
     for body in _of_kind(objects, "LocalQueue"):
-        wait_until(f"queue {body['metadata']['name']} is active", lambda body=body: _is_active(plane.get(body)))
+        wait_until(
+            f"queue {body['metadata']['name']} is active", lambda body=body: _is_active(plane.get(body))
+        )
 
 
 def _is_active(queue: Object) -> bool:

@@ -15,7 +15,7 @@ from kuberay import NAMESPACE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-LONG = {"max_steps": 400, "global_batch_size": 64, "log_every": 20}
+LONG = {"max_steps": 1500, "global_batch_size": 64, "log_every": 20}
 _WORKLOADS = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{NAMESPACE}/workloads"
 
 
@@ -73,6 +73,10 @@ def workload_of(kube, run):
     return found[0]
 
 
+def is_held_back(kube, run):
+    return bool(kube.rayjob(run)["spec"].get("suspend"))
+
+
 def set_active(kube, run, active):
     """As a person who holds a job back, or lets it go."""
     name = workload_of(kube, run)["metadata"]["name"]
@@ -107,8 +111,8 @@ class Followed:
 
 
 def steps_of(told):
-    """Each step that was told of, as often as it was told."""
-    return [event["step"] for event in of_kind(told, "metrics")]
+    """Each step whose training was told of, as often as it was."""
+    return [event["step"] for event in of_kind(told, "metrics") if "train/loss" in event["values"]]
 
 
 def test_of_two_jobs_with_room_for_one_the_second_waits_whole(kube):
@@ -128,7 +132,6 @@ def test_of_two_jobs_with_room_for_one_the_second_waits_whole(kube):
     assert status["state"] == "pending"
     assert not kube.pods(second), "not even a head"
     assert of_kind(watched.to_the_end(), "end")[-1]["state"] == "succeeded"
-    assert not kube.pods(second) or kube.rayjob(first)["status"]["jobDeploymentStatus"] != "Running"
     told = list(kube.follow(second, file))
     assert of_kind(told, "end")[-1]["state"] == "succeeded"
     assert steps_of(told)[-1] == 60
@@ -143,7 +146,7 @@ def test_an_urgent_job_takes_the_place_of_one_that_saves_and_goes_on(kube):
     watched.wait_for_step(60)
     asked = time.time()
     kube.submit(high, urgent)
-    wait_until("the first gives its place", lambda: kube.rayjob(low)["spec"]["suspend"], seconds=60)
+    wait_until("the first gives its place", lambda: is_held_back(kube, low), seconds=60)
     wait_until("its pods go", lambda: not kube.pods(low), seconds=120)
     print(f"its pods were gone {time.time() - asked:.1f} s after the urgent job was submitted")
     status = kube.status(low, ordinary)
@@ -156,7 +159,7 @@ def test_an_urgent_job_takes_the_place_of_one_that_saves_and_goes_on(kube):
     print(f"attempts {before, after}; checkpoints {of_kind(told, 'checkpoint')}")
     assert after["start_step"] > 60
     assert len(steps_of(told)) == len(set(steps_of(told))), "no step was taken twice"
-    assert steps_of(told)[-1] == 400
+    assert steps_of(told)[-1] == 1500
 
 
 def test_a_job_that_is_held_back_by_hand_goes_on_where_it_was(kube):
@@ -167,7 +170,9 @@ def test_a_job_that_is_held_back_by_hand_goes_on_where_it_was(kube):
     watched.wait_for_step(60)
     set_active(kube, run, False)
     wait_until("its pods go", lambda: not kube.pods(run), seconds=120)
-    assert kube.status(run, file)["state"] == "pending"
+    status = kube.status(run, file)
+    print(status["message"])
+    assert status["state"] == "pending", status
     set_active(kube, run, True)
     told = watched.to_the_end()
     assert of_kind(told, "end")[-1]["state"] == "succeeded", told[-5:]
@@ -185,8 +190,8 @@ def test_a_team_s_own_queue_is_not_filled_by_another_s_jobs(kube):
     watched.wait_for_step(20)
     kube.submit("ours-2-bcdefgh", ours)
     kube.submit("theirs-cdefghi", theirs)
-    wait_until("theirs is let in", lambda: not kube.rayjob("theirs-cdefghi")["spec"]["suspend"], seconds=60)
-    assert kube.rayjob("ours-2-bcdefgh")["spec"]["suspend"]
+    wait_until("theirs is let in", lambda: not is_held_back(kube, "theirs-cdefghi"), seconds=60)
+    assert is_held_back(kube, "ours-2-bcdefgh")
     for run, file in (("ours-bcdefghij", ours), ("theirs-cdefghi", theirs), ("ours-2-bcdefgh", ours)):
         with contextlib.suppress(ApiError):
             kube.good("stop", run, "--now", "--cluster", str(file))

@@ -510,6 +510,16 @@ def test_what_its_queue_says_is_told(server):
     assert backend.status(RUN).message == "waiting in queue team-a: Pending: insufficient quota for cpu"
 
 
+def test_who_may_not_read_the_queue_still_gets_a_status(server):
+    backend = cluster({"queue": "team-a"})
+    submit(backend)
+    server.set_status(RUN, jobDeploymentStatus="Suspended")
+    server.denied.add(("list", "workloads"))
+    status = backend.status(RUN)
+    assert status.state == "pending"
+    assert status.message.startswith("waiting in queue team-a; you have no right to list workloads")
+
+
 def test_progress_comes_from_the_log_where_storage_is_out_of_reach(server):
     backend = cluster()
     submit(backend)
