@@ -237,8 +237,9 @@ class RayJobsCluster:
         """The job of the run's newest launch; None where Ray knows none."""
         try:
             job = self._client.info(submission_id(run_id, 1))
-        except NotFoundError:
-            return None
+        except NotFoundError:  # perhaps one that was resumed after the head before was lost
+            jobs = self._jobs_of(run_id)
+            return jobs[-1] if jobs else None
         if not is_ours(job) or run_of(job) != run_id:
             raise NotFoundError(f"job {run_id} of cluster {self.profile.name} is not a run of trainwright")
         launch = 1

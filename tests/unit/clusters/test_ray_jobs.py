@@ -356,6 +356,9 @@ def test_a_run_that_ray_has_forgotten_is_resumed_from_its_records(head, tmp_path
     assert job["entrypoint"].endswith("--launch 3 --keep")
     assert json.loads(job["metadata"]["plan"])["total_steps"] == 200  # the newest launch's
     assert record.status(2).reason is EndReason.DRIVER_LOST
+    assert backend.status("digits-abcdefgh").launch == 3
+    head.output["digits-abcdefgh-3"] = "goes on"
+    assert list(backend.logs("digits-abcdefgh")) == ["goes on"]
     with pytest.raises(SupersededError):  # should it live on
         old_driver.set_state(record.status(2))
 
