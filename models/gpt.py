@@ -64,6 +64,15 @@ class Past:
         return self._keys_and_values
 
 
+class LayerPasts(list[Past]):
+    """What each layer keeps."""
+
+    def choose(self, row_N: Tensor) -> None:
+        """Keep these rows, in this order."""
+        for past in self:
+            past.choose(row_N)
+
+
 class Attention(nn.Module):
     """Causal self-attention; several query heads may share one key and value head."""
 
@@ -190,16 +199,16 @@ class Gpt(nn.Module):
         if config.tied_embeddings:
             self.head.weight = self.token_embedding.weight
 
-    def new_past(self) -> list[Past]:
-        """Of no token, one for each layer."""
-        return [Past() for _ in self.layers]
+    def new_past(self) -> LayerPasts:
+        """Of no token."""
+        return LayerPasts(Past() for _ in self.layers)
 
     def forward(
         self,
         tokens_BT: Tensor,
         document_BT: Tensor | None = None,
         border_K: Tensor | None = None,
-        past: list[Past] | None = None,
+        past: LayerPasts | None = None,
         scoring: Scoring | None = None,
     ) -> Any:
         """Token numbers (B, T), and the document that each belongs to -> logits (B, T, V), or with a scoring its scores.

@@ -142,7 +142,18 @@ class MultilabelConfig(_OfLabels, _MayLackLabels):
     al. 2017, arXiv:1708.02002)."""
 
 
-class CausalLmConfig(_Asked):
+class _Writes(ObjectiveConfig):
+    """An objective whose models write texts."""
+
+    beams: Count = 1
+    """Texts that are gone on with at a time where one is written (in samples, ``predict`` and the logged model, and where evaluation writes): a
+    beam search. 1: none; ``causal_lm`` draws, ``sequence_to_sequence`` takes the likeliest token each time."""
+    length_penalty: NotNegative = 1.0
+    """With beams: a text is worth its logarithmic probability over its tokens to this power. 0 compares sums, which favors
+    short texts; 1 means."""
+
+
+class CausalLmConfig(_Asked, _Writes):
     """Cross-entropy of each next token; metrics: accuracy; perplexity is exp(loss)."""
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy",)
@@ -189,7 +200,7 @@ class MaskedLmConfig(_Asked):
     """Tokens that are never predicted. Default: the tokenizer's."""
 
 
-class SequenceToSequenceConfig(_Asked):
+class SequenceToSequenceConfig(_Asked, _Writes):
     """Cross-entropy of each token of a target, from the source and the target's tokens before it (Sutskever et al. 2014,
     arXiv:1409.3215); metrics: accuracy, of tokens; evaluation's loss is without smoothing, so perplexity is exp(loss).
     """
@@ -206,12 +217,6 @@ class SequenceToSequenceConfig(_Asked):
     token by token; ``bleu`` (Papineni et al. 2002) and ``chrf`` (Popovic 2015) of the texts that are
     written, 0 to 100, as sacrebleu computes them (install ``trainwright[text]``). With any but perplexity each evaluation writes a text
     for each sample."""
-    beams: Count = 1
-    """Texts that are gone on with at a time where one is written (in evaluation, samples, ``predict`` and the logged model); 1 takes the
-    likeliest token each time."""
-    length_penalty: NotNegative = 1.0
-    """With beams: a text is worth its logarithmic probability over its tokens to this power. 0 compares sums, which favors
-    short texts; 1 means."""
     start_token: Annotated[int, Field(ge=0)] | None = None
     """Token that a decoder begins with. Default: the architecture's, where its weights were trained with one, else the data's."""
     end_token: Annotated[int, Field(ge=0)] | None = None

@@ -6,7 +6,7 @@ Shapes: B samples, T tokens of the prompt, N tokens drawn or written, V vocabula
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.models.objectives.beam_search import likeliest_written
-from orchestrator.models.objectives.reading_on import ReadingOn, Remembering
+from orchestrator.models.objectives.reading_on import GoingOn, ReadingOn
 
 _FINEST = 1 << 40
 """Parts of a probability that are told apart; those of a whole vocabulary add up within an int64."""
@@ -33,11 +33,8 @@ def continued(
 ) -> Tensor:
     """The prompts with N tokens more, (B, T + N) int64. Nothing waits for the device, and every rank calls the model N times.
 
-    A model that remembers (see ``Remembering``) reads each token once while the text fits into its context. Beyond, each
-    token moves all others by one place, so the window is read anew; so does a model that does not remember.
-
     Args:
-        model: Takes tokens (B, at most context) to logits (B, as many, V).
+        model: See ``GoingOn``.
         prompt_BT: At least one token each.
         chance_BN: Uniform numbers in [0, 1), one for each token drawn.
         context: Tokens that the model reads at once.
@@ -46,20 +43,53 @@ def continued(
     """
     prompt = prompt_BT.shape[1]
     text_BT = F.pad(prompt_BT.long(), (0, chance_BN.shape[1]))
-    past, read = None, 0
+    decoder = GoingOn(model, context=context, packed=packed)
     with _uncompiled():
         for end in range(prompt, text_BT.shape[1]):
-            begin = max(0, end - context)
-            if isinstance(model, Remembering):
-                if past is None or begin:
-                    past, read = model.new_past(), begin
-                logits_BTV = model(text_BT[:, read:end], past=past)
-                read = end
-            else:
-                window_BT = text_BT[:, begin:end]
-                logits_BTV = model(window_BT, *((torch.zeros_like(window_BT),) if packed else ()))
-            text_BT[:, end] = drawn(logits_BTV[:, -1], chance_BN[:, end - prompt], temperature)
+            logits_BV = decoder.next_logits(text_BT[:, :end])
+            text_BT[:, end] = drawn(logits_BV, chance_BN[:, end - prompt], temperature)
     return text_BT
+
+
+@torch.no_grad()
+def likeliest_continued(
+    model: nn.Module,
+    prompt_BT: Tensor,
+    *,
+    tokens: int,
+    ends: Sequence[int],
+    context: int,
+    packed: bool = False,
+    beams: int,
+    length_penalty: float,
+    until_ended: bool = False,
+) -> Tensor:
+    """The prompts with the best N tokens more that a beam search finds, (B, T + N) int64. Every rank calls the model N times, and
+    nothing waits for the device, unless ``until_ended``.
+
+    Args:
+        model: See ``GoingOn``.
+        prompt_BT: At least one token each.
+        tokens: N.
+        ends: See ``likeliest_written``.
+        context: Tokens that the model reads at once.
+        packed: Whether it also takes each token's document.
+        beams: Texts that are gone on with at a time, for each prompt.
+        length_penalty: See ``likeliest_written``; the prompt's tokens do not count.
+        until_ended: See ``likeliest_written``.
+    """
+    decoder = GoingOn(model, context=context, packed=packed, chooses=True)
+    with _uncompiled():
+        more_BN = likeliest_written(
+            decoder,
+            prompt_BT.long(),
+            tokens=tokens,
+            ends=ends,
+            beams=beams,
+            length_penalty=length_penalty,
+            until_ended=until_ended,
+        )
+    return torch.cat((prompt_BT.long(), more_BN), dim=1)
 
 
 @torch.no_grad()
@@ -97,10 +127,9 @@ def written(
             return _greedily_written(decoder, tokens=tokens, start=start, end=end, until_ended=until_ended)
         return likeliest_written(
             decoder,
-            decoder.rows,
+            torch.full((decoder.rows, 1), start, dtype=torch.int64, device=decoder.device),
             tokens=tokens,
-            start=start,
-            end=end,
+            ends=(end,),
             beams=beams,
             length_penalty=length_penalty,
             until_ended=until_ended,

@@ -25,8 +25,8 @@ from orchestrator.models.configs import (
     RecurrentConfig,
 )
 from orchestrator.models.language_head import Score, Scoring
-from orchestrator.models.objectives.common import OnePhase, forward
-from orchestrator.models.objectives.generation import continued
+from orchestrator.models.objectives.common import OnePhase, check_beams, forward
+from orchestrator.models.objectives.generation import continued, likeliest_continued
 
 SAMPLE_TEXTS = 4
 """Samples of text at a time, at most."""
@@ -58,6 +58,8 @@ class CausalLm(OnePhase):
         self._tensors = dict(config.input_tensors(objective))
         self._by_name = config.inputs_by_name
         self._packed = objective.packed
+        check_beams(objective.beams, config.vocabulary)
+        self._beams, self._length_penalty = objective.beams, objective.length_penalty
         self._reads_borders = config.reads_borders
         self._context = config.context
         document = self._tensors.pop("document", None)
@@ -144,10 +146,22 @@ class CausalLm(OnePhase):
         count = min(count, SAMPLE_TEXTS)
         shortest = int(batch["length"][:count].min()) if "length" in batch else PROMPT_TOKENS
         prompt_BT = batch["tokens"][:count, : max(1, min(PROMPT_TOKENS, shortest))]
-        chance_BN = uniform_from(batch["sample_seed"][:count], (SAMPLE_TOKENS,), salt=3)
-        text_BT = continued(
-            modules["model"], prompt_BT, chance_BN, context=self._context, packed=self._packed
-        )
+        if self._beams > 1:
+            text_BT = likeliest_continued(
+                modules["model"],
+                prompt_BT,
+                tokens=SAMPLE_TOKENS,
+                ends=(),
+                context=self._context,
+                packed=self._packed,
+                beams=self._beams,
+                length_penalty=self._length_penalty,
+            )
+        else:
+            chance_BN = uniform_from(batch["sample_seed"][:count], (SAMPLE_TOKENS,), salt=3)
+            text_BT = continued(
+                modules["model"], prompt_BT, chance_BN, context=self._context, packed=self._packed
+            )
         return [Sample(f"text_{index}", "text", text.cpu().numpy()) for index, text in enumerate(text_BT)]
 
 

@@ -18,7 +18,7 @@ from orchestrator.errors import SpecError
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, weights_of
 from orchestrator.models.configs import FamilyConfig, SequenceToSequenceConfig
 from orchestrator.models.metrics import Statistics
-from orchestrator.models.objectives.common import OnePhase, forward
+from orchestrator.models.objectives.common import OnePhase, check_beams, forward
 from orchestrator.models.objectives.generation import written
 from orchestrator.models.text_scores import TEXT_SCORES, WRITTEN
 
@@ -48,6 +48,7 @@ class SequenceToSequence(OnePhase):
         self._start, self._end = objective.start_token, objective.end_token
         self._by_name = config.inputs_by_name
         self._smoothing = objective.label_smoothing
+        check_beams(objective.beams, self._target.below)
         self._beams, self._length_penalty = objective.beams, objective.length_penalty
         self._counts_matches = "exact_match" in objective.metrics
         self._shows_written = any(name in TEXT_SCORES for name in objective.metrics)

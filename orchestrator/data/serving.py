@@ -177,10 +177,16 @@ class Inputs(Section):
             raise DataError("a text to go on from needs at least one character")
         return np.array([tokenizer.specials[END]], dtype=np.int64)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens of which any ends what a language model writes."""
+        tokenizer = tokenizer_from_json(target_definition(self.learned))
+        known = (tokenizer.specials.get(END), self.learned.get("answer_end"))
+        return tuple(dict.fromkeys(one for one in known if one is not None))
+
     def written(self, tokens: Sequence[int]) -> str:
         """What a language model wrote, up to its end token, as text."""
-        tokenizer = tokenizer_from_json(target_definition(self.learned))
-        ends = {tokenizer.specials.get(END), self.learned.get("answer_end")}
+        tokenizer, ends = tokenizer_from_json(target_definition(self.learned)), self.ends
         drawn = list(tokens)
         return tokenizer.decode(
             drawn[: next((place for place, one in enumerate(drawn) if one in ends), None)]

@@ -116,6 +116,11 @@ def make_task(
         raise SpecError(
             f"--tokens, --seed and --temperature are for models that write text; {plan.run_id} was trained with {kind}"
         )
+    if (seed, temperature) != (None, None) and (beams := getattr(plan.job.objective, "beams", 1)) > 1:
+        raise SpecError(
+            f"--seed and --temperature: {plan.run_id} was trained with objective.beams: {beams} and writes what a beam search finds; it"
+            " draws none"
+        )
     if (seed, temperature) != (None, None) and kind == "sequence_to_sequence":
         raise SpecError(
             f"--seed and --temperature: {plan.run_id} was trained with {kind} and writes the likeliest tokens; it draws none"

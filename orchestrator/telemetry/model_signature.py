@@ -32,11 +32,9 @@ def signature_of(job: ResolvedJob, inputs: Inputs, example: Sequence[Mapping[str
     taken = Schema([column(name, named=len(columns) > 1 or not inputs.columns) for name in columns])
     params = [ParamSpec("raw", "boolean", False)]
     if job.objective.kind == "causal_lm":
-        params = [
-            ParamSpec("tokens", "long", TOKENS),
-            ParamSpec("seed", "long", 0),
-            ParamSpec("temperature", "double", 1.0),
-        ]
+        params = [ParamSpec("tokens", "long", TOKENS)]
+        if job.objective.beams == 1:  # a beam search draws none
+            params += [ParamSpec("seed", "long", 0), ParamSpec("temperature", "double", 1.0)]
     if job.objective.kind == "sequence_to_sequence":
         params = [ParamSpec("tokens", "long", TOKENS)]
     return ModelSignature(taken, _answered(job, inputs), ParamSchema(params))

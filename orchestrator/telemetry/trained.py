@@ -13,9 +13,14 @@ from torch import nn
 from orchestrator.data import Inputs
 from orchestrator.data.preparations.text_columns import strings_of
 from orchestrator.errors import DataError
-from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, SequenceToSequenceConfig
+from orchestrator.models.configs import (
+    CausalLmConfig,
+    FamilyConfig,
+    ObjectiveConfig,
+    SequenceToSequenceConfig,
+)
 from orchestrator.models.objectives.common import forward
-from orchestrator.models.objectives.generation import continued, written
+from orchestrator.models.objectives.generation import continued, likeliest_continued, written
 from orchestrator.spec.preparations import Conversations, Windows
 from orchestrator.telemetry.answers import TOKENS, WRITERS, answer, forecast_table, reconstruction_errors
 
@@ -117,7 +122,7 @@ class Trained:
             texts: each by itself; of conversations see ``Inputs.prompt``.
             tokens: written of each at most.
             seed: of what is drawn; the answer to a text depends on it and on the text's number. A decoder takes the likeliest
-                token each time.
+                token each time, and a beam search draws none.
             first: number of the first text.
             temperature: at which it draws; 0: the likeliest token each time.
             where: (place in texts) -> words that say where it is, for messages.
@@ -133,18 +138,36 @@ class Trained:
                 prompt = self._tensor(self.inputs.prompt(text))[None]
             except DataError as error:
                 raise DataError(f"{where(number - first)}: {error}" if where else str(error)) from None
-            drawn = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed + number))
-            chance = drawn.to(self._device)
-            whole = continued(
-                self._module,
-                prompt,
-                chance,
-                context=self._context,
-                packed=self._packed,
-                temperature=temperature,
-            )
+            whole = self._gone_on(prompt, tokens, seed + number, temperature)
             texts_written.append(self.inputs.written(whole[0, prompt.shape[1] :].tolist()))
         return texts_written
+
+    def _gone_on(self, prompt_1T: torch.Tensor, tokens: int, seed: int, temperature: float) -> torch.Tensor:
+        """The prompt and what is drawn after it, or found by a beam search."""
+        objective = self._objective
+        assert isinstance(objective, CausalLmConfig)
+        if objective.beams > 1:
+            return likeliest_continued(
+                self._module,
+                prompt_1T,
+                tokens=tokens,
+                ends=self.inputs.ends,
+                context=self._context,
+                packed=self._packed,
+                beams=objective.beams,
+                length_penalty=objective.length_penalty,
+                until_ended=True,
+            )
+        drawn = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed))
+        chance = drawn.to(self._device)
+        return continued(
+            self._module,
+            prompt_1T,
+            chance,
+            context=self._context,
+            packed=self._packed,
+            temperature=temperature,
+        )
 
     def _made_of(self, texts: Sequence[str], tokens: int) -> Iterator[str]:
         objective = self._objective

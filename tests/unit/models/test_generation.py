@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.models import build_modules
 from orchestrator.models.configs import CausalLmConfig, GptConfig, GruConfig, LstmConfig, RnnConfig
-from orchestrator.models.objectives.generation import continued, drawn
+from orchestrator.models.huggingface import save_huggingface
+from orchestrator.models.objectives.generation import continued, drawn, likeliest_continued
 
 VOCABULARY, CONTEXT = 23, 16
 _TEXT: dict[str, Any] = {"vocabulary": VOCABULARY, "context": CONTEXT}
@@ -82,3 +85,52 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     assert (tokens.bincount(minlength=4) / count - likely).abs().max() < 2e-4
     assert drawn(likely.log()[None], torch.tensor([0.99999994]), 1.0).item() == 3
     assert drawn(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([0.0]), 0.0).item() == 1
+
+
+@pytest.mark.parametrize(("beams", "penalty"), [(3, 1.0), (4, 0.0), (2, 2.0)])
+def test_beams_go_on_as_those_of_transformers(tmp_path: Path, beams: int, penalty: float) -> None:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    config = GptConfig(**{**_TEXT, "context": 24}, layers=2, heads=2, width=16, feedforward="gelu_tanh")
+    modules = build_modules(config, CausalLmConfig())
+    with torch.no_grad():
+        for parameter in modules["model"].parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    save_huggingface(str(tmp_path), config, modules)
+    network = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    prompt = torch.randint(0, VOCABULARY, (8, 5), generator=torch.Generator().manual_seed(1))
+    for ends in ((1,), (1, 7)):
+        theirs = network.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, num_beams=beams,
+            length_penalty=penalty, early_stopping="never", eos_token_id=list(ends), pad_token_id=ends[0],
+        )  # fmt: skip
+        options: Any = {"tokens": 12, "ends": ends, "context": 24, "beams": beams, "length_penalty": penalty}
+        model = modules["model"].eval()
+        ours = likeliest_continued(model, prompt, **options)
+        assert torch.equal(F.pad(theirs, (0, 17 - theirs.shape[1]), value=ends[0]), ours)
+        assert torch.equal(ours, likeliest_continued(model, prompt, **options, until_ended=True))
+        assert torch.equal(ours, likeliest_continued(Forgetful(model), prompt, **options))
+        greedy = continued(model, prompt, torch.zeros(8, 12), context=24, temperature=0.0)
+        assert not torch.equal(ours, greedy)
+
+
+def test_beams_without_an_end_find_the_likeliest_text_of_so_many_tokens(model: nn.Module) -> None:
+    prompt = torch.randint(0, VOCABULARY, (1, 4), generator=torch.Generator().manual_seed(2))
+    every = torch.cartesian_prod(torch.arange(VOCABULARY), torch.arange(VOCABULARY))
+    with torch.no_grad():
+        texts = torch.cat((prompt.expand(len(every), -1), every), dim=1)
+        likely = model(texts[:, :-1])[:, -2:].log_softmax(-1).gather(2, every[:, :, None]).sum((1, 2))
+    # as many beams as there are tokens keep all texts of one token
+    options: Any = {"ends": (), "context": CONTEXT, "beams": VOCABULARY, "length_penalty": 1.0}
+    found = likeliest_continued(model, prompt, tokens=2, **options)
+    assert torch.equal(found[0, 4:], every[likely.argmax()])
+
+
+def test_beams_read_what_fits_into_the_context(model: nn.Module) -> None:
+    prompt = torch.randint(0, VOCABULARY, (3, CONTEXT - 2), generator=torch.Generator().manual_seed(2))
+    options: Any = {"tokens": 8, "ends": (1,), "context": CONTEXT, "beams": 3, "length_penalty": 1.0}
+    assert torch.equal(
+        likeliest_continued(model, prompt, **options),
+        likeliest_continued(Forgetful(model), prompt, **options),
+    )

@@ -105,6 +105,7 @@ def chat(tmp_path_factory):
         folder,
         {
             "model": {"family": "gpt", "size": "debug", "context": 12},
+            "objective": {"kind": "causal_lm", "beams": 2},
             "data": {
                 "train": {"kind": "jsonl", "path": "chats.jsonl"},
                 "eval": {"kind": "split", "fraction": 0.2},
@@ -138,6 +139,10 @@ def test_a_question_is_answered_by_the_logged_model_and_by_predict(chat, tmp_pat
     assert PartWriter(chat.task(tmp_path / "new.jsonl", tmp_path / "out", tokens=3)).write(0) == 2
     (file,) = (tmp_path / "out").glob("*.parquet")
     assert pq.read_table(file).to_pydict() == {"continuation": ["blue", "blue"]}
+    with pytest.raises(
+        SpecError, match=r"objective\.beams: 2 and writes what a beam search finds; it draws none"
+    ):
+        chat.task(tmp_path / "new.jsonl", tmp_path / "out", temperature=0.5)
     (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": ""}]}\n')
     with pytest.raises(
         DataError, match=r"bad\.jsonl, row 0: the conversation has a message 0 whose content is empty"
