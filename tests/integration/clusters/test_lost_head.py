@@ -64,12 +64,12 @@ def two_nodes(profile):
 
 def kill_head(nodes, *, spared=()):
     """SIGKILL to all processes of the head's machine, but those that are spared."""
-    head = psutil.Process(nodes.processes[0].pid)
+    head = psutil.Process(nodes.head_process.pid)
     for process in (head, *head.children(recursive=True)):
         if process.pid not in spared:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-    nodes.processes[0].wait(20)
+    nodes.head_process.wait(20)
 
 
 def driver_of(profile):
