@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from orchestrator.clusters.shared.uploads.target import UploadTarget
 from orchestrator.planning.plan import Plan
 from orchestrator.runs import RunStatus
 from orchestrator.section import Section
@@ -96,6 +97,12 @@ class Cluster(Protocol):
     def storage(self, below: str = "") -> Store:
         """Where the cluster's ``runs`` and ``cache`` lie, or a folder below that. Raises InfrastructureError where this
         process can't reach it.
+        """
+        ...
+
+    def upload_target(self, place: str, *, replace: bool) -> UploadTarget:
+        """What takes data of a person's to a place that its jobs read. Raises SpecError where they read it where it lies
+        already, InfrastructureError where nothing of this machine's reaches the place.
         """
         ...
 

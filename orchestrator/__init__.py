@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orchestrator.planning.plan import Plan
     from orchestrator.runs import EndReason, RunState, RunStatus
-    from orchestrator.sdk import Run, attach, delete, list_runs, make_plan, prune, submit, usage
+    from orchestrator.sdk import Run, attach, delete, list_runs, make_plan, prune, submit, upload, usage
     from orchestrator.spec.job import JobSpec
     from orchestrator.spec.load import load_profile, load_spec
     from orchestrator.spec.profile import ClusterProfile
@@ -39,6 +39,7 @@ _PUBLIC = {
     "make_plan": "orchestrator.sdk",
     "prune": "orchestrator.sdk",
     "submit": "orchestrator.sdk",
+    "upload": "orchestrator.sdk",
     "usage": "orchestrator.sdk",
 }
 
@@ -58,6 +59,7 @@ __all__ = [
     "make_plan",
     "prune",
     "submit",
+    "upload",
     "usage",
 ]
 

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.packages import problem_with
 from orchestrator.clusters.shared.run_records import is_reachable_from_here
 from orchestrator.clusters.shared.submitted import recall, remember
+from orchestrator.clusters.shared.uploads.send import Uploaded, list_source, place_for, send
 from orchestrator.errors import (
     CheckpointError,
     InfrastructureError,
@@ -346,6 +347,42 @@ def prune(
     if not dry_run:
         housekeeping.prune(backend, found)
     return found
+
+
+def upload(
+    source: str | os.PathLike[str],
+    cluster: str | ClusterProfile,
+    *,
+    to: str | None = None,
+    replace: bool = False,
+    on_sent: Callable[[int, int], None] | None = None,
+) -> Uploaded:
+    """Put a folder or a file where the jobs of a cluster read it: under its name there is nothing before all is there. Of one
+    that was cut off, a claim or a shared folder keeps what has arrived, and the same call goes on with it.
+
+    Args:
+        source: folder or file of this machine.
+        cluster: as for ``make_plan``.
+        to: a path below ``data/`` in the cluster's storage, or a whole one in there or in a claim that jobs may write to.
+            Default: the source's name.
+        replace: whether what is there under the name gives way.
+        on_sent: called with the bytes that are there and those of all.
+
+    Raises:
+        SpecError: the name is taken, or the folder can't be sent: a link out of it, say.
+        NotFoundError: there is no such folder or file.
+        InfrastructureError: no right, no room, or the connection was lost.
+    """
+    profile, at = _profile(cluster), Path(source).expanduser().absolute()
+    files = list_source(at)
+    place = place_for(profile, at.name, to)
+    target = open_cluster(profile).upload_target(place, replace=replace)
+    try:
+        sent = send(files, target, on_sent or (lambda done, total: None))
+    finally:
+        target.close()
+    total = sum(file.size_bytes for file in files.values())
+    return Uploaded(path=place, files=len(files), bytes=total, sent_bytes=sent)
 
 
 class Run(StoredRun):

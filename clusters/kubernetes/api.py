@@ -8,12 +8,13 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from orchestrator.clusters.kubernetes.errors import GoneError, QuotaNotCountedError, refusal
 from orchestrator.clusters.kubernetes.login import connect
+from orchestrator.clusters.kubernetes.pod_command import PodCommand
 from orchestrator.clusters.shared.connection import connection_problem
 from orchestrator.clusters.shared.patience import Patience, retry_after_seconds, worth_another_try
 from orchestrator.errors import InfrastructureError, NotFoundError
@@ -219,6 +220,28 @@ class KubernetesApi:
     def pods(self, selector: str) -> list[dict[str, Any]]:
         """All pods with some labels."""
         return self._pages("pods", self._core().list_namespaced_pod, self.namespace, label_selector=selector)
+
+    def create_pod(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Create it."""
+        return self._call("create", "pods", self._core().create_namespaced_pod, self.namespace, body)
+
+    def pod(self, name: str) -> dict[str, Any]:
+        """One pod."""
+        return self._call("get", "pods", self._core().read_namespaced_pod, name, self.namespace)
+
+    def delete_pod(self, name: str) -> None:
+        """Remove it; no matter if it is gone already."""
+        try:
+            self._call("delete", "pods", self._core().delete_namespaced_pod, name, self.namespace)
+        except NotFoundError:
+            return
+
+    def run_in_pod(
+        self, pod: str, command: Sequence[str], on_close: Callable[[], None] = lambda: None
+    ) -> PodCommand:
+        """Start a command in a pod's only container, with its input and output at hand."""
+        # of its own: the client's way to a stream puts another call in the place of the one that all threads share
+        return PodCommand(self.profile, connect(self.profile), pod, command, on_close)
 
     def pod_log(
         self,

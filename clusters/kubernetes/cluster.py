@@ -31,6 +31,7 @@ from orchestrator.clusters.kubernetes.request import (
     stop_patch,
 )
 from orchestrator.clusters.kubernetes.run_log import EARLIER, News, parse_rank_line
+from orchestrator.clusters.kubernetes.short_pod import ShortPod
 from orchestrator.clusters.kubernetes.status import half_sent, rayjob_to_status
 from orchestrator.clusters.shared.launches import (
     folder_of,
@@ -47,6 +48,9 @@ from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name
 from orchestrator.clusters.shared.stores import ExplainedStore
+from orchestrator.clusters.shared.uploads import wire
+from orchestrator.clusters.shared.uploads.bucket import BucketTarget
+from orchestrator.clusters.shared.uploads.target import UploadTarget
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord, driver_log_name
@@ -76,6 +80,7 @@ class KubernetesCluster:
         self.profile = profile
         self._api = api or KubernetesApi(profile)
         self._is_object_store = is_uri(str(profile.storage))
+        self._short_pods: dict[str, ShortPod] = {}
 
     def render(self, plan: Plan) -> Request:
         """The RayJob that would be created. Reads the working directory, and nothing else."""
@@ -180,6 +185,24 @@ class KubernetesCluster:
                 f" kubectl --namespace {self._api.namespace} delete rayjob -l {RUN_LABEL}=RUN"
             )
         return ExplainedStore(f"{self.profile.storage}/{below}".rstrip("/"))
+
+    def upload_target(self, place: str, *, replace: bool) -> UploadTarget:
+        """The bucket, or a command in a pod that mounts the claim in which the place lies."""
+        if is_uri(place):
+            return BucketTarget(place, replace=replace)
+        command = self._short_pod_for(place).start(wire.COMMAND, is_last=True)
+        return wire.RemoteTarget(place, command, replace=replace)
+
+    def _short_pod_for(self, place: str) -> ShortPod:
+        """With the claim in which a path of the pods lies; the same one while this lives."""
+        options = self.profile.kubernetes
+        mounts = {one.path.rstrip("/"): one.claim for one in options.claims}
+        if not self._is_object_store:
+            mounts[str(self.profile.storage).rstrip("/")] = str(options.storage_claim)
+        path = next(path for path in mounts if f"{place}/".startswith(f"{path}/"))
+        if path not in self._short_pods:
+            self._short_pods[path] = ShortPod(self.profile, self._api, mounts[path], path)
+        return self._short_pods[path]
 
     def run_on_head(self, plan: Plan, command: Sequence[str], *, mark: str, seconds: float) -> str:
         """The line of a command's output that begins with ``mark``, behind the mark. The command takes the driver's

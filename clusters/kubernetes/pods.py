@@ -130,14 +130,7 @@ def _template(
         "automountServiceAccountToken": automount,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": round(plan.job.recovery.stop_grace),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": options.user,
-            "runAsGroup": options.group,
-            "fsGroup": options.group,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(profile),
         "containers": containers,
         "volumes": volumes,
     }
@@ -192,6 +185,51 @@ def _run_log_container(profile: ClusterProfile, launch: int) -> dict[str, Any]:
     }
 
 
+def files_template(profile: ClusterProfile, claim: str, path: str, seconds: int) -> dict[str, Any]:
+    """The spec of a pod that does nothing for so long but hold a claim, so that commands can be run where it is mounted."""
+    options, head = profile.kubernetes, profile.head
+    amounts = {"cpu": "100m", "memory": "256Mi"}
+    container: dict[str, Any] = {
+        "name": "files",
+        "image": profile.image,
+        "imagePullPolicy": options.image_pull_policy,
+        "command": ["sleep", str(seconds)],
+        "env": _environment(profile),
+        "resources": {"requests": amounts, "limits": {"cpu": "1", "memory": "1Gi"}},
+        "securityContext": container_security(),
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "claim", "mountPath": path}],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": seconds,
+        "terminationGracePeriodSeconds": 1,  # sleep does not hear that it should end
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": pod_security(profile),
+        "containers": [container],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "claim", "persistentVolumeClaim": {"claimName": claim}},
+        ],
+    }
+    if options.packages:
+        container["volumeMounts"].append(
+            {"name": "packages", "mountPath": _PACKAGES_FOLDER, "readOnly": True}
+        )
+        spec["volumes"] += _package_volumes(options.packages)
+        spec["initContainers"] = [_packages_container(profile, options.packages, container)]
+    if options.service_account:
+        spec["serviceAccountName"] = options.service_account
+    if profile.secrets.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in profile.secrets.image_pull_secrets]
+    if head.labels:
+        spec["nodeSelector"] = dict(head.labels)
+    if head.tolerations:
+        spec["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in head.tolerations]
+    return spec
+
+
 def _package_volumes(packages: Packages) -> list[dict[str, Any]]:
     claim = {"persistentVolumeClaim": {"claimName": packages.claim}} if packages.claim else {"emptyDir": {}}
     sources = [{"configMap": {"name": name}} for name in packages.config_maps]
@@ -219,12 +257,7 @@ def _packages_container(profile: ClusterProfile, packages: Packages, ray: dict[s
 
 
 def _container(profile: ClusterProfile, name: str) -> dict[str, Any]:
-    environment: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]
-    if packages := profile.kubernetes.packages:
-        path = f"{_PACKAGES_FOLDER}/{packages.key}/bin:{_SEARCHED}"
-        environment += [
-            {"name": name, "value": value} for name, value in {"PATH": path, **_AS_OUR_IMAGES}.items()
-        ]
+    environment = _environment(profile)
     if profile.secrets.mlflow_secret:
         environment += [
             {
@@ -257,8 +290,28 @@ def _container(profile: ClusterProfile, name: str) -> dict[str, Any]:
     return container
 
 
+def _environment(profile: ClusterProfile) -> list[dict[str, Any]]:
+    """What every container of ours needs to find Python and a folder to write to."""
+    environment = {"HOME": "/tmp"}
+    if packages := profile.kubernetes.packages:
+        environment |= {"PATH": f"{_PACKAGES_FOLDER}/{packages.key}/bin:{_SEARCHED}", **_AS_OUR_IMAGES}
+    return [{"name": name, "value": value} for name, value in environment.items()]
+
+
 def _mounts_storage(profile: ClusterProfile) -> bool:
     return not is_uri(str(profile.storage)) and bool(profile.kubernetes.storage_claim)
+
+
+def pod_security(profile: ClusterProfile) -> dict[str, Any]:
+    """Security context of every pod."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": profile.kubernetes.user,
+        "runAsGroup": profile.kubernetes.group,
+        "fsGroup": profile.kubernetes.group,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def container_security() -> dict[str, Any]:

@@ -39,6 +39,7 @@ from orchestrator.clusters.shared.log_lines import GrowingFile, some_lines
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
 from orchestrator.clusters.shared.stores import ExplainedStore
+from orchestrator.clusters.shared.uploads.target import UploadTarget
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.gpus import visible_gpus
 from orchestrator.planning.plan import Plan
@@ -166,6 +167,12 @@ class LocalCluster:
     def storage(self, below: str = "") -> Store:
         """The home, or the profile's storage."""
         return ExplainedStore(str(self._runs.parent / below))
+
+    def upload_target(self, place: str, *, replace: bool) -> UploadTarget:
+        """None: a run here reads a person's files where they lie."""
+        raise SpecError(
+            f"cluster {self.profile.name} is this machine, so nothing is uploaded: write the folder itself into data.path"
+        )
 
     def ping(self) -> str:
         """This machine's cores and GPUs."""

@@ -35,12 +35,15 @@ from orchestrator.clusters.shared.run_records import (
 )
 from orchestrator.clusters.shared.safe_names import submission_id
 from orchestrator.clusters.shared.stores import ExplainedStore, RemoteStore
+from orchestrator.clusters.shared.uploads.bucket import BucketTarget
+from orchestrator.clusters.shared.uploads.folder import FolderTarget
+from orchestrator.clusters.shared.uploads.target import UploadTarget
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord, plan_name
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
-from orchestrator.storage import Store
+from orchestrator.storage import Store, is_uri
 
 _READERS = 16
 """Records read at once for a list."""
@@ -149,6 +152,18 @@ class RayJobsCluster:
         if is_reachable_from_here(str(self.profile.storage)):
             return ExplainedStore(place)
         return RemoteStore(place, self.run_on_head)
+
+    def upload_target(self, place: str, *, replace: bool) -> UploadTarget:
+        """A bucket, or a folder that this machine shares with the nodes."""
+        storage = str(self.profile.storage)
+        if is_uri(storage):
+            return BucketTarget(place, replace=replace)
+        if not is_reachable_from_here(storage):
+            raise InfrastructureError(
+                f"cluster {self.profile.name}: {storage} is a folder that only its nodes reach; mount it here under that path,"
+                f" or copy the data to {place} on a node"
+            )
+        return FolderTarget(place, replace=replace)
 
     def ping(self) -> str:
         """Ray's and Python's version on the cluster. Says also where they don't go with this client's."""

@@ -13,6 +13,7 @@ from pyarrow import fs
 from orchestrator.data.files import FileFacts, locate, retrying
 from orchestrator.errors import DataError
 from orchestrator.storage import split_scheme
+from orchestrator.storage.uris import UNFINISHED_UPLOAD
 
 _PACKED = {
     ".gz": "gunzip",
@@ -106,10 +107,18 @@ def _matching(system: fs.FileSystem, pattern: str, prefix: str, inner: str) -> l
 def _files_below(system: fs.FileSystem, root: str, pattern: str, prefix: str) -> list[FileFacts]:
     try:
         found = retrying(lambda: system.get_file_info(fs.FileSelector(root, recursive=True)), pattern)
+        _refuse_unfinished(found, pattern)
         return [_facts(one, prefix) for one in found if one.type == fs.FileType.File]
     except UnicodeDecodeError as error:
         name = error.object.decode("utf-8", errors="replace")
         raise DataError(f"{pattern}: a file's name is not UTF-8 ({name!r}); rename it") from error
+
+
+def _refuse_unfinished(found: list[fs.FileInfo], pattern: str) -> None:
+    if any(one.base_name == UNFINISHED_UPLOAD for one in found):
+        raise DataError(
+            f"{pattern}: an upload to it has not ended, so files are missing; do the same trainwright upload again"
+        )
 
 
 def _fixed_part(pattern: str) -> str:

@@ -29,3 +29,7 @@ def absolute(place: str, base_dir: str) -> str:
     if is_uri(place):
         return place
     return os.path.normpath(os.path.join(base_dir, os.path.expanduser(place)))  # noqa: PTH111, PTH118
+
+
+UNFINISHED_UPLOAD = ".trainwright-upload"
+"""Name of the object that says, in each folder of an upload into an object store, that not all of it is there."""

@@ -12,9 +12,7 @@ import chart_readme
 import pytest
 import yaml
 from chartkit.combinations import COMBINATIONS, FILES
-from chartkit.helm import CHART, IMAGE, REPO, find, helm, render, values_file, work_copy
-from chartkit.podsecurity import violations
-from chartkit.strict import errors
+from chartkit.helm import CHART, IMAGE, REPO, helm, render, values_file, work_copy
 
 
 def test_the_readme_is_current():
@@ -150,20 +148,6 @@ def test_each_command_of_docs_and_notes_names_what_there_is(where):
 )  # fmt: skip
 def test_a_command_that_names_nothing_is_found(line, problem):
     assert problem_of(line, [], set()) == problem
-
-
-def test_the_pod_that_takes_data_is_admitted_and_holds_the_release_s_claim():
-    pod = yaml.safe_load((REPO / "docs" / "files" / "data-pod.yaml").read_text(encoding="utf-8"))
-    assert errors(pod) == ()
-    assert violations(pod) == []
-    [volume] = pod["spec"]["volumes"]
-    objects = render(values_file("presets/laptop.yaml"))
-    assert find(objects, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
-    deployment = find(objects, "Deployment", "train-mlflow")
-    assert (
-        pod["spec"]["containers"][0]["image"]
-        == deployment["spec"]["template"]["spec"]["containers"][0]["image"]
-    )
 
 
 OPEN = {

@@ -7,13 +7,14 @@ import re
 import pytest
 from chartkit.combinations import COMBINATIONS, FILES, GPU_GROUPS, render_combination
 from chartkit.flows import Pod, connects
-from chartkit.helm import REPO, find, pod_templates, render
+from chartkit.helm import REPO, find, pod_templates, render, values_file
 from chartkit.jobs import plan_for, profile_of
 from chartkit.podsecurity import violations
 from chartkit.quotas import quantity, rayjob_demand
 from chartkit.strict import errors, has_crd
 
 from orchestrator.clusters.kubernetes.request import plan_to_config_map, plan_to_rayjob
+from orchestrator.clusters.kubernetes.short_pod import short_pod
 
 NAMES = [*sorted(COMBINATIONS)[::5], *sorted(FILES)]
 
@@ -140,12 +141,31 @@ def test_the_submitters_role_covers_what_the_client_asks_for():
         ("get", "apis/ray.io"),
     }  # everyone may
     assert ("create", "rayjobs.ray.io") in pairs or ("get", "rayjobs.ray.io") in pairs
-    role = find(render({"kueue": {"enabled": True}}), "Role", "train-submitter")
-    granted = {
+    objects = render({"kueue": {"enabled": True}})
+    granted = rights_of(find(objects, "Role", "train-submitter"))
+    of_storage = {("create", "pods"), ("delete", "pods"), ("get", "pods"), ("list", "pods")}
+    assert of_storage | {("get", "pods/exec"), ("create", "pods/exec")} == rights_of(
+        find(objects, "Role", "train-storage")
+    )
+    assert pairs <= granted | of_storage, pairs - granted
+    assert not granted & {("create", "pods"), ("delete", "pods")}
+
+
+def rights_of(role):
+    return {
         (verb, f"{resource}.{group}" if group else resource)
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert pairs <= granted, pairs - granted
+
+
+def test_the_pod_that_takes_an_upload_is_admitted_and_holds_the_release_s_claim():
+    objects = render(values_file("presets/laptop.yaml"))
+    profile = profile_of(objects)
+    options = profile.kubernetes
+    pod = short_pod(profile, "trainwright-files-1", str(options.storage_claim), str(profile.storage))
+    assert errors(pod) == ()
+    assert violations(pod) == []
+    assert find(objects, "PersistentVolumeClaim", str(options.storage_claim))

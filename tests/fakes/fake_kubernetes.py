@@ -7,6 +7,7 @@ import re
 import uuid
 
 import crd_schema
+from exec_stream import run_over
 from programmable_server import Answer, Asked, ProgrammableServer
 
 _COLLECTIONS = {
@@ -20,7 +21,7 @@ _COLLECTIONS = {
 }
 _PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)"
-    r"(?:/(?P<name>[^/]+))?(?P<sub>/log|/status)?$"
+    r"(?:/(?P<name>[^/]+))?(?P<sub>/log|/status|/exec|/portforward)?$"
 )
 
 
@@ -47,6 +48,15 @@ class FakeKubernetes(ProgrammableServer):
         """(verb, resource) that the user has no right to."""
         self.has_kuberay = True
         self.page_size = None
+        self.status_of_new_pods = {
+            "phase": "Running",
+            "containerStatuses": [{"name": "files", "ready": True}],
+        }
+        """What a kubelet makes of a pod that is created."""
+        self.commands = []
+        """What was run in pods, as (pod, words)."""
+        self.cut_off_after_bytes = None
+        """Of the input of the next command in a pod."""
         self.on_watch = []
         """Answers to the next watches, instead of a watch."""
         self._versions = itertools.count(1)
@@ -134,6 +144,8 @@ class FakeKubernetes(ProgrammableServer):
                 201, {**asked.json, "status": {"allowed": (wanted["verb"], resource) not in self.denied}}
             )
         match = _PATH.fullmatch(asked.path)
+        if match and match["sub"] == "/exec":
+            return self._exec(match["name"], asked)
         if not match or match["plural"] not in _COLLECTIONS:
             return Answer(404, b"404 page not found\n", {"Content-Type": "text/plain"})
         if match["plural"].startswith("ray") and not self.has_kuberay:
@@ -191,6 +203,8 @@ class FakeKubernetes(ProgrammableServer):
         if name in self.objects[plural]:
             return status_object(409, "AlreadyExists", f'{plural} "{name}" already exists')
         body["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": "2026-01-02T03:04:05Z"}
+        if plural == "pods":
+            body["status"] = self.status_of_new_pods
         if asked.query.get("dryRun") != "All":
             self._store(plural, body, "ADDED")
         return Answer(201, body)
@@ -245,6 +259,19 @@ class FakeKubernetes(ProgrammableServer):
                         yield json.dumps({"type": kind, "object": body}).encode() + b"\n"
 
         return Answer(body=changes())
+
+    def _exec(self, pod, asked):
+        """A real process in the place of the one in the pod, whose claims are folders of this machine."""
+        if ("create", "pods/exec") in self.denied:
+            return status_object(
+                403, "Forbidden", 'pods "x" is forbidden: User "u" cannot create resource "pods/exec"'
+            )
+        if pod not in self.objects["pods"]:
+            return status_object(404, "NotFound", f'pods "{pod}" not found')
+        words = asked.queries["command"]
+        self.commands.append((pod, words))
+        limit, self.cut_off_after_bytes = self.cut_off_after_bytes, None
+        return Answer(101, body=lambda connection: run_over(connection, words, limit))
 
     def _log(self, pod, asked):
         if pod not in self.objects["pods"]:

@@ -45,6 +45,8 @@ def _s3(name: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
     patch.setenv("AWS_ACCESS_KEY_ID", "test")
     patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket=name)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=name)
+    client.close()
     yield
     server.stop()

@@ -1,5 +1,6 @@
 """A real HTTP server whose answers a test decides: what it is asked is kept, and faults are put before its routes."""
 
+import contextlib
 import json
 import re
 import sys
@@ -10,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from websockets_of_tests import Websocket
+
 
 @dataclass
 class Asked:
@@ -18,6 +21,8 @@ class Asked:
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes
+    queries: dict[str, list[str]] = field(default_factory=dict)
+    """The query where a name may be given again."""
 
     @property
     def json(self) -> Any:
@@ -28,7 +33,8 @@ class Asked:
 class Answer:
     status: int = 200
     body: Any = None
-    """Bytes as they are, anything else as JSON; an iterator is sent piece by piece as it comes (chunked)."""
+    """Bytes as they are, anything else as JSON; an iterator is sent piece by piece as it comes (chunked). With status 101 a
+    function that is given the connection when it has become a websocket, and speaks until it returns."""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -138,6 +144,7 @@ class ProgrammableServer:
             {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()},
             {name.lower(): value for name, value in handler.headers.items()},
             handler.rfile.read(int(handler.headers.get("Content-Length") or 0)),
+            parse_qs(parts.query, keep_blank_values=True),
         )
         with self.lock:
             self.asked.append(asked)
@@ -161,6 +168,12 @@ class ProgrammableServer:
         self._send(handler, answer)
 
     def _send(self, handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+        if answer.status == 101:
+            handler.close_connection = True
+            connection = Websocket(handler)
+            with contextlib.suppress(ConnectionError):
+                answer.body(connection)
+            return
         is_stream = hasattr(answer.body, "__next__")
         body = (
             b""

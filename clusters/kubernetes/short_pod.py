@@ -1,0 +1,133 @@
+"""A pod that lives for as long as a command here needs it, with a claim mounted that only pods reach."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.clusters.kubernetes.api import KubernetesApi
+from orchestrator.clusters.kubernetes.pod_command import PodCommand
+from orchestrator.clusters.kubernetes.pod_problems import pods_problem
+from orchestrator.clusters.kubernetes.pods import files_template
+from orchestrator.errors import InfrastructureError, NotFoundError, TrainwrightError
+from orchestrator.spec.profile import ClusterProfile
+
+SHORT_POD = "trainwright/short-pod"
+"""Label of all of them."""
+_LONGEST_SECONDS = 12 * 3600
+"""One whose command was killed ends by itself after so long; the next one removes what is left of it."""
+_START_SECONDS = 600.0
+_PROBLEM_SECONDS = 30.0
+"""What keeps it from running for so long is told, and waited for no longer."""
+
+
+class ShortPod:
+    """Runs commands where a claim is mounted. The pod is made for the first of them, and goes with ``close``, or where nobody
+    holds this any more.
+
+    Every method raises InfrastructureError where it can't run: with the right that is missing, or what Kubernetes says of it.
+    """
+
+    def __init__(
+        self, profile: ClusterProfile, api: KubernetesApi, claim: str, path: str, look_seconds: float = 0.5
+    ) -> None:
+        """
+        Args:
+            profile: of the cluster.
+            api: its API server.
+            claim: a PersistentVolumeClaim.
+            path: where it is mounted.
+            look_seconds: pause between two looks at a pod that starts.
+
+        """
+        self._profile, self._api = profile, api
+        self._claim, self._path = claim, path
+        self._look_seconds = look_seconds
+        self._lock = threading.Lock()
+        self._name = ""
+        self._end: weakref.finalize[Any, Any] | None = None
+
+    def run(self, command: Sequence[str]) -> str:
+        """What a command prints."""
+        return self.start(command).result()
+
+    def start(self, command: Sequence[str], *, is_last: bool = False) -> PodCommand:
+        """A command, with its input and output; the pod goes with the last one."""
+        with self._lock:
+            if not self._name:
+                self._begin()
+        try:
+            return self._api.run_in_pod(self._name, command, self.close if is_last else lambda: None)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Remove the pod."""
+        if self._end is not None:
+            self._end()
+        self._name = ""
+
+    def _begin(self) -> None:
+        _sweep(self._api)
+        name = f"trainwright-files-{secrets.token_hex(4)}"
+        self._api.create_pod(short_pod(self._profile, name, self._claim, self._path))
+        self._end = weakref.finalize(self, _remove, self._api, name)
+        try:
+            self._wait_until_running(name)
+        except BaseException:
+            self._end()
+            raise
+        self._name = name
+
+    def _wait_until_running(self, name: str) -> None:
+        began = time.monotonic()
+        problem, problem_since = "", began
+        while True:
+            pod = self._api.pod(name)
+            status = pod.get("status") or {}
+            if all(one.get("ready") for one in status.get("containerStatuses") or [{}]):
+                return
+            now = time.monotonic()
+            if (said := pods_problem([pod]) or "") != problem:
+                problem, problem_since = said, now
+            if status.get("phase") == "Failed" or (problem and now - problem_since >= _PROBLEM_SECONDS):
+                raise self._not_running(problem)
+            if now - began >= _START_SECONDS:
+                raise self._not_running(problem or f"it has not started in {_START_SECONDS:g}s")
+            time.sleep(self._look_seconds)
+
+    def _not_running(self, problem: str) -> InfrastructureError:
+        return InfrastructureError(
+            f"cluster {self._profile.name}: a pod that mounts the claim {self._claim} does not run: {problem}"
+        )
+
+
+def short_pod(profile: ClusterProfile, name: str, claim: str, path: str) -> dict[str, Any]:
+    """The pod. Pure; it passes Pod Security "restricted"."""
+    options = profile.kubernetes
+    labels = {**options.labels, "app.kubernetes.io/managed-by": "trainwright", SHORT_POD: "files"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": options.namespace, "labels": labels},
+        "spec": files_template(profile, claim, path, _LONGEST_SECONDS),
+    }
+
+
+def _sweep(api: KubernetesApi) -> None:
+    """Remove those that have ended by themselves."""
+    for pod in api.pods(SHORT_POD):
+        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            with contextlib.suppress(TrainwrightError):
+                api.delete_pod(pod["metadata"]["name"])
+
+
+def _remove(api: KubernetesApi, name: str) -> None:
+    with contextlib.suppress(TrainwrightError, NotFoundError):
+        api.delete_pod(name)

@@ -1,0 +1,59 @@
+"""What a kubelet does with a command in a pod: input, output, errors and how it ended, over channels of a websocket."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+
+STDIN, STDOUT, STDERR, ERROR = range(4)
+
+
+def run_over(connection, words, cut_off_after_bytes=None):
+    """Run a command's words here and carry what it is sent and prints; hang up when so much of its input has come."""
+    here = [sys.executable if words[0] == "python" else words[0], *words[1:]]
+    process = subprocess.Popen(here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    lock = threading.Lock()
+
+    def carry(stream, channel):
+        while piece := stream.read1(65536):
+            with lock, contextlib.suppress(OSError):
+                connection.send(bytes([channel]) + piece)
+
+    def feed():
+        fed = 0
+        with contextlib.suppress(OSError):
+            while (frame := connection.receive()) is not None:
+                fed += len(frame) - 1
+                if cut_off_after_bytes is not None and fed >= cut_off_after_bytes:
+                    process.stdin.write(frame[1 : len(frame) - (fed - cut_off_after_bytes)])
+                    break
+                process.stdin.write(frame[1:])
+                process.stdin.flush()
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
+    feeding = threading.Thread(target=feed, daemon=True)
+    carrying = [
+        threading.Thread(target=carry, args=pair)
+        for pair in ((process.stdout, STDOUT), (process.stderr, STDERR))
+    ]
+    for thread in (feeding, *carrying):
+        thread.start()
+    if cut_off_after_bytes is not None:
+        feeding.join()
+    for thread in carrying:
+        thread.join()
+    code = process.wait()
+    process.stdout.close()
+    process.stderr.close()
+    if cut_off_after_bytes is not None:
+        return
+    said = (
+        {"status": "Success"}
+        if code == 0
+        else {"status": "Failure", "details": {"causes": [{"message": str(code)}]}}
+    )
+    with contextlib.suppress(OSError):
+        connection.send(bytes([ERROR]) + json.dumps(said).encode())
+        connection.close()
