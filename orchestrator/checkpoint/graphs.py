@@ -86,9 +86,15 @@ class Inputs:
         return made
 
     def _own_length(self, length: int) -> int:
-        """Of a target, beside a source of this length: another one, and each one that is tried another."""
+        """Of a target, beside a source of this length: another one where there is, and each one that is tried another."""
         longest = self.specs[_OWN_LENGTH].longest
-        return length + 1 if longest is None else longest - (length - 1) % longest
+        if longest is None:
+            return length + 1
+        if length != self.lengths[-1]:
+            return longest - (length - 1) % longest
+        # traced with: a length of 1 would become one that is fixed
+        halves = [one for one in ((longest + 1) // 2, (longest + 3) // 2) if 1 < one <= longest]
+        return next((one for one in halves if one != length), longest)
 
     def examples(self) -> list[dict[str, Tensor]]:
         """All that a graph is tried with; it is traced with the last."""

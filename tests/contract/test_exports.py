@@ -150,6 +150,19 @@ def test_an_encoder_and_a_decoder_apart_are_the_whole_model(name: str, kind: str
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("context", "target_context"), [(48, 12), (24, 24), (8, 2)])
+def test_no_length_of_source_and_target_is_fixed(context: int, target_context: int) -> None:
+    case = CASES[IDS.index("transformer-lengths")]
+    config = case.config.model_copy(update={"context": context, "target_context": target_context})
+    module = build_modules(config, case.objective)["model"]
+    decoder, taken = graphs.graphs_of(module, config, case.objective, ())["decoder"]
+    program = graphs._program(decoder, taken).module()
+    for length in (1, context // 2, context):
+        for own in range(1, target_context + 1, 5):
+            example = {**taken.example(2, length), "target": torch.zeros(2, own, dtype=torch.int64)}
+            torch.testing.assert_close(program(*example.values()), decoder(*example.values()))
+
+
 def weights_in(file: Path) -> set[str]:
     """Names of the tensors that a graph carries, as the model has them."""
     if file.suffix == ".pt2":
