@@ -53,6 +53,12 @@ class PreparationKind(Protocol):
         """Rows of a table that have a value and yet are no samples: number in the table -> what is wrong."""
         ...
 
+    def too_long(self, section: Any, fitted: dict[str, Any], table: pa.Table) -> dict[int, str]:
+        """Likewise those that don't fit into the lengths which the section gives, as what was learned tells. Asked where bad
+        rows may be skipped; ``build`` refuses them otherwise.
+        """
+        ...
+
     def cut(self, section: Any, source: SourceRows) -> Any:
         """A ``SeriesCut`` of a source that is split, where rows need their neighbors and so each series has an end of its
         own; None where the rows' numbers alone say of which part they are.

@@ -28,8 +28,14 @@ from orchestrator.data.preparations.fit_tokenizer import (
     token_lists,
 )
 from orchestrator.data.preparations.parallel import map_in_order
-from orchestrator.data.preparations.places import place_of
-from orchestrator.data.preparations.sequences import Documents, pack, pad_rows, smallest_token_type
+from orchestrator.data.preparations.places import refuse_first
+from orchestrator.data.preparations.sequences import (
+    Documents,
+    longer_than,
+    pack,
+    pad_rows,
+    smallest_token_type,
+)
 from orchestrator.data.preparations.text_columns import fixed_lists, named_column, read_once
 from orchestrator.data.preparations.tokenizers import (
     END,
@@ -82,6 +88,15 @@ class ConversationsKind:
             except UnfitError as error:
                 found[row] = f"the conversation in column {section.column!r} {error}"
         return found
+
+    def too_long(self, section: Conversations, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
+        """Conversations that are too long, unless they are packed or cut."""
+        if section.long == "cut" or section.packed:
+            return {}
+        template = template_learned(fitted, tokenizer_from_json(fitted["tokenizer"]))
+        values = named_column(table, section.column).to_pylist()
+        texts = [template.rendered(usable_messages(value, template)).text for value in values]
+        return _too_long(section, read_once(fitted["tokenizer"]).encode_marked(texts))
 
     def cut(self, section: Conversations, source: SourceRows) -> None:
         """A row's number says of which part it is."""
@@ -239,14 +254,14 @@ def _documents(table: pa.Table, section: Conversations, template: ChatTemplate, 
         raise DataError(f"data.prepare: a conversation {error}") from None
     marked = read_once(definition).encode_marked([one.text for one in rendered])
     if section.long == "error" and not section.packed:
-        for row, one in enumerate(marked):
-            if len(one.ids) > section.context + 1:
-                raise DataError(
-                    f"{place_of(table, row)}: the conversation has {len(one.ids)} tokens, and {section.context + 1} fit; raise"
-                    " data.prepare.context, set packed: true, or long: cut to keep the first ones"
-                )
+        mend = "raise data.prepare.context, set packed: true, or long: cut to keep the first ones"
+        refuse_first(table, _too_long(section, marked), mend)
     masks = [answer_mask(one, text.answers) for one, text in zip(marked, rendered, strict=True)]
     return Documents([one.ids for one in marked], answers=masks)
+
+
+def _too_long(section: Conversations, marked: Sequence[Marked]) -> dict[int, str]:
+    return longer_than(section.context + 1, [one.ids for one in marked], "the conversation")
 
 
 def _answer_end(template: ChatTemplate, tokenizer: Tokenizer) -> int | None:

@@ -56,6 +56,10 @@ class PackKind:
         """None: what has a value is a sample."""
         return {}
 
+    def too_long(self, section: Pack, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
+        """None: a text goes on in the next sequence."""
+        return {}
+
     def cut(self, section: Pack, source: SourceRows) -> None:
         """A row's number says of which part it is."""
 

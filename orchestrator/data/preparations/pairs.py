@@ -17,8 +17,8 @@ from orchestrator.data.preparations.fit_tokenizer import (
     vocabulary_before,
 )
 from orchestrator.data.preparations.parallel import map_in_order
-from orchestrator.data.preparations.places import place_of
-from orchestrator.data.preparations.sequences import pad_rows, smallest_token_type
+from orchestrator.data.preparations.places import refuse_first
+from orchestrator.data.preparations.sequences import longer_than, pad_rows, smallest_token_type
 from orchestrator.data.preparations.text_columns import fixed_lists, read_once, strings_of, texts_of
 from orchestrator.data.preparations.tokenizers import (
     CLASSIFY,
@@ -55,6 +55,18 @@ class PairsKind:
     def unfit(self, section: Pairs, base_dir: str, table: pa.Table) -> dict[int, str]:
         """None: what has a value is a sample."""
         return {}
+
+    def too_long(self, section: Pairs, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
+        """Pairs of which a side is too long, unless it is cut."""
+        if section.long == "cut":
+            return {}
+        found: dict[int, str] = {}
+        for column, definition, context in (
+            (section.target, target_definition(fitted), section.target_context or section.context),
+            (section.source, fitted["tokenizer"], section.context),
+        ):
+            found |= _too_long(section, column, _encoded(table, column, definition), context)
+        return found
 
     def cut(self, section: Pairs, source: SourceRows) -> None:
         """A row's number says of which part it is."""
@@ -172,19 +184,11 @@ def _rows(table: pa.Table, section: Pairs, source: str, target: str) -> pa.Table
 def _side(
     table: pa.Table, section: Pairs, column: str, definition: str, context: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    tokenizer, room = read_once(definition), context - 1 - section.begin
-    try:
-        ids = tokenizer.encode(strings_of(table, column))
-    except DataError as error:
-        raise DataError(f"data.prepare: column {column!r}: {error}") from None
-    lengths = np.array([len(one) for one in ids])
-    if section.long == "error" and (lengths > room).any():
-        row = int(np.argmax(lengths > room))
+    tokenizer, ids = read_once(definition), _encoded(table, column, definition)
+    if section.long == "error":
         name = "context" if column == section.source else "target_context"
-        raise DataError(
-            f"{place_of(table, row)}: the text in column {column!r} has {lengths[row]} tokens, and {room} fit; raise"
-            f" data.prepare.{name}, or set long: cut to keep the first ones"
-        )
+        mend = f"raise data.prepare.{name}, set long: cut to keep the first ones"
+        refuse_first(table, _too_long(section, column, ids, context), mend)
     tokens, length = pad_rows(
         ids,
         length=context,
@@ -194,3 +198,15 @@ def _side(
         long="cut",
     )
     return tokens.astype(smallest_token_type(tokenizer.vocabulary)), length
+
+
+def _encoded(table: pa.Table, column: str, definition: str) -> list[np.ndarray]:
+    """The tokens of a column's texts. Raises DataError where a text can't be written in the tokenizer's vocabulary."""
+    try:
+        return read_once(definition).encode(strings_of(table, column))
+    except DataError as error:
+        raise DataError(f"data.prepare: column {column!r}: {error}") from None
+
+
+def _too_long(section: Pairs, column: str, ids: Sequence[np.ndarray], context: int) -> dict[int, str]:
+    return longer_than(context - 1 - section.begin, ids, f"the text in column {column!r}")

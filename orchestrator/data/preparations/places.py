@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
+
+from orchestrator.errors import DataError
 
 _FILE, _ROW = "\x00file", "\x00row"
 """No file has a column of such a name."""
@@ -24,6 +28,14 @@ def source_names(table: pa.Table) -> list[str]:
 def file_of(table: pa.Table) -> str:
     """The one file of all rows; empty where nobody asked."""
     return str(table[_FILE][0].as_py()) if _FILE in table.column_names and len(table) else ""
+
+
+def refuse_first(table: pa.Table, unfit: Mapping[int, str], mend: str) -> None:
+    """Raises DataError for the first of some rows that are no samples, where there is one."""
+    for row, problem in sorted(unfit.items()):
+        raise DataError(
+            f"{place_of(table, row)}: {problem}; {mend}, or data.skip_bad_samples leaves some out"
+        )
 
 
 def place_of(table: pa.Table, row: int) -> str:

@@ -20,6 +20,10 @@ from orchestrator.errors import DataError
 _LOGGER = logging.getLogger(__name__)
 
 
+Unfit = Callable[[pa.Table], Mapping[int, str]]
+"""Rows of a table that are no samples: number in it -> what is wrong."""
+
+
 class Cut(Protocol):
     """What takes a part's rows out of all rows of a source, where that is not decided by their number alone."""
 
@@ -33,11 +37,15 @@ class Required:
     many.
     """
 
-    def __init__(
-        self, columns: Mapping[str, bool], most: int, unfit: Callable[[pa.Table], Mapping[int, str]]
-    ) -> None:
+    def __init__(self, columns: Mapping[str, bool], most: int, *unfit: Unfit) -> None:
         self._columns, self._most, self._unfit = columns, most, unfit
         self._left_out: set[str] = set()
+
+    def and_fit(self, unfit: Unfit) -> Required:
+        """The same, which leaves these out as well; what was left out already counts no second time."""
+        stricter = Required(self._columns, self._most, *self._unfit, unfit)
+        stricter._left_out = self._left_out
+        return stricter
 
     def complete(
         self, table: pa.Table, rows: np.ndarray | None, where: Callable[[int], str]
@@ -53,11 +61,12 @@ class Required:
                 mend = ", and data.prepare comes before data.transforms: write one"
                 self._leave_out(where(row), f"column {name!r} has no value there", mend)
             rows = chosen[~missing[chosen]]
-        if unfit := self._unfit(table):
+        for unfit in self._unfit:
             chosen = np.arange(table.num_rows) if rows is None else rows
-            for row in [row for row in chosen.tolist() if row in unfit]:
-                self._leave_out(where(row), unfit[row], "; mend it")
-            rows = np.array([row for row in chosen.tolist() if row not in unfit], dtype=np.int64)
+            found = unfit(table if rows is None else table.take(pa.array(rows)))
+            for place, problem in sorted(found.items()):
+                self._leave_out(where(int(chosen[place])), problem, "; mend it")
+            rows = np.delete(chosen, list(found)) if found else rows
         return rows
 
     def _leave_out(self, place: str, problem: str, mend: str) -> None:

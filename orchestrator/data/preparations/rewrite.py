@@ -21,7 +21,7 @@ from orchestrator.spec.preparations import Preparation
 
 _GROUP_BYTES = 2**22
 """Row groups of what is prepared: small enough that many shuffle well, large enough to read fast."""
-_VERSION = 1
+_VERSION = 2
 """Of how rows are written; what they hold has the version of its kind."""
 
 
@@ -51,7 +51,7 @@ def rewrite_rows(
     """Fit on the training rows, then rewrite training and evaluation rows, each by itself.
 
     Args:
-        skip: rows that may be left out since they lack a value.
+        skip: rows that may be left out since they lack a value, or are too long.
     """
     kind = kind_of(section)
     columns = kind.columns(section, train[0].index.schema)
@@ -60,7 +60,7 @@ def rewrite_rows(
     cut = kind.cut(section, train[0]) if is_split else None
     required = Required(kind.required(section), skip, partial(kind.unfit, section, base_dir))
 
-    def rows(sources: Sequence[SourceRows]) -> RawRows:
+    def rows(sources: Sequence[SourceRows], required: Required) -> RawRows:
         held_out = sources[0].part.evaluation
         mine = None if cut is None else replace(cut, evaluation=held_out)
         return RawRows(sources, columns, places=kind.places, cut=mine, required=required)
@@ -71,12 +71,13 @@ def rewrite_rows(
         "preparation-fit",
         kind.version,
         fit_key,
-        lambda: kind.fit(section, rows(train), base_dir),
+        lambda: kind.fit(section, rows(train, required), base_dir),
     )
+    fitting = required.and_fit(partial(kind.too_long, section, fitted)) if skip else required
 
     def build(source: SourceRows) -> SourceRows:
         def write(path: str) -> None:
-            tables = kind.build(section, fitted, rows([source]))
+            tables = kind.build(section, fitted, rows([source], fitting))
             write_tables(path, tables, source.index.root)
 
         key = [_VERSION, fit_key, rows_key([source])]
@@ -86,7 +87,8 @@ def rewrite_rows(
     # Where none may be skipped, a row that lacks a value was an error.
     may_skip = [*train, *([evaluation] if evaluation else [])] if skip and kind.required(section) else []
     skipped = [
-        _skipped(source, rows([source]), list(kind.required(section)), fit_key, cache) for source in may_skip
+        _skipped(source, rows([source], fitting), list(kind.required(section)), fit_key, cache)
+        for source in may_skip
     ]
     return RewrittenRows(
         tuple(build(source) for source in train),
@@ -102,7 +104,7 @@ def rewrite_rows(
 def _skipped(
     source: SourceRows, complete: RawRows, columns: Sequence[str], key: Sequence[Any], cache: str
 ) -> str:
-    """How many rows lack a value, as a sentence; empty where none does."""
+    """How many rows are no samples, as a sentence; empty where all are."""
     whole = int(Selection(source.part, source.index.group_rows).counts.sum())
     left: int = remembered(
         cache,
@@ -113,7 +115,8 @@ def _skipped(
     )
     part = "evaluation" if source.part.evaluation else "training"
     said = (
-        f"{source.index.root}: {left:,} of {whole:,} {part} rows lack {' or '.join(columns)} and are skipped"
+        f"{source.index.root}: {left:,} of {whole:,} {part} rows lack {' or '.join(columns)}, or don't fit, and are"
+        " skipped; the log names each"
     )
     return said if left else ""
 

@@ -36,6 +36,10 @@ class SelectKind:
         """None: what has a value is a sample."""
         return {}
 
+    def too_long(self, section: Select, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
+        """None: nothing has a length."""
+        return {}
+
     def cut(self, section: Select, source: SourceRows) -> None:
         """A row's number says of which part it is."""
 

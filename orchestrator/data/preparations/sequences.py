@@ -109,6 +109,15 @@ def _changes(number_NT: np.ndarray) -> np.ndarray:
     return np.diff(number_NT, axis=1, prepend=number_NT[:, :1]) != 0
 
 
+def longer_than(room: int, documents: Sequence[np.ndarray], what: str) -> dict[int, str]:
+    """Documents with more tokens than there is room for: number -> what is wrong, for ``what`` (``the text``)."""
+    return {
+        row: f"{what} has {len(ids)} tokens, and {room} fit"
+        for row, ids in enumerate(documents)
+        if len(ids) > room
+    }
+
+
 def pad_rows(
     documents: Sequence[np.ndarray],
     *,

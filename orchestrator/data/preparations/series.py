@@ -55,6 +55,10 @@ class WindowsKind:
         """None: what has a value is a sample."""
         return {}
 
+    def too_long(self, section: Windows, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
+        """None: a series is cut."""
+        return {}
+
     def cut(self, section: Windows, source: SourceRows) -> SeriesCut:
         """The end of each series is held out."""
         index = source.index

@@ -65,6 +65,10 @@ class TokenizeKind:
         """None: what has a value is a sample."""
         return {}
 
+    def too_long(self, section: Tokenize, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
+        """None: a text that is too long is cut, or an error."""
+        return {}
+
     def cut(self, section: Tokenize, source: SourceRows) -> None:
         """A row's number says of which part it is."""
 

@@ -246,6 +246,9 @@ def test_a_conversation_that_is_too_long_is_said_with_its_row(tmp_path):
     asked = job(tmp_path, CHATS, prepare=section(context=30).model_dump(mode="json"))
     with pytest.raises(DataError, match=r"chats\.jsonl, row 1: the conversation has \d+ tokens, and 31 fit"):
         prepare_job(asked, str(tmp_path), str(tmp_path / "cache"))
+    skipping = job(tmp_path, CHATS, prepare=section(context=30).model_dump(mode="json"), skip_bad_samples=4)
+    prepared = prepare_job(skipping, str(tmp_path), str(tmp_path / "cache"))
+    assert 0 < prepared.train_samples < len(CHATS)
 
 
 def test_an_answer_goes_on_from_what_training_had_before_it(tmp_path):

@@ -85,7 +85,7 @@ def test_a_target_may_have_a_tokenizer_of_its_own():
 
 def test_a_text_that_is_too_long_is_an_error_or_cut_before_its_end():
     with pytest.raises(
-        DataError, match=r"row 0: the text in column 'source' has 2 tokens, and 1 fit; .*context, or"
+        DataError, match=r"row 0: the text in column 'source' has 2 tokens, and 1 fit; .*context, set"
     ):
         built(section(context=2, target_context=9))
     table, fitted = built(section(context=2, target_context=9, long="cut"))
@@ -150,8 +150,25 @@ def test_an_empty_side_is_said_with_file_and_row_and_can_be_skipped(tmp_path, ba
     prepared = prepare_job(asked, str(tmp_path), str(tmp_path / "cache"))
     assert prepared.train_samples == len(PAIRS)
     assert any(
-        "1 of 13 training rows lack source or target and are skipped" in note for note in prepared.notes
+        "1 of 13 training rows lack source or target, or don't fit, and are skipped" in note
+        for note in prepared.notes
     )
+
+
+@pytest.mark.parametrize(
+    ("bad", "side"),
+    [(("one " * 5, "uno"), r"'source' has 5 tokens"), (("one", "uno " * 6), r"'target' has 6 tokens")],
+)
+def test_a_pair_that_is_too_long_is_said_with_file_and_row_and_can_be_skipped(tmp_path, bad, side):
+    pairs = [*PAIRS[:3], bad, ("", "x"), *PAIRS[3:]]
+    asked = job(tmp_path, [*PAIRS[:3], bad, *PAIRS[3:]])
+    with pytest.raises(DataError, match=rf"pairs\.jsonl, row 3: the text in column {side}, and 4 fit; raise"):
+        prepare_job(asked, str(tmp_path), str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=rf"row 3: the text .* {side}, and 4 fit; .* \(now 1\) allow some"):
+        prepare_job(job(tmp_path, pairs, skip_bad_samples=1), str(tmp_path), str(tmp_path / "cache"))
+    prepared = prepare_job(job(tmp_path, pairs, skip_bad_samples=2), str(tmp_path), str(tmp_path / "cache"))
+    assert prepared.train_samples == len(PAIRS)
+    assert any("2 of 14 training rows" in note for note in prepared.notes)
 
 
 def test_a_job_s_sizes_and_texts_come_from_its_pairs(tmp_path):

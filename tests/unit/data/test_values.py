@@ -329,7 +329,9 @@ def test_tokenize_takes_no_gap_for_a_text_or_a_class(words, labels, column, tmp_
     assert (made.train_samples, made.dims["outputs"]) == (3, 2)
     for _ in range(2):  # the second time from the cache
         notes = prepared(tmp_path, data, **job).notes
-        assert any("1 of 4 training rows lack text or stars and are skipped" in note for note in notes)
+        assert any(
+            "1 of 4 training rows lack text or stars, or don't fit, and are skipped" in note for note in notes
+        )
 
 
 def test_tokenize_takes_numbers_and_keeps_those_that_are_missing(tmp_path):
