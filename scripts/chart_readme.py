@@ -18,7 +18,7 @@ HEAD = """\
 {description}. Guide, network table and what was tested: [docs/helm.md](../../docs/helm.md).
 
 ```bash
-helm dependency build helm/trainwright
+make charts
 helm install train helm/trainwright -n training --create-namespace -f values-mine.yaml
 ```
 

@@ -83,6 +83,7 @@ MISTAKES = {
     "a claim that is not used": ({"mlflow": {"existingClaim": "c", "databaseSecret": "d", "artifacts": "s3://bucket/x"}}, "unset mlflow.existingClaim"),
     "an administrator without auth": ({"mlflow": {"auth": False, "existingSecret": "s"}}, "set mlflow.auth=true, or unset mlflow.existingSecret"),
     "two accounts of the jobs": ({"jobs": {"serviceAccount": "a", "serviceAccountAnnotations": {"b": "c"}}}, "annotate the existing ServiceAccount yourself, or unset jobs.serviceAccount"),
+    "teams that reach nothing": ({"mlflow": {"enabled": False}, "networkPolicy": {"teamNamespaces": ["a"]}}, "networkPolicy.teamNamespaces is set and mlflow.enabled is off"),
     "two accounts of MLflow": ({"mlflow": {"serviceAccount": "a", "serviceAccountAnnotations": {"b": "c"}}}, "annotate the existing ServiceAccount yourself, or unset mlflow.serviceAccount"),
     "a label that selects": ({"mlflow": {"podLabels": {"app.kubernetes.io/component": "x"}}}, "mlflow.podLabels has app.kubernetes.io/component, which the chart sets itself: take it out"),
     "resources that Kueue does not cover": ({"kueue": {"enabled": True}, "nodeGroups": [{"name": "a", "cpus": 1, "memory": "1Gi", "resources": {"rdma/ib": 1}}]}, "set jobs.queue to a queue of yours that does, with kueue.enabled=false"),

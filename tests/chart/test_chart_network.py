@@ -42,6 +42,8 @@ FOREIGN = {"kuberay-operator": {"enabled": False}}
 NO_MONITORING = {"monitoring": {"enabled": False}}
 DOWNLOADS = {"networkPolicy": {"egress": [{"cidr": "0.0.0.0/0", "ports": [443]}]}}
 EXTERNAL = {"mlflow": {"enabled": False, "externalUri": "https://mlflow.example.com:8443"}}
+TEAMS = {"networkPolicy": {"teamNamespaces": ["vision", "elsewhere"]}}
+SHARED = {"mlflow": {"enabled": False, "externalUri": "http://train-mlflow.platform.svc:5000"}}
 LOCAL_DNS = {"networkPolicy": {"dnsCidrs": ["169.254.20.10/32"]}}
 
 # (values, source, target, port, allowed)
@@ -89,6 +91,13 @@ FLOWS = {
     "stranger to MLflow": (PLAIN, STRANGER, MLFLOW, 5000, False),
     "another namespace to dashboard": (PLAIN, OTHER_NAMESPACE, HEAD, 8265, False),
     "another namespace to MLflow": (PLAIN, OTHER_NAMESPACE, MLFLOW, 5000, False),
+    "a team's job to MLflow": (TEAMS, OTHER_NAMESPACE, MLFLOW, 5000, True),
+    "a team's submitter to MLflow": (TEAMS, Pod({"trainwright/submitter": "true"}, "elsewhere"), MLFLOW, 5000, True),
+    "a team's other pod to MLflow": (TEAMS, Pod({"app": "something"}, "elsewhere"), MLFLOW, 5000, False),
+    "another team's job to MLflow": (TEAMS, Pod({"ray.io/is-ray-node": "yes"}, "third"), MLFLOW, 5000, False),
+    "a team's job to another's head": (TEAMS, OTHER_NAMESPACE, HEAD, 8265, False),
+    "a team's job to another's workers": (TEAMS, OTHER_NAMESPACE, WORKER, 50001, False),
+    "a team's job to a shared MLflow, from its side": (SHARED, WORKER, Pod({**OURS, "app.kubernetes.io/component": "mlflow"}, "platform"), 5000, True),
     "the internet to dashboard": (PLAIN, INTERNET, HEAD, 8265, False),
     "job submitter to control store": (PLAIN, JOB_SUBMITTER, HEAD, 6379, False),
     "job submitter to MLflow": (PLAIN, JOB_SUBMITTER, MLFLOW, 5000, False),

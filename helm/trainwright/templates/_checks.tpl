@@ -64,6 +64,9 @@
 {{- if and .Values.jobs.serviceAccount .Values.jobs.serviceAccountAnnotations -}}
 {{- fail "jobs.serviceAccount and jobs.serviceAccountAnnotations are both set: annotate the existing ServiceAccount yourself, or unset jobs.serviceAccount" -}}
 {{- end -}}
+{{- if and .Values.networkPolicy.teamNamespaces (not $mlflow.enabled) -}}
+{{- fail "networkPolicy.teamNamespaces is set and mlflow.enabled is off: there is nothing for them to reach; set it in the release that has MLflow" -}}
+{{- end -}}
 {{- if and .Values.mlflow.serviceAccount .Values.mlflow.serviceAccountAnnotations -}}
 {{- fail "mlflow.serviceAccount and mlflow.serviceAccountAnnotations are both set: annotate the existing ServiceAccount yourself, or unset mlflow.serviceAccount" -}}
 {{- end -}}
