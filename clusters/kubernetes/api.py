@@ -28,6 +28,9 @@ _PAGE = 200
 _WATCH_SECONDS = 30
 _IDLE_LOG_SECONDS = 15.0
 _TRIES_IN_SILENCE = 3
+_REFUSED_TRIES = 12
+"""How often who follows a run, and was answered before, is refused: an API server that has just started knows nobody's rights for
+some seconds."""
 
 
 class KubernetesApi:
@@ -59,7 +62,7 @@ class KubernetesApi:
         self._patience = patience or Patience()
         self._quota_seconds = quota_seconds
         self._outage_seconds = outage_seconds
-        self._is_following = False
+        self._is_following, self._was_answered = False, False
 
     def following(self) -> KubernetesApi:
         """The same for who follows a run, which needs no API server to train: waits a quarter of an hour for one that is away
@@ -437,7 +440,7 @@ class KubernetesApi:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        status, text, headers = 0, "", {}
+        status, text, headers, refused = 0, "", {}, 0
         for number, attempt in enumerate(self._patience.tries(), start=1):
             try:
                 response = function(
@@ -451,6 +454,7 @@ class KubernetesApi:
                         _ = response.data  # a body that does not come is no answer
                     if self._is_following and number > _TRIES_IN_SILENCE:
                         log.warning("cluster %s: the API server answers again", self.profile.name)
+                    self._was_answered = True
                     return response
                 status, text, headers = (
                     response.status,
@@ -466,7 +470,10 @@ class KubernetesApi:
                 )
             except HTTPError as error:
                 status, headers, text = 0, {}, connection_problem(error)
-            if not worth_another_try(status, is_read=verb in ("get", "list")) or attempt.is_last:
+            refused += status in (401, 403)
+            is_new_there = self._is_following and self._was_answered and 0 < refused <= _REFUSED_TRIES
+            is_worth_it = is_new_there or worth_another_try(status, is_read=verb in ("get", "list"))
+            if not is_worth_it or attempt.is_last:
                 break
             attempt.retry_after_seconds = retry_after_seconds(headers.get("Retry-After"))
             if self._is_following and number == _TRIES_IN_SILENCE:

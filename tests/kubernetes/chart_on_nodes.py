@@ -83,7 +83,15 @@ class Cluster(KubeRay):
         """Helm's notes, once all that the chart runs is ready."""
         self.kubectl("create", "namespace", NAMESPACE)
         self.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-        where = ("--namespace", NAMESPACE, "--set", f"image={IMAGE}", "--wait", "--timeout", "10m")
+        where = (
+            "--namespace",
+            NAMESPACE,
+            "--set",
+            "image.registry=registry.example.com,image.repository=trainwright",
+            "--wait",
+            "--timeout",
+            "10m",
+        )
         preset = ("--values", str(CHART / "presets" / "laptop.yaml"))
         notes = self.helm("install", RELEASE, str(work_copy()), *preset, *where, values=values or {})
         self.plane.account_kubeconfig(NAMESPACE, f"{RELEASE}-submitter").rename(

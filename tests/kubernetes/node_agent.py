@@ -51,8 +51,9 @@ IMAGE_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",
 }
-"""What the image's ENV lines say, with this Python's folder."""
+"""What the image's ENV lines say, with this Python's folder; and all pods share this machine's cores with what else it does."""
 
 
 class Waiting(Exception):

@@ -11,7 +11,7 @@ from control_plane import wait_until
 from orchestrator import events
 from orchestrator.clusters.shared.log_lines import GrowingFile
 
-EVERY = 20
+EVERY = 10
 """Steps between two evaluations; saves come half way, too."""
 _LOOK_SECONDS = 0.02
 
@@ -85,7 +85,7 @@ class Progress:
             if phase == "saving":
                 return str(self.unfinished_save() or "")
             for event in self.steps()[known:]:
-                if event["step"] % EVERY == {"training": 5, "evaluating": 0}[phase]:
+                if event["step"] % EVERY == {"training": 3, "evaluating": 0}[phase]:
                     return f"step {event['step']}"
             return ""
 

@@ -341,9 +341,12 @@ def test_retry_after_is_kept(server):
 def test_who_follows_a_run_waits_for_an_api_server_that_is_away_and_is_told_once(server, caplog):
     profile = kubernetes_profile(CLAIM, storage="/data")
     api = KubernetesApi(profile, patience=Patience(0.0, 0.01), outage_seconds=120.0)
+    follower = api.following()
+    assert follower.rayjobs("") == []
     server.fail("GET", "/rayjobs$", kind="drop", times=4)
     server.fail("GET", "/rayjobs$", Answer(503, b""), times=4)
-    assert api.following().rayjobs("") == []
+    server.fail("GET", "/rayjobs$", Answer(403, b"rights are not known yet"), times=4)
+    assert follower.rayjobs("") == []
     away, back = (record.message for record in caplog.records)
     assert "does not answer (connection dropped); the run goes on without it" in away
     assert "up to 2 minutes" in away
@@ -351,6 +354,10 @@ def test_who_follows_a_run_waits_for_an_api_server_that_is_away_and_is_told_once
     server.fail("GET", "/rayjobs$", kind="drop")
     with pytest.raises(InfrastructureError, match="does not answer"):
         api.rayjobs("")
+    server.fail("GET", "/rayjobs$", Answer(403, b""), times=99)
+    with pytest.raises(InfrastructureError, match="you have no right"):
+        api.following().rayjobs("")
+    assert server.count("GET", "/rayjobs$") == 1 + 13 + 1 + 1
 
 
 @pytest.mark.parametrize("kind", ["drop", "stall"])
