@@ -243,9 +243,10 @@ class KubeRay(CommandLine):
         self.plane.request("POST", f"{_CORE}/pods/{name}/eviction", eviction)
 
     def remove_all(self) -> None:
-        """All RayJobs, and with them their pods."""
+        """All RayJobs, and with them their pods, so that the next run finds room."""
         self.plane.request("DELETE", f"{_RAY}/rayjobs")
-        wait_until("all pods go", lambda: not self.plane.request("GET", f"{_CORE}/pods")["items"], seconds=90)
+        pods = f"{_CORE}/pods?labelSelector=trainwright/run"
+        wait_until("all pods go", lambda: not self.plane.request("GET", pods)["items"], seconds=300)
 
     def operator_log(self) -> str:
         return self.plane.log_of(OPERATOR).read_text(errors="replace")
