@@ -146,8 +146,9 @@ def cell(cluster, run, progress, target, way, phase):
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("target", SELECTORS)
 def test_the_run_goes_on_whatever_is_taken_away(cluster, run, target, phase):
+    name, progress = run
     for way in WAYS:
-        lost = cell(cluster, *run, target, way, phase)
+        lost = cell(cluster, name, progress, target, way, phase)
         assert lost <= (EVERY // 2 if target == "head" else 0)
 
 
