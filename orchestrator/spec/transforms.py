@@ -323,7 +323,8 @@ class Spell(TensorTransform):
     """The tensor whose last dimension, or ``length``, must hold the text: a frame for each character, and one more
     between two that are alike."""
     unfit: Literal["error", "skip"] = "error"
-    """A text that the frames can't hold is an error, or a bad sample of which ``data.skip_bad_samples`` allows some."""
+    """A text that the frames can't hold, or, in evaluation, one with a character that no training text has, is an error, or a
+    bad sample of which ``data.skip_bad_samples`` allows some."""
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import pairwise
 from typing import Any
 
@@ -57,7 +57,7 @@ class SpellKind:
     def apply(self, section: Spell, fitted: Fitted, batch: Batch) -> Batch:
         """``target`` (B, length), int64, filled up with 0, and ``target_length`` (B,)."""
         number = {character: place for place, character in enumerate(fitted["characters"], 1)}
-        texts = _texts(batch, section)
+        batch, texts = _known(section, batch, _texts(batch, section), number.keys())
         target_BS = np.zeros((len(texts), section.length), dtype=np.int64)
         for row, text in enumerate(texts):
             if len(text) > section.length:
@@ -68,10 +68,6 @@ class SpellKind:
                     f"has {len(text)} characters, more than the {section.length} of spell",
                 )
             for place, character in enumerate(text):
-                if character not in number:
-                    raise _fault(
-                        batch, section, row, f"has the character {character!r}, which no training text has"
-                    )
                 target_BS[row, place] = number[character]
         rest = {name: values for name, values in batch.items() if name != section.tensor}
         length_B = np.array([len(text) for text in texts], dtype=np.int64)
@@ -97,6 +93,26 @@ class SpellKind:
             )
         _LOGGER.warning("sample %d %s; it is skipped", batch["sample_id"][row], said)
         return {**rest, "weight": np.where(needed_B > there_B, np.float32(0), rest["weight"])}
+
+
+def _known(section: Spell, batch: Batch, texts: list[str], characters: Set[str]) -> tuple[Batch, list[str]]:
+    """Batch and texts, in which texts with other characters count nothing, and are empty, where the section says so."""
+    strange = [row for row, text in enumerate(texts) if not characters >= set(text)]
+    if not strange:
+        return batch, texts
+    character = next(one for one in texts[strange[0]] if one not in characters)
+    said = f"has the character {character!r}, which no training text has"
+    if section.unfit == "error" or "weight" not in batch:
+        raise _fault(
+            batch,
+            section,
+            strange[0],
+            f"{said}; such can be left out (unfit: skip and data.skip_bad_samples)",
+        )
+    _LOGGER.warning("sample %d %s; it is skipped", batch["sample_id"][strange[0]], said)
+    skipped_B = np.isin(np.arange(len(texts)), strange)
+    known = ["" if skipped else text for text, skipped in zip(texts, skipped_B, strict=True)]
+    return {**batch, "weight": np.where(skipped_B, np.float32(0), batch["weight"])}, known
 
 
 def frames_needed(text: str) -> int:

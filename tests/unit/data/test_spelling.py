@@ -86,3 +86,13 @@ def test_a_character_of_no_training_text_is_refused(tmp_path):
     prepared, plan = prepared_of(tmp_path, held_out=["ab", "abx"])
     with pytest.raises(DataError, match=r"eval\.parquet, row 1: .*'x', which no training text has"):
         next(data.open_eval(prepared, plan, rank=0, world_size=1).batches())
+
+
+def test_a_character_of_no_training_text_is_left_out_where_the_job_says_so(tmp_path):
+    held_out = ["ab", "abx", "b"]
+    prepared, plan = prepared_of(tmp_path, held_out=held_out, skip=1, unfit="skip")
+    batch = next(data.open_eval(prepared, plan, rank=0, world_size=1).batches())
+    assert batch["weight"].tolist()[:3] == [1, 0, 1] and batch["target_length"].tolist()[:3] == [2, 0, 1]
+    prepared, plan = prepared_of(tmp_path, held_out=[*held_out, "y"], skip=1, unfit="skip")
+    with pytest.raises(DataError, match=r"more than data\.skip_bad_samples"):
+        next(data.open_eval(prepared, plan, rank=0, world_size=1).batches())
