@@ -25,7 +25,7 @@ def init(
         typer.Option(
             "--data",
             help="Your own files: CSV, Parquet, JSON lines, Arrow, numpy, WebDataset, text, a folder of images or"
-            " sounds, a Hugging Face folder. The job is written for what they hold.",
+            " sounds, a manifest of sounds, a Hugging Face folder. The job is written for what they hold.",
             metavar="FILE|FOLDER",
         ),
     ] = None,

@@ -45,8 +45,8 @@ class FileSource(Section):
 
     kind: Literal["parquet", "jsonl", "images", "audio", "webdataset", "arrow", "numpy"]
     """``parquet``, ``jsonl`` (an object a line) and ``arrow`` (IPC files, Hugging Face datasets on disk): a row a sample; ``images``: a folder with one folder of images for each class, or Parquet with
-    their bytes; ``audio``: a folder with one folder of sounds (WAV, FLAC, OGG) for each class, or a manifest, CSV or Parquet
-    with a column ``path`` and what belongs to each, which lies above its sounds; ``webdataset``: tars, in which files of one name but their extension are a sample; ``numpy``: a folder
+    their bytes; ``audio``: a folder with one folder of sounds (WAV, FLAC, OGG) for each class, or a manifest: CSV, JSON
+    lines or Parquet with a column ``path`` (or ``file_name``, ``audio_filepath``) and what belongs to each, which lies above its sounds; ``webdataset``: tars, in which files of one name but their extension are a sample; ``numpy``: a folder
     of ``.npy`` files of one length, each a column."""
     path: PathText
     """A file, a folder, or a pattern with ``*``; relative to the job file's folder."""

@@ -51,6 +51,8 @@ _LABELS = [
 """Names that say a column is what is to be predicted, the surest first."""
 _COUNTED = ("csv", "jsonl", "parquet")
 """Sources whose greatest label is known without training on them."""
+NAME_SAYS_SO = "its name says so"
+"""Why a column is what is to be predicted, where that is no guess."""
 _MOST_CATEGORIES = 1000
 _MOST_CLASSES = 50
 _TEXT_WORDS = 6
@@ -192,11 +194,11 @@ def guess_label(columns: Sequence[Column], rows: int, asked: str | None) -> tupl
     for name in _LABELS:
         for one in fit:
             if one.name.lower() == name:
-                return one, "its name says so"
+                return one, NAME_SAYS_SO
     for name in _LABELS[:4]:
         for one in fit:
             if re.search(rf"(^|[_ .-]){name}([_ .-]|$)", one.name, re.I):
-                return one, "its name says so"
+                return one, NAME_SAYS_SO
     guess = "a guess, give --label to name another"
     if columns and columns[-1] in fit:
         return columns[-1], f"it is the last column: {guess}"

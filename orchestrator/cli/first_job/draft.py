@@ -145,11 +145,11 @@ def flow_list(items: Sequence[str], indent: int) -> str:
     return "[\n" + textwrap.indent("\n".join([*lines, line.rstrip(", ")]), " " * (indent + 2)) + "]"
 
 
-def training_length(rows: int) -> Length:
-    """Batch, epochs and warm-up for so many training rows: some hundreds of steps, and no batch larger than the data."""
+def training_length(rows: int, steps: int = 400) -> Length:
+    """Batch, epochs and warm-up for so many training rows: about so many steps, and no batch larger than the data."""
     batch = 64
     while batch > 2 and batch * 4 > rows:
         batch //= 2
     per_epoch = max(1, -(-rows // batch))
-    epochs = min(50, max(2, -(-400 // per_epoch)))
+    epochs = min(steps // 8, max(2, -(-steps // per_epoch)))
     return Length(epochs=epochs, batch=batch, warmup=min(20, per_epoch * epochs // 10))

@@ -12,16 +12,18 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.cli.first_job.draft import scalar
+from orchestrator.cli.first_job.manifests import manifests_in, named_as, path_column
 from orchestrator.data.files import read_range
 from orchestrator.data.listing import list_files
 from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source, scanned_format_of
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.kinds import kind_of_files
+from orchestrator.errors import DataError
 from orchestrator.spec.data import CsvSource, FileSource, TextSource
 from orchestrator.storage import absolute
 
 _TRAIN = ("train", "training")
-_HELD_OUT = ("validation", "valid", "val", "eval", "test", "testing")
+_HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test", "testing")
 """Names of folders and splits, the first that is there."""
 _SAMPLE_ROWS = 20_000
 _SAMPLE_BYTES = 2**26
@@ -52,13 +54,17 @@ class Found:
 
 def find_source(path: str, base_dir: str, cache: str) -> Found:
     """Look at a path. Raises DataError where it is no data that is known, or can't be read."""
-    train, held_out, found = _split_of(path, base_dir)
+    train, held_out, found = _parts_of(path, base_dir, cache)
     kind, why = kind_of_files(absolute(train, base_dir))
     options = _options(kind, absolute(train, base_dir))
     section = _section(kind, train, options)
     index, rows = _index(section, base_dir, cache)
     sample = _sample(index)
-    if index.kind == "csv" and (mark := _thousands(sample)):
+    if (column := path_column(absolute(train, base_dir), sample)) is not None:
+        kind, options, why = "audio", {}, f"a manifest, whose column {column} names the sound of each row"
+        index, rows = _index(_section(kind, train, options), base_dir, cache)
+        sample = sample.drop([column])
+    elif index.kind == "csv" and (mark := _thousands(sample)):
         options = {**options, "thousands": json.dumps(mark)}
         found = [*found, f"thousands {mark!r}: there are numbers like 1{mark}234 and none like 1{mark}5"]
         index, rows = _index(_section(kind, train, {"thousands": mark}), base_dir, cache)
@@ -83,6 +89,36 @@ def _partly(index: SourceIndex, sample: pa.Table, rows: int | None) -> list[str]
     if rows == sample.num_rows or index.lists_files:  # of files more are looked at where a job is drafted
         return []
     return [f"the first {sample.num_rows:,} rows were looked at, so what only later ones hold is not known"]
+
+
+def _parts_of(path: str, base_dir: str, cache: str) -> tuple[str, str, list[str]]:
+    """What to train on, what to evaluate on (or nothing), and why: manifests of sounds in a folder, or folders."""
+    train, held_out, found = _split_of(path, base_dir)
+    own, beside, said = _manifests_of(train, base_dir, cache)
+    if not own:
+        return train, held_out, found
+    if not held_out:
+        return own, beside, [*found, *said]
+    beside = _manifests_of(held_out, base_dir, cache)[0]
+    # Sounds that no manifest speaks of can't be evaluated on by what the training sounds' manifest says.
+    return own, beside, [*(found if beside else []), *said]
+
+
+def _manifests_of(path: str, base_dir: str, cache: str) -> tuple[str, str, list[str]]:
+    """The manifest to train on within a folder of sounds, and the one to evaluate on; empty where there is none."""
+    folder = Path(absolute(path, base_dir))
+    names = manifests_in(folder, cache) if folder.is_dir() else []
+    if not names:
+        return "", "", []
+    train = names[0] if len(names) == 1 else named_as(names, _TRAIN)
+    if not train:
+        raise DataError(
+            f"{folder}: holds several manifests of sounds ({', '.join(names)}), none named train; give one: --data {path}/{names[0]}"
+        )
+    held_out = named_as([name for name in names if name != train], _HELD_OUT)
+    said = f"the manifest {train} is trained on" + (f", {held_out} is evaluated on" if held_out else "")
+    base = path.rstrip("/")
+    return f"{base}/{train}", f"{base}/{held_out}" if held_out else "", [said]
 
 
 def _split_of(path: str, base_dir: str) -> tuple[str, str, list[str]]:

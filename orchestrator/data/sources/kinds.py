@@ -68,7 +68,7 @@ def source_at(path: str, like: Source) -> Source:
         DataError: there are none, or none of a kind that is known.
     """
     kind, _ = kind_of_files(path)
-    if like.kind == kind or (like.kind == "audio" and path.lower().endswith(MANIFESTS)):
+    if like.kind == kind or (like.kind == "audio" and path.lower().endswith(tuple(MANIFESTS))):
         return like.model_copy(update={"path": path})
     if kind == "csv":
         return CsvSource(path=path)

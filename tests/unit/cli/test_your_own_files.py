@@ -25,6 +25,7 @@ FAMILY = {
     "pets": "cnn",
     "tar": "cnn",
     "birds": "gru",
+    "said": "gru",
 }
 
 
@@ -40,7 +41,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[2])
 def test_what_the_page_shows_runs(folder, monkeypatch, command):
-    if command[2] == "birds.yaml":
+    if command[2] in ("birds.yaml", "said.yaml"):
         pytest.importorskip("soundfile")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TRAINWRIGHT_HOME", str(folder / "home"))

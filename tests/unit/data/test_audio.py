@@ -131,17 +131,20 @@ def manifest_of(tmp_path, rows, ending="csv"):
     path = tmp_path / "set" / f"sounds.{ending}"
     if ending == "parquet":
         pq.write_table(table, path)
+    elif ending == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
     else:
         lines = [",".join(table.column_names), *(",".join(map(str, row.values())) for row in rows)]
         path.write_text("\n".join(lines) + "\n")
     return {"kind": "audio", "path": str(path)}
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_a_manifest_says_what_each_sound_is(tmp_path, ending):
+@pytest.mark.parametrize("named", ["path", "file_name", "audio_filepath"])
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_a_manifest_says_what_each_sound_is(tmp_path, ending, named):
     contents = [encoded(wave) for wave in waves()]
     one_folder(tmp_path, contents)
-    rows = [{"path": f"{'ab'[i % 2]}/{i}.wav", "label": i % 3, "said": "xyz"[i % 3]} for i in (3, 1, 0, 2)]
+    rows = [{named: f"./{'ab'[i % 2]}/{i}.wav", "label": i % 3, "said": "xyz"[i % 3]} for i in (3, 1, 0, 2)]
     batch = first_step(manifest_of(tmp_path, rows, ending), tmp_path)
     assert batch["label"].tolist() == [0, 1, 0, 2]
     names = prepared_of(manifest_of(tmp_path, rows, ending), tmp_path)[0].train[0].index.schema.names

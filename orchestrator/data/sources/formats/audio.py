@@ -14,14 +14,24 @@ from orchestrator.errors import DataError
 from orchestrator.storage import is_uri
 
 EXTENSIONS = (".wav", ".flac", ".ogg")
-MANIFESTS = (".csv", ".tsv", ".parquet")
+MANIFESTS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+"""Ending of a manifest -> the format that reads its rows."""
+PATHS = ("path", "file_name", "audio_filepath")
+"""Columns that name the sounds, the first that is there; the latter two as Hugging Face and NeMo call them."""
 _COLUMN = "audio"
 _OURS = (_COLUMN, "bytes", "stamp")
 
 
 class AudioFormat:
     """Rows of ``audio`` (encoded bytes) and ``label`` (the folder's number among the sorted names), or what the manifest
-    says beside ``path``.
+    says beside the path.
     """
 
     extensions = EXTENSIONS
@@ -31,7 +41,7 @@ class AudioFormat:
 
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Lists the folder; of a manifest the folder that it lies in, for the sizes of its files."""
-        if path.lower().endswith(MANIFESTS):
+        if path.lower().endswith(tuple(MANIFESTS)):
             return self._listing.index(path, _listed(path, cache), ())
         files = list_files(path, self.extensions, bookkeeping=False)
         classes = class_folders(files, path)
@@ -53,26 +63,34 @@ class AudioFormat:
 def _listed(manifest: str, cache: str) -> str:
     """A manifest's files as our own list."""
     rows = _rows(manifest, cache)
-    if "path" not in rows.column_names:
+    column = next((name for name in PATHS if name in rows.column_names), None)
+    if column is None:
         raise DataError(
-            f"{manifest}: has no column 'path', which names the sound of each row; it has {', '.join(rows.column_names)}"
+            f"{manifest}: has no column 'path' (nor {' nor '.join(PATHS[1:])}), which names the sound of each row; it has"
+            f" {', '.join(rows.column_names)}"
         )
     if taken := [name for name in _OURS if name in rows.column_names]:
         raise DataError(
             f"{manifest}: has a column {taken[0]!r}, which a list of sounds has of its own; rename it"
         )
-    folder = manifest.rsplit("/", 1)[0]
-    there = {facts.path: facts for facts in list_files(folder, EXTENSIONS, bookkeeping=False)}
+    folder, name = manifest.rsplit("/", 1)
+    # Its own name counts too, so that a folder without any sound is an error of a row, as one without some is.
+    below = list_files(folder, (*EXTENSIONS, name.lower()), bookkeeping=False)
+    there = {facts.path: facts for facts in below if facts.path.lower().endswith(EXTENSIONS)}
     files = []
-    for row, name in enumerate(rows["path"].to_pylist()):
-        path = name if name and (is_uri(name) or name.startswith("/")) else f"{folder}/{name}"
+    for row, name in enumerate(rows[column].to_pylist()):
+        path = _joined(folder, name or "")
         if path not in there:
             raise DataError(
                 f"{manifest}, row {row}: there is no sound {name!r} in {folder} ({', '.join(EXTENSIONS)}); paths are"
                 " relative to the manifest's folder, and the files lie in it or below"
             )
         files.append(there[path])
-    return write_list(files, rows.drop(["path"]), cache, "audio-list")
+    return write_list(files, rows.drop([column]), cache, "audio-list")
+
+
+def _joined(folder: str, name: str) -> str:
+    return name if is_uri(name) or name.startswith("/") else f"{folder}/{name.removeprefix('./')}"
 
 
 def _rows(manifest: str, cache: str) -> pa.Table:
@@ -80,7 +98,7 @@ def _rows(manifest: str, cache: str) -> pa.Table:
     from orchestrator.data.sources.formats import format_of
     from orchestrator.spec.data import CsvSource
 
-    kind = "parquet" if manifest.lower().endswith(".parquet") else "csv"
+    kind = next(kind for ending, kind in MANIFESTS.items() if manifest.lower().endswith(ending))
     reader = format_of(kind)
     section = CsvSource(path=manifest) if kind == "csv" else None
     index = reader.index(section, manifest, cache)
