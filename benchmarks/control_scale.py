@@ -2,6 +2,7 @@
 
     python benchmarks/control_scale.py --workers 2,4,8,16,32,48     tiny workers that only start, wait and end
     python benchmarks/control_scale.py --actors 2,8,16,32,48        bare Ray actors that are polled as a controller does
+    python benchmarks/control_scale.py --deaths 100,1000            ranks that beat, one of whose processes is killed
     python benchmarks/control_scale.py --nodes 1,2,4,8,16           Ray nodes on this machine
     python benchmarks/control_scale.py --training 2,4,8             whole runs: a perceptron of 10 thousand parameters
 
@@ -16,16 +17,21 @@ import argparse
 import json
 import math
 import os
+import random
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import types
 from pathlib import Path
 
 import psutil
 
 _WATCHED_SECONDS = 10.0
+_LEAST_PROCESSES, _KILLED = 6, 10
 _CENTRAL = {"controller": "ray::TrainController", "gcs": "gcs_server", "raylet": "raylet/raylet"}
 _WORKER = "ray::RayTrainWorker"
 _AS_THE_DRIVER = {
@@ -131,6 +137,104 @@ def actors(count):
             },
             "mb": {name: round(_memory_mb(_CENTRAL[name])) for name in ("gcs", "raylet")},
             "mb_an_actor": round(_memory_mb("ray::Idle") / count),
+        }
+        ray.shutdown()
+    return row
+
+
+def deaths(count):
+    """One point: ``count`` ranks with their beats under the run's own polls and hang watch, and kills of a process of theirs.
+
+    Several ranks share a process, since a machine has no room for a thousand. What is one a rank is the controller's part:
+    each is asked by a call of its own, answers for itself, and its beat is followed.
+    """
+    import ray
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup
+    from ray.train.v2._internal.execution.worker_group.poll import WorkerStatus
+
+    from orchestrator.hang_watch import HangWatch
+    from orchestrator.ray_settings import seconds_between_polls
+    from orchestrator.recovery.beats import heart
+
+    class Ranks:
+        def __init__(self):
+            threading.Thread(target=self._train, daemon=True).start()
+
+        def _train(self):
+            heart.begins(1)
+            while True:
+                heart.passes("a step")
+                time.sleep(0.05)
+
+        def pid(self):
+            return os.getpid()
+
+        def poll_status(self):
+            status = WorkerStatus(running=True, error=None, training_report=None)
+            status.beat = heart.beat
+            return status
+
+    class Group(WorkerGroup):
+        """Polls as Ray Train's; started otherwise."""
+
+        def __init__(self, actors):
+            self._world_rank_to_ongoing_poll, self._worker_health_check_timeout_s = {}, 600.0
+            self._worker_rank_to_replica_group_rank = None
+            self._callbacks = [HangWatch(60.0, keep=str)]
+            self._callbacks[0].after_worker_group_training_start(self)
+            self._actors = actors
+
+        def _assert_active(self):
+            pass
+
+        def get_workers(self):
+            return [
+                types.SimpleNamespace(actor=self._actors[rank % len(self._actors)]) for rank in range(count)
+            ]
+
+    with tempfile.TemporaryDirectory(prefix="tw", dir="/tmp") as folder:
+        _start_ray(ray, folder, 1)
+        living = [ray.remote(Ranks).options(num_cpus=0).remote() for _ in range(_LEAST_PROCESSES + _KILLED)]
+        pids = ray.get([each.pid.remote() for each in living])
+        interval = seconds_between_polls(count)
+
+        def poll(group):
+            """As Ray Train's controller: the seconds between two are counted from the end of the first."""
+            time.sleep(interval)
+            began, cpu = time.perf_counter(), time.process_time()
+            found = group.poll_status(timeout=interval)
+            return found, time.perf_counter() - began, time.process_time() - cpu
+
+        noticed, looks, cpus = [], [], []
+        for _ in range(_KILLED):
+            group = Group(list(living))
+            for _ in range(3):
+                found, look, cpu = poll(group)
+                assert not found.errors
+                looks.append(look)
+                cpus.append(cpu)
+            died, pid = [], pids.pop()
+
+            def kill(pid=pid, died=died):
+                died.append(time.perf_counter())
+                os.kill(pid, signal.SIGKILL)
+
+            timer = threading.Timer(random.uniform(0, interval), kill)
+            timer.start()
+            while not poll(group)[0].errors:
+                pass
+            noticed.append(time.perf_counter() - died[0])
+            timer.join()
+            living.pop()
+        row = {
+            "ranks": count,
+            "between_polls_s": interval,
+            "poll_ms": round(statistics.median(looks) * 1e3),
+            "controller_cpu_share": round(sum(cpus) / (sum(looks) + interval * len(looks)), 3),
+            "death_noticed_s": {
+                "median": round(statistics.median(noticed), 2),
+                "most": round(max(noticed), 2),
+            },
         }
         ray.shutdown()
     return row
@@ -279,7 +383,7 @@ def _flat(row):
             yield name, value
 
 
-MODES = {"workers": tiny_workers, "actors": actors, "nodes": nodes, "training": training}
+MODES = {"workers": tiny_workers, "actors": actors, "deaths": deaths, "nodes": nodes, "training": training}
 
 
 def main():
