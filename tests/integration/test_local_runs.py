@@ -377,7 +377,7 @@ def test_a_run_that_is_killed_while_its_model_is_logged_leaves_nothing(own_tmpdi
     home.wait_for(run, lambda event: event["event"] == "metrics")
     wait_until(lambda: list(place.rglob("model.safetensors")), "the model that is logged", seconds=120)
     os.killpg(process_of(home, run)["pid"], signal.SIGKILL)
-    assert home.status(run)["reason"] == "driver_lost"
+    wait_until(lambda: home.status(run)["reason"] == "driver_lost", "the loss to be told", seconds=60)
     kept = (f"tw-{os.getuid()}", "torchinductor_")  # what torch has compiled, later runs take
     assert [path for path in place.glob("**/*") if not path.name.startswith(kept)] == []
     home.wait_until_gone(run)
