@@ -54,7 +54,8 @@ def likeliest_written(
         likely_BKV = logits_MV.float().log_softmax(-1).unflatten(0, (samples, asked))
         vocabulary = likely_BKV.shape[2]
         total_BF = (score_BK[:, :, None] + likely_BKV).flatten(1)
-        total_BC, choice_BC = total_BF.topk(min(2 * beams, total_BF.shape[1]))
+        # if all ends of the K likeliest texts come first, K others follow
+        total_BC, choice_BC = total_BF.topk(min((1 + len(ends)) * beams, total_BF.shape[1]))
         from_BC, token_BC = choice_BC // vocabulary, choice_BC % vocabulary
         ends_BC = torch.isin(token_BC, end_E) | (place == tokens - 1)
 

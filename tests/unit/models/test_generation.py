@@ -127,6 +127,19 @@ def test_beams_without_an_end_find_the_likeliest_text_of_so_many_tokens(model: n
     assert torch.equal(found[0, 4:], every[likely.argmax()])
 
 
+def test_no_number_of_ends_takes_the_places_of_texts_that_go_on() -> None:
+    """Each text's likeliest tokens are ends, as many as a search for one end would leave out of account."""
+
+    class Constant(nn.Module):
+        def forward(self, tokens_BT: Tensor) -> Tensor:
+            return torch.tensor([9.0, 9.0, 9.0, 1.0, 0.9, 0.8, 0.0, 0.0]).expand(*tokens_BT.shape, -1)
+
+    options: Any = {"tokens": 4, "ends": (0, 1, 2), "context": 9, "beams": 3}
+    found = likeliest_continued(Constant(), torch.tensor([[7]]), length_penalty=9.0, **options)
+    assert found[0, 1:4].tolist() == [3, 3, 3]  # worth more than any that has ended
+    assert found[0, 4] in (0, 1, 2)
+
+
 def test_beams_read_what_fits_into_the_context(model: nn.Module) -> None:
     prompt = torch.randint(0, VOCABULARY, (3, CONTEXT - 2), generator=torch.Generator().manual_seed(2))
     options: Any = {"tokens": 8, "ends": (1,), "context": CONTEXT, "beams": 3, "length_penalty": 1.0}
