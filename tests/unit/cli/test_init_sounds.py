@@ -4,13 +4,14 @@ import csv
 import json
 import time
 import wave
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator import cli, data, sdk, worker
+from orchestrator import data, sdk, worker
 
 pytest.importorskip("soundfile")
 
@@ -18,23 +19,9 @@ WORDS = ("left", "right", "stop", "go on")
 
 
 @pytest.fixture
-def init(tmp_path, monkeypatch, capsys):
-    """Calls the verb in a folder of its own; the plan of what it wrote, and the text."""
-    monkeypatch.setenv("TRAINWRIGHT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        monkeypatch.setattr("sys.argv", ["trainwright", "init", "job.yaml", "--force", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        assert ended.value.code == code, said
-        if code:
-            return said.err
-        return sdk.make_plan("job.yaml"), (tmp_path / "job.yaml").read_text()
-
-    return call
+def init(init):
+    """Writes over what the call before has written."""
+    return partial(init, "--force")
 
 
 def sounds(folder, count=40):
