@@ -20,6 +20,7 @@ from orchestrator.data.preparations.conversations import asked_text, template_le
 from orchestrator.data.preparations.pairs import target_definition
 from orchestrator.data.preparations.sequences import pad_rows
 from orchestrator.data.preparations.series import series_values
+from orchestrator.data.preparations.smiles import smiles_faults
 from orchestrator.data.preparations.text_columns import strings_of
 from orchestrator.data.preparations.tokenizers import CLASSIFY, END, PAD, Tokenizer, tokenizer_from_json
 from orchestrator.data.preparations.tokenizers.library import LibraryTokenizer
@@ -108,7 +109,7 @@ class Inputs(Section):
         if isinstance(self.prepare, Conversations):
             return self._padded([self.prompt(one) for one in _column(rows, self.prepare.column).to_pylist()])
         if self.text_column is not None:
-            return self.read(strings_of(_with(rows, self.text_column), self.text_column))
+            return self.read(strings_of(_with(rows, self.text_column), self.text_column), where)
         if isinstance(self.prepare, Windows):
             return self._past(rows)
         for layout in self.layouts:
@@ -122,12 +123,18 @@ class Inputs(Section):
             raise DataError(f"{where(fault.sample)}: {fault.tensor!r} {fault}") from None
         return finished(changed, self.layouts)
 
-    def read(self, texts: Sequence[str]) -> Batch:
+    def read(self, texts: Sequence[str], where: Callable[[int], str] | None = None) -> Batch:
         """``tokens`` (rows, context) and ``length`` (rows,) of texts. Only where there is a ``text_column``.
 
+        Args:
+            where: see ``tensors``.
+
         Raises:
-            DataError: a text is too long, or can't be written in the tokenizer's vocabulary.
+            DataError: a text is too long, can't be written in the tokenizer's vocabulary, or is no SMILES where it is to be.
         """
+        assert isinstance(self.prepare, Pack | Tokenize | Pairs)
+        for row, fault in smiles_faults(texts, self.prepare.tokenizer).items():
+            raise DataError(f"{(where or _by_number)(row)}: {fault}")
         return self._padded(self.tokenizer().encode(texts))
 
     def _padded(self, ids: Sequence[np.ndarray]) -> Batch:

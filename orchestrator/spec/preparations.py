@@ -49,11 +49,14 @@ class BpeTokenizer(Section):
 
 class SmilesTokenizer(Section):
     """Atoms, bonds, branches and rings of molecules in SMILES, one token for each kind that the training text has; others are
-    ``<unk>``. What stands in square brackets is one atom.
+    ``<unk>``. What stands in square brackets is one atom. A text that is no SMILES is bad input (``skip_bad_samples``).
     """
 
     kind: Literal["smiles"] = "smiles"
     """The tokenizer."""
+    check: Literal["grammar", "rdkit"] = "grammar"
+    """What a text must be: ``grammar``, a molecule or a reaction as OpenSMILES writes it (elements, brackets, bonds, branches, rings);
+    ``rdkit``, also one that RDKit takes, by valences and aromatic rings (``pip install trainwright[molecules]``)."""
 
 
 class FileTokenizer(Section):

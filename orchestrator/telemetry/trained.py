@@ -174,7 +174,8 @@ class Trained:
         assert isinstance(objective, SequenceToSequenceConfig)
         assert objective.start_token is not None and objective.end_token is not None
         for begin in range(0, len(texts), _TEXTS_AT_ONCE):
-            read = self.inputs.read(texts[begin : begin + _TEXTS_AT_ONCE])
+            some = texts[begin : begin + _TEXTS_AT_ONCE]
+            read = self.inputs.read(some, [f"text {begin + row}" for row in range(len(some))].__getitem__)
             longest = int(read["length"].max())
             given = {
                 "tokens": self._tensor(read["tokens"][:, :longest]),

@@ -17,6 +17,7 @@ from orchestrator.data.preparations.fit_tokenizer import (
 )
 from orchestrator.data.preparations.parallel import map_in_order
 from orchestrator.data.preparations.sequences import pack, smallest_token_type
+from orchestrator.data.preparations.smiles import bad_smiles
 from orchestrator.data.preparations.text_columns import (
     fixed_lists,
     texts_of,
@@ -53,8 +54,8 @@ class PackKind:
         return {section.column: True}
 
     def unfit(self, section: Pack, base_dir: str, table: pa.Table) -> dict[int, str]:
-        """None: what has a value is a sample."""
-        return {}
+        """Texts that are to be molecules and are none."""
+        return bad_smiles(table, {section.column: section.tokenizer})
 
     def too_long(self, section: Pack, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
         """None: a text goes on in the next sequence."""

@@ -19,6 +19,7 @@ from orchestrator.data.preparations.fit_tokenizer import (
 from orchestrator.data.preparations.parallel import map_in_order
 from orchestrator.data.preparations.places import refuse_first
 from orchestrator.data.preparations.sequences import longer_than, pad_rows, smallest_token_type
+from orchestrator.data.preparations.smiles import bad_smiles
 from orchestrator.data.preparations.text_columns import fixed_lists, read_once, strings_of, texts_of
 from orchestrator.data.preparations.tokenizers import (
     CLASSIFY,
@@ -53,8 +54,9 @@ class PairsKind:
         return {section.source: False, section.target: False}
 
     def unfit(self, section: Pairs, base_dir: str, table: pa.Table) -> dict[int, str]:
-        """None: what has a value is a sample."""
-        return {}
+        """Pairs of which a side is to be a molecule and is none."""
+        target = section.target_tokenizer or section.tokenizer
+        return bad_smiles(table, {section.source: section.tokenizer, section.target: target})
 
     def too_long(self, section: Pairs, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
         """Pairs of which a side is too long, unless it is cut."""

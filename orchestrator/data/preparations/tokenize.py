@@ -20,8 +20,9 @@ from orchestrator.data.preparations.fit_tokenizer import (
     token_lists,
 )
 from orchestrator.data.preparations.parallel import map_in_order
-from orchestrator.data.preparations.places import place_of
-from orchestrator.data.preparations.sequences import pad_rows, smallest_token_type
+from orchestrator.data.preparations.places import place_of, refuse_first
+from orchestrator.data.preparations.sequences import longer_than, pad_rows, smallest_token_type
+from orchestrator.data.preparations.smiles import bad_smiles
 from orchestrator.data.preparations.text_columns import (
     fixed_lists,
     named_column,
@@ -62,12 +63,14 @@ class TokenizeKind:
         return {section.column: True} | ({section.label: False} if section.label is not None else {})
 
     def unfit(self, section: Tokenize, base_dir: str, table: pa.Table) -> dict[int, str]:
-        """None: what has a value is a sample."""
-        return {}
+        """Texts that are to be molecules and are none."""
+        return bad_smiles(table, {section.column: section.tokenizer})
 
     def too_long(self, section: Tokenize, fitted: Mapping[str, Any], table: pa.Table) -> dict[int, str]:
-        """None: a text that is too long is cut, or an error."""
-        return {}
+        """Texts that are too long, unless they are cut."""
+        if section.long == "cut":
+            return {}
+        return _too_long(section, tokenized(table, section, fitted["tokenizer"]).ids)
 
     def cut(self, section: Tokenize, source: SourceRows) -> None:
         """A row's number says of which part it is."""
@@ -105,9 +108,10 @@ class TokenizeKind:
         for table, documents in zip(
             ours, map_in_order(tokenized, theirs, section, fitted["tokenizer"]), strict=True
         ):
-            tokens, length = pad_rows(
-                documents.ids, length=section.context, pad=pad, begin=begin, long=section.long
-            )
+            if section.long == "error":
+                mend = "raise data.prepare.context, set long: cut to keep the first ones"
+                refuse_first(table, _too_long(section, documents.ids), mend)
+            tokens, length = pad_rows(documents.ids, length=section.context, pad=pad, begin=begin, long="cut")
             columns = {"tokens": fixed_lists(tokens.astype(width)), "length": pa.array(length)}
             if documents.words is not None:
                 shifted = [word + 1 for word in documents.words] if section.classify else documents.words
@@ -140,6 +144,10 @@ class TokenizeKind:
     def lists_before(self, section: Tokenize, base_dir: str) -> dict[str, tuple[int, ...]]:
         """``special_tokens``."""
         return token_lists(known_tokenizer(section.tokenizer, ENCODER_SPECIALS, base_dir))
+
+
+def _too_long(section: Tokenize, ids: Sequence[np.ndarray]) -> dict[int, str]:
+    return longer_than(section.context - section.classify, ids, f"the text in column {section.column!r}")
 
 
 def _labels(table: pa.Table, name: str, classes: Sequence[Any]) -> np.ndarray:

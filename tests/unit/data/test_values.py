@@ -334,6 +334,31 @@ def test_tokenize_takes_no_gap_for_a_text_or_a_class(words, labels, column, tmp_
         )
 
 
+def test_a_text_that_is_too_long_to_tokenize_is_said_with_file_and_row_and_can_be_skipped(tmp_path):
+    data: dict[str, Any] = {
+        "train": parquet(tmp_path, text=["one two", "one " * 5, "two", "one"], stars=[0, 1, 0, 1]),
+        "prepare": {
+            "kind": "tokenize",
+            "label": "stars",
+            "tokenizer": {"kind": "words"},
+            "context": 5,
+            "long": "error",
+        },
+    }
+    job = {"family": "bert", "objective": {"kind": "classification"}, "batch": 2}
+    told = refused(tmp_path, data, **job)
+    assert (
+        "rows.parquet, row 1: the text in column 'text' has 5 tokens, and 4 fit; raise data.prepare.context"
+        in told
+    )
+    data["skip_bad_samples"] = 1
+    made = prepared(tmp_path, data, **job)
+    assert made.train_samples == 3
+    assert any("1 of 4 training rows" in note for note in made.notes)
+    data["prepare"] |= {"context": 6}
+    assert prepared(tmp_path, data, **job).train_samples == 4
+
+
 def test_tokenize_takes_numbers_and_keeps_those_that_are_missing(tmp_path):
     prepare = {"kind": "tokenize", "column": "text", "tokenizer": {"kind": "smiles"}, "context": 8}
     data: dict[str, Any] = {
