@@ -46,6 +46,12 @@ class ObjectiveConfig(Section):
         """What its evaluation measures beside the loss, but for what goes by the data's classes."""
         return self.METRICS
 
+    def misfit(self, model: FamilyConfig) -> str | None:
+        """What it asks for that can't be had with a model, as a sentence; None where all can. Both are complete. Asked by the plan, and
+        again where the objective is made, since what data is prepared into may have less than was planned.
+        """
+        return None
+
     @property
     def own_inputs(self) -> dict[str, TensorSpec]:
         """Tensors of a batch that only the objective's own code names; none in those of ours."""

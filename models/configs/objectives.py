@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from orchestrator.models.configs.base import Count, ObjectiveConfig, Positive, Probability
+from orchestrator.models.configs.base import Count, FamilyConfig, ObjectiveConfig, Positive, Probability
 
 NotNegative = Annotated[float, Field(ge=0)]
 LabelMetric = Literal[
@@ -77,6 +77,15 @@ class _OfClasses(_OfLabels):
     def metric_names(self) -> tuple[str, ...]:
         """With the accuracies of ``top_k``."""
         return (*super().metric_names, *(f"accuracy_top_{k}" for k in self.top_k))
+
+    def misfit(self, model: FamilyConfig) -> str | None:
+        """A weight for each class, and no more of the likeliest ones than there are."""
+        classes = model.outputs_for(self)
+        if self.class_weights is not None and len(self.class_weights) != classes:
+            return f"objective.class_weights: {len(self.class_weights)} weights are given, but there are {classes} classes"
+        if max(self.top_k, default=0) > classes:
+            return f"objective.top_k: the {max(self.top_k)} likeliest classes are asked for, but there are {classes} classes"
+        return None
 
 
 class ClassificationConfig(_OfClasses):
@@ -152,6 +161,26 @@ class _Writes(ObjectiveConfig):
     """With beams: a text is worth its logarithmic probability over its tokens to this power. 0 compares sums, which favors
     short texts; 1 means."""
 
+    @model_validator(mode="after")
+    def _penalty_is_of_a_search(self) -> Self:
+        if self.beams == 1 and self.length_penalty != 1:
+            raise ValueError(
+                f"length_penalty {self.length_penalty:g} is of a beam search, and beams is 1; give 2 or more, or leave it out"
+            )
+        return self
+
+    def _too_many_beams(self, tokens: int | None) -> str | None:
+        """A text begins with one of so many tokens; None where the model does not say."""
+        if tokens is None or self.beams <= tokens:
+            return None
+        return f"objective.beams: {self.beams} is more than the {tokens} tokens that a text can go on with"
+
+
+def _no_chunks(chunk_tokens: int | None, model: FamilyConfig) -> str | None:
+    if chunk_tokens is None or model.scores_in_chunks:
+        return None
+    return f"objective.chunk_tokens: family {model.family} makes its logits by code of its own, all at once; leave it out"
+
 
 class CausalLmConfig(_Asked, _Writes):
     """Cross-entropy of each next token; metrics: accuracy; perplexity is exp(loss)."""
@@ -174,6 +203,16 @@ class CausalLmConfig(_Asked, _Writes):
     def keeps_documents(self) -> bool:
         """As ``packed`` says."""
         return self.packed
+
+    def misfit(self, model: FamilyConfig) -> str | None:
+        """A model that reads forward, keeps documents apart where they are packed, and has as many tokens as beams."""
+        if getattr(model, "bidirectional", False):
+            return "model.bidirectional: a causal language model must not see what comes; set it to false"
+        if self.packed and "document" not in model.input_tensors(self):
+            return f"objective.packed: family {model.family} does not keep packed documents apart; set it to false"
+        return _no_chunks(self.chunk_tokens, model) or self._too_many_beams(
+            getattr(model, "vocabulary", None)
+        )
 
 
 class MaskedLmConfig(_Asked):
@@ -199,6 +238,15 @@ class MaskedLmConfig(_Asked):
     special_tokens: tuple[int, ...] | None = None
     """Tokens that are never predicted. Default: the tokenizer's."""
 
+    def misfit(self, model: FamilyConfig) -> str | None:
+        """A mask token that the model has."""
+        if self.mask_token is None:
+            return "objective.mask_token: the data names no mask token; write its number"
+        vocabulary = getattr(model, "vocabulary", None)
+        if vocabulary is not None and self.mask_token >= vocabulary:
+            return f"objective.mask_token {self.mask_token} is not below model.vocabulary {vocabulary}"
+        return _no_chunks(self.chunk_tokens, model)
+
 
 class SequenceToSequenceConfig(_Asked, _Writes):
     """Cross-entropy of each token of a target, from the source and the target's tokens before it (Sutskever et al. 2014,
@@ -221,6 +269,18 @@ class SequenceToSequenceConfig(_Asked, _Writes):
     """Token that a decoder begins with. Default: the architecture's, where its weights were trained with one, else the data's."""
     end_token: Annotated[int, Field(ge=0)] | None = None
     """Token that ends a text. Default: the tokenizer's."""
+
+    def misfit(self, model: FamilyConfig) -> str | None:
+        """Tokens that the model has, at least as many as beams, and a longest text where texts are compared."""
+        if self.start_token is None or self.end_token is None:
+            return "objective: the data names no start token or no end token; write start_token and end_token"
+        target = model.input_tensors(self)["target"]
+        for name, number in (("start_token", self.start_token), ("end_token", self.end_token)):
+            if target.below is not None and number >= target.below:
+                return f"objective.{name}: {number} is not below the model's {target.below} tokens"
+        if target.longest is None and {"bleu", "chrf"} & set(self.metrics):
+            return "objective.metrics: bleu and chrf need a model that knows its target_context"
+        return self._too_many_beams(target.below)
 
 
 class TokenClassificationConfig(_OfClasses):
@@ -288,6 +348,15 @@ class AdversarialConfig(ObjectiveConfig):
     ``wasserstein`` needs it, or the model's ``spectral_norm``."""
     ema_decay: Probability = 0.999
     """Decay, each step, of the averaged generator that samples are made with (Karras et al. 2017, arXiv:1710.10196)."""
+
+    def misfit(self, model: FamilyConfig) -> str | None:
+        """A bound on the slope where the loss needs one."""
+        if self.loss != "wasserstein" or self.gradient_penalty or getattr(model, "spectral_norm", False):
+            return None
+        return (
+            "objective.loss: wasserstein needs a bound on the discriminator's slope: set objective.gradient_penalty (10 is usual) or"
+            " model.spectral_norm"
+        )
 
     @property
     def differentiates_gradients(self) -> bool:

@@ -36,5 +36,7 @@ def make_objective(config: FamilyConfig, objective: ObjectiveConfig) -> Objectiv
             f"objective.kind: family {config.family} can't be trained with {objective.kind};"
             f" it can with {', '.join(config.OBJECTIVES)}"
         )
+    if misfit := objective.misfit(config):
+        raise SpecError(misfit)
     made: Objective = load(OBJECTIVES, objective.kind, "objective")(config, objective)
     return made

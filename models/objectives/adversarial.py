@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.errors import SpecError
 from orchestrator.models.averages import move_average
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, normal_from, uniform_from, weights_of
 from orchestrator.models.configs import AdversarialConfig, GanConfig
@@ -29,11 +28,6 @@ class Adversarial:
     phases = AdversarialConfig.PHASES
 
     def __init__(self, config: GanConfig, objective: AdversarialConfig) -> None:
-        if objective.loss == "wasserstein" and not (objective.gradient_penalty or config.spectral_norm):
-            raise SpecError(
-                "objective.loss: wasserstein needs a bound on the discriminator's slope: set"
-                " objective.gradient_penalty (10 is usual) or model.spectral_norm"
-            )
         self._tensors = config.input_tensors(objective)
         self._noise, self._bounded, self._spectral = config.noise, config.bounded, config.spectral_norm
         self._kind, self._penalty, self._decay = (

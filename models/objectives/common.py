@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import SpecError
 from orchestrator.models.base import Batch, Sample, Sums
 
 
@@ -38,14 +37,6 @@ class OnePhase:
         """The training loss and its metrics."""
         sums = self.loss("model", modules, batch)
         return {"loss": (sums.loss, sums.count), **sums.metrics}
-
-
-def check_beams(beams: int, tokens: int | None) -> None:
-    """Refuse more beams than a text can begin with. Raises SpecError."""
-    if tokens is not None and beams > tokens:
-        raise SpecError(
-            f"objective.beams: {beams} is more than the {tokens} tokens that a text can go on with"
-        )
 
 
 def forward(model: nn.Module, tensors: Mapping[str, Tensor | None], *, by_name: bool) -> Tensor:

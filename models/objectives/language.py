@@ -12,20 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.errors import SpecError
 from orchestrator.models.attention import without_last
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, uniform_from, weights_of
 from orchestrator.models.configs import (
     BertConfig,
     CausalLmConfig,
     CustomConfig,
-    FamilyConfig,
     GptConfig,
     MaskedLmConfig,
     RecurrentConfig,
 )
 from orchestrator.models.language_head import Score, Scoring
-from orchestrator.models.objectives.common import OnePhase, check_beams, forward
+from orchestrator.models.objectives.common import OnePhase, forward
 from orchestrator.models.objectives.generation import continued, likeliest_continued
 
 SAMPLE_TEXTS = 4
@@ -43,22 +41,12 @@ class CausalLm(OnePhase):
     """
 
     def __init__(self, config: GptConfig | RecurrentConfig | CustomConfig, objective: CausalLmConfig) -> None:
-        if isinstance(config, RecurrentConfig) and config.bidirectional:
-            raise SpecError(
-                "model.bidirectional: a causal language model must not see what comes; set it to false"
-            )
-        if objective.packed and "document" not in config.input_tensors(objective):
-            raise SpecError(
-                f"objective.packed: family {config.family} does not keep packed documents apart; set it to false"
-            )
-        _check_chunks(config, objective)
         assert config.context is not None
         self._chunk_tokens = objective.chunk_tokens
         self._counted = config.vocabulary if "bits_per_byte" in objective.metrics else None
         self._tensors = dict(config.input_tensors(objective))
         self._by_name = config.inputs_by_name
         self._packed = objective.packed
-        check_beams(objective.beams, config.vocabulary)
         self._beams, self._length_penalty = objective.beams, objective.length_penalty
         self._reads_borders = config.reads_borders
         self._context = config.context
@@ -173,14 +161,7 @@ class MaskedLm(OnePhase):
     """
 
     def __init__(self, config: BertConfig, objective: MaskedLmConfig) -> None:
-        assert config.vocabulary is not None
-        if objective.mask_token is None:
-            raise SpecError("objective.mask_token: the data names no mask token; write its number")
-        _check_chunks(config, objective)
-        if objective.mask_token >= config.vocabulary:
-            raise SpecError(
-                f"objective.mask_token {objective.mask_token} is not below model.vocabulary {config.vocabulary}"
-            )
+        assert config.vocabulary is not None and objective.mask_token is not None
         self._tensors = config.input_tensors(objective)
         self._vocabulary = config.vocabulary
         self._share = objective.share
@@ -265,13 +246,6 @@ class MaskedLm(OnePhase):
             loss_N, right_N = modules["model"](*given, scoring=scoring)
         weight_N, count = weight_BK.flatten(), weight_BK.sum()
         return Sums((loss_N * weight_N).sum(), count, {"accuracy": ((right_N * weight_N).sum(), count)})
-
-
-def _check_chunks(config: FamilyConfig, objective: CausalLmConfig | MaskedLmConfig) -> None:
-    if objective.chunk_tokens is not None and not config.scores_in_chunks:
-        raise SpecError(
-            f"objective.chunk_tokens: family {config.family} makes its logits by code of its own, all at once; leave it out"
-        )
 
 
 def _losses(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor]:

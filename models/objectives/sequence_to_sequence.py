@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.errors import SpecError
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, weights_of
 from orchestrator.models.configs import FamilyConfig, SequenceToSequenceConfig
 from orchestrator.models.metrics import Statistics
-from orchestrator.models.objectives.common import OnePhase, check_beams, forward
+from orchestrator.models.objectives.common import OnePhase, forward
 from orchestrator.models.objectives.generation import written
 from orchestrator.models.text_scores import TEXT_SCORES, WRITTEN
 
@@ -33,28 +32,16 @@ class SequenceToSequence(OnePhase):
     """
 
     def __init__(self, config: FamilyConfig, objective: SequenceToSequenceConfig) -> None:
-        if objective.start_token is None or objective.end_token is None:
-            raise SpecError(
-                "objective: the data names no start token or no end token; write start_token and end_token"
-            )
+        assert objective.start_token is not None and objective.end_token is not None
         self._tensors = dict(config.input_tensors(objective))
         self._target = self._tensors["target"]
-        for name in ("start_token", "end_token"):
-            number = getattr(objective, name)
-            if self._target.below is not None and number >= self._target.below:
-                raise SpecError(
-                    f"objective.{name}: {number} is not below the model's {self._target.below} tokens"
-                )
         self._start, self._end = objective.start_token, objective.end_token
         self._by_name = config.inputs_by_name
         self._smoothing = objective.label_smoothing
-        check_beams(objective.beams, self._target.below)
         self._beams, self._length_penalty = objective.beams, objective.length_penalty
         self._counts_matches = "exact_match" in objective.metrics
         self._shows_written = any(name in TEXT_SCORES for name in objective.metrics)
         self._longest = self._target.longest if self._shows_written else None
-        if self._shows_written and self._longest is None:
-            raise SpecError("objective.metrics: bleu and chrf need a model that knows its target_context")
 
     def inputs(self) -> Mapping[str, TensorSpec]:
         """The family's inputs, and how many tokens of each target are real."""

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.errors import SpecError
 from orchestrator.models.base import Batch, Sample, Sums, TensorSpec, weights_of
 from orchestrator.models.configs import (
     BinaryConfig,
@@ -92,12 +91,7 @@ class OfClasses(Supervised):
         super().__init__(config, objective)
         self._smoothing, self._gamma = objective.label_smoothing, objective.focal_gamma
         self._asked, self._top_k = objective.metrics, objective.top_k
-        weights = objective.class_weights
-        if weights is not None and len(weights) != self._outputs:
-            raise SpecError(
-                f"objective.class_weights: {len(weights)} weights are given, but there are {self._outputs} classes"
-            )
-        self._class_weights = weights
+        self._class_weights = objective.class_weights
         self._held_weights: Tensor | None = None
 
     def _weights(self, device: torch.device) -> Tensor | None:

@@ -17,11 +17,13 @@ def resolve(job: JobSpec, facts: DataFacts) -> ResolvedJob:
     """The job with its objective, or its family's own, and with the sizes that come from the data.
 
     Raises:
-        SpecError: the family can't be trained with the objective; a size is neither written nor known, or contradicts
-            the data.
+        SpecError: the family can't be trained with the objective, or the model not with what it asks for; a size is neither written
+            nor known, or contradicts the data.
     """
     objective = _resolve_objective(job, facts)
     model = _resolve_model(job.model, objective, facts)
+    if misfit := objective.misfit(model):
+        raise SpecError(misfit)
     # which strategy auto means is decided from the plan of each that may be meant
     strategy = DdpStrategy() if job.strategy.kind == "auto" else job.strategy
     return ResolvedJob.model_validate(

@@ -101,12 +101,50 @@ def test_all_else_stays_as_written():
             DataFacts(dims={"channels": 1, "image_size": 27}),
             "model: image_size 27 can't be halved",
         ),
+        (
+            job({"family": "gpt", "size": "debug"}, objective={"kind": "causal_lm", "beams": 101}),
+            TEXT,
+            "objective.beams: 101 is more than the 100 tokens that a text can go on with",
+        ),
+        (
+            job(
+                {"family": "transformer", "size": "debug"},
+                objective={"kind": "sequence_to_sequence", "start_token": 0, "end_token": 100},
+            ),
+            TEXT,
+            "objective.end_token: 100 is not below the model's 100 tokens",
+        ),
+        (
+            job({"family": "lstm", "bidirectional": True}, objective={"kind": "causal_lm"}),
+            TEXT,
+            "model.bidirectional: a causal language model must not see what comes",
+        ),
+        (
+            job({"family": "mlp"}, objective={"kind": "classification", "top_k": [1, 3]}),
+            TABLE,
+            "objective.top_k: the 3 likeliest classes are asked for, but there are 2 classes",
+        ),
+        (
+            job({"family": "mlp"}, objective={"kind": "classification", "class_weights": [1, 2, 3]}),
+            TABLE,
+            "objective.class_weights: 3 weights are given, but there are 2 classes",
+        ),
+        (
+            job({"family": "gan"}, objective={"kind": "adversarial", "loss": "wasserstein"}),
+            PICTURES,
+            "objective.loss: wasserstein needs a bound",
+        ),
     ],
 )
 def test_what_is_unknown_or_contradicts_the_data_is_refused(spec, facts, says):
     with pytest.raises(SpecError) as refused:
         resolve(spec, facts)
     assert says in str(refused.value)
+
+
+def test_a_length_penalty_without_a_search_is_refused():
+    with pytest.raises(ValidationError, match=r"length_penalty 0\.5 is of a beam search, and beams is 1"):
+        job({"family": "gpt"}, objective={"kind": "causal_lm", "length_penalty": 0.5})
 
 
 @pytest.mark.parametrize(
