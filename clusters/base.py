@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from orchestrator.clusters.shared.uploads.target import UploadTarget
@@ -67,6 +67,12 @@ class Cluster(Protocol):
 
     def list(self) -> list[RunStatus]:
         """All runs that the cluster still knows, newest first."""
+        ...
+
+    def forgotten(self) -> Sequence[RunStatus]:
+        """All runs of which its storage has records, in no order, each as it stands where the cluster knows it no more; one
+        that ``list`` has as well stands as it says there.
+        """
         ...
 
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:

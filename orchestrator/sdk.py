@@ -100,9 +100,22 @@ def stored(name: str, cluster: str | ClusterProfile | None = None) -> StoredRun:
     return attach(name, cluster)
 
 
-def list_runs(cluster: str | ClusterProfile = "local") -> list[RunStatus]:
-    """All runs that the cluster still knows, newest first."""
-    found = open_cluster(profile_of(cluster)).list()
+def list_runs(cluster: str | ClusterProfile = "local", *, forgotten: bool = False) -> list[RunStatus]:
+    """All runs that the cluster still knows, newest first.
+
+    Args:
+        cluster: as for ``make_plan``.
+        forgotten: also those that it knows no more, of which its storage has records.
+
+    Raises:
+        InfrastructureError: the cluster or its storage does not answer; no right to look into a claim.
+    """
+    backend = open_cluster(profile_of(cluster))
+    recorded = backend.forgotten() if forgotten else ()  # first: what is forgotten meanwhile is then in both
+    found = backend.list()
+    known = {status.run_id for status in found}
+    found += [status for status in recorded if status.run_id not in known]
+    found.sort(key=lambda status: status.submitted_at, reverse=True)
     _tell_trackers(found)
     return found
 

@@ -50,6 +50,15 @@ RIGHTS = (
 QUEUE_RIGHTS = (("list", "workloads", "kueue.x-k8s.io"),)
 """What it needs besides to say for what a queued job waits."""
 
+CLAIM_RIGHTS = (
+    ("create", "pods", ""),
+    ("get", "pods", ""),
+    ("delete", "pods", ""),
+    ("create", "pods/exec", ""),
+    ("get", "pods/exec", ""),
+)
+"""What a short pod needs that mounts a claim."""
+
 
 def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
     """Server, KubeRay, rights and storage from here; the rest from pods."""
@@ -79,6 +88,8 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
             )
         else:
             yield passed("rights", f"all {len(needed)} that runs need in namespace {api.namespace}")
+        if profile.kubernetes.storage_claim:
+            yield _check_claim_rights(api)
     except TrainwrightError as error:
         yield failed("access", str(error), "the checks that come after it were left out")
         return
@@ -99,6 +110,20 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
         )
     else:
         yield check_mlflow(uri)
+
+
+def _check_claim_rights(api: KubernetesApi) -> Check:
+    denied = [
+        f"{verb} {resource}" for verb, resource, group in CLAIM_RIGHTS if not api.may(verb, resource, group)
+    ]
+    if not denied:
+        return passed("rights to the claim", f"all {len(CLAIM_RIGHTS)} that a short pod with it needs")
+    return warned(
+        "rights to the claim",
+        f"in namespace {api.namespace} you may not {', '.join(denied)}: without that no logs, status and resume of runs whose"
+        " pods or RayJobs are gone, no list --all, and no upload",
+        "ask for the role <name>-storage of the chart, or one like it",
+    )
 
 
 def _look_from_pods(profile: ClusterProfile, api: KubernetesApi, mlflow: str) -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ from orchestrator.clusters.kubernetes.request import (
     plan_to_rayjob,
     stop_patch,
 )
-from orchestrator.clusters.kubernetes.run_log import EARLIER, News, parse_rank_line
+from orchestrator.clusters.kubernetes.run_log import EARLIER, News, parse_rank_line, rank_line
 from orchestrator.clusters.kubernetes.short_pod import ShortPod
 from orchestrator.clusters.kubernetes.status import half_sent, rayjob_to_status
 from orchestrator.clusters.shared.launches import (
@@ -45,6 +46,7 @@ from orchestrator.clusters.shared.launches import (
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack
 from orchestrator.clusters.shared.progress import with_progress
+from orchestrator.clusters.shared.recorded_runs import RecordedRuns
 from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name
 from orchestrator.clusters.shared.stores import ExplainedStore
@@ -58,6 +60,8 @@ from orchestrator.runs import RunState, RunStatus
 from orchestrator.section import format_bytes
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import Store, is_uri
+
+log = logging.getLogger(__name__)
 
 _OVERLAP_SECONDS = 30
 """A log that is taken up again is read from so long before: its clock is not ours."""
@@ -95,7 +99,9 @@ class KubernetesCluster:
         """Another RayJob with the plan of the last, or its revision, and the working directory as it is now. Where a command
         was killed while it sent one, what that lacks.
         """
-        rayjob = self._newest(run_id)
+        rayjob = self._known(run_id)
+        if rayjob is None:
+            return self._resume_forgotten(run_id, revise)
         status = self._status_of(rayjob)
         is_half_sent = status.launch > 1 and self._is_half_sent(rayjob, status)
         launch = status.launch if is_half_sent else next_launch(status)
@@ -106,29 +112,52 @@ class KubernetesCluster:
         refuse_nothing_left(status, plan)
         return self._send(plan, launch)
 
+    def _resume_forgotten(self, run_id: str, revise: Revise | None) -> RunStatus:
+        """The same from the run's records alone; one that has no end there was lost with its RayJob."""
+        status = self._forgotten(run_id)
+        plan = self._recorded.to_resume(status)
+        launch = next_launch(status)
+        plan = plan if revise is None else revise(plan)
+        refuse_nothing_left(status, plan)
+        self._rendered(plan, launch)  # what can't be sent is refused before anything is written
+        self._recorded.end(status)
+        return self._send(plan, launch)
+
     def status(self, run_id: str) -> RunStatus:
-        """From the RayJob, the run's records, its log, and its pods where they don't run."""
-        return self._status_of(self._newest(run_id))
+        """From the RayJob, the run's records, its log, and its pods where they don't run; of a run whose RayJobs are gone from
+        its records.
+        """
+        rayjob = self._known(run_id)
+        return self._forgotten(run_id) if rayjob is None else self._status_of(rayjob)
 
     def plan(self, run_id: str) -> Plan:
-        """From the ConfigMap of its newest launch."""
-        return self._plan_of(self._newest(run_id))
+        """From the ConfigMap of its newest launch; of a run whose RayJobs are gone from its records."""
+        rayjob = self._known(run_id)
+        if rayjob is None:
+            return self._recorded.plan(run_id, self._forgotten(run_id).launch)
+        return self._plan_of(rayjob)
 
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """From the pod while it is there, from the run's records before and after. With ``follow`` through minutes without an
         API server.
         """
-        reader = KubernetesCluster(self.profile, self._api.following()) if follow else self
-        return reader._lines_of(run_id, follow=follow, rank=rank)
+        if not follow:
+            return self._lines_of(run_id, follow=False, rank=rank)
+        reader = KubernetesCluster(self.profile, self._api.following())
+        reader._short_pods = self._short_pods
+        return reader._lines_of(run_id, follow=True, rank=rank)
 
     def _lines_of(self, run_id: str, *, follow: bool, rank: int | None) -> Iterator[str]:
-        rayjob = self._newest(run_id)
+        rayjob = self._known(run_id)
+        if rayjob is None:
+            lines = self._recorded_lines(run_id, self._forgotten(run_id).launch, rank)
+            return lines if rank is None else some_lines(lines, run_id, rank)
         name = rayjob["metadata"]["name"]
         if rank is not None and self._is_object_store:
             record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
             has_ended = partial(self._has_ended, name)
             return some_lines(rank_lines(record, rank, follow=follow, has_ended=has_ended), run_id, rank)
-        lines = self._followed(name) if follow else self._read_once(rayjob)
+        lines = self._followed(name, rank) if follow else self._read_once(rayjob, rank)
         if rank is None:
             return (line.removeprefix(EARLIER) for line in lines if parse_rank_line(line) is None)
         marked = (parse_rank_line(line) for line in lines)
@@ -136,14 +165,17 @@ class KubernetesCluster:
 
     def placed(self, run_id: str) -> Placed | None:
         """From the conditions and containers of its head's pod, while that is there."""
-        cluster = _ray_cluster_of(self._newest(run_id))
+        rayjob = self._known(run_id)
+        cluster = "" if rayjob is None else _ray_cluster_of(rayjob)
         return placed(self._api.pods(f"ray.io/cluster={cluster},ray.io/node-type=head")) if cluster else None
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """A graceful stop through storage or, where only pods reach that, through the run's ConfigMap within about a
         minute. ``now``, or before the driver lives, the RayJob is ended.
         """
-        rayjob = self._newest(run_id)
+        rayjob = self._known(run_id)
+        if rayjob is None:
+            return self._forgotten(run_id)
         status = self._status_of(rayjob)
         if status.state.is_final:
             return status
@@ -303,12 +335,29 @@ class KubernetesCluster:
 
     # -- finding -----------------------------------------------------------------------------------------------
 
-    def _newest(self, run_id: str) -> dict[str, Any]:
-        """The RayJob of the run's newest launch."""
-        found = self._api.rayjobs(f"{RUN_LABEL}={label_value(run_id)}")
-        if not found:
-            raise NotFoundError(f"cluster {self.profile.name} knows no run {run_id}")
-        return max(found, key=_launch_of)
+    def _known(self, run_id: str) -> dict[str, Any] | None:
+        """The RayJob of the run's newest launch; None where there is none, or no longer."""
+        return max(self._api.rayjobs(f"{RUN_LABEL}={label_value(run_id)}"), key=_launch_of, default=None)
+
+    @property
+    def _recorded(self) -> RecordedRuns:
+        """What the storage has of runs: read from here, or through a short pod that mounts the claim."""
+        if self._is_object_store:
+            return RecordedRuns(self.profile)
+        return RecordedRuns(self.profile, self._short_pod_for(str(self.profile.storage)).run)
+
+    def _forgotten(self, run_id: str) -> RunStatus:
+        """How a run without a RayJob stands by its records. Raises NotFoundError where there are none."""
+        unknown = f"cluster {self.profile.name} knows no run {run_id}"
+        try:
+            found = self._recorded.forgotten(run_id)
+        except InfrastructureError as error:
+            raise InfrastructureError(
+                f"{unknown}, and whether its storage has one can't be seen: {error}"
+            ) from None
+        if found is None:
+            raise NotFoundError(unknown)
+        return found
 
     def _plan_of(self, rayjob: dict[str, Any]) -> Plan:
         """The launch's plan, or the one before it where the command was killed before it stored the launch's own."""
@@ -348,6 +397,10 @@ class KubernetesCluster:
             ]
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
+    def forgotten(self) -> Sequence[RunStatus]:
+        """As runs stand whose RayJobs are gone; with a claim from one command in a short pod."""
+        return self._recorded.all_forgotten()
+
     # -- looking -----------------------------------------------------------------------------------------------
 
     def _status_of(self, rayjob: dict[str, Any]) -> RunStatus:
@@ -359,10 +412,21 @@ class KubernetesCluster:
             return rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob))
         if record is None and (pod := self._head_pod(rayjob)):
             status = with_progress(status, self._last_lines(pod))
+        elif record is None and status.state.is_final and (rayjob.get("status") or {}).get("jobStatus"):
+            status = self._with_kept_record(status)
         if status.state is RunState.STARTING and (problem := self._problem(rayjob)):
             # the head runs and its driver waits for workers: autoscaled ones, or one that was lost and is made again
             return status.saying(problem)
         return status
+
+    def _with_kept_record(self, status: RunStatus) -> RunStatus:
+        """With what the run says of itself in a claim, once no pod of it tells; as it is for who may not look there."""
+        try:
+            record = self._recorded.status(status.run_id, status.launch)
+        except InfrastructureError as error:
+            log.warning("its last steps and values are in the storage claim, which can't be read: %s", error)
+            return status
+        return status if record is None else status.with_record(record)
 
     def _is_half_sent(self, rayjob: dict[str, Any], status: RunStatus) -> bool:
         """Whether it waits for a ConfigMap that its command never made."""
@@ -409,15 +473,15 @@ class KubernetesCluster:
         found = {cluster: pods_problem(pods.get(cluster, [])) for cluster in waiting}
         return {cluster: problem for cluster, problem in found.items() if problem}
 
-    def _read_once(self, rayjob: dict[str, Any]) -> Iterator[str]:
+    def _read_once(self, rayjob: dict[str, Any], rank: int | None) -> Iterator[str]:
         pod = self._head_pod(rayjob)
         if pod is not None:
             with contextlib.suppress(NotYetError, NotFoundError):
                 yield from self._pod_lines(rayjob["metadata"]["name"], pod, follow=False)
                 return
-        yield from self._kept_log(rayjob)
+        yield from self._kept_lines(rayjob, rank)
 
-    def _followed(self, name: str) -> Iterator[str]:
+    def _followed(self, name: str, rank: int | None) -> Iterator[str]:
         """Lines of each head that the RayJob has, one after the other, until it has ended."""
         shown: set[str] = set()
         news = News()
@@ -432,7 +496,7 @@ class KubernetesCluster:
                 has_ended = self._has_ended(name)
             if has_ended:
                 if not shown:
-                    yield from self._kept_log(rayjob)
+                    yield from self._kept_lines(rayjob, rank)
                 return
         raise NotFoundError(f"cluster {self.profile.name}: RayJob {name} was deleted")
 
@@ -473,17 +537,27 @@ class KubernetesCluster:
             return []
         return [line.partition(" ")[2].removeprefix(EARLIER) for line in pieces.splitlines()]
 
-    def _kept_log(self, rayjob: dict[str, Any]) -> Iterator[str]:
-        if not self._is_object_store:
-            if rayjob_to_status(rayjob, self.profile).state.is_final:
-                raise NotFoundError(
-                    f"the head pod of {rayjob['metadata']['name']} is gone; its log is in the storage claim"
-                    f" {self.profile.kubernetes.storage_claim}, below {rayjob['metadata']['annotations'][STORAGE]}"
-                )
+    def _kept_lines(self, rayjob: dict[str, Any], rank: int | None) -> Iterator[str]:
+        """As a head's pod printed them, once it is gone; with a claim where the run has ended, which only pods reach."""
+        if not self._is_object_store and not rayjob_to_status(rayjob, self.profile).state.is_final:
             return
-        record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
-        content = record.whole_log(driver_log_name(_launch_of(rayjob)))
-        yield from content.decode(errors="replace").splitlines()
+        run_id = rayjob["metadata"]["annotations"][RUN_ID]
+        try:
+            lines = list(self._recorded_lines(run_id, _launch_of(rayjob), rank))
+        except InfrastructureError as error:
+            raise InfrastructureError(
+                f"the head pod of {rayjob['metadata']['name']} is gone, and its log, which lies in"
+                f" {rayjob['metadata']['annotations'][STORAGE]}, can't be read: {error}"
+            ) from None
+        yield from lines if rank is None else (rank_line(0, rank, line) for line in lines)
+
+    def _recorded_lines(self, run_id: str, launch: int, rank: int | None) -> Iterator[str]:
+        """Of the driver of a launch, or of one rank over all attempts, from the run's records."""
+        record = self._recorded.record(run_id)
+        if rank is not None:
+            return rank_lines(record, rank, follow=False, has_ended=lambda: True)
+        content = record.whole_log(driver_log_name(launch))
+        return iter(content.decode(errors="replace").splitlines())
 
 
 def _run_label_of(rayjob: dict[str, Any]) -> str:

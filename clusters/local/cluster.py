@@ -126,6 +126,10 @@ class LocalCluster:
                 found.append(self._placed(status) if status.state.is_final else self._with_output(status))
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
 
+    def forgotten(self) -> Sequence[RunStatus]:
+        """None: what it knows is what its storage has."""
+        return ()
+
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """Lines of the driver, or of one rank, over all launches and attempts."""
         self._record(run_id)

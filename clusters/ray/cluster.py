@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.clusters.base import Placed, Request, Revise
 from orchestrator.clusters.ray.api import RayClient
 from orchestrator.clusters.ray.request import is_ours, job_to_plan, launch_of, plan_to_ray_job, run_of
-from orchestrator.clusters.ray.status import forgotten, job_to_status, lost_with_its_head
+from orchestrator.clusters.ray.status import forgotten, job_to_status
 from orchestrator.clusters.shared.capacity import fits
 from orchestrator.clusters.shared.launches import (
     folder_of,
@@ -27,6 +27,7 @@ from orchestrator.clusters.shared.launches import (
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack, pack_own_code
 from orchestrator.clusters.shared.progress import with_progress
+from orchestrator.clusters.shared.recorded_runs import RecordedRuns
 from orchestrator.clusters.shared.run_records import (
     is_reachable_from_here,
     remote_record,
@@ -76,17 +77,20 @@ class RayJobsCluster:
         forgotten ends as lost first, also where its driver lives on.
         """
         job = self._known(run_id)
-        status, plan = self._forgotten(run_id) if job is None else (self._status_of(job), job_to_plan(job))
+        if job is None:
+            status = self._forgotten(run_id)
+            plan = self._recorded.to_resume(status)
+        else:
+            status, plan = self._status_of(job), job_to_plan(job)
+            refuse_deleted(self._record(plan), run_id)
         launch = next_launch(status)
-        record = self._record(plan)
-        refuse_deleted(record, run_id)
         if revise is not None:
             plan = self.render(revise(plan)).plan
         refuse_nothing_left(status, plan)
         package = pack(plan, with_own_code=True)
         self._client.check_versions()
         if job is None:
-            record.taken_over(status.launch).end(status)
+            self._recorded.end(status)
         return self._send(plan, launch, package)
 
     def status(self, run_id: str) -> RunStatus:
@@ -94,12 +98,14 @@ class RayJobsCluster:
         from its records.
         """
         job = self._known(run_id)
-        return self._forgotten(run_id)[0] if job is None else self._status_of(job)
+        return self._forgotten(run_id) if job is None else self._status_of(job)
 
     def plan(self, run_id: str) -> Plan:
         """From the job's metadata; of a run that Ray has forgotten, from its records."""
         job = self._known(run_id)
-        return self._forgotten(run_id)[1] if job is None else job_to_plan(job)
+        if job is None:
+            return self._recorded.plan(run_id, self._forgotten(run_id).launch)
+        return job_to_plan(job)
 
     def list(self) -> list[RunStatus]:
         """The newest launch of each run that Ray still knows."""
@@ -107,6 +113,10 @@ class RayJobsCluster:
         with ThreadPoolExecutor(_READERS) as readers:
             found = list(readers.map(self._without_output, newest))
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
+
+    def forgotten(self) -> Sequence[RunStatus]:
+        """As lost with the head before this one, where they have no end."""
+        return self._recorded.all_forgotten()
 
     def logs(self, run_id: str, *, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """The newest launch's driver from Ray, a rank's from the run's records."""
@@ -230,17 +240,18 @@ class RayJobsCluster:
             )
         return job
 
-    def _forgotten(self, run_id: str) -> tuple[RunStatus, Plan]:
-        """How a run that Ray does not know stands by its records, and the plan of its newest launch. Raises NotFoundError where
-        there are none.
-        """
-        store = self.storage(folder_of(run_id))
-        record = RunRecord(store.root, store)
-        status = record.status()
-        plan = record.section(plan_name(status.launch), Plan) if status else None
-        if status is None or plan is None:
+    @property
+    def _recorded(self) -> RecordedRuns:
+        """What the storage has of runs: read from here, or through jobs on the head."""
+        is_here = is_reachable_from_here(str(self.profile.storage))
+        return RecordedRuns(self.profile, None if is_here else self.run_on_head)
+
+    def _forgotten(self, run_id: str) -> RunStatus:
+        """How a run that Ray does not know stands by its records. Raises NotFoundError where there are none."""
+        found = self._recorded.forgotten(run_id)
+        if found is None:
             raise NotFoundError(f"cluster {self.profile.name} knows no run {run_id}")
-        return lost_with_its_head(status, self.profile, plan), plan
+        return found.with_urls({"dashboard": str(self.profile.address)})
 
     def _first_plan(self, plan: Plan) -> Plan | None:
         """What the run's id stands for already, where its records can be read from here."""

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from orchestrator.clusters.shared.log_lines import last_line
-from orchestrator.planning.plan import Plan
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
 
@@ -45,21 +44,6 @@ def job_to_status(job: dict[str, Any], profile: ClusterProfile, record: RunStatu
     elif state is not RunState.PENDING:
         status = status.at(state).saying("")
     return status if record is None else status.with_record(record)
-
-
-def lost_with_its_head(record: RunStatus, profile: ClusterProfile, plan: Plan) -> RunStatus:
-    """How a launch stands that Ray has forgotten, from its own record: it was lost where that has no end. Pure."""
-    status = record.on(profile.name).with_urls(
-        {"dashboard": str(profile.address), "checkpoints": f"{plan.storage}/checkpoints"}
-    )
-    if status.state.is_final:
-        return status
-    return status.ended(
-        RunState.FAILED,
-        EndReason.DRIVER_LOST,
-        f"{forgotten(profile.name)} the run; trainwright resume {record.run_id} goes on with it from its storage",
-        ended_at=None,
-    )
 
 
 def forgotten(cluster: str) -> str:

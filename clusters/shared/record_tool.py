@@ -1,8 +1,8 @@
 """Uses a run's store where it is: ``python -m orchestrator.clusters.shared.record_tool``.
 
 Runs on the cluster for a client that does not reach the storage. Arguments: ``read ROOT PATH OFFSET BYTES``,
-``write ROOT PATH BASE64``, ``create ROOT PATH BASE64``, or ``size``, ``list``, ``files`` and ``remove`` with ``ROOT
-PATH``. Prints one marked line of JSON.
+``write ROOT PATH BASE64``, ``create ROOT PATH BASE64``, ``status ROOT PATH LAUNCH``, or ``size``, ``list``, ``files``,
+``remove`` and ``statuses`` with ``ROOT PATH``. Prints one marked line of JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 from typing import Any
 
+from orchestrator.clusters.shared.recorded_runs import told_status, told_statuses
 from orchestrator.clusters.shared.stores import ANSWER_MARK, ExplainedStore
 
 
@@ -37,6 +38,10 @@ def answer(arguments: list[str]) -> Any:
             return store.files(path)
         case "remove":
             return store.remove(path)
+        case "status":
+            return told_status(f"{root}/{path}", int(more[0]) if more[0] else None)
+        case "statuses":
+            return told_statuses(root)
     raise SystemExit(f"record_tool: unknown action {action!r}")
 
 

@@ -97,7 +97,7 @@ class RemoteStore(Store):
         content = b""
         while length is None or len(content) < length:
             room = LONGEST_READ_BYTES if length is None else min(length - len(content), LONGEST_READ_BYTES)
-            answer = self._ask("read", path, str(offset + len(content)), str(room))
+            answer = self.ask("read", path, str(offset + len(content)), str(room))
             if answer is None:
                 raise FileNotFoundError(f"{self.root}/{path}")
             piece = base64.b64decode(answer)
@@ -108,30 +108,31 @@ class RemoteStore(Store):
 
     def write(self, path: str, content: bytes) -> None:
         """See Store."""
-        self._ask("write", path, base64.b64encode(content).decode())
+        self.ask("write", path, base64.b64encode(content).decode())
 
     def create(self, path: str, content: bytes) -> bool:
         """See Store."""
-        return bool(self._ask("create", path, base64.b64encode(content).decode()))
+        return bool(self.ask("create", path, base64.b64encode(content).decode()))
 
     def size(self, path: str) -> int | None:
         """See Store."""
-        answer = self._ask("size", path)
+        answer = self.ask("size", path)
         return None if answer is None else int(answer)
 
     def list(self, path: str) -> list[str]:
         """See Store."""
-        return list(self._ask("list", path))
+        return list(self.ask("list", path))
 
     def files(self, path: str) -> Sequence[StoredFile]:
         """See Store."""
-        return [StoredFile(*one) for one in self._ask("files", path)]
+        return [StoredFile(*one) for one in self.ask("files", path)]
 
     def remove(self, path: str) -> None:
         """See Store."""
-        self._ask("remove", path)
+        self.ask("remove", path)
 
-    def _ask(self, action: str, path: str, *more: str) -> Any:
+    def ask(self, action: str, path: str, *more: str) -> Any:
+        """What ``record_tool`` answers to an action on a path."""
         tool = ["python", "-m", "orchestrator.clusters.shared.record_tool"]
         with self._lock:
             output = self._run([*tool, action, self.root, path, *more])

@@ -1,15 +1,35 @@
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
+import typer
+
 from orchestrator.cli.options import AsJson, ClusterName, print_json, say
 
 
-def list_runs(cluster: ClusterName = "local", json: AsJson = False) -> None:
+def list_runs(
+    cluster: ClusterName = "local",
+    all_: Annotated[
+        bool,
+        typer.Option(
+            "--all", "-a", help="Also runs that the cluster has forgotten, by the records in its storage."
+        ),
+    ] = False,
+    json: AsJson = False,
+) -> None:
     """List the runs of a cluster, newest first."""
     from datetime import datetime
 
     from orchestrator import sdk
+    from orchestrator.spec.load import load_profile
 
-    runs = sdk.list_runs(cluster)
+    profile = load_profile(cluster)
+    runs = sdk.list_runs(profile, forgotten=all_)
+    if not all_ and profile.kind != "local":
+        sys.stderr.write(
+            f"of runs that {profile.name} has forgotten its storage was not asked: trainwright list --cluster {cluster} --all\n"
+        )
     if json:
         print_json([status.model_dump(mode="json") for status in runs])
         return

@@ -116,6 +116,9 @@ def test_a_run_s_whole_life_by_its_id_alone(terminal, place):
     assert re.fullmatch(told, terminal("logs", RUN, "--follow")[1])
     assert terminal.json("resume", RUN)["launch"] == 2
     assert f"{RUN}  pending" in terminal("list", "-c", profile.name)[1].replace(" " * 3, "  ")
+    assert f"trainwright list --cluster {profile.name} --all" in terminal("list", "-c", profile.name)[2]
+    code, listed, noted = terminal("list", "-c", profile.name, "--all")
+    assert (code, noted) == (0, "") and RUN in listed
 
 
 @pytest.mark.parametrize("verb", [("predict", "--data", "new.csv", "--output", "out"), ("evaluate",)])

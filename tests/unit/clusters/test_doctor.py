@@ -199,6 +199,7 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
             "clock": "pass",
             "KubeRay": "pass",
             "rights": "pass",
+            "rights to the claim": "pass",
             "storage claim": "pass",
             "nodes": "pass",
             "free": "pass",
@@ -233,11 +234,16 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
             server.put("events", event)
         (claim,) = [check for check in doctor(profile) if check.name == "storage claim"]
         assert (claim.outcome, claim.message) == ("fail", f"data can't be bound: {said}")
-        server.denied = {("patch", "rayjobs"), ("get", "pods/log")}
+        server.denied = {("patch", "rayjobs"), ("get", "pods/log"), ("create", "pods/exec")}
         server.has_kuberay = False
         server.objects["persistentvolumeclaims"].clear()
         trouble = {check.name: check for check in doctor(profile)}
         assert trouble["rights"].message == "in namespace training you may not patch rayjobs, get pods/log"
+        of_claim = trouble["rights to the claim"]
+        assert (
+            of_claim.outcome == "warn"
+            and "you may not create pods/exec: without that no logs" in of_claim.message
+        )
         assert trouble["KubeRay"].outcome == trouble["storage claim"].outcome == "fail"
         server.fail("GET", "persistentvolumeclaims", status_object(403, "Forbidden", "you can't"))
         (claim,) = [check for check in doctor(profile) if check.name == "storage claim"]

@@ -774,9 +774,10 @@ def test_a_log_whose_pod_is_gone(server):
     backend = cluster()
     submit(backend)
     server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", rayClusterName="gone")
+    server.denied = {("create", "pods")}
     with pytest.raises(
-        NotFoundError,
-        match=r"the head pod of .* is gone; its log is in the storage claim data, below /data/runs",
+        InfrastructureError,
+        match=r"the head pod of .* is gone, and its log, which lies in /data/runs/.*right",
     ):
         list(backend.logs(RUN))
 

@@ -370,6 +370,7 @@ def test_a_forgotten_run_that_had_ended_tells_its_end(head, tmp_path):
     record.end(ended)
     head.jobs.clear()
     assert backend.status("digits-abcdefgh").message == "stopped"
+    assert backend.list() == [] and [status.message for status in backend.forgotten()] == ["stopped"]
     assert backend.resume("digits-abcdefgh").launch == 2
 
 

@@ -1,0 +1,186 @@
+"""Runs on a storage claim whose pods, or RayJobs, are gone: told by their records, through a short pod that mounts the claim. Its
+commands are processes here, and the claim is a folder."""
+
+import logging
+
+import pytest
+from cluster_cases import kubernetes_profile, plan
+from fake_kubernetes import FakeKubernetes
+
+from orchestrator import sdk
+from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
+from orchestrator.handle import Run
+from orchestrator.records import RunRecord, plan_name
+from orchestrator.runs import EndReason, RunState, RunStatus
+
+RUN = "digits-abcdefgh"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with FakeKubernetes() as running:
+        monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig(tmp_path)))
+        yield running
+
+
+@pytest.fixture
+def claim(tmp_path):
+    folder = tmp_path / "claim"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def profile(claim):
+    return kubernetes_profile({"storage_claim": "data"}, storage=str(claim))
+
+
+@pytest.fixture
+def backend(server, profile):
+    return KubernetesCluster(profile)
+
+
+def left_behind(claim, run_id=RUN, *, launch=1, ended=True, cluster="prod"):
+    """What a run leaves in the claim."""
+    storage = claim / "runs" / run_id
+    record = RunRecord(str(storage))
+    made = plan(run_id=run_id, storage=storage, training={"max_steps": 100 * launch})
+    made = made.model_copy(update={"cluster": cluster})
+    for number in (1, launch):
+        record.store.write(plan_name(number), made.model_dump_json().encode())
+        told = RunStatus(run_id=run_id, state=RunState.RUNNING, launch=number, name="digits", step=40)
+        record.set_state(told.in_attempt(2, made.total_steps))
+    if ended:
+        record.end(told.ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, "saved step 40", ended_at=5.0))
+    record.store.write(f"launches/{launch}/driver.log", b"first\nlast\n")
+    for attempt in (1, 2):
+        record.store.write(f"logs/attempt-{attempt}/rank-3.log", b"of attempt %d\n" % attempt)
+    return record
+
+
+def short_pods(server):
+    return [name for name in server.objects["pods"] if name.startswith("trainwright-files-")]
+
+
+def test_a_run_whose_rayjob_is_gone_is_told_by_its_records(server, backend, claim):
+    left_behind(claim)
+    status = backend.status(RUN)
+    assert (status.state, status.reason, status.message) == (
+        RunState.STOPPED,
+        EndReason.STOPPED_BY_USER,
+        "saved step 40",
+    )
+    assert (status.step, status.attempt, status.cluster) == (40, 2, "prod")
+    assert status.urls["checkpoints"] == f"{claim}/runs/{RUN}/checkpoints"
+    assert backend.stop(RUN) == status
+    assert list(backend.logs(RUN)) == list(backend.logs(RUN, follow=True)) == ["first", "last"]
+    assert list(backend.logs(RUN, rank=3)) == ["of attempt 1", "of attempt 2"]
+    with pytest.raises(NotFoundError, match="has no output of rank 4"):
+        list(backend.logs(RUN, rank=4))
+    assert backend.placed(RUN) is None
+    assert len(short_pods(server)) == 1  # one serves them all
+    del backend
+
+
+def test_no_pod_stays_when_nobody_holds_the_cluster(server, profile, claim):
+    left_behind(claim)
+    assert Run(RUN, KubernetesCluster(profile)).status().step == 40
+    assert not short_pods(server)
+
+
+def test_a_forgotten_run_is_resumed_from_its_records_as_from_its_rayjob(server, profile, backend, claim):
+    left_behind(claim, launch=2)
+    status = sdk.attach(RUN, profile).resume(["training.max_steps=500"])
+    assert (status.launch, status.state) == (3, RunState.PENDING)
+    rayjob = server.only("rayjobs")
+    assert rayjob["spec"]["entrypoint"].endswith("--launch 3 --keep")
+    made = backend.plan(RUN)
+    assert made.total_steps == 500 and made.run_id == RUN
+    server.set_status(f"{RUN}-3", jobDeploymentStatus="Failed", reason="DeadlineExceeded")
+    again = backend.resume(RUN)
+    assert again.launch == 4 and backend.plan(RUN) == made  # and from the RayJob as ever
+
+
+def test_a_run_that_wrote_no_end_was_lost_with_its_rayjob(server, backend, claim):
+    record = left_behind(claim, ended=False)
+    old_driver = record.taken_over(1)
+    status = backend.status(RUN)
+    assert (status.state, status.reason, status.step) == (RunState.FAILED, EndReason.DRIVER_LOST, 40)
+    assert f"trainwright resume {RUN}" in status.message
+    assert not record.status(1).state.is_final  # to look at it changes nothing
+    assert backend.resume(RUN).launch == 2
+    assert record.status(1).reason is EndReason.DRIVER_LOST
+    assert old_driver.is_superseded
+
+
+def test_one_that_another_cluster_may_run_is_not_taken_from_it(server, backend, claim):
+    record = left_behind(claim, ended=False, cluster="theirs")
+    [status] = backend.forgotten()
+    assert status == backend.status(RUN)
+    assert (status.state, status.cluster) == (RunState.RUNNING, "theirs")
+    with pytest.raises(SpecError, match=rf"run {RUN} is running: .* submitted to cluster theirs"):
+        backend.resume(RUN)
+    assert record.status(1).state is RunState.RUNNING and not server.objects["rayjobs"]
+
+
+def test_nothing_is_resumed_of_what_is_being_deleted_or_has_no_plan(server, backend, claim):
+    record = left_behind(claim)
+    record.store.write("control/deleted", b"")
+    with pytest.raises(SpecError, match="is being deleted"):
+        backend.resume(RUN)
+    record.store.remove("control/deleted")
+    record.store.remove("plan.json")
+    with pytest.raises(SpecError, match=r"has no plan in .*submit the job again"):
+        backend.resume(RUN)
+    assert not server.objects["rayjobs"]
+
+
+def test_a_list_has_forgotten_runs_where_it_is_asked_for_them(server, profile, backend, claim, caplog):
+    for run_id in ("a-abcdefgh", "b-abcdefgh", RUN):
+        left_behind(claim, run_id)
+    (claim / "runs" / "b-abcdefgh" / "launches" / "1" / "final.json").write_text("{")
+    (claim / "runs" / "Not A Run").mkdir()
+    backend.submit(backend.render(plan(run_id=RUN, storage=claim / "runs" / RUN)))
+    assert [status.run_id for status in sdk.list_runs(profile)] == [RUN]
+    assert not server.commands
+    found = {status.run_id: status for status in sdk.list_runs(profile, forgotten=True)}
+    assert set(found) == {"a-abcdefgh", RUN}
+    assert found[RUN].state is RunState.PENDING  # what the cluster knows goes before what it left behind
+    assert found["a-abcdefgh"].state is RunState.STOPPED
+    assert "b-abcdefgh/launches/1/final.json is damaged" in caplog.text
+    assert len(server.commands) == 1
+
+
+def test_a_run_that_nobody_has_is_not_found(server, backend, claim):
+    for verb in (backend.status, backend.plan, backend.stop, backend.resume, backend.logs):
+        with pytest.raises(NotFoundError, match="knows no run nobody"):
+            verb("nobody")
+
+
+@pytest.mark.parametrize("denied", [("create", "pods"), ("create", "pods/exec")])
+def test_a_right_that_is_missing_is_named(server, backend, claim, denied):
+    left_behind(claim)
+    server.denied = {denied}
+    said = f"you have no right to {' '.join(denied)} in namespace training.*-storage does"
+    for verb in (backend.status, backend.logs, lambda run: backend.forgotten()):
+        with pytest.raises(InfrastructureError, match=said):
+            verb(RUN)
+    assert not short_pods(server)
+
+
+def test_a_run_whose_pods_alone_are_gone_is_told_whole(server, backend, claim, caplog):
+    caplog.set_level(logging.WARNING)
+    left_behind(claim)
+    backend.submit(backend.render(plan(run_id=RUN, storage=claim / "runs" / RUN)))
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", rayClusterName="gone")
+    status = backend.status(RUN)
+    assert (status.message, status.step) == ("saved step 40", 40)
+    assert list(backend.logs(RUN)) == list(backend.logs(RUN, follow=True)) == ["first", "last"]
+    assert list(backend.logs(RUN, rank=3)) == ["of attempt 1", "of attempt 2"]
+    server.denied = {("create", "pods/exec")}
+    other = KubernetesCluster(backend.profile)
+    assert (other.status(RUN).state, other.status(RUN).step) == (RunState.SUCCEEDED, 0)
+    assert "you have no right to create pods/exec" in caplog.text
+    with pytest.raises(InfrastructureError, match=r"the head pod of .* is gone, and its log.*no right"):
+        list(other.logs(RUN))
