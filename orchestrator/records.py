@@ -221,6 +221,8 @@ class RunRecord:
         content = b""
         while piece := self.read_log(name, len(content)):
             content += piece
+            if len(piece) < LONGEST_READ_BYTES:
+                break
         return content
 
     def _decoded(self, name: str, content: bytes, kind: type[Kept]) -> Kept:

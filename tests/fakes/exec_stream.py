@@ -9,6 +9,13 @@ import threading
 STDIN, STDOUT, STDERR, ERROR = range(4)
 
 
+def say_over(connection, text):
+    """What a command printed that ended well, whose output is known already."""
+    connection.send(bytes([STDOUT]) + text.encode())
+    connection.send(bytes([ERROR]) + json.dumps({"status": "Success"}).encode())
+    connection.close()
+
+
 def run_over(connection, words, cut_off_after_bytes=None):
     """Run a command's words here and carry what it is sent and prints; hang up when so much of its input has come."""
     here = [sys.executable if words[0] == "python" else words[0], *words[1:]]

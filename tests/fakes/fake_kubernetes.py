@@ -7,7 +7,7 @@ import re
 import uuid
 
 import crd_schema
-from exec_stream import run_over
+from exec_stream import run_over, say_over
 from programmable_server import Answer, Asked, ProgrammableServer
 
 _COLLECTIONS = {
@@ -55,6 +55,8 @@ class FakeKubernetes(ProgrammableServer):
         """What a kubelet makes of a pod that is created."""
         self.commands = []
         """What was run in pods, as (pod, words)."""
+        self.answers = {}
+        """Module -> what it prints for its arguments, in the place of a process of its own."""
         self.cut_off_after_bytes = None
         """Of the input of the next command in a pod."""
         self.on_watch = []
@@ -270,6 +272,8 @@ class FakeKubernetes(ProgrammableServer):
             return status_object(404, "NotFound", f'pods "{pod}" not found')
         words = asked.queries["command"]
         self.commands.append((pod, words))
+        if words[1:2] == ["-m"] and (answer := self.answers.get(words[2])):
+            return Answer(101, body=lambda connection: say_over(connection, answer(words[3:])))
         limit, self.cut_off_after_bytes = self.cut_off_after_bytes, None
         return Answer(101, body=lambda connection: run_over(connection, words, limit))
 

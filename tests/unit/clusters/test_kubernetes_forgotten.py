@@ -1,6 +1,7 @@
 """Runs on a storage claim whose pods, or RayJobs, are gone: told by their records, through a short pod that mounts the claim. Its
 commands are processes here, and the claim is a folder."""
 
+import json
 import logging
 
 import pytest
@@ -9,6 +10,8 @@ from fake_kubernetes import FakeKubernetes
 
 from orchestrator import sdk
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.clusters.shared import record_tool
+from orchestrator.clusters.shared.stores import ANSWER_MARK
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.handle import Run
 from orchestrator.records import RunRecord, plan_name
@@ -22,6 +25,20 @@ def server(tmp_path, monkeypatch):
     with FakeKubernetes() as running:
         monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig(tmp_path)))
         yield running
+
+
+@pytest.fixture(autouse=True)
+def tool(request, server):
+    """Each command's process takes a second to start: one test has real ones."""
+    if "real_processes" not in request.fixturenames:
+        server.answers[record_tool.__name__] = lambda words: (
+            f"{ANSWER_MARK}{json.dumps(record_tool.answer(words))}\n"
+        )
+
+
+@pytest.fixture
+def real_processes():
+    """The commands in pods are processes."""
 
 
 @pytest.fixture
@@ -80,10 +97,9 @@ def test_a_run_whose_rayjob_is_gone_is_told_by_its_records(server, backend, clai
         list(backend.logs(RUN, rank=4))
     assert backend.placed(RUN) is None
     assert len(short_pods(server)) == 1  # one serves them all
-    del backend
 
 
-def test_no_pod_stays_when_nobody_holds_the_cluster(server, profile, claim):
+def test_no_pod_stays_when_nobody_holds_the_cluster(server, profile, claim, real_processes):
     left_behind(claim)
     assert Run(RUN, KubernetesCluster(profile)).status().step == 40
     assert not short_pods(server)
