@@ -12,6 +12,7 @@ from orchestrator.models.configs.custom import Factory
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
 from orchestrator.spec.addresses import OpenText, StoreAddress
 from orchestrator.spec.data import DataSpec
+from orchestrator.spec.reserved import refuse_reserved
 
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -507,19 +508,7 @@ class EnvironmentSpec(Section):
 
     @model_validator(mode="after")
     def _no_process_control(self) -> EnvironmentSpec:
-        for name in self.env:
-            if not name.replace("_", "a").isalnum() or name[:1].isdigit():
-                raise ValueError(f"environment.env: {name[:40]!r} is not a name of an environment variable")
-            if name in {
-                "LD_PRELOAD",
-                "LD_LIBRARY_PATH",
-                "PYTHONPATH",
-                "PYTHONSTARTUP",
-                "PATH",
-            } or name.startswith(("RAY_", "TRAINWRIGHT_")):
-                raise ValueError(
-                    f"environment.env: {name} is set by trainwright or the cluster, not by a job"
-                )
+        refuse_reserved("environment.env", self.env)
         return self
 
 

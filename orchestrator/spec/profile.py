@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
 from orchestrator.spec.addresses import OpenText, StoreAddress
+from orchestrator.spec.reserved import refuse_reserved
 from orchestrator.storage import is_uri
 
 Name = Annotated[
@@ -33,7 +34,6 @@ class Toleration(Section):
 
 
 _OUR_LABELS = ("app.kubernetes.io/", "kueue.x-k8s.io/", "ray.io/", "trainwright/", "yunikorn.apache.org/")
-_OUR_VARIABLES = ("HOME", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 _OUR_FOLDERS = ("/tmp", "/dev/shm", "/etc/trainwright", "/opt/trainwright")
 
 
@@ -92,11 +92,7 @@ class NodeGroup(Section):
             if taken in ("cpu", "memory", "nvidia.com/gpu"):
                 raise ValueError(f"node_groups {self.name}: resources.{taken} has a field of its own")
         _refuse_our_labels(f"node_groups {self.name}", self.pod_labels)
-        for variable in self.environment:
-            if variable in _OUR_VARIABLES:
-                raise ValueError(
-                    f"node_groups {self.name}: environment.{variable} is set by trainwright; take it out"
-                )
+        refuse_reserved(f"node_groups {self.name}: environment", self.environment, of_nodes=True)
         return self
 
 
@@ -269,6 +265,7 @@ class ClusterProfile(Section):
     def _complete_for_its_kind(self) -> ClusterProfile:
         if self.kind == "ray" and not (self.address or "").startswith(("http://", "https://")):
             raise ValueError("address: kind ray needs the dashboard's URL, e.g. http://head:8265")
+        refuse_reserved("environment", self.environment)
         if self.notice_file and not self.notice_file.startswith("/"):
             raise ValueError(f"notice_file: {self.notice_file} must be a whole path, the same on each node")
         if self.kind != "local" and not self.storage:
