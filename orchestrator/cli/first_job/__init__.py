@@ -24,7 +24,7 @@ def draft_for_data(path: str, label: str | None, base_dir: str, cache: str) -> D
     from orchestrator.cli.first_job.columns import look_at
     from orchestrator.cli.first_job.pictures import folder_draft, picture_draft
     from orchestrator.cli.first_job.series import series_draft
-    from orchestrator.cli.first_job.sounds import listed_sound_draft, sound_draft
+    from orchestrator.cli.first_job.sounds import listed_sound_draft, sound_column_draft, sound_draft
     from orchestrator.cli.first_job.source import find_source
     from orchestrator.cli.first_job.table import table_draft
     from orchestrator.cli.first_job.texts import labeled_text_draft, text_draft
@@ -39,7 +39,7 @@ def draft_for_data(path: str, label: str | None, base_dir: str, cache: str) -> D
     columns = look_at(found.sample)
     if found.index.kind == "audio":
         return listed_sound_draft(found, columns, label)
-    for drafts in (picture_draft, series_draft, labeled_text_draft, table_draft):
+    for drafts in (sound_column_draft, picture_draft, series_draft, labeled_text_draft, table_draft):
         draft = drafts(found, columns, label)
         if draft is not None:
             return draft

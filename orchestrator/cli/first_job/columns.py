@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.data.columns.audio import is_audio
 from orchestrator.errors import SpecError
 from orchestrator.registry import suggest_of
 
-Role = Literal["number", "category", "date", "text", "image", "left"]
+Role = Literal["number", "category", "date", "text", "image", "sound", "left"]
 
 _DATE_FORMATS = (
     "%Y-%m-%d",
@@ -55,6 +56,7 @@ NAME_SAYS_SO = "its name says so"
 """Why a column is what is to be predicted, where that is no guess."""
 _MOST_CATEGORIES = 1000
 _MOST_CLASSES = 50
+_FEW = 16
 _TEXT_WORDS = 6
 """Words that a text has on average; fewer are names or categories."""
 
@@ -86,14 +88,34 @@ def _column(name: str, values: pa.ChunkedArray) -> Column:
     if pa.types.is_dictionary(kind):
         values = pa.chunked_array([chunk.dictionary_decode() for chunk in values.chunks])
         kind = values.type
-    image = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    if image or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-        return Column(name, kind, "image", values.null_count, 0)
+    if _is_encoded(kind):
+        return Column(name, kind, "sound" if holds_sounds(values) else "image", values.null_count, 0)
     if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
         return _of_lists(name, values)
     distinct = len(pc.unique(values.drop_null()))
     role, reason, form, hours = _role(name, values, distinct)
     return Column(name, kind, role, values.null_count, distinct, reason, form, hours)
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+    )
+
+
+def holds_sounds(values: pa.ChunkedArray) -> bool:
+    """Whether a column is of encoded sounds, by the first that are there."""
+    if not _is_encoded(values.type):
+        return False
+    return any(is_audio(encoded_in(value)) for value in values.drop_null().slice(0, _FEW).to_pylist())
+
+
+def encoded_in(value: Any) -> bytes | None:
+    """The bytes of an encoded image or sound, which may stand in a struct as Hugging Face writes it."""
+    found: bytes | None = value["bytes"] if isinstance(value, dict) else value
+    return found
 
 
 def _of_lists(name: str, values: pa.ChunkedArray) -> Column:

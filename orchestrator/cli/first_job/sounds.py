@@ -1,17 +1,17 @@
-"""Sounds: in folders of classes, or with a manifest that says which class each is of or what is said; heard by a recurrent
-network over their log-mel frames.
+"""Sounds: in folders of classes, with a manifest that says which class each is of or what is said, or in a column of a table that
+says it; heard by a recurrent network over their log-mel frames.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
 
-from orchestrator.cli.first_job.columns import NAME_SAYS_SO, Column, answer_of, guess_label
+from orchestrator.cli.first_job.columns import NAME_SAYS_SO, Column, answer_of, encoded_in, guess_label
 from orchestrator.cli.first_job.draft import Draft, scalar, training_length
 from orchestrator.cli.first_job.source import Found
 from orchestrator.data.columns.audio import AudioFacts, audio_facts, length_after
@@ -95,7 +95,7 @@ def sound_draft(found: Found) -> Draft:
             f"{index.root}: {len(paths):,} sounds in one folder, so nothing tells classes apart; put them into one folder for"
             " each class, or a manifest beside them: a CSV with the columns path, and label or text"
         )
-    looked = _look_at(paths)
+    looked = _look_at_files(paths)
     said = (
         f"{len(paths):,} sounds in {len(index.classes)} folders, each a class: {', '.join(index.classes[:8])}"
     )
@@ -111,19 +111,49 @@ def listed_sound_draft(found: Found, columns: Sequence[Column], asked: str | Non
         DataError: no column says what is to be learned.
         SpecError: there is no such column.
     """
+    return _draft_beside(found, columns, asked, "audio", lambda: _look_at_files(_paths(found)))
+
+
+def sound_column_draft(found: Found, columns: Sequence[Column], asked: str | None) -> Draft | None:
+    """The same of a table with a column of encoded sounds; None where it has none. Raises likewise."""
+    sound = next((one for one in columns if one.role == "sound"), None)
+    if sound is None:
+        return None
+    values, root = found.sample.column(sound.name), found.index.root
+
+    def look() -> _Looked:
+        whole = found.rows == found.sample.num_rows
+        looked = _look_at(
+            len(values), lambda row: encoded_in(values[row].as_py()), lambda row: f"{root}, row {row}"
+        )
+        return replace(looked, all=looked.all and whole)
+
+    beside = replace(
+        found, sample=found.sample.drop([sound.name]), found=[f"sounds: {sound.name}", *found.found]
+    )
+    return _draft_beside(
+        beside, [one for one in columns if one.role not in ("sound", "image")], asked, sound.name, look
+    )
+
+
+def _draft_beside(
+    found: Found, columns: Sequence[Column], asked: str | None, sound: str, look: Callable[[], _Looked]
+) -> Draft:
+    """Of sounds in a column, and the columns beside it."""
     found = _speakers_apart(found, columns)
     column, why, is_text = _to_learn(found, columns, asked)
-    looked = _look_at(_paths(found))
+    looked = look()
     drop = [f"{{kind: drop, tensor: {'text' if is_text else 'label'}}}"] if column.missing else []
     others = [one.name for one in columns if one is not column]
     left = [f"left out: {', '.join(others)}; --label names another column"] if others else []
     if is_text:
-        return _writer(found, looked, column, [f"to write: {column.name} ({why})", *left], drop)
+        mapping = f"columns: {{signal: {scalar(sound)}, text: {scalar(column.name)}}}"
+        return _writer(found, looked, column, mapping, [f"to write: {column.name} ({why})", *left], drop)
     answer = answer_of(column, found.sample.column(column.name), found.index.kind)
     unseen = ", unseen: unknown" if answer.rare or "group" in found.evaluation else ""
     encode = [f"{{kind: encode, tensor: label{unseen}}}"] if answer.encode else []
     notes = [f"to predict: {column.name} ({why}); {answer.words}", *left]
-    mapping = f"columns: {{signal: audio, label: {scalar(column.name)}}}"
+    mapping = f"columns: {{signal: {scalar(sound)}, label: {scalar(column.name)}}}"
     return _classifier(found, looked, notes, mapping, [*drop, *encode], answer.objective)
 
 
@@ -194,7 +224,7 @@ def _classifier(
 
 
 def _writer(
-    found: Found, looked: _Looked, text: Column, notes: Sequence[str], of_text: Sequence[str]
+    found: Found, looked: _Looked, text: Column, mapping: str, notes: Sequence[str], of_text: Sequence[str]
 ) -> Draft:
     texts = [one for one in found.sample.column(text.name).to_pylist() if one]
     rare = _with_rare_characters(texts) if found.evaluation else 0
@@ -213,7 +243,7 @@ def _writer(
         "gru",
         found.lines,
         _treatment(
-            f"columns: {{signal: audio, text: {scalar(text.name)}}}",
+            mapping,
             looked,
             max(10, rare) if rare else 0,
             [*of_text, *looked.steps(kept, "error"), spell],
@@ -246,17 +276,21 @@ def _paths(found: Found) -> list[str]:
     return [content.path for content in format_of("audio").contents(found.index)]
 
 
-def _look_at(paths: Sequence[str]) -> _Looked:
+def _look_at_files(paths: Sequence[str]) -> _Looked:
+    return _look_at(len(paths), lambda number: read_range(paths[number]), paths.__getitem__)
+
+
+def _look_at(count: int, read: Callable[[int], bytes | None], where: Callable[[int], str]) -> _Looked:
     """What sounds are, and how many can't be read. Raises DataError where none can."""
     facts, damaged = [], 0
-    step = max(1, len(paths) // _MOST_LOOKED_AT)
-    for path in paths[::step]:
+    step = max(1, count // _MOST_LOOKED_AT)
+    for number in range(0, count, step):
         try:
-            facts.append(audio_facts(read_range(path), partial(str, path)))
+            facts.append(audio_facts(read(number), partial(where, number)))
         except DataError:
             damaged += 1
     if not facts:
-        raise DataError(f"{paths[0]}: can't be read, nor can any other of the {damaged} sounds looked at")
+        raise DataError(f"{where(0)}: can't be read, nor can any other of the {damaged} sounds looked at")
     return _Looked(facts, damaged, step == 1)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.cli.first_job.columns import holds_sounds
 from orchestrator.cli.first_job.draft import scalar
 from orchestrator.cli.first_job.manifests import manifests_in, named_as, path_column
 from orchestrator.data.files import read_range
@@ -60,7 +61,8 @@ def find_source(path: str, base_dir: str, cache: str) -> Found:
     section = _section(kind, train, options)
     index, rows = _index(section, base_dir, cache)
     sample = _sample(index)
-    if (column := path_column(absolute(train, base_dir), sample)) is not None:
+    has_sounds = any(map(holds_sounds, sample.columns))
+    if not has_sounds and (column := path_column(absolute(train, base_dir), sample)) is not None:
         kind, options, why = "audio", {}, f"a manifest, whose column {column} names the sound of each row"
         index, rows = _index(_section(kind, train, options), base_dir, cache)
         sample = sample.drop([column])

@@ -203,3 +203,26 @@ def test_a_column_of_sounds_by_another_name(init, tmp_path):
     manifest(tmp_path / "features.csv", features)
     plan, _ = init("--data", "features.csv")
     assert plan.job.model.family == "mlp", "features of sounds that lie elsewhere are a table"
+
+
+@pytest.mark.parametrize("embedded", ["bytes", "struct"])
+def test_sounds_within_a_table_are_heard(init, tmp_path, embedded):
+    names = sounds(tmp_path / "set")
+    encoded = [(tmp_path / "set" / name).read_bytes() for name in names]
+    encoded[5] = b"nothing"
+    spoken = encoded if embedded == "bytes" else [{"bytes": one, "path": "x.wav"} for one in encoded]
+    # Hugging Face writes both: the sound, and the name that it once had
+    manifest(tmp_path / "all.parquet", {"wav": spoken, "file_name": names, "label": words(names)})
+    plan, text = init("--data", "all.parquet")
+    assert (plan.job.model.family, plan.job.objective.kind) == ("gru", "classification")
+    assert (plan.job.data.train.kind, plan.job.model.outputs) == ("parquet", 4)
+    assert plan.job.data.columns == {"signal": "wav", "label": "label"}
+    assert plan.job.data.skip_bad_samples == 20 and "1 sounds can't be read" in text
+    assert kinds(plan) == ["encode", "pad", "mel", "normalize", "spec_augment"]
+    manifest(tmp_path / "said.parquet", {"wav": spoken, "said": words(names), "speaker": list(range(8)) * 5})
+    plan, text = init("--data", "said.parquet")
+    assert (plan.job.objective.kind, plan.job.data.eval.group) == ("ctc", "speaker")
+    assert "to write: said (its name says so)" in text and "sounds: wav" in text
+    assert trained(2)["step"] == 2
+    manifest(tmp_path / "bare.parquet", {"wav": spoken})
+    assert "no column says what is said in the sounds" in init("--data", "bare.parquet", code=3)
