@@ -5,7 +5,8 @@
 
 For each case a job is run that is bound by it, the one field that ``why`` names is set to what it says, and the job is run again.
 The saving is that of all seconds, and of those of the loop alone: from the first step on, without the start, whose stages
-differ from run to run on a busy machine. A start that comes once for twice the steps is counted by half.
+differ from run to run on a busy machine. A start that comes once for twice the steps is counted by half. What is slow sleeps, a
+transform and a model, so that cores are free for a second reader, as ``why`` asks for.
 """
 
 from __future__ import annotations
@@ -28,6 +29,49 @@ _BASE = {
     "model": {"family": "cnn", "size": "debug"},
     "data": {"train": {"kind": "builtin", "name": "digits"}},
     "training": {"max_steps": 400, "global_batch_size": 32, "log_every": 20},
+    "checkpoint": {"every_steps": 10_000, "keep": {"best": 0}},
+    "tracking": {"kind": "none"},
+}
+_SLEEPERS = """
+import time
+
+from torch import nn
+
+from orchestrator.data.transforms.augmentation import ResizeKind
+
+resize = ResizeKind.apply
+
+
+def slowly(*arguments):
+    time.sleep(0.0005 * len(arguments[-1]["image"]))
+    return resize(*arguments)
+
+
+ResizeKind.apply = slowly
+
+
+class Model(nn.Linear):
+    def __init__(self, seconds):
+        super().__init__(64, 10)
+        self.seconds = seconds
+
+    def forward(self, image):
+        time.sleep(self.seconds)
+        return super().forward(image.flatten(1))
+"""
+"""Each sample takes the reader half a millisecond, each step 20."""
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "input": {
+        "model": {"family": "custom", "factory": "sleepers:Model", "config": {"seconds": 0.02}},
+        "objective": {"kind": "classification"},
+        "data": {
+            "train": {"kind": "builtin", "name": "digits"},
+            "transforms": [{"kind": "resize", "tensor": "image", "height": 8, "width": 8}],
+            "reader": "worker",
+            "reader_tasks": 1,
+        },
+        "training": {"max_steps": 600, "global_batch_size": 128, "log_every": 20},
+    },
     "checkpoint": {"every_steps": 10_000, "keep": {"best": 0}},
     "tracking": {"kind": "none"},
 }
@@ -114,6 +158,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="why-") as folder:
         os.environ["TRAINWRIGHT_HOME"] = folder
+        Path(folder, "sleepers.py").write_text(_SLEEPERS)
         rows = [of_case(name, Path(folder)) for name in options.case or CASES]
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))

@@ -88,12 +88,14 @@ def _share(ledger: Ledger, *parts: str) -> tuple[float, float]:
 
 
 def _input(ledger: Ledger, reader_tasks: int) -> _Candidate:
+    """Reading goes on beside the steps, so twice as many tasks take half of both; what is left of it beyond the steps is waited for."""
     seconds, share = _share(ledger, "data wait")
+    of_steps, _ = _share(ledger, STEP)
     return share, Advice(
         "input",
         f"workers waited {share:.0%} of the time for data",
         f"data.reader_tasks: {2 * reader_tasks} (now {reader_tasks}), where cores are free",
-        seconds / 2,
+        min(seconds, (seconds + of_steps) / 2),
     )
 
 

@@ -18,7 +18,8 @@ PLAN = Planned(
 @pytest.mark.parametrize(
     ("seconds", "bound", "change", "gain"),
     [
-        ({"step": 60.0, "data wait": 40.0}, "input", "data.reader_tasks: 4 (now 2)", 20.0),
+        ({"step": 60.0, "data wait": 40.0}, "input", "data.reader_tasks: 4 (now 2)", 40.0),
+        ({"step": 20.0, "data wait": 80.0}, "input", "data.reader_tasks: 4 (now 2)", 50.0),
         ({"step": 60.0, "checkpoint": 40.0}, "checkpoint", "checkpoint.every_steps: 200 (now 100)", 20.0),
         ({"step": 60.0, "evaluate": 40.0}, "evaluation", "training.evaluate_every: 100 (now 50)", 20.0),
         (
