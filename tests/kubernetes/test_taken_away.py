@@ -123,8 +123,8 @@ def cell(cluster, run, progress, target, way, phase):
     """Take one pod away in one phase, and let the run go on; returns steps that had to be taken again."""
     selector = SELECTORS[target] + (f",trainwright/run={run}" if target in OF_THE_RUN else "")
     pod = sorted(cluster.pods_of(selector), key=lambda pod: pod["metadata"]["name"])[-1]
-    before = progress.attempt
     seen = progress.wait_for(phase)
+    before = progress.attempt
     at = time.time()
     undo = take_away(cluster, pod, way)
     later_than = before if target in OF_THE_RUN else before - 1
