@@ -24,7 +24,7 @@ from orchestrator.keeper import end_with_keeper, keep
 from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
 from orchestrator.ray_session import RaySession, Work, train_on_worker
-from orchestrator.records import PLAN, RunRecord, plan_name
+from orchestrator.records import PLAN, SUBMITTED, RunRecord, plan_name
 from orchestrator.recovery.diagnosis import Answers, Diagnosis, nobody_trains
 from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
@@ -58,7 +58,15 @@ def main(arguments: list[str] | None = None, work: Work = train_on_worker) -> in
         return keep(plan, options.launch, _kept_command(options.plan, options.launch))
     if options.kept:
         end_with_keeper()
-    return Driver(plan, options.launch, options.start_ray, started_at, work).run()
+    submitted_at = _submitted_at(Path(options.plan)) or started_at
+    return Driver(plan, options.launch, options.start_ray, started_at, submitted_at, work).run()
+
+
+def _submitted_at(plan: Path) -> float | None:
+    """What the cluster's own clock said, where whoever submitted the launch could put that beside its plan."""
+    with contextlib.suppress(OSError, ValueError):
+        return float(plan.with_name(SUBMITTED).read_text(encoding="utf-8"))
+    return None
 
 
 def _kept_command(plan: str, launch: int) -> list[str]:
@@ -75,7 +83,13 @@ class Driver:
     """One launch."""
 
     def __init__(
-        self, plan: Plan, launch: int, ray_dir: str | None, started_at: float, work: Work = train_on_worker
+        self,
+        plan: Plan,
+        launch: int,
+        ray_dir: str | None,
+        started_at: float,
+        submitted_at: float,
+        work: Work = train_on_worker,
     ) -> None:
         """
         Args:
@@ -83,6 +97,7 @@ class Driver:
             launch: 1, and one more for each resume.
             ray_dir: folder of a private Ray instance; None joins the cluster's.
             started_at: seconds since the epoch.
+            submitted_at: the same; ``started_at`` where nobody says.
             work: what each worker does.
 
         """
@@ -94,7 +109,7 @@ class Driver:
             state=RunState.PENDING,
             name=plan.job.name,
             launch=launch,
-            submitted_at=started_at,
+            submitted_at=submitted_at,
         )
         self._stops_asked = 0
         self._why_at_once = "stopped before it could save"

@@ -66,7 +66,7 @@ class Ledger(Section):
     began_at: float = 0.0
     """When its first driver began, in seconds since the epoch."""
     charged_from: float = 0.0
-    """From when on its time is charged: its submission, where the driver knew that."""
+    """From when on its time is charged: its submission, where the driver knew that, or its cluster told it."""
     doing: str = ""
     """The part of the time behind ``until``; empty where the run has ended."""
     until: float = 0.0
@@ -89,7 +89,7 @@ class Ledger(Section):
         clocks that differ none is charged twice.
 
         Args:
-            submitted_at: when it was submitted, which a driver on a cluster does not know.
+            submitted_at: when it was submitted, where its driver was not told.
             scheduled_at: when its driver had a node; None where nobody says.
             started_at: when its driver's container began; None where nobody says.
 
@@ -172,6 +172,8 @@ class Account:
         """What the time from here on is charged to; empty between launches."""
         self.at = found.until
         """Up to when all is charged."""
+        self.free_from = 0.0
+        """When the launch before had ended."""
         self.reached = max(reached, found.step)
         """The last step that any attempt has logged or saved."""
         self.step_seconds = 0.0
@@ -226,6 +228,8 @@ class Account:
         match event:
             case {"event": "state", "launch": int(launch)}:
                 self._begins(time, launch)
+            case {"event": "submitted", "at": float(at)} if self.doing:
+                self._was_submitted(at)
             case {"event": "stage", "doing": str(stage)} if self.doing:
                 self._goes_on(time, _part_of(stage))
             case {"event": "waiting"} if self.doing:
@@ -251,10 +255,18 @@ class Account:
         if self.doing and launch == self.launch:
             self._failed(time)
         else:
+            self.free_from = self.at
             self.at, self.doing = min(self.submitted_at.get(launch, time), time), QUEUE
             self.began_at, self.charged_from = time, self.at
         self.launch = launch
         self._goes_on(time, f"{START}starting the driver")
+
+    def _was_submitted(self, at: float) -> None:
+        """The driver has learnt from the cluster when its launch was submitted; one after the launch before had ended."""
+        waited = self.charged_from - max(at, self.free_from)
+        if waited > 0:
+            self._add(QUEUE, waited)
+            self.charged_from -= waited
 
     def _goes_on(self, time: float, doing: str) -> None:
         """From training on: to the end, or, without a fault that was told, to another attempt in the same processes."""

@@ -40,6 +40,8 @@ LONGEST_READ_BYTES = 4 * 2**20
 
 PLAN = "plan.json"
 """The plan that the run was first launched with."""
+SUBMITTED = "submitted-at"
+"""Beside the plan that a driver is given: when its cluster had the launch submitted, in seconds since the epoch by its own clock."""
 _REACHED = "control/reached"
 _LEFT_OUT = "control/left-out.json"
 _DELETED = "control/deleted"

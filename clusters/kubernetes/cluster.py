@@ -55,7 +55,7 @@ from orchestrator.clusters.shared.uploads.bucket import BucketTarget
 from orchestrator.clusters.shared.uploads.target import UploadTarget
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
 from orchestrator.planning.plan import Plan
-from orchestrator.records import RunRecord, driver_log_name
+from orchestrator.records import SUBMITTED, RunRecord, driver_log_name
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.section import format_bytes
 from orchestrator.spec.profile import ClusterProfile
@@ -312,7 +312,9 @@ class KubernetesCluster:
         except AlreadyThereError:
             is_new = False
             rayjob = self._ours(body)
+        status = rayjob_to_status(rayjob, self.profile)
         config_map["metadata"]["ownerReferences"] = [_owner(rayjob)]
+        config_map["data"][SUBMITTED] = str(status.submitted_at)
         try:
             with contextlib.suppress(AlreadyThereError):
                 self._api.create_config_map(config_map)
@@ -320,7 +322,7 @@ class KubernetesCluster:
             if is_new:
                 self._api.delete_rayjob(body["metadata"]["name"])
             raise
-        return rayjob_to_status(rayjob, self.profile)
+        return status
 
     def _ours(self, body: dict[str, Any]) -> dict[str, Any]:
         """The RayJob that has the name already, where it is this one."""

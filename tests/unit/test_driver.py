@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 
 import pytest
 from data_jobs import job_of, plan_of
@@ -84,6 +85,15 @@ def test_a_launch_that_took_all_its_steps_succeeds(launch):
     assert code == 0 and (end.state, end.reason) == (RunState.SUCCEEDED, EndReason.COMPLETED)
     assert (end.step, end.attempt, end.total_steps, end.metrics) == (10, 1, 10, {"loss": 0.5})
     assert (Session.entered, Session.left) == (1, 1)
+
+
+def test_the_ledger_begins_when_the_cluster_had_it_submitted(launch, tmp_path):
+    submitted = time.time() - 1000
+    (tmp_path / "submitted-at").write_text(str(submitted))
+    _, end = launch()
+    assert end.submitted_at == submitted
+    assert launch.record.ledger(1).charged_from == submitted
+    assert launch.record.ledger(1).seconds["queue"] >= 1000
 
 
 def test_a_model_that_was_not_counted_where_it_was_planned_is_counted_first(launch):

@@ -208,6 +208,23 @@ def test_the_queue_is_told_from_the_image_and_the_environment(scheduled, started
     assert found.with_wait(100.0).wall == pytest.approx(22.0)  # not twice
 
 
+@pytest.mark.parametrize(("at", "wall"), [(100.0, 22.0), (111.0, 12.0), (130.0, 12.0)])
+def test_a_driver_that_learns_of_its_submission_charges_the_wait(at, wall):
+    """Ray tells it to a driver that has joined; what was charged already is not charged again."""
+    known = told(*BEGIN, (112.0, "submitted", {"at": at}), log(120.0, 1, forward=1000.0), (122.0, "end", {}))
+    found = ledger_of(known, {1: 110.0})
+    assert found.wall == pytest.approx(wall)
+    assert found.seconds.get("queue", 0.0) == pytest.approx(wall - 12.0)
+    assert found.with_wait(at).wall == pytest.approx(wall)
+
+
+def test_a_launch_is_charged_for_no_time_of_the_one_before():
+    """A clock that is behind says of the second launch that it was submitted while the first ran."""
+    first = told(*BEGIN, log(120.0, 1, forward=1000.0), (122.0, "end", {}))
+    second = told((130.0, "state", {"launch": 2}), (131.0, "submitted", {"at": 115.0}), (140.0, "end", {}))
+    assert ledger_of([*first, *second], {1: 110.0}).wall == pytest.approx(12.0 + 18.0)
+
+
 def test_a_queue_that_the_driver_knew_of_is_not_charged_again():
     assert began(100.0).with_wait(100.0) == began(100.0)
     assert began(100.0).with_wait(101.0).wall == pytest.approx(22.0)

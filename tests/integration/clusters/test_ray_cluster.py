@@ -15,6 +15,7 @@ from orchestrator.clusters.doctor.examine import doctor
 from orchestrator.clusters.ray.api import RayClient
 from orchestrator.clusters.shared.packaging import pack_own_code
 from orchestrator.errors import InfrastructureError
+from orchestrator.records import RunRecord
 from orchestrator.runs import RunState
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
@@ -121,6 +122,9 @@ def test_a_cnn_trains_across_both_nodes(profile):
     assert {rank: bool(list(cluster.logs(plan.run_id, rank=rank))) for rank in (0, 1)} == {0: True, 1: True}
     workers = workers_of(profile, plan.run_id)
     assert len({worker["node_id"] for worker in workers}) == 2
+    kept = RunRecord(plan.storage).ledger(1)
+    assert kept.charged_from == pytest.approx(status.submitted_at, abs=0.01)  # what the driver was told
+    assert sdk.Run(plan.run_id, cluster).ledger().wall == pytest.approx(kept.wall, rel=0.005)
 
 
 def test_a_gpt_trains_across_both_nodes(profile):

@@ -82,6 +82,7 @@ def test_a_submit_makes_a_rayjob_and_the_config_map_that_it_owns(server):
     assert rayjob["spec"] == backend.render(wanted()).body["spec"]
     assert config_map["metadata"]["ownerReferences"][0]["uid"] == rayjob["metadata"]["uid"]
     assert Plan.model_validate_json(config_map["data"]["plan.json"]) == wanted()
+    assert float(config_map["data"]["submitted-at"]) == status.submitted_at > 0
 
 
 def test_it_is_checked_by_the_server_before_anything_is_made(server):
