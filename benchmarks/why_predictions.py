@@ -52,21 +52,21 @@ ResizeKind.apply = slowly
 
 class Model(nn.Linear):
     def __init__(self, seconds):
-        super().__init__(64, 10)
+        super().__init__(64 * 64, 10)
         self.seconds = seconds
 
     def forward(self, image):
         time.sleep(self.seconds)
         return super().forward(image.flatten(1))
 """
-"""Each sample takes the reader half a millisecond, each step 20."""
+"""Each sample takes the reader half a millisecond, each step 20. Samples are so large that a chunk of them holds a few steps."""
 CASES: Mapping[str, Mapping[str, Any]] = {
     "input": {
         "model": {"family": "custom", "factory": "sleepers:Model", "config": {"seconds": 0.02}},
         "objective": {"kind": "classification"},
         "data": {
             "train": {"kind": "builtin", "name": "digits"},
-            "transforms": [{"kind": "resize", "tensor": "image", "height": 8, "width": 8}],
+            "transforms": [{"kind": "resize", "tensor": "image", "height": 64, "width": 64}],
             "reader": "worker",
             "reader_tasks": 1,
         },

@@ -127,12 +127,15 @@ def cell(cluster, run, progress, target, way, phase):
     before = progress.attempt
     at = time.time()
     undo = take_away(cluster, pod, way)
+    if target == "head":
+        undo()  # its pool has no other node for the next one
     later_than = before if target in OF_THE_RUN else before - 1
     following = progress.first_step_after(at, later_than=later_than)
     lost = 0
     if following["attempt"] != before:
         lost = progress.last_of(before) - progress.start_of(before + 1)
-    undo()
+    if target != "head":
+        undo()
     wait_for_replacement(cluster, run, target, pod)
     seconds = following["time"] - at
     print(
