@@ -16,6 +16,7 @@ from orchestrator.clusters.kubernetes.errors import GoneError, QuotaNotCountedEr
 from orchestrator.clusters.kubernetes.login import connect
 from orchestrator.clusters.kubernetes.pod_command import PodCommand
 from orchestrator.clusters.shared.connection import connection_problem
+from orchestrator.clusters.shared.moment import Moment
 from orchestrator.clusters.shared.patience import Patience, retry_after_seconds, worth_another_try
 from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.spec.profile import ClusterProfile
@@ -27,6 +28,8 @@ _CONNECT_SECONDS = 5.0
 _PAGE = 200
 _WATCH_SECONDS = 30
 _IDLE_LOG_SECONDS = 15.0
+_OVERLAP_SECONDS = 30
+"""A log that is taken up again is read from so long before: its clock is not ours."""
 _TRIES_IN_SILENCE = 3
 _REFUSED_TRIES = 12
 """How often who follows a run, and was answered before, is refused: an API server that has just started knows nobody's rights for
@@ -253,19 +256,25 @@ class KubernetesApi:
         *,
         follow: bool,
         tail_lines: int | None = None,
-        since_seconds: int | None = None,
+        since: Moment | None = None,
     ) -> Iterator[str]:
         """Pieces of a container's output, each line behind its time stamp. With ``follow`` until the container or
-        the connection ends, or nothing came for a quarter of a minute.
+        the connection ends, or nothing came for a quarter of a minute. With ``since`` only lines that came later, and
+        those of half a minute before.
         """
         from urllib3.exceptions import HTTPError
 
-        more: dict[str, Any] = {"tail_lines": tail_lines, "since_seconds": since_seconds}
-        more = {name: value for name, value in more.items() if value is not None}
+        def read(*arguments: Any, **options: Any) -> Any:
+            # counted anew for each try: minutes may pass between two of them
+            if since is not None:
+                options["since_seconds"] = round(since.seconds_ago()) + _OVERLAP_SECONDS
+            return self._core().read_namespaced_pod_log(*arguments, **options)
+
+        more: dict[str, Any] = {} if tail_lines is None else {"tail_lines": tail_lines}
         response = self._answer(
             "get",
             "pods/log",
-            self._core().read_namespaced_pod_log,
+            read,
             pod,
             self.namespace,
             container=container,

@@ -44,6 +44,7 @@ from orchestrator.clusters.shared.launches import (
     refuse_nothing_left,
 )
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
+from orchestrator.clusters.shared.moment import Moment
 from orchestrator.clusters.shared.packaging import pack
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.recorded_runs import RecordedRuns
@@ -63,8 +64,6 @@ from orchestrator.storage import Store, is_uri
 
 log = logging.getLogger(__name__)
 
-_OVERLAP_SECONDS = 30
-"""A log that is taken up again is read from so long before: its clock is not ours."""
 _LOOK_SECONDS = 2.0
 _READERS = 16
 """Records read at once for a list."""
@@ -506,21 +505,18 @@ class KubernetesCluster:
         """Lines of the run-log container. A stream that breaks, or is silent, is taken up again behind the last line,
         until the run has ended: the container itself outlives it.
         """
-        last, last_read = "", time.time()
+        last, last_read = "", Moment()
         while True:
             is_last_look = not follow or self._has_ended(name)
-            since = round(time.time() - last_read) + _OVERLAP_SECONDS if last else None
-            last_read = time.time()
+            since, last_read = last_read if last else None, Moment()
             splitter = LineSplitter()
             is_following, is_silent = not is_last_look, True
             try:
-                for piece in self._api.pod_log(
-                    pod, RUN_LOG_CONTAINER, follow=is_following, since_seconds=since
-                ):
+                for piece in self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=is_following, since=since):
                     for stamped in splitter.feed(piece):
                         stamp, _, line = stamped.partition(" ")
                         if stamp > last:
-                            last, last_read, is_silent = stamp, time.time(), False
+                            last, last_read, is_silent = stamp, Moment(), False
                             yield line
             except NotYetError:
                 if is_last_look:
