@@ -12,14 +12,18 @@ import copy
 import json
 import os
 import secrets
+import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import control_plane as control_planes
 import namespaces
+import pytest
 import yaml
 from command_line import CommandLine
 from control_plane import ApiError, ControlPlane, Object, wait_until
@@ -33,6 +37,7 @@ NAMESPACE = "training"
 IMAGE = "registry.example.com/trainwright:0.1.0"
 STORAGE = "/mnt/trainwright"
 _RAY = f"/apis/ray.io/v1/namespaces/{NAMESPACE}"
+_RBAC = "rbac.authorization.k8s.io"
 _CORE = f"/api/v1/namespaces/{NAMESPACE}"
 
 
@@ -62,6 +67,39 @@ class Event(NamedTuple):
         return str((self.body.get("status") or {}).get("jobDeploymentStatus") or "")
 
 
+class Followed:
+    """Events of a run that are read by a thread of their own.
+
+    Args:
+        events: As they come, until the run has ended.
+    """
+
+    def __init__(self, events: Iterator[Object]) -> None:
+        self.told: list[Object] = []
+        self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
+        self._reader.start()
+
+    def _read(self, events: Iterator[Object]) -> None:
+        for event in events:
+            self.told.append(event)
+
+    def of(self, kind: str) -> list[Object]:
+        """All of a kind that have come."""
+        return [event for event in list(self.told) if event["event"] == kind]
+
+    def wait_for(self, kind: str, step: int) -> None:
+        """Until one of a kind has come, of a step or a later one."""
+        wait_until(
+            f"{kind} of step {step}", lambda: any(one["step"] >= step for one in self.of(kind)), seconds=300
+        )
+
+    def to_the_end(self) -> list[Object]:
+        """All events, once the run has ended."""
+        self._reader.join(300)
+        assert not self._reader.is_alive(), self.told[-3:]
+        return self.told
+
+
 class KubeRay(CommandLine):
     """What is running, and a person's view of it, whose kubeconfig has the rights that doctor asks for, and no others.
 
@@ -80,8 +118,8 @@ class KubeRay(CommandLine):
         self.history: list[Event] = []
         """Every change of RayJobs and pods, in order."""
         self._followers: list[Follower] = []
-        self.python = ""
-        """What the person's Python runs first."""
+        self.ahead_seconds = 0.0
+        """How far the person's clock is ahead of the cluster's."""
 
     def watch(self) -> None:
         """Begin the history."""
@@ -199,15 +237,54 @@ class KubeRay(CommandLine):
             finally:
                 process.terminate()
 
+    def followed(self, run: str, file: Path) -> Followed:
+        """The same, read beside the test."""
+        return Followed(self.follow(run, file))
+
     def with_clock(self, ahead_seconds: float) -> KubeRay:
-        """The same person at a machine whose clock is wrong."""
+        """The same person at a machine whose clock is wrong, for all of it: Python, TLS, and commands that it calls.
+
+        Takes Debian's faketime; skips the test without it.
+        """
+        if shutil.which("faketime") is None:
+            pytest.skip("faketime is not installed (Debian's package of that name)")
         made = copy.copy(self)
-        made.python = f"import time; true = time.time; time.time = lambda: true() + {ahead_seconds}; "
+        made.ahead_seconds = ahead_seconds
+        made.environment = {**self.environment, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        return made
+
+    def by_tokens_that_end(self, in_seconds: float) -> KubeRay:
+        """Another person with the same rights, for whom a command fetches a token as a cloud's does; it says that the token
+        ends so soon.
+        """
+        account = _named("v1", "ServiceAccount", "by-token")
+        with contextlib.suppress(ApiError):
+            self.plane.create(account, NAMESPACE)
+        subject = {"kind": "ServiceAccount", "name": "by-token", "namespace": NAMESPACE}
+        self.plane.apply(_submitter_binding("by-token", subject), NAMESPACE)
+        ends = datetime.now(UTC) + timedelta(seconds=in_seconds)
+        credential = {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "kind": "ExecCredential",
+            "status": {
+                "token": self.plane.account_token(NAMESPACE, "by-token"),
+                "expirationTimestamp": ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            },
+        }
+        token = self.folder / "token.json"
+        token.write_text(json.dumps(credential))
+        config = yaml.safe_load(Path(self.environment["KUBECONFIG"]).read_text())
+        fetched = {"apiVersion": credential["apiVersion"], "command": "cat", "args": [str(token)]}
+        config["users"][0]["user"] = {"exec": {**fetched, "interactiveMode": "Never"}}
+        path = self.folder / "by-token.kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        made = copy.copy(self)
+        made.environment = {**self.environment, "KUBECONFIG": str(path)}
         return made
 
     def command(self, *arguments: str) -> list[str]:
-        interpreter, option, program, *rest = super().command(*arguments)
-        return [interpreter, option, self.python + program, *rest]
+        clock = ["faketime", "-f", f"{self.ahead_seconds:+g}s"] if self.ahead_seconds else []
+        return [*clock, *super().command(*arguments)]
 
     # -- the cluster's view ------------------------------------------------------------------------------------
 
@@ -334,14 +411,15 @@ def _allow_submitter(plane: ControlPlane, folder: Path) -> None:
         {"apiGroups": [group], "resources": [resource], "verbs": [verb]}
         for verb, resource, group in RIGHTS + QUEUE_RIGHTS
     ]
-    group = "rbac.authorization.k8s.io"
-    plane.create(_named(f"{group}/v1", "Role", "submitter") | {"rules": rules}, NAMESPACE)
-    binding = _named(f"{group}/v1", "RoleBinding", "submitter") | {
-        "roleRef": {"apiGroup": group, "kind": "Role", "name": "submitter"},
-        "subjects": [{"apiGroup": group, "kind": "User", "name": "submitter"}],
-    }
-    plane.create(binding, NAMESPACE)
+    plane.create(_named(f"{_RBAC}/v1", "Role", "submitter") | {"rules": rules}, NAMESPACE)
+    user = {"apiGroup": _RBAC, "kind": "User", "name": "submitter"}
+    plane.create(_submitter_binding("submitter", user), NAMESPACE)
     plane.kubeconfig("submitter", namespace=NAMESPACE).rename(folder / "submitter.kubeconfig")
+
+
+def _submitter_binding(name: str, subject: Object) -> Object:
+    role = {"apiGroup": _RBAC, "kind": "Role", "name": "submitter"}
+    return _named(f"{_RBAC}/v1", "RoleBinding", name) | {"roleRef": role, "subjects": [subject]}
 
 
 def _start_operator(plane: ControlPlane, folder: Path, names: ServiceNames) -> None:
