@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from cluster_cases import kubernetes_profile, plan
@@ -18,6 +19,7 @@ from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
 from orchestrator.clusters.kubernetes.login import connect
 from orchestrator.clusters.kubernetes.request import STOP
+from orchestrator.clusters.shared import moment
 from orchestrator.clusters.shared.patience import Patience
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.planning.plan import Plan
@@ -717,6 +719,26 @@ def another_head(server, lines):
     server.put("pods", {"metadata": {"name": "head-2", "labels": labels}, "status": {"phase": "Running"}})
     server.logs["head-2", "run-log"] = lines
     server.set_status(RUN, jobStatus="RUNNING")
+
+
+def test_a_log_is_read_from_before_the_minutes_in_which_it_was_refused(server, monkeypatch):
+    """By a clock that was set back by an hour meanwhile, too."""
+    clock = SimpleNamespace(now=1000.0, wall=5000.0)
+    clock.time, clock.monotonic = lambda: clock.wall, lambda: clock.now
+    monkeypatch.setattr(moment, "time", clock)
+
+    def sleep(seconds):
+        clock.now, clock.wall = clock.now + 300.0, clock.wall - 3600.0
+
+    submit(cluster())
+    running_head(server)
+    profile = kubernetes_profile(CLAIM, storage="/data")
+    api = KubernetesApi(profile, patience=Patience(60.0, 0.01, sleep=sleep))
+    since = moment.Moment()
+    server.fail("GET", "/log$", Answer(503, b""), times=2)
+    list(api.pod_log(f"{RUN}-head", "run-log", follow=False, since=since))
+    asked = [one.query["sinceSeconds"] for one in server.asked if one.path.endswith("/log")]
+    assert asked == ["30", "330", "630"]
 
 
 @pytest.mark.parametrize("rank", [None, 0])
