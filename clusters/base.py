@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from orchestrator.clusters.shared.uploads.target import UploadTarget
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan import DataFacts, Plan
 from orchestrator.runs import RunStatus
 from orchestrator.section import Section
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import Store
 
@@ -109,6 +110,12 @@ class Cluster(Protocol):
     def upload_target(self, place: str, *, replace: bool) -> UploadTarget:
         """What takes data of a person's to a place that its jobs read. Raises SpecError where they read it where it lies
         already, InfrastructureError where nothing of this machine's reaches the place.
+        """
+        ...
+
+    def look_at_data(self, job: JobSpec, base_dir: str) -> DataFacts | None:
+        """What is known of a job's data, looked at on the cluster where this process can't read it; None where it is for this
+        process to look. Raises DataError as ``data.inspect`` does.
         """
         ...
 

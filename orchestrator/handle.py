@@ -24,6 +24,7 @@ from orchestrator.plans import revised
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.storage import is_uri
+from orchestrator.storage.arrow import has_arrow
 from orchestrator.stored_run import StoredRun
 
 if TYPE_CHECKING:
@@ -214,11 +215,12 @@ def storage_of(status: RunStatus) -> str:
 
 
 def _tracked(status: RunStatus) -> RunStatus:
-    """The status; the tracker has been told where it is an end."""
+    """The status; the tracker has been told where it is an end, unless only the cluster can read what it was not told yet."""
     from orchestrator.telemetry.closing import close_quietly
 
-    if status.state.is_final and storage_of(status):
-        close_quietly(storage_of(status), status)
+    storage = storage_of(status)
+    if status.state.is_final and storage and (has_arrow() or not is_uri(storage)):
+        close_quietly(storage, status)
     return status
 
 

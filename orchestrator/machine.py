@@ -1,7 +1,8 @@
-"""Processes of this machine by more than their number, which is given again: with the moment at which each started."""
+"""What is here: processes by more than their number, which is given again, with the moment at which each started; packages."""
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -23,3 +24,11 @@ def process_status(pid: int) -> list[str]:
     """What the kernel says of a process, from its state on. Raises OSError where there is none."""
     text = Path(f"/proc/{pid}/stat").read_text()
     return text[text.rindex(")") + 2 :].split()
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is, by its name on PyPI; it is not imported."""
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import orchestrator
-from orchestrator import own_code
+from orchestrator import data, own_code
+from orchestrator.clusters import open_cluster
 from orchestrator.clusters.shared.packages import problem_with
 from orchestrator.clusters.shared.run_records import is_reachable_from_here
 from orchestrator.errors import InfrastructureError, SpecError
@@ -78,10 +79,9 @@ def make_plan(
     model = with_architecture(filled_in(job.model, weights), folder)
     job, own_notes = _with_own_code(job.model_copy(update={"model": model}), folder)
 
-    from orchestrator import data
-
     cache = f"{profile.storage}/cache" if profile.storage else str(home() / "cache")
-    facts = data.inspect(job, folder, _cache_for_plans(profile))
+    facts = data.bundled_facts(job) or open_cluster(profile).look_at_data(job, folder)
+    facts = facts or data.inspect(job, folder, _cache_for_plans(profile))
     resolved = with_shard_group(resolve(job, facts), profile)
     if weights is not None:
         start = job.initialize
@@ -196,7 +196,7 @@ def revised(plan: Plan, overrides: tuple[str, ...], from_checkpoint: str) -> Pla
         job = load_spec(plan.job.model_dump(mode="json"), overrides)
         if plan.job.own_factories:
             own_code.put_first(own_code.folder_of(plan.base_dir, plan.job.environment.working_dir))
-        plan = revise(plan, job, _tried(plan.job)[1], version=orchestrator.__version__)
+        plan = revise(plan, job, _tried(plan.job, may_wait=True)[1], version=orchestrator.__version__)
         check_schedule(plan.job.training.schedule, plan.total_steps)
     return plan.model_copy(update={"resume_from": from_checkpoint})
 

@@ -29,6 +29,7 @@ from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.runs import new_run_id
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import is_uri
+from orchestrator.storage.arrow import has_arrow
 
 _PODS_SECONDS = 100.0
 
@@ -97,7 +98,7 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
         yield _check_claim(api, claim, "storage claim", "kubernetes.storage_claim")
     for mounted in profile.kubernetes.claims:
         yield _check_claim(api, mounted.claim, f"claim {mounted.claim}", "kubernetes.claims")
-    if is_uri(str(profile.storage)):
+    if is_uri(str(profile.storage)) and has_arrow():
         yield check_storage(str(profile.storage))
     uri = mlflow_uri(profile)
     if may_run:

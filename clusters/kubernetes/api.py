@@ -111,11 +111,10 @@ class KubernetesApi:
         return self._call(
             "patch",
             "rayjobs.ray.io",
-            self._custom().patch_namespaced_custom_object,
+            self._custom(merges=True).patch_namespaced_custom_object,
             *self._rayjobs(),
             name,
             patch,
-            _content_type="application/merge-patch+json",
         )
 
     def delete_rayjob(self, name: str) -> None:
@@ -216,11 +215,10 @@ class KubernetesApi:
         return self._call(
             "patch",
             "configmaps",
-            self._core().patch_namespaced_config_map,
+            self._core(merges=True).patch_namespaced_config_map,
             name,
             self.namespace,
             patch,
-            _content_type="application/merge-patch+json",
         )
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
@@ -369,20 +367,25 @@ class KubernetesApi:
     def _rayjobs(self) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, "rayjobs"
 
-    def _custom(self) -> Any:
+    def _custom(self, *, merges: bool = False) -> Any:
         from kubernetes import client
 
-        return client.CustomObjectsApi(self._client())
+        return client.CustomObjectsApi(self._client(merges=merges))
 
-    def _core(self) -> Any:
+    def _core(self, *, merges: bool = False) -> Any:
         from kubernetes import client
 
-        return client.CoreV1Api(self._client())
+        return client.CoreV1Api(self._client(merges=merges))
 
-    def _client(self) -> Any:
+    def _client(self, *, merges: bool = False) -> Any:
+        """The connection; one that ``merges`` says of each body that it is a merge patch, for which calls have no argument."""
         if self._api_client is None:
             self._api_client = connect(self.profile)
-        return self._api_client
+        if not merges:
+            return self._api_client
+        client = copy.copy(self._api_client)
+        client.default_headers = {**client.default_headers, "Content-Type": "application/merge-patch+json"}
+        return client
 
     def _pages(
         self, resource: str, function: Callable[..., Any], *where: str, **options: Any

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from orchestrator.clusters.base import Placed, Request, Revise
@@ -34,6 +35,7 @@ from orchestrator.clusters.kubernetes.request import (
 from orchestrator.clusters.kubernetes.run_log import EARLIER, News, parse_rank_line, rank_line
 from orchestrator.clusters.kubernetes.short_pod import ShortPod
 from orchestrator.clusters.kubernetes.status import half_sent, rayjob_to_status
+from orchestrator.clusters.shared import data_look
 from orchestrator.clusters.shared.launches import (
     folder_of,
     newest_launches,
@@ -55,12 +57,14 @@ from orchestrator.clusters.shared.uploads import wire
 from orchestrator.clusters.shared.uploads.bucket import BucketTarget
 from orchestrator.clusters.shared.uploads.target import UploadTarget
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan import DataFacts, Plan
 from orchestrator.records import SUBMITTED, RunRecord, driver_log_name
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.section import format_bytes
-from orchestrator.spec.profile import ClusterProfile
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.profile import ClusterProfile, MountedClaim
 from orchestrator.storage import Store, is_uri
+from orchestrator.storage.arrow import has_arrow
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +87,7 @@ class KubernetesCluster:
         self.profile = profile
         self._api = api or KubernetesApi(profile)
         self._is_object_store = is_uri(str(profile.storage))
+        self._reads_storage = self._is_object_store and has_arrow()
         self._short_pods: dict[str, ShortPod] = {}
 
     def render(self, plan: Plan) -> Request:
@@ -105,7 +110,7 @@ class KubernetesCluster:
         is_half_sent = status.launch > 1 and self._is_half_sent(rayjob, status)
         launch = status.launch if is_half_sent else next_launch(status)
         plan = self._plan_of(rayjob)
-        if self._is_object_store:
+        if self._reads_storage:
             refuse_deleted(storage_record(plan.storage), run_id)
         plan = plan if revise is None else revise(plan)
         refuse_nothing_left(status, plan)
@@ -152,7 +157,7 @@ class KubernetesCluster:
             lines = self._recorded_lines(run_id, self._forgotten(run_id).launch, rank)
             return lines if rank is None else some_lines(lines, run_id, rank)
         name = rayjob["metadata"]["name"]
-        if rank is not None and self._is_object_store:
+        if rank is not None and self._reads_storage:
             record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
             has_ended = partial(self._has_ended, name)
             return some_lines(rank_lines(record, rank, follow=follow, has_ended=has_ended), run_id, rank)
@@ -181,7 +186,7 @@ class KubernetesCluster:
         metadata = rayjob["metadata"]
         if now or status.state is RunState.PENDING:
             return self._end_now(rayjob)
-        if self._is_object_store:
+        if self._reads_storage:
             storage_record(metadata["annotations"][STORAGE]).ask_to_stop(status.launch)
             return status.at(RunState.STOPPING)
         try:
@@ -226,14 +231,31 @@ class KubernetesCluster:
 
     def _short_pod_for(self, place: str) -> ShortPod:
         """With the claim in which a path of the pods lies; the same one while this lives."""
+        mounted = next(one for one in self._claims() if _lies_in(place, one))
+        if mounted.path not in self._short_pods:
+            self._short_pods[mounted.path] = ShortPod(self.profile, self._api, (mounted,))
+        return self._short_pods[mounted.path]
+
+    def _claims(self) -> tuple[MountedClaim, ...]:
+        """All that the pods of a job mount."""
         options = self.profile.kubernetes
-        mounts = {one.path.rstrip("/"): one.claim for one in options.claims}
-        if not self._is_object_store:
-            mounts[str(self.profile.storage).rstrip("/")] = str(options.storage_claim)
-        path = next(path for path in mounts if f"{place}/".startswith(f"{path}/"))
-        if path not in self._short_pods:
-            self._short_pods[path] = ShortPod(self.profile, self._api, mounts[path], path)
-        return self._short_pods[path]
+        if self._is_object_store:
+            return options.claims
+        storage = MountedClaim(
+            claim=str(options.storage_claim), path=str(self.profile.storage), read_only=False
+        )
+        return (*options.claims, storage)
+
+    def look_at_data(self, job: JobSpec, base_dir: str) -> DataFacts | None:
+        """In a pod that mounts what those of the job do: where it lies in a claim, or this process has no Arrow to read with."""
+        unseen = [one for one in self._claims() if not Path(one.path).is_dir()]
+        is_there = any(_lies_in(place, one) for place in data_look.places_of(job, base_dir) for one in unseen)
+        if data_look.reads_data_here() and not is_there:
+            return None
+        pod = ShortPod(self.profile, self._api, self._claims())
+        command = pod.start(data_look.COMMAND, is_last=True)
+        command.write(data_look.question(job, base_dir, f"{self.profile.storage}/cache"))
+        return data_look.facts_of(command.result(), self.profile.name)
 
     def run_on_head(self, plan: Plan, command: Sequence[str], *, mark: str, seconds: float) -> str:
         """The line of a command's output that begins with ``mark``, behind the mark. The command takes the driver's
@@ -441,7 +463,7 @@ class KubernetesCluster:
 
     def _record_of(self, rayjob: dict[str, Any]) -> RunStatus | None:
         """What the run says of itself, where its storage can be read from here."""
-        if not self._is_object_store:
+        if not self._reads_storage:
             return None
         with unreadable_left_out():
             return storage_record(rayjob["metadata"]["annotations"][STORAGE]).status(_launch_of(rayjob))
@@ -556,6 +578,10 @@ class KubernetesCluster:
             return rank_lines(record, rank, follow=False, has_ended=lambda: True)
         content = record.whole_log(driver_log_name(launch))
         return iter(content.decode(errors="replace").splitlines())
+
+
+def _lies_in(place: str, mounted: MountedClaim) -> bool:
+    return f"{place}/".startswith(f"{mounted.path.rstrip('/')}/")
 
 
 def _run_label_of(rayjob: dict[str, Any]) -> str:

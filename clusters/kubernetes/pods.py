@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.clusters.shared.safe_names import rayjob_name
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.profile import ClusterProfile, NodeGroup, Packages, Toleration
+from orchestrator.spec.profile import ClusterProfile, MountedClaim, NodeGroup, Packages, Toleration
 from orchestrator.storage import is_uri
 
 RUN_FOLDER = "/etc/trainwright/run"
@@ -123,9 +123,7 @@ def _template(
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": options.storage_claim}})
     if options.packages:
         volumes += _package_volumes(options.packages)
-    for number, mounted in enumerate(options.claims):
-        source = {"claimName": mounted.claim, **({"readOnly": True} if mounted.read_only else {})}
-        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
+    volumes += _claim_volumes(options.claims)
     spec: dict[str, Any] = {
         "automountServiceAccountToken": automount,
         "enableServiceLinks": False,
@@ -163,10 +161,32 @@ def _ray_container(
         **_container(profile, name),
         "resources": {"requests": amounts, "limits": dict(amounts)},
     }
-    for number, mounted in enumerate(profile.kubernetes.claims):
-        mount = {"name": f"claim-{number}", "mountPath": mounted.path}
-        container["volumeMounts"].append({**mount, **({"readOnly": True} if mounted.read_only else {})})
+    container["volumeMounts"] += _claim_mounts(profile.kubernetes.claims)
     return container
+
+
+def _claim_volumes(claims: tuple[MountedClaim, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"claim-{number}",
+            "persistentVolumeClaim": {
+                "claimName": mounted.claim,
+                **({"readOnly": True} if mounted.read_only else {}),
+            },
+        }
+        for number, mounted in enumerate(claims)
+    ]
+
+
+def _claim_mounts(claims: tuple[MountedClaim, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"claim-{number}",
+            "mountPath": mounted.path,
+            **({"readOnly": True} if mounted.read_only else {}),
+        }
+        for number, mounted in enumerate(claims)
+    ]
 
 
 def _run_log_container(profile: ClusterProfile, launch: int) -> dict[str, Any]:
@@ -185,8 +205,8 @@ def _run_log_container(profile: ClusterProfile, launch: int) -> dict[str, Any]:
     }
 
 
-def files_template(profile: ClusterProfile, claim: str, path: str, seconds: int) -> dict[str, Any]:
-    """The spec of a pod that does nothing for so long but hold a claim, so that commands can be run where it is mounted."""
+def files_template(profile: ClusterProfile, claims: tuple[MountedClaim, ...], seconds: int) -> dict[str, Any]:
+    """The spec of a pod that does nothing for so long but hold claims, so that commands can be run where they are mounted."""
     options, head = profile.kubernetes, profile.head
     amounts = {"cpu": "100m", "memory": "256Mi"}
     container: dict[str, Any] = {
@@ -197,7 +217,7 @@ def files_template(profile: ClusterProfile, claim: str, path: str, seconds: int)
         "env": _environment(profile),
         "resources": {"requests": amounts, "limits": {"cpu": "1", "memory": "1Gi"}},
         "securityContext": container_security(),
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "claim", "mountPath": path}],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_claim_mounts(claims)],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     spec: dict[str, Any] = {
@@ -208,10 +228,7 @@ def files_template(profile: ClusterProfile, claim: str, path: str, seconds: int)
         "enableServiceLinks": False,
         "securityContext": pod_security(profile),
         "containers": [container],
-        "volumes": [
-            {"name": "tmp", "emptyDir": {}},
-            {"name": "claim", "persistentVolumeClaim": {"claimName": claim}},
-        ],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, *_claim_volumes(claims)],
     }
     if options.packages:
         container["volumeMounts"].append(

@@ -1,4 +1,4 @@
-"""A pod that lives for as long as a command here needs it, with a claim mounted that only pods reach."""
+"""A pod that lives for as long as a command here needs it, with claims mounted that only pods reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.clusters.kubernetes.pod_command import PodCommand
 from orchestrator.clusters.kubernetes.pod_problems import pods_problem
 from orchestrator.clusters.kubernetes.pods import files_template
 from orchestrator.errors import InfrastructureError, NotFoundError, TrainwrightError
-from orchestrator.spec.profile import ClusterProfile
+from orchestrator.spec.profile import ClusterProfile, MountedClaim
 
 SHORT_POD = "trainwright/short-pod"
 """Label of all of them."""
@@ -27,26 +27,29 @@ _PROBLEM_SECONDS = 30.0
 
 
 class ShortPod:
-    """Runs commands where a claim is mounted. The pod is made for the first of them, and goes with ``close``, or where nobody
+    """Runs commands where claims are mounted. The pod is made for the first of them, and goes with ``close``, or where nobody
     holds this any more.
 
     Every method raises InfrastructureError where it can't run: with the right that is missing, or what Kubernetes says of it.
     """
 
     def __init__(
-        self, profile: ClusterProfile, api: KubernetesApi, claim: str, path: str, look_seconds: float = 0.5
+        self,
+        profile: ClusterProfile,
+        api: KubernetesApi,
+        claims: tuple[MountedClaim, ...],
+        look_seconds: float = 0.5,
     ) -> None:
         """
         Args:
             profile: of the cluster.
             api: its API server.
-            claim: a PersistentVolumeClaim.
-            path: where it is mounted.
+            claims: what it mounts; none for a command that reads from buckets.
             look_seconds: pause between two looks at a pod that starts.
 
         """
         self._profile, self._api = profile, api
-        self._claim, self._path = claim, path
+        self._claims = claims
         self._look_seconds = look_seconds
         self._lock = threading.Lock()
         self._name = ""
@@ -76,7 +79,7 @@ class ShortPod:
     def _begin(self) -> None:
         _sweep(self._api)
         name = f"trainwright-files-{secrets.token_hex(4)}"
-        self._api.create_pod(short_pod(self._profile, name, self._claim, self._path))
+        self._api.create_pod(short_pod(self._profile, name, self._claims))
         self._end = weakref.finalize(self, _remove, self._api, name)
         try:
             self._wait_until_running(name)
@@ -103,12 +106,12 @@ class ShortPod:
             time.sleep(self._look_seconds)
 
     def _not_running(self, problem: str) -> InfrastructureError:
-        return InfrastructureError(
-            f"cluster {self._profile.name}: a pod that mounts the claim {self._claim} does not run: {problem}"
-        )
+        mounted = " and ".join(one.claim for one in self._claims)
+        mounting = f" that mounts the claim {mounted}" if mounted else f" of image {self._profile.image}"
+        return InfrastructureError(f"cluster {self._profile.name}: a pod{mounting} does not run: {problem}")
 
 
-def short_pod(profile: ClusterProfile, name: str, claim: str, path: str) -> dict[str, Any]:
+def short_pod(profile: ClusterProfile, name: str, claims: tuple[MountedClaim, ...]) -> dict[str, Any]:
     """The pod. Pure; it passes Pod Security "restricted"."""
     options = profile.kubernetes
     labels = {**options.labels, "app.kubernetes.io/managed-by": "trainwright", SHORT_POD: "files"}
@@ -116,7 +119,7 @@ def short_pod(profile: ClusterProfile, name: str, claim: str, path: str) -> dict
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": options.namespace, "labels": labels},
-        "spec": files_template(profile, claim, path, _LONGEST_SECONDS),
+        "spec": files_template(profile, claims, _LONGEST_SECONDS),
     }
 
 

@@ -46,6 +46,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.private import own_folder
 from orchestrator.records import RunRecord, plan_name
 from orchestrator.runs import RunState, RunStatus, run_id_problem
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import home
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import Store, store_at
@@ -177,6 +178,9 @@ class LocalCluster:
         raise SpecError(
             f"cluster {self.profile.name} is this machine, so nothing is uploaded: write the folder itself into data.path"
         )
+
+    def look_at_data(self, job: JobSpec, base_dir: str) -> None:
+        """For this process to look."""
 
     def ping(self) -> str:
         """This machine's cores and GPUs."""

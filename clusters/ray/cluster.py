@@ -43,6 +43,7 @@ from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord, plan_name
 from orchestrator.runs import RunState, RunStatus
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import Store, is_uri
 
@@ -174,6 +175,9 @@ class RayJobsCluster:
                 f" or copy the data to {place} on a node"
             )
         return FolderTarget(place, replace=replace)
+
+    def look_at_data(self, job: JobSpec, base_dir: str) -> None:
+        """For this process to look."""
 
     def ping(self) -> str:
         """Ray's and Python's version on the cluster. Says also where they don't go with this client's."""

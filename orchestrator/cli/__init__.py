@@ -5,7 +5,20 @@ from __future__ import annotations
 import sys
 
 _OF_TRAINING = frozenset(
-    {"torch", "ray", "deepspeed", "mlflow", "sklearn", "scipy", "tokenizers", "safetensors", "pandas"}
+    {
+        "torch",
+        "ray",
+        "deepspeed",
+        "mlflow",
+        "sklearn",
+        "scipy",
+        "tokenizers",
+        "safetensors",
+        "pandas",
+        "numpy",
+        "pyarrow",
+        "PIL",
+    }
 )
 """Modules that come with the extra ``train``."""
 

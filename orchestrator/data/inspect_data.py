@@ -13,17 +13,18 @@ import numpy as np
 from orchestrator.data import facts, preparations
 from orchestrator.data.by_name import layouts_by_name, with_classes_of_all, with_training_classes
 from orchestrator.data.columns.layout import TensorLayout
-from orchestrator.data.columns.missing import missing_tensors
 from orchestrator.data.columns.star import star_notes
+from orchestrator.data.held_out import held_out_rows
+from orchestrator.data.known import bundled_facts
 from orchestrator.data.listing import list_files
 from orchestrator.data.precision import precision_notes
 from orchestrator.data.prepare_data import prepare_job
 from orchestrator.data.prepared import PreparedSource
-from orchestrator.data.sources.builtin import FACTS, materialize
+from orchestrator.data.sources.builtin import materialize
 from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source, scanned_format_of
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.data.sources.split import Part, SourceRows, held_out_rows
+from orchestrator.data.sources.split import Part, SourceRows
 from orchestrator.data.targets import check_class_count
 from orchestrator.data.transforms import Batch, kind_of
 from orchestrator.planning.plan import DataFacts
@@ -41,7 +42,7 @@ def inspect(job: JobSpec, base_dir: str, cache: str) -> DataFacts:
     Raises:
         DataError: the data is not as the job says.
     """
-    if (bundled := _bundled(job)) is not None:
+    if (bundled := bundled_facts(job)) is not None:
         return bundled
     spec = job.data
     sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
@@ -158,36 +159,3 @@ def _transformed(job: JobSpec, batch: Batch) -> Batch:
         elif section.kind == "impute" and section.indicator:
             batch = {name: values for name, values in batch.items() if name != section.tensor}
     return batch
-
-
-def _bundled(job: JobSpec) -> DataFacts | None:
-    """Facts of bundled tables, so that a plan needs neither scikit-learn nor files."""
-    spec = job.data
-    plain = all(
-        transform.kind in ("normalize", "scale", "random_crop", "random_flip")
-        for transform in spec.transforms
-    )
-    if not isinstance(spec.train, BuiltinSource) or spec.train.name not in FACTS or spec.prepare or not plain:
-        return None
-    if spec.columns not in ({}, {"features": "image"}):
-        return None
-    rows, known = FACTS[spec.train.name]
-    values = "image" if "image_size" in known and not spec.columns else "features"
-    if missing_tensors(job, (values, "label")):
-        return None
-    if any(name not in (values, "label") for transform in spec.transforms for name in transform.reads):
-        return None
-    dims = {name: size for name, size in known.items() if name != "classes"}
-    dims["outputs"] = known.get("classes", 1)
-    if job.model.inputs_by_name:  # their shapes are looked at
-        return None
-    if spec.eval is None:
-        return DataFacts(train_samples=rows, eval_samples=0, dims=dims)
-    if isinstance(spec.eval, Split) and spec.eval.group is not None:
-        return None
-    if isinstance(spec.eval, Split):
-        held = held_out_rows(rows, spec.eval.fraction)
-        return DataFacts(train_samples=rows - held, eval_samples=held, dims=dims)
-    if isinstance(spec.eval, BuiltinSource) and spec.eval.name in FACTS:
-        return DataFacts(train_samples=rows, eval_samples=FACTS[spec.eval.name][0], dims=dims)
-    return None

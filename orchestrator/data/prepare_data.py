@@ -16,6 +16,7 @@ from orchestrator.data.columns.star import star_notes
 from orchestrator.data.evaluation_gaps import check_no_gaps, check_numbers_there
 from orchestrator.data.example import example_rows
 from orchestrator.data.fit import first_samples, fit_transforms
+from orchestrator.data.held_out import held_out_rows
 from orchestrator.data.image_sources import image_notes, with_one_look
 from orchestrator.data.meaning import meaning_of
 from orchestrator.data.order import OrderShape, shape_order
@@ -32,7 +33,7 @@ from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.mix import mix_quotas
 from orchestrator.data.sources.pipeline import materialize_pipeline
-from orchestrator.data.sources.split import Part, Selection, SourceRows, held_out_rows
+from orchestrator.data.sources.split import Part, Selection, SourceRows
 from orchestrator.data.targets import check_labels, with_targets
 from orchestrator.errors import DataError
 from orchestrator.planning.plan import Plan

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from orchestrator.machine import is_installed
 from orchestrator.storage import faults
 from orchestrator.storage.uris import split_scheme
 
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "gcs")
 
 
+def has_arrow() -> bool:
+    """Whether this process can read object stores and data at all. A client that only submits can't."""
+    return is_installed("pyarrow")
+
+
+def _refuse_without_arrow(place: str) -> None:
+    if not has_arrow():
+        raise OSError(f"{place} is read with pyarrow, which is not installed here (pip install pyarrow)")
+
+
 @lru_cache(maxsize=64)
 def object_store(scheme: str, bucket: str) -> fs.FileSystem:
     """The file system of one of ``SCHEMES`` in which a bucket lies.
@@ -25,6 +36,7 @@ def object_store(scheme: str, bucket: str) -> fs.FileSystem:
     ``AWS_ENDPOINT_URL`` (``AWS_ENDPOINT_URL_S3`` before it) and ``CLOUD_STORAGE_EMULATOR_ENDPOINT`` lead to another
     server than Amazon's and Google's; the latter is what Google's C++ client heeds, without credentials.
     """
+    _refuse_without_arrow(f"{scheme}://{bucket}")
     from pyarrow import fs
 
     if scheme != "s3":
@@ -53,6 +65,7 @@ def open_filesystem(place: str) -> tuple[fs.FileSystem, str]:
 
     Raises OSError where it can't be opened, or there is no such scheme.
     """
+    _refuse_without_arrow(place)
     from pyarrow import fs
 
     scheme, path = split_scheme(place)

@@ -15,6 +15,7 @@ from chartkit.strict import errors, has_crd
 
 from orchestrator.clusters.kubernetes.request import plan_to_config_map, plan_to_rayjob
 from orchestrator.clusters.kubernetes.short_pod import short_pod
+from orchestrator.spec.profile import MountedClaim
 
 NAMES = [*sorted(COMBINATIONS)[::5], *sorted(FILES)]
 
@@ -165,7 +166,11 @@ def test_the_pod_that_takes_an_upload_is_admitted_and_holds_the_release_s_claim(
     objects = render(values_file("presets/laptop.yaml"))
     profile = profile_of(objects)
     options = profile.kubernetes
-    pod = short_pod(profile, "trainwright-files-1", str(options.storage_claim), str(profile.storage))
+    pod = short_pod(
+        profile,
+        "trainwright-files-1",
+        (MountedClaim(claim=str(options.storage_claim), path=str(profile.storage), read_only=False),),
+    )
     assert errors(pod) == ()
     assert violations(pod) == []
     assert find(objects, "PersistentVolumeClaim", str(options.storage_claim))

@@ -29,7 +29,9 @@ def run_over(connection, words, cut_off_after_bytes=None):
 
     def feed():
         fed = 0
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # a command that ends first closes the connection under it
             while (frame := connection.receive()) is not None:
                 fed += len(frame) - 1
                 if cut_off_after_bytes is not None and fed >= cut_off_after_bytes:

@@ -1,5 +1,7 @@
 """Built as a person would get it: the sdist and the wheel hold every module, and the wheel works beside their own models/."""
 
+import email
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -9,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +74,28 @@ def test_sdist_and_wheel_hold_every_module(distributions):
         in_sdist = {member.name.split("/", 1)[1] for member in opened.getmembers() if "/" in member.name}
     missing = sources() - in_sdist
     assert not {name for name in missing if name not in in_sdist}, missing
+
+
+HEAVY = {"torch", "ray", "deepspeed", "mlflow", "mlflow-skinny", "pyarrow", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "transformers", "tokenizers", "aiohttp"}  # fmt: skip
+
+
+def test_the_wheel_brings_nothing_heavy_without_an_extra(distributions):
+    _, wheel = distributions
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(opened.read(name))
+    left, brought = list(metadata.get_all("Requires-Dist")), {}
+    while left:
+        requirement = Requirement(left.pop())
+        package = canonicalize_name(requirement.name)
+        if package in brought or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found = importlib.metadata.version(package)
+        assert requirement.specifier.contains(found), (package, found, str(requirement))
+        left += importlib.metadata.requires(package) or []
+        brought[package] = found
+    assert {"kubernetes", "pydantic", "typer"} <= brought.keys()
+    assert not HEAVY & brought.keys()
 
 
 def test_the_wheel_works_beside_a_persons_own_models_folder(distributions, tmp_path):

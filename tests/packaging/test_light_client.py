@@ -8,13 +8,18 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from cluster_cases import kubernetes_profile, plan
 from fake_kubernetes import FakeKubernetes
+from object_buckets import bucket_at
 
+from orchestrator import sdk
 from orchestrator.models.sizes import UNCOUNTED, count
 from orchestrator.planning.make_plan import make_plan, with_counts
-from orchestrator.planning.plan import DataFacts
+from orchestrator.planning.plan import DataFacts, Plan
 
 RUN = "digits-abcdefgh"
 JOB = {
@@ -60,7 +65,7 @@ for arguments in json.loads(sys.argv[2]):
     answers.append([code, out.getvalue(), err.getvalue()])
 print(json.dumps(answers))
 """
-ABSENT = sorted({"torch", "ray", "deepspeed", "mlflow", "ninja", "pynvml", "safetensors", "sklearn", "tokenizers", "scipy", "pandas", "transformers"})  # fmt: skip
+ABSENT = sorted({"torch", "ray", "deepspeed", "mlflow", "ninja", "pynvml", "safetensors", "sklearn", "tokenizers", "scipy", "pandas", "transformers", "numpy", "pyarrow", "PIL", "pillow", "aiohttp"})  # fmt: skip
 """Modules of the extra ``train``, of the others, and of what comes with them."""
 
 
@@ -83,7 +88,7 @@ def test_the_light_client_needs_nothing_of_what_trains():
     of_all = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
     of_training = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["train"]}
     assert not of_all & of_training
-    assert {"torch", "ray", "deepspeed", "mlflow"} <= of_training
+    assert {"torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy", "pillow"} <= of_training
 
 
 def test_a_runs_whole_life_from_a_client_without_what_trains(tmp_path, monkeypatch):
@@ -135,8 +140,50 @@ def test_a_runs_whole_life_from_a_client_without_what_trains(tmp_path, monkeypat
         [resumed, doctor] = called([["resume", RUN, "--json"], ["doctor", "-c", "prod"]], tmp_path)
         assert json.loads(resumed[1])["launch"] == 2
         assert re.search(
-            r"pass  packages .*; a client without ray, torch, mlflow, deepspeed, which pods have", doctor[1]
+            r"pass  packages .*; a client without ray, torch, mlflow, deepspeed, pyarrow, which pods have",
+            doctor[1],
         )
+
+
+def test_data_is_looked_at_where_it_is_and_the_job_is_the_same(tmp_path, monkeypatch):
+    with FakeKubernetes() as server, bucket_at("s3", "light") as bucket:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+        table = {"a": np.arange(40.0), "b": np.ones(40), "y": np.arange(40) % 4}
+        pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+        data = {
+            "train": {"kind": "parquet", "path": str(tmp_path / "rows.parquet")},
+            "columns": {"features": ["a", "b"], "label": "y"},
+            "eval": {"kind": "split"},
+        }
+        training = {"epochs": 2, "global_batch_size": 4, "micro_batch_size": 2}
+        (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "data": data, "training": training}))
+        profile = kubernetes_profile(storage=bucket, mlflow="http://mlflow.example:5000")
+        (tmp_path / "prod.yaml").write_text(
+            yaml.safe_dump(profile.model_dump(mode="json", exclude_defaults=True))
+        )
+        calls = [
+            ["plan", "job.yaml", "-c", "./prod.yaml", "--json"],
+            ["submit", "job.yaml", "-c", "./prod.yaml", "--id", RUN],
+            ["status", RUN, "-c", "./prod.yaml"],
+            ["stop", RUN, "--now", "-c", "./prod.yaml"],
+            ["resume", RUN, "-c", "./prod.yaml", "--set", "scaling.workers=2"],
+            ["logs", RUN, "--rank", "0", "-c", "./prod.yaml"],
+            ["usage", "-c", "./prod.yaml"],
+            ["run", "job.yaml"],
+        ]
+        answers = called(calls[:4], tmp_path)
+        assert [answer[0] for answer in answers] == [0, 0, 0, 0], answers
+        server.set_status(RUN, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
+        resumed, logs, usage, run = called(calls[4:], tmp_path)
+        assert (resumed[0], logs[0]) == (0, 4), (resumed, logs)
+        assert (usage[0], usage[2].count("\n")) == (4, 1)
+        assert "is read with pyarrow, which is not installed here (pip install pyarrow)" in logs[2]
+        assert (run[0], run[2].count("\n")) == (4, 1)
+        assert "install what trains: pip install 'trainwright[train]'" in run[2]
+        light = Plan.model_validate(json.loads(answers[0][1])["plan"])
+        full = sdk.make_plan(tmp_path / "job.yaml", profile, run_id=light.run_id)
+        assert (light.digest, light.train_samples, light.parameters) == (full.digest, 36, 0)
+        assert full.parameters > 0
 
 
 def test_what_was_not_counted_is_counted_as_if_it_had_been():

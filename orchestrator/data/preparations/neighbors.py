@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.data.held_out import held_out_rows
 from orchestrator.data.preparations.places import file_of, place_of
 from orchestrator.data.preparations.text_columns import named_column
-from orchestrator.data.sources.split import held_out_rows
 from orchestrator.errors import DataError
 from orchestrator.spec.preparations import Windows
 

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.data.cache import remembered, remembered_table
+from orchestrator.data.held_out import held_out_rows
 from orchestrator.data.preparations.places import place_of
 from orchestrator.data.preparations.raw_rows import RawRows
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.data.sources.split import MARK, Part, SourceRows, held_out_rows
+from orchestrator.data.sources.split import MARK, Part, SourceRows
 from orchestrator.data.sources.tables import one_column
 from orchestrator.errors import DataError
 

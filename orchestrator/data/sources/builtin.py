@@ -15,15 +15,6 @@ _VERSION = 2
 """Of what is kept; raise it when ``_table`` makes something else."""
 _GROUP_ROWS = 128
 
-FACTS: dict[str, tuple[int, dict[str, int]]] = {
-    "digits": (1797, {"features": 64, "channels": 1, "image_size": 8, "classes": 10}),
-    "breast_cancer": (569, {"features": 30, "classes": 2}),
-    "wine": (178, {"features": 13, "classes": 3}),
-    "diabetes": (442, {"features": 10}),
-    "iris": (150, {"features": 4, "classes": 3}),
-}
-"""Name -> rows and sizes, so that planning needs no scikit-learn. A test compares them with the data."""
-
 
 def materialize(name: str, cache: str) -> str:
     """The Parquet file of bundled data.

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from orchestrator.data.files import read_range
 from orchestrator.data.hashing import feistel, mix
 from orchestrator.data.sources.index import SourceIndex
-from orchestrator.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,6 @@ class SourceRows:
     """The source's files and groups."""
     part: Part
     """Which of their rows."""
-
-
-def held_out_rows(rows: int, fraction: float) -> int:
-    """How many of ``rows`` are held out: the nearest count, but at least one on each side.
-
-    Raises:
-        DataError: there are fewer than two rows.
-    """
-    if rows < 2:
-        raise DataError(f"data.eval: {rows} rows can't be split; name an eval source")
-    return min(rows - 1, max(1, round(rows * fraction)))
 
 
 class Selection:
