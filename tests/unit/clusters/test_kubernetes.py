@@ -162,7 +162,8 @@ def test_twenty_processes_at_once_are_one_run(server):
         [sys.executable, "-c", TWENTY_PROCESSES, *arguments], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert server.count("POST", "/rayjobs$") == 40
+    # each asks first whether it could, and who comes late learns that it is there already
+    assert 21 <= server.count("POST", "/rayjobs$") <= 40
     assert len(server.objects["rayjobs"]) == len(server.objects["configmaps"]) == 1
 
 
