@@ -15,14 +15,13 @@ from typing import Any
 
 from orchestrator.clusters.base import Placed, Request, Revise
 from orchestrator.clusters.kubernetes.api import KubernetesApi
-from orchestrator.clusters.kubernetes.errors import AlreadyThereError, NoRightError, NotYetError
+from orchestrator.clusters.kubernetes.errors import AlreadyThereError, NoRightError
+from orchestrator.clusters.kubernetes.head_logs import HeadLogs
 from orchestrator.clusters.kubernetes.placed import placed
 from orchestrator.clusters.kubernetes.pod_problems import pods_problem, queue_problem
-from orchestrator.clusters.kubernetes.pods import RUN_LOG_CONTAINER
 from orchestrator.clusters.kubernetes.request import (
     DIGEST,
     LARGEST_CONFIG_MAP_BYTES,
-    LAUNCH_LABEL,
     PACKAGE_IN_CONFIG_MAP,
     PLAN_KEY,
     RUN_ID,
@@ -32,9 +31,15 @@ from orchestrator.clusters.kubernetes.request import (
     plan_to_rayjob,
     stop_patch,
 )
-from orchestrator.clusters.kubernetes.run_log import EARLIER, News, parse_rank_line, rank_line
+from orchestrator.clusters.kubernetes.run_log import EARLIER, parse_rank_line
 from orchestrator.clusters.kubernetes.short_pod import ShortPod
-from orchestrator.clusters.kubernetes.status import half_sent, rayjob_to_status
+from orchestrator.clusters.kubernetes.status import (
+    half_sent,
+    launch_of,
+    ray_cluster_of,
+    rayjob_to_status,
+    run_label_of,
+)
 from orchestrator.clusters.shared import data_look
 from orchestrator.clusters.shared.launches import (
     folder_of,
@@ -45,8 +50,7 @@ from orchestrator.clusters.shared.launches import (
     refuse_living,
     refuse_nothing_left,
 )
-from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines, some_lines
-from orchestrator.clusters.shared.moment import Moment
+from orchestrator.clusters.shared.log_lines import rank_lines, some_lines
 from orchestrator.clusters.shared.packaging import pack
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.recorded_runs import RecordedRuns
@@ -58,7 +62,7 @@ from orchestrator.clusters.shared.uploads.bucket import BucketTarget
 from orchestrator.clusters.shared.uploads.target import UploadTarget
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
 from orchestrator.planning.plan import DataFacts, Plan
-from orchestrator.records import SUBMITTED, RunRecord, driver_log_name
+from orchestrator.records import SUBMITTED, RunRecord
 from orchestrator.runs import RunState, RunStatus
 from orchestrator.section import format_bytes
 from orchestrator.spec.job import JobSpec
@@ -71,8 +75,6 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
 _READERS = 16
 """Records read at once for a list."""
-_PROGRESS_LINES = 400
-"""Last lines of the log that a status looks at for metrics."""
 
 
 class KubernetesCluster:
@@ -154,14 +156,14 @@ class KubernetesCluster:
     def _lines_of(self, run_id: str, *, follow: bool, rank: int | None) -> Iterator[str]:
         rayjob = self._known(run_id)
         if rayjob is None:
-            lines = self._recorded_lines(run_id, self._forgotten(run_id).launch, rank)
+            lines = self._heads.recorded_lines(run_id, self._forgotten(run_id).launch, rank)
             return lines if rank is None else some_lines(lines, run_id, rank)
         name = rayjob["metadata"]["name"]
         if rank is not None and self._reads_storage:
             record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
-            has_ended = partial(self._has_ended, name)
+            has_ended = partial(self._heads.has_ended, name)
             return some_lines(rank_lines(record, rank, follow=follow, has_ended=has_ended), run_id, rank)
-        lines = self._followed(name, rank) if follow else self._read_once(rayjob, rank)
+        lines = self._heads.followed(name, rank) if follow else self._heads.read_once(rayjob, rank)
         if rank is None:
             return (line.removeprefix(EARLIER) for line in lines if parse_rank_line(line) is None)
         marked = (parse_rank_line(line) for line in lines)
@@ -170,7 +172,7 @@ class KubernetesCluster:
     def placed(self, run_id: str) -> Placed | None:
         """From the conditions and containers of its head's pod, while that is there."""
         rayjob = self._known(run_id)
-        cluster = "" if rayjob is None else _ray_cluster_of(rayjob)
+        cluster = "" if rayjob is None else ray_cluster_of(rayjob)
         return placed(self._api.pods(f"ray.io/cluster={cluster},ray.io/node-type=head")) if cluster else None
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
@@ -205,11 +207,11 @@ class KubernetesCluster:
         record = RunRecord(store.root, store)
         rayjobs = self._api.rayjobs(f"{RUN_LABEL}={label_value(run_id)}")
         if rayjobs:
-            refuse_living(self._status_of(max(rayjobs, key=_launch_of)))
+            refuse_living(self._status_of(max(rayjobs, key=launch_of)))
         elif not record.is_deleted:
             refuse_forgotten(record.status(), run_id, self.profile.name)
         record.delete()
-        for rayjob in sorted(rayjobs, key=_launch_of, reverse=True):
+        for rayjob in sorted(rayjobs, key=launch_of, reverse=True):
             self._api.delete_rayjob(rayjob["metadata"]["name"])
 
     def storage(self, below: str = "") -> Store:
@@ -272,8 +274,8 @@ class KubernetesCluster:
             while True:
                 rayjob = self._api.rayjob(name)
                 status = self._status_of(rayjob)
-                pod = None if status.state is RunState.PENDING else self._head_pod(rayjob)
-                for line in self._last_lines(pod) if pod else ():
+                pod = None if status.state is RunState.PENDING else self._heads.pod(rayjob)
+                for line in self._heads.last_lines(pod) if pod else ():
                     if line.startswith(mark):
                         return line.removeprefix(mark)
                 if has_ended or time.monotonic() >= deadline:
@@ -360,7 +362,7 @@ class KubernetesCluster:
 
     def _known(self, run_id: str) -> dict[str, Any] | None:
         """The RayJob of the run's newest launch; None where there is none, or no longer."""
-        return max(self._api.rayjobs(f"{RUN_LABEL}={label_value(run_id)}"), key=_launch_of, default=None)
+        return max(self._api.rayjobs(f"{RUN_LABEL}={label_value(run_id)}"), key=launch_of, default=None)
 
     @property
     def _recorded(self) -> RecordedRuns:
@@ -368,6 +370,10 @@ class KubernetesCluster:
         if self._is_object_store:
             return RecordedRuns(self.profile)
         return RecordedRuns(self.profile, self._short_pod_for(str(self.profile.storage)).run)
+
+    @property
+    def _heads(self) -> HeadLogs:
+        return HeadLogs(self._api, self.profile, self._recorded)
 
     def _forgotten(self, run_id: str) -> RunStatus:
         """How a run without a RayJob stands by its records. Raises NotFoundError where there are none."""
@@ -385,7 +391,7 @@ class KubernetesCluster:
     def _plan_of(self, rayjob: dict[str, Any]) -> Plan:
         """The launch's plan, or the one before it where the command was killed before it stored the launch's own."""
         run_id = rayjob["metadata"]["annotations"][RUN_ID]
-        for launch in range(_launch_of(rayjob), 0, -1):
+        for launch in range(launch_of(rayjob), 0, -1):
             with contextlib.suppress(NotFoundError):
                 config_map = self._api.config_map(rayjob_name(run_id, launch))
                 return Plan.model_validate_json(config_map["data"][PLAN_KEY])
@@ -394,28 +400,17 @@ class KubernetesCluster:
             " has run; submit the job again"
         )
 
-    def _head_pod(self, rayjob: dict[str, Any]) -> str | None:
-        cluster = (rayjob.get("status") or {}).get("rayClusterName")
-        if not cluster:
-            return None
-        pods = self._api.pods(f"ray.io/cluster={cluster},ray.io/node-type=head")
-        alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-        return alive[-1]["metadata"]["name"] if alive else None
-
-    def _has_ended(self, name: str) -> bool:
-        return rayjob_to_status(self._api.rayjob(name), self.profile).state.is_final
-
     def list(self) -> list[RunStatus]:
         """The newest launch of each run whose RayJob is still there, from one call; from two where a run waits for
         its pods. Step and metrics of each from its record, where the storage can be read from here.
         """
         rayjobs = self._api.rayjobs("app.kubernetes.io/managed-by=trainwright")
-        newest = newest_launches(rayjobs, _run_label_of, _launch_of)
+        newest = newest_launches(rayjobs, run_label_of, launch_of)
         problems = self._problems_of_pods(newest)
         with ThreadPoolExecutor(_READERS) as readers:
             records = readers.map(self._record_of, newest)
             found = [
-                rayjob_to_status(rayjob, self.profile, record, problems.get(_ray_cluster_of(rayjob)))
+                rayjob_to_status(rayjob, self.profile, record, problems.get(ray_cluster_of(rayjob)))
                 for rayjob, record in zip(newest, records, strict=True)
             ]
         return sorted(found, key=lambda status: status.submitted_at, reverse=True)
@@ -433,8 +428,8 @@ class KubernetesCluster:
             return rayjob_to_status(rayjob, self.profile, record, half_sent(status))
         if status.state is RunState.PENDING:
             return rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob))
-        if record is None and (pod := self._head_pod(rayjob)):
-            status = with_progress(status, self._last_lines(pod))
+        if record is None and (pod := self._heads.pod(rayjob)):
+            status = with_progress(status, self._heads.last_lines(pod))
         elif record is None and status.state.is_final and (rayjob.get("status") or {}).get("jobStatus"):
             status = self._with_kept_record(status)
         if status.state is RunState.STARTING and (problem := self._problem(rayjob)):
@@ -466,7 +461,7 @@ class KubernetesCluster:
         if not self._reads_storage:
             return None
         with unreadable_left_out():
-            return storage_record(rayjob["metadata"]["annotations"][STORAGE]).status(_launch_of(rayjob))
+            return storage_record(rayjob["metadata"]["annotations"][STORAGE]).status(launch_of(rayjob))
         return None
 
     def _problem(self, rayjob: dict[str, Any]) -> str | None:
@@ -486,9 +481,9 @@ class KubernetesCluster:
     def _problems_of_pods(self, rayjobs: Iterable[dict[str, Any]]) -> dict[str, str]:
         """Ray cluster -> why its pods do not run, for those of runs that wait."""
         waiting = {
-            _ray_cluster_of(rayjob)
+            ray_cluster_of(rayjob)
             for rayjob in rayjobs
-            if _ray_cluster_of(rayjob) and rayjob_to_status(rayjob, self.profile).state is RunState.PENDING
+            if ray_cluster_of(rayjob) and rayjob_to_status(rayjob, self.profile).state is RunState.PENDING
         }
         pods: dict[str, list[dict[str, Any]]] = {}
         for pod in self._api.pods(RUN_LABEL) if waiting else ():
@@ -496,104 +491,9 @@ class KubernetesCluster:
         found = {cluster: pods_problem(pods.get(cluster, [])) for cluster in waiting}
         return {cluster: problem for cluster, problem in found.items() if problem}
 
-    def _read_once(self, rayjob: dict[str, Any], rank: int | None) -> Iterator[str]:
-        pod = self._head_pod(rayjob)
-        if pod is not None:
-            with contextlib.suppress(NotYetError, NotFoundError):
-                yield from self._pod_lines(rayjob["metadata"]["name"], pod, follow=False)
-                return
-        yield from self._kept_lines(rayjob, rank)
-
-    def _followed(self, name: str, rank: int | None) -> Iterator[str]:
-        """Lines of each head that the RayJob has, one after the other, until it has ended."""
-        shown: set[str] = set()
-        news = News()
-        for rayjob in self._api.watch_rayjob(name):
-            has_ended = rayjob_to_status(rayjob, self.profile).state.is_final
-            is_running = (rayjob.get("status") or {}).get("jobDeploymentStatus") == "Running"
-            pod = self._head_pod(rayjob) if is_running or has_ended else None
-            if pod is not None and pod not in shown:
-                shown.add(pod)
-                with contextlib.suppress(NotFoundError, NotYetError):  # it went; perhaps another one comes
-                    yield from news.of_a_head(self._pod_lines(name, pod, follow=True))
-                has_ended = self._has_ended(name)
-            if has_ended:
-                if not shown:
-                    yield from self._kept_lines(rayjob, rank)
-                return
-        raise NotFoundError(f"cluster {self.profile.name}: RayJob {name} was deleted")
-
-    def _pod_lines(self, name: str, pod: str, *, follow: bool) -> Iterator[str]:
-        """Lines of the run-log container. A stream that breaks, or is silent, is taken up again behind the last line,
-        until the run has ended: the container itself outlives it.
-        """
-        last, last_read = "", Moment()
-        while True:
-            is_last_look = not follow or self._has_ended(name)
-            since, last_read = last_read if last else None, Moment()
-            splitter = LineSplitter()
-            is_following, is_silent = not is_last_look, True
-            try:
-                for piece in self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=is_following, since=since):
-                    for stamped in splitter.feed(piece):
-                        stamp, _, line = stamped.partition(" ")
-                        if stamp > last:
-                            last, last_read, is_silent = stamp, Moment(), False
-                            yield line
-            except NotYetError:
-                if is_last_look:
-                    raise
-            if is_last_look:
-                return
-            if is_silent:  # a pod that starts or goes answers at once, again and again
-                self._api.pause()
-
-    def _last_lines(self, pod: str) -> Sequence[str]:
-        try:
-            pieces = "".join(
-                self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=False, tail_lines=_PROGRESS_LINES)
-            )
-        except NotYetError:
-            return []
-        return [line.partition(" ")[2].removeprefix(EARLIER) for line in pieces.splitlines()]
-
-    def _kept_lines(self, rayjob: dict[str, Any], rank: int | None) -> Iterator[str]:
-        """As a head's pod printed them, once it is gone; with a claim where the run has ended, which only pods reach."""
-        if not self._is_object_store and not rayjob_to_status(rayjob, self.profile).state.is_final:
-            return
-        run_id = rayjob["metadata"]["annotations"][RUN_ID]
-        try:
-            lines = list(self._recorded_lines(run_id, _launch_of(rayjob), rank))
-        except InfrastructureError as error:
-            raise InfrastructureError(
-                f"the head pod of {rayjob['metadata']['name']} is gone, and its log, which lies in"
-                f" {rayjob['metadata']['annotations'][STORAGE]}, can't be read: {error}"
-            ) from None
-        yield from lines if rank is None else (rank_line(0, rank, line) for line in lines)
-
-    def _recorded_lines(self, run_id: str, launch: int, rank: int | None) -> Iterator[str]:
-        """Of the driver of a launch, or of one rank over all attempts, from the run's records."""
-        record = self._recorded.record(run_id)
-        if rank is not None:
-            return rank_lines(record, rank, follow=False, has_ended=lambda: True)
-        content = record.whole_log(driver_log_name(launch))
-        return iter(content.decode(errors="replace").splitlines())
-
 
 def _lies_in(place: str, mounted: MountedClaim) -> bool:
     return f"{place}/".startswith(f"{mounted.path.rstrip('/')}/")
-
-
-def _run_label_of(rayjob: dict[str, Any]) -> str:
-    return str(rayjob["metadata"]["labels"].get(RUN_LABEL, rayjob["metadata"]["name"]))
-
-
-def _launch_of(rayjob: dict[str, Any]) -> int:
-    return int(rayjob["metadata"]["labels"].get(LAUNCH_LABEL, 1))
-
-
-def _ray_cluster_of(rayjob: dict[str, Any]) -> str:
-    return str((rayjob.get("status") or {}).get("rayClusterName") or "")
 
 
 def _package_name(launch: int) -> str:

@@ -10,6 +10,7 @@ from orchestrator.clusters.kubernetes.request import (
     JOB_NAME,
     LAUNCH_LABEL,
     RUN_ID,
+    RUN_LABEL,
     STOP,
     STORAGE,
     TOTAL_STEPS,
@@ -113,7 +114,7 @@ def rayjob_to_status(
         message=message if state is not RunState.PENDING or not problem else problem,
         cluster=profile.name,
         name=notes.get(JOB_NAME, ""),
-        launch=int(metadata["labels"].get(LAUNCH_LABEL, 1)),
+        launch=launch_of(rayjob),
         submitted_at=seconds_since_epoch(metadata.get("creationTimestamp")) or 0.0,
         ended_at=seconds_since_epoch(status.get("endTime")) if state.is_final else None,
         total_steps=int(notes.get(TOTAL_STEPS, 0)),
@@ -140,3 +141,18 @@ def half_sent(status: RunStatus) -> str:
 def seconds_since_epoch(stamp: str | None) -> float | None:
     """A Kubernetes time stamp as seconds since the epoch."""
     return datetime.fromisoformat(stamp).timestamp() if stamp else None
+
+
+def run_label_of(rayjob: dict[str, Any]) -> str:
+    """What names its run among RayJobs."""
+    return str(rayjob["metadata"]["labels"].get(RUN_LABEL, rayjob["metadata"]["name"]))
+
+
+def launch_of(rayjob: dict[str, Any]) -> int:
+    """Which launch of its run it is, from 1."""
+    return int(rayjob["metadata"]["labels"].get(LAUNCH_LABEL, 1))
+
+
+def ray_cluster_of(rayjob: dict[str, Any]) -> str:
+    """The RayCluster that KubeRay made for it; empty where there is none."""
+    return str((rayjob.get("status") or {}).get("rayClusterName") or "")
