@@ -30,15 +30,6 @@ class Request(Section):
     """The plan that the driver will be given."""
 
 
-class Placed(Section):
-    """When a launch got what it had to wait for, in seconds since the epoch."""
-
-    scheduled_at: float
-    """Its driver had a node."""
-    started_at: float
-    """The container of its driver began: its image was there."""
-
-
 class Cluster(Protocol):
     """A place where runs run. Every method may raise InfrastructureError; each says what else."""
 
@@ -81,10 +72,6 @@ class Cluster(Protocol):
         run has ended. Raises NotFoundError, at once where there is no such run, and at the end of no lines where
         the rank wrote none.
         """
-        ...
-
-    def placed(self, run_id: str) -> Placed | None:
-        """When the newest launch was placed; None where the cluster does not say, or no longer. Raises NotFoundError."""
         ...
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.ledger import DOWN, ENVIRONMENT, IMAGE, NODES, QUEUE, REPLAY, RESTORE, START, STEP, Ledger
+from orchestrator.ledger import BEFORE, DOWN, IMAGE, NODES, QUEUE, REPLAY, RESTORE, START, STEP, Ledger
 from orchestrator.planning.plan import Plan
 
 
@@ -112,7 +112,7 @@ def _part(ledger: Ledger, part: str, name: str, every: int) -> _Candidate:
 
 
 def _failure(ledger: Ledger, checkpoint_every: int) -> _Candidate:
-    seconds, share = _share(ledger, REPLAY, DOWN, NODES, RESTORE)
+    seconds, share = _share(ledger, REPLAY, DOWN, RESTORE, *([NODES] if ledger.faults else []))
     replayed, _ = _share(ledger, REPLAY)
     return share, Advice(
         "failure",
@@ -127,10 +127,9 @@ def _start(ledger: Ledger, total_steps: int) -> _Candidate:
     """Where nothing can be changed in how it starts, a run of more steps starts as seldom: of twice as many the start is half the
     share, which gains as much of each step's time.
     """
+    before = BEFORE if ledger.faults else (*BEFORE, NODES)
     stages = {
-        part: spent
-        for part, spent in ledger.seconds.items()
-        if part.startswith(START) or part in (QUEUE, IMAGE, ENVIRONMENT)
+        part: spent for part, spent in ledger.seconds.items() if part.startswith(START) or part in before
     }
     seconds, share = _share(ledger, *stages)
     longest = max(stages, key=lambda stage: stages[stage], default=QUEUE)
@@ -147,7 +146,8 @@ def _start(ledger: Ledger, total_steps: int) -> _Candidate:
 
 
 _START_CHANGES = {
-    QUEUE: "the cluster: its queue, its image or its nodes were waited for (status said which)",
+    QUEUE: "the cluster: its queue or a node was waited for (status said which)",
+    NODES: "the cluster: nodes for the workers were waited for (status said which)",
     IMAGE: "image of the profile: a smaller one, or one that the nodes have already",
     "preparing the data": "nothing: what was prepared is kept, and the next run of this data finds it",
 }

@@ -14,17 +14,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import events
+from orchestrator import events, waited
 from orchestrator.errors import InfrastructureError, StoppedError, SupersededError, TrainwrightError
 from orchestrator.keeper import end_with_keeper, keep
 from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
 from orchestrator.ray_session import RaySession, Work, train_on_worker
-from orchestrator.records import PLAN, SUBMITTED, RunRecord, plan_name
+from orchestrator.records import PLAN, RunRecord, plan_name
 from orchestrator.recovery.diagnosis import Answers, Diagnosis, nobody_trains
 from orchestrator.recovery.incidents import incident_of
 from orchestrator.runs import EndReason, RunState, RunStatus
@@ -58,15 +58,8 @@ def main(arguments: list[str] | None = None, work: Work = train_on_worker) -> in
         return keep(plan, options.launch, _kept_command(options.plan, options.launch))
     if options.kept:
         end_with_keeper()
-    submitted_at = _submitted_at(Path(options.plan)) or started_at
-    return Driver(plan, options.launch, options.start_ray, started_at, submitted_at, work).run()
-
-
-def _submitted_at(plan: Path) -> float | None:
-    """What the cluster's own clock said, where whoever submitted the launch could put that beside its plan."""
-    with contextlib.suppress(OSError, ValueError):
-        return float(plan.with_name(SUBMITTED).read_text(encoding="utf-8"))
-    return None
+    pod = waited.of_pod(Path(options.plan))
+    return Driver(plan, options.launch, options.start_ray, started_at, pod, work).run()
 
 
 def _kept_command(plan: str, launch: int) -> list[str]:
@@ -88,7 +81,7 @@ class Driver:
         launch: int,
         ray_dir: str | None,
         started_at: float,
-        submitted_at: float,
+        pod: Sequence[waited.Began] = (),
         work: Work = train_on_worker,
     ) -> None:
         """
@@ -97,11 +90,11 @@ class Driver:
             launch: 1, and one more for each resume.
             ray_dir: folder of a private Ray instance; None joins the cluster's.
             started_at: seconds since the epoch.
-            submitted_at: the same; ``started_at`` where nobody says.
+            pod: what the launch waited for up to the container of this driver's pod, where it is in one.
             work: what each worker does.
 
         """
-        self._on_worker = work
+        self._on_worker, self._pod = work, pod
         self._plan, self._launch, self._ray_dir, self._started_at = plan, launch, ray_dir, started_at
         self._record = RunRecord(plan.storage)
         self._status = self._record.status(launch) or RunStatus(
@@ -109,7 +102,7 @@ class Driver:
             state=RunState.PENDING,
             name=plan.job.name,
             launch=launch,
-            submitted_at=submitted_at,
+            submitted_at=pod[0][1] if pod else started_at,
         )
         self._stops_asked = 0
         self._why_at_once = "stopped before it could save"
@@ -173,7 +166,7 @@ class Driver:
             _doing("counting the model")
             self._plan = _counted(self._plan)
         _doing("starting Ray" if self._ray_dir else "joining the cluster's Ray")
-        with RaySession(self._plan, self._ray_dir, self._record) as ray:
+        with RaySession(self._plan, self._ray_dir, self._record, self._pod) as ray:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
             ray.wait_for_resources(self._stop_asked)
             self._look = lambda: ray.look()

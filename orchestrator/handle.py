@@ -112,10 +112,9 @@ class Run(StoredRun):
         now = None if status.state.is_final else time.time()
         found = self._told_ledger(status, now)
         if found.launch != status.launch:
-            return found  # the newest launch has no driver yet
-        placed = self.cluster.placed(self.id)
-        moments = (placed.scheduled_at, placed.started_at) if placed else (None, None)
-        return found.with_wait(status.submitted_at, *moments)
+            until = status.ended_at if now is None else now
+            return found if until is None else found.waiting(status.submitted_at, until)
+        return found
 
     def _told_ledger(self, status: RunStatus, now: float | None) -> Ledger:
         with suppress(OSError, InfrastructureError, NotFoundError):

@@ -6,16 +6,16 @@ the loop's own meter. Hence the parts add up to the wall time, over all launches
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from orchestrator.section import Section
 
 STEP, REPLAY, DOWN, QUEUE, NODES, END = "step", "replay", "down", "queue", "waiting for nodes", "end"
 IMAGE, ENVIRONMENT = "image", "environment"
-"""What comes behind the queue, where the cluster tells it apart: the image is pulled, and then Ray and the job's environment
-are made, up to the driver's first word.
-"""
+BEFORE = (QUEUE, IMAGE, ENVIRONMENT)
+"""What may go by before a driver's first word: the queue, then the image is pulled, then Ray and the job's environment are made."""
 START = "start: "
 """Before each stage of a start, but for the checkpoint that is read."""
 RESTORE = "restore"
@@ -40,7 +40,7 @@ class Ledger(Section):
 
     seconds: dict[str, float] = {}
     """``step`` is what counted; ``replay`` what was taken again after it was lost; ``down`` from the last log before a fault to
-    the next start; ``queue`` from a submission to its driver; ``start: ...`` the stages of all starts, ``restore`` the one in
+    the next start; ``queue``, ``image`` and ``environment`` from a submission to its driver's first word; ``start: ...`` the stages of all starts, ``restore`` the one in
     which a checkpoint is read; ``end`` from the last log on: the last save, evaluation and the logged model.
     """
     steps: int = 0
@@ -71,6 +71,8 @@ class Ledger(Section):
     """The part of the time behind ``until``; empty where the run has ended."""
     until: float = 0.0
     """Up to when the parts go, in seconds since the epoch."""
+    is_told_apart: bool = False
+    """Whether the newest launch's driver has told what it waited for."""
 
     @property
     def wall(self) -> float:
@@ -82,35 +84,17 @@ class Ledger(Section):
         """Effective training time: the share of the wall time that steps took that counted."""
         return self.seconds.get(STEP, 0.0) / self.wall if self.wall else 0.0
 
-    def with_wait(
-        self, submitted_at: float, scheduled_at: float | None = None, started_at: float | None = None
-    ) -> Ledger:
-        """With what the newest launch waited for before its driver began, as the cluster tells it. All in seconds since the epoch; of
-        clocks that differ none is charged twice.
-
-        Args:
-            submitted_at: when it was submitted, where its driver was not told.
-            scheduled_at: when its driver had a node; None where nobody says.
-            started_at: when its driver's container began; None where nobody says.
-
-        """
-        if not self.began_at or not submitted_at:
-            return self
-        begin = min(submitted_at, self.charged_from)
-        seconds = {QUEUE: 0.0, **self.seconds}
-        seconds[QUEUE] += self.charged_from - begin
-        if scheduled_at is not None and started_at is not None:
-            had_node = min(max(scheduled_at, begin), self.began_at)
-            had_image = min(max(started_at, had_node), self.began_at)
-            parts = {IMAGE: had_image - had_node, ENVIRONMENT: self.began_at - had_image}
-            seconds[QUEUE] -= sum(parts.values())
-            for part, spent in parts.items():
-                seconds[part] = seconds.get(part, 0.0) + spent
-        kept = {part: spent for part, spent in seconds.items() if spent > _ROUNDING}
-        return self.model_copy(update={"seconds": kept, "charged_from": begin})
+    def waiting(self, submitted_at: float, until: float) -> Ledger:
+        """With a launch behind it that has no driver yet, or never had one: all of it is queue. Both in seconds since the epoch."""
+        seconds = max(0.0, until - max(submitted_at, self.until))
+        return self.model_copy(
+            update={"seconds": {**self.seconds, QUEUE: self.seconds.get(QUEUE, 0.0) + seconds}}
+        )
 
     def up_to(self, now: float) -> Ledger:
-        """With the time since then, of a run that has not ended."""
+        """With the time since then, of a launch that has not ended."""
+        if not self.doing:
+            return self
         account = Account({}, self)
         account.charge(now)
         return account.ledger
@@ -168,6 +152,7 @@ class Account:
         """``held``: spare workers that room is held for since ``told_at``."""
         self.step, self.launch = found.step, found.launch
         self.began_at, self.charged_from = found.began_at, found.charged_from
+        self.is_told_apart = found.is_told_apart
         self.doing = found.doing
         """What the time from here on is charged to; empty between launches."""
         self.at = found.until
@@ -198,6 +183,7 @@ class Account:
             charged_from=self.charged_from,
             doing=self.doing,
             until=self.at,
+            is_told_apart=self.is_told_apart,
         )
 
     def charge(self, until: float) -> float:
@@ -228,8 +214,8 @@ class Account:
         match event:
             case {"event": "state", "launch": int(launch)}:
                 self._begins(time, launch)
-            case {"event": "submitted", "at": float(at)} if self.doing:
-                self._was_submitted(at)
+            case {"event": "waited", "parts": [_, *_] as parts} if self.doing:
+                self._waited(parts)
             case {"event": "stage", "doing": str(stage)} if self.doing:
                 self._goes_on(time, _part_of(stage))
             case {"event": "waiting"} if self.doing:
@@ -256,17 +242,29 @@ class Account:
             self._failed(time)
         else:
             self.free_from = self.at
-            self.at, self.doing = min(self.submitted_at.get(launch, time), time), QUEUE
-            self.began_at, self.charged_from = time, self.at
+            submitted = min(self.submitted_at.get(launch, time), time)
+            self.at, self.doing = max(submitted, self.free_from), QUEUE
+            self.began_at, self.charged_from, self.is_told_apart = time, self.at, False
         self.launch = launch
         self._goes_on(time, f"{START}starting the driver")
 
-    def _was_submitted(self, at: float) -> None:
-        """The driver has learnt from the cluster when its launch was submitted; one after the launch before had ended."""
-        waited = self.charged_from - max(at, self.free_from)
-        if waited > 0:
-            self._add(QUEUE, waited)
-            self.charged_from -= waited
+    def _waited(self, parts: Sequence[tuple[str, float]]) -> None:
+        """The driver has learnt what its launch waited for before its first word, each part from its moment up to the next one's;
+        of clocks that differ none is charged twice, and a driver in the place of a lost one tells nothing new.
+        """
+        begin = min(max(parts[0][1], self.free_from), self.charged_from)
+        self._add(QUEUE, self.charged_from - begin)
+        self.charged_from = at = begin
+        if self.is_told_apart:
+            return
+        self.is_told_apart = True
+        for (part, _), (_, end) in pairwise([*parts, ("", self.began_at)]):
+            end = min(max(end, at), self.began_at)
+            if end > at:
+                self._move(end - at, QUEUE, part)
+            at = end
+        if self.seconds.get(QUEUE, 0.0) < _ROUNDING:
+            self.seconds.pop(QUEUE, None)
 
     def _goes_on(self, time: float, doing: str) -> None:
         """From training on: to the end, or, without a fault that was told, to another attempt in the same processes."""

@@ -6,7 +6,6 @@ Ray itself is imported on use, since it reads its settings from the environment 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import events
+from orchestrator import events, waited
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
 from orchestrator.gpus import held_gpus
 from orchestrator.planning.plan import Plan
@@ -65,15 +64,18 @@ _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 class RaySession:
     """A connection to Ray for one plan. Leaving it ends a private instance with all in it."""
 
-    def __init__(self, plan: Plan, private_dir: str | None, record: RunRecord) -> None:
+    def __init__(
+        self, plan: Plan, private_dir: str | None, record: RunRecord, pod: Sequence[waited.Began] = ()
+    ) -> None:
         """
         Args:
             plan: what is trained.
             private_dir: folder for the files of an instance of its own; None joins the instance of this node.
             record: the run's; a driver's refuses all writes once another driver has taken the launch over.
+            pod: what the launch waited for up to the container of its driver's pod, where it is in one.
 
         """
-        self._plan, self._private_dir, self._record = plan, private_dir, record
+        self._plan, self._private_dir, self._record, self._pod = plan, private_dir, record, pod
         self._group: Group | None = None
         self._most, self._is_narrowed = plan.world_size, bool(private_dir and plan.sizes)
         self._is_warm = plan.job.recovery.warm_processes and not private_dir
@@ -122,7 +124,7 @@ class RaySession:
             import ray
 
             ray.init(address="auto", logging_level="WARNING", log_to_driver=True)
-            _tell_submission()
+            waited.tell(self._pod)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -418,20 +420,6 @@ def _scaling_config(plan: Plan) -> Any:
         accelerator_type=scaling.accelerator_type,
         label_selector=[dict(scaling.node_labels)] * plan.world_size if scaling.node_labels else None,
     )
-
-
-def _tell_submission() -> None:
-    """When the cluster was given this job, by its own clock: from there to here the job's environment was made, packages
-    installed among it. Ray keeps it for its Jobs API, and passes a job's name on to its driver; a driver that was started otherwise has none.
-
-    Seam: ``ray.dashboard.modules.job.common.JobInfoStorageClient``; a test on a real cluster covers it, the Ray minor is held.
-    """
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        name = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]["job_submission_id"]
-        kept = _internal_kv_get(f"_ray_internal_job_info_{name}", namespace="job")
-        events.emit("submitted", at=json.loads(kept)["start_time"] / 1000)
 
 
 def _run_config(plan: Plan, launch: int, variables: Mapping[str, str]) -> Any:

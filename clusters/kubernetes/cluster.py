@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.clusters.base import Placed, Request, Revise
+from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.errors import AlreadyThereError, NoRightError
 from orchestrator.clusters.kubernetes.head_logs import HeadLogs
-from orchestrator.clusters.kubernetes.placed import placed
 from orchestrator.clusters.kubernetes.pod_problems import pods_problem, queue_problem
 from orchestrator.clusters.kubernetes.request import (
     DIGEST,
@@ -168,12 +167,6 @@ class KubernetesCluster:
             return (line.removeprefix(EARLIER) for line in lines if parse_rank_line(line) is None)
         marked = (parse_rank_line(line) for line in lines)
         return some_lines((found[2] for found in marked if found and found[1] == rank), run_id, rank)
-
-    def placed(self, run_id: str) -> Placed | None:
-        """From the conditions and containers of its head's pod, while that is there."""
-        rayjob = self._known(run_id)
-        cluster = "" if rayjob is None else ray_cluster_of(rayjob)
-        return placed(self._api.pods(f"ray.io/cluster={cluster},ray.io/node-type=head")) if cluster else None
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """A graceful stop through storage or, where only pods reach that, through the run's ConfigMap within about a

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.clusters.base import Placed, Request, Revise
+from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.local.lock import NAME as LOCK
 from orchestrator.clusters.local.lock import locked, locked_if_free
 from orchestrator.clusters.local.processes import DriverProcess
@@ -137,10 +137,6 @@ class LocalCluster:
         if rank is None:
             return self._lines(run_id, "launches/*/driver.log", follow=follow)
         return some_lines(self._lines(run_id, f"logs/attempt-*/rank-{rank}.log", follow=follow), run_id, rank)
-
-    def placed(self, run_id: str) -> Placed | None:
-        """Nobody says."""
-        return None
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """Ask for a graceful stop, or end the driver and all it started."""

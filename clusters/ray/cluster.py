@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from orchestrator.clusters.base import Placed, Request, Revise
+from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.ray.api import RayClient
 from orchestrator.clusters.ray.request import is_ours, job_to_plan, launch_of, plan_to_ray_job, run_of
 from orchestrator.clusters.ray.status import forgotten, job_to_status
@@ -127,10 +127,6 @@ class RayJobsCluster:
         record = self._record(job_to_plan(job))
         has_ended = partial(self._client.has_ended, job["submission_id"])
         return some_lines(rank_lines(record, rank, follow=follow, has_ended=has_ended), run_id, rank)
-
-    def placed(self, run_id: str) -> Placed | None:
-        """Nobody says."""
-        return None
 
     def stop(self, run_id: str, *, now: bool = False) -> RunStatus:
         """A graceful stop through the run's records; ``now``, or before the driver lives, through Ray."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.errors import SpecError
-from orchestrator.ledger import DOWN, NODES, QUEUE, REPLAY, RESTORE, START, STEP, Ledger
+from orchestrator.ledger import BEFORE, DOWN, NODES, REPLAY, RESTORE, START, STEP, Ledger
 from orchestrator.planning.failures import Costs
 from orchestrator.planning.plan import Plan
 
@@ -41,7 +41,7 @@ def costs_measured(ledger: Ledger, checkpoint_every: int, run_id: str) -> Costs:
         beside=sum(seconds.get(part, 0.0) for part in _BESIDE) / ledger.steps,
         save=seconds.get("checkpoint", 0.0) / saves,
         restart=start + (lost / ledger.faults if ledger.faults else 0.0),
-        start=start + seconds.get(QUEUE, 0.0) + seconds.get(NODES, 0.0),
+        start=start + sum(seconds.get(part, 0.0) for part in (*BEFORE, NODES)),
         known_from=f"measured in {run_id}",
     )
 

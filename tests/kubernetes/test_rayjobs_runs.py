@@ -60,6 +60,11 @@ def test_a_run_takes_all_its_steps_and_leaves_nothing_behind(kube):
     assert [found["state"] for found in listed if found["run_id"] == run] == ["succeeded"]
 
     folder = kube.storage / "runs" / run
+    ledger = json.loads((folder / "launches/1/ledger.json").read_text())
+    assert ledger["is_told_apart"]
+    assert {"queue", "environment", "waiting for nodes"} <= set(ledger["seconds"])
+    wall = status["ended_at"] - status["submitted_at"]
+    assert sum(ledger["seconds"].values()) == pytest.approx(wall, rel=0.005)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir())
     with sqlite3.connect(kube.storage / "mlflow.db") as database:
         assert database.execute("select count(*) from runs").fetchone() == (1,)

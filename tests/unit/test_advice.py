@@ -41,6 +41,12 @@ def test_the_largest_part_that_is_no_step_is_named_with_the_field_to_change(seco
     assert advice.change.startswith(change)
 
 
+@pytest.mark.parametrize(("faults", "bound"), [(0, "start"), (1, "failure")])
+def test_nodes_are_waited_for_at_the_start_or_after_a_fault(faults, bound):
+    advice = advice_of(Ledger(seconds={"step": 60.0, "waiting for nodes": 40.0}, faults=faults), PLAN)
+    assert advice.bound == bound
+
+
 def test_a_rank_that_the_others_wait_for_is_named():
     advice = advice_of(Ledger(seconds={"step": 100.0}, waited_for={0: 1.0, 1: 30.0}), PLAN)
     assert advice.bound == "straggler" and "for worker 1, whose forward passes" in advice.sentence

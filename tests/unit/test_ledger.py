@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.ledger import Account, Ledger, ledger_of
+from orchestrator.ledger import BEFORE, Account, Ledger, ledger_of
 
 
 def told(*lines):
@@ -183,51 +183,89 @@ def test_clocks_that_differ_charge_no_second_twice():
     assert found.wall == pytest.approx(22.0) and min(found.seconds.values()) >= 0
 
 
-def began(submitted_at=110.0):
-    return ledger_of(told(*BEGIN, log(120.0, 1, forward=1000.0), (122.0, "end", {})), {1: submitted_at})
+def waited(*parts, submitted=110.0, twice=False):
+    """A launch whose first word came at 110 and whose driver told at 112 what it had waited for before."""
+    tells = (112.0, "waited", {"parts": [list(part) for part in parts]})
+    again = [(116.0, "state", {"launch": 1}), (117.0, "waited", tells[2])] if twice else []
+    known = told(*BEGIN[:2], tells, *again, *BEGIN[2:], log(120.0, 1, forward=1000.0), (122.0, "end", {}))
+    return ledger_of(known, {1: submitted})
+
+
+SUBMITTED = ("queue", 100.0)
 
 
 @pytest.mark.parametrize(
-    ("scheduled", "started", "parts"),
+    ("told", "parts"),
     [
-        (None, None, {"queue": 10.0}),
-        (103.0, 107.5, {"queue": 3.0, "image": 4.5, "environment": 2.5}),
-        (90.0, 95.0, {"environment": 10.0}),  # its clock is behind
-        (130.0, 140.0, {"queue": 10.0}),  # a head that came later, in the place of the first
-        (108.0, 104.0, {"queue": 8.0, "environment": 2.0}),
+        ([SUBMITTED], {"queue": 10.0}),
+        (
+            [SUBMITTED, ("image", 103.0), ("environment", 107.5)],
+            {"queue": 3.0, "image": 4.5, "environment": 2.5},
+        ),
+        (  # KubeRay posts the job once all pods are there
+            [
+                SUBMITTED,
+                ("image", 101.0),
+                ("environment", 102.0),
+                ("waiting for nodes", 104.0),
+                ("environment", 109.0),
+            ],
+            {"queue": 1.0, "image": 1.0, "environment": 3.0, "waiting for nodes": 5.0},
+        ),
+        ([("environment", 100.0)], {"environment": 10.0}),  # a Ray cluster has no queue
+        ([SUBMITTED, ("image", 90.0), ("environment", 95.0)], {"environment": 10.0}),  # its clock is behind
+        ([SUBMITTED, ("image", 130.0), ("environment", 140.0)], {"queue": 10.0}),  # of a head in its place
+        ([SUBMITTED, ("image", 108.0), ("environment", 104.0)], {"queue": 8.0, "environment": 2.0}),
     ],
 )
-def test_the_queue_is_told_from_the_image_and_the_environment(scheduled, started, parts):
-    """The driver on a cluster does not know when it was submitted, nor what went on before it."""
-    found = began().with_wait(100.0, scheduled, started)
-    waited = {
-        part: found.seconds[part] for part in ("queue", "image", "environment") if part in found.seconds
-    }
-    assert waited == pytest.approx(parts)
+@pytest.mark.parametrize("submitted", [100.0, 110.0])
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_a_launch_waited_for_before_its_driver_is_told_apart(told, parts, submitted, twice):
+    """By its driver, whether it knew when it was submitted or not, and once where another one takes its place."""
+    found = waited(*told, submitted=submitted, twice=twice)
+    before = {part: found.seconds[part] for part in (*BEFORE, "waiting for nodes") if part in found.seconds}
+    assert before == pytest.approx(parts)
     assert found.wall == pytest.approx(22.0)
-    assert found.with_wait(100.0).wall == pytest.approx(22.0)  # not twice
+    assert found.charged_from == 100.0
 
 
 @pytest.mark.parametrize(("at", "wall"), [(100.0, 22.0), (111.0, 12.0), (130.0, 12.0)])
 def test_a_driver_that_learns_of_its_submission_charges_the_wait(at, wall):
     """Ray tells it to a driver that has joined; what was charged already is not charged again."""
-    known = told(*BEGIN, (112.0, "submitted", {"at": at}), log(120.0, 1, forward=1000.0), (122.0, "end", {}))
-    found = ledger_of(known, {1: 110.0})
+    found = waited(("queue", at))
     assert found.wall == pytest.approx(wall)
     assert found.seconds.get("queue", 0.0) == pytest.approx(wall - 12.0)
-    assert found.with_wait(at).wall == pytest.approx(wall)
 
 
-def test_a_launch_is_charged_for_no_time_of_the_one_before():
+@pytest.mark.parametrize("submitted", [{}, {2: 115.0}])
+def test_a_launch_is_charged_for_no_time_of_the_one_before(submitted):
     """A clock that is behind says of the second launch that it was submitted while the first ran."""
     first = told(*BEGIN, log(120.0, 1, forward=1000.0), (122.0, "end", {}))
-    second = told((130.0, "state", {"launch": 2}), (131.0, "submitted", {"at": 115.0}), (140.0, "end", {}))
-    assert ledger_of([*first, *second], {1: 110.0}).wall == pytest.approx(12.0 + 18.0)
+    parts = [["queue", 115.0], ["image", 125.0], ["environment", 127.0]]
+    second = told((130.0, "state", {"launch": 2}), (131.0, "waited", {"parts": parts}), (140.0, "end", {}))
+    found = ledger_of([*first, *second], {1: 110.0, **submitted})
+    assert found.wall == pytest.approx(12.0 + 18.0)
+    before = [found.seconds[part] for part in BEFORE]
+    assert before == pytest.approx([3.0, 2.0, 3.0])
 
 
-def test_a_queue_that_the_driver_knew_of_is_not_charged_again():
-    assert began(100.0).with_wait(100.0) == began(100.0)
-    assert began(100.0).with_wait(101.0).wall == pytest.approx(22.0)
+def test_each_launch_s_wait_is_told_apart_also_by_another_process():
+    """Whoever keeps the ledger of a second launch goes on with that of the first."""
+    parts = [["queue", 125.0], ["image", 126.0], ["environment", 128.0]]
+    account = Account({2: 130.0}, waited(SUBMITTED, ("image", 103.0), ("environment", 107.5)))
+    for event in told(
+        (130.0, "state", {"launch": 2}), (131.0, "waited", {"parts": parts}), (140.0, "end", {})
+    ):
+        account.take(event)
+    assert [account.ledger.seconds[part] for part in BEFORE] == pytest.approx([4.0, 6.5, 4.5])
+    assert account.ledger.wall == pytest.approx(22.0 + 15.0)
+
+
+def test_a_launch_without_a_driver_waits_in_the_queue():
+    assert Ledger().waiting(100.0, 130.0).seconds == {"queue": 30.0}
+    ended = waited(SUBMITTED).up_to(130.0)
+    later = ended.waiting(115.0, 130.0)  # while the first one ran, by a clock that is behind
+    assert (later.seconds["queue"], later.wall) == pytest.approx((18.0, 30.0))
 
 
 def test_what_others_wait_for_a_slow_rank_is_counted_by_rank():

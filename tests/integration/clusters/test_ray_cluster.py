@@ -124,7 +124,10 @@ def test_a_cnn_trains_across_both_nodes(profile):
     assert len({worker["node_id"] for worker in workers}) == 2
     kept = RunRecord(plan.storage).ledger(1)
     assert kept.charged_from == pytest.approx(status.submitted_at, abs=0.01)  # what the driver was told
-    assert sdk.Run(plan.run_id, cluster).ledger().wall == pytest.approx(kept.wall, rel=0.005)
+    assert kept.seconds["environment"] == pytest.approx(kept.began_at - kept.charged_from)
+    assert kept.is_told_apart and "queue" not in kept.seconds
+    assert kept.wall == pytest.approx(status.ended_at - status.submitted_at, rel=0.005)
+    assert sdk.Run(plan.run_id, cluster).ledger() == kept
 
 
 def test_a_gpt_trains_across_both_nodes(profile):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -554,32 +555,23 @@ def test_the_ledger_tells_queue_image_and_environment_apart(server):
     ):
         lines.append(f"@trainwright {json.dumps({'event': event, 'time': submitted + seconds, **fields})}")
     assert sdk.Run(RUN, backend).ledger().seconds["queue"] == pytest.approx(85.0)
-    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-02T03:04:35Z"}
-    beside = {"name": "run-log", "state": {"running": {"startedAt": "2026-01-02T03:04:50Z"}}}
-    ray = {"name": "ray-head", "state": {"running": {"startedAt": "2026-01-02T03:05:20Z"}}}
-    labels = {"ray.io/cluster": f"{RUN}-x1", "ray.io/node-type": "head"}
-    status = {"phase": "Running", "conditions": [scheduled], "containerStatuses": [beside, ray]}
-    server.put("pods", {"metadata": {"name": f"{RUN}-head", "labels": labels}, "status": status})
+    parts = [[part, submitted + at] for part, at in (("queue", 0.0), ("image", 30.0), ("environment", 75.0))]
+    lines.insert(
+        1, f"@trainwright {json.dumps({'event': 'waited', 'time': submitted + 100.0, 'parts': parts})}"
+    )
     found = sdk.Run(RUN, backend).ledger()
-    assert (found.seconds["queue"], found.seconds["image"], found.seconds["environment"]) == (
-        30.0,
-        45.0,
-        10.0,
+    assert [found.seconds[part] for part in ("queue", "image", "environment")] == pytest.approx(
+        [30.0, 45.0, 10.0]
     )
     assert found.wall == pytest.approx(115.0)
 
 
-def test_a_head_that_waits_for_its_node_or_its_image_tells_nothing_yet(server):
+def test_a_launch_whose_driver_has_not_begun_waits_in_the_queue(server):
     backend = cluster()
     submit(backend)
-    running_head(server)
-    assert backend.placed(RUN) is None
-    waits = {"name": "ray-head", "state": {"waiting": {"reason": "ContainerCreating"}}}
-    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-02T03:04:35Z"}
-    labels = {"ray.io/cluster": f"{RUN}-x1", "ray.io/node-type": "head"}
-    status = {"conditions": [scheduled], "containerStatuses": [waits]}
-    server.put("pods", {"metadata": {"name": f"{RUN}-head", "labels": labels}, "status": status})
-    assert backend.placed(RUN) is None
+    ledger = sdk.Run(RUN, backend).ledger()
+    assert set(ledger.seconds) == {"queue"}
+    assert ledger.wall == pytest.approx(time.time() - backend.status(RUN).submitted_at, abs=5)
 
 
 def test_a_run_that_is_not_there(server):
