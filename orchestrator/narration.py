@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator import events
+from orchestrator.spec.addresses import service_of
 
 _FORWARDED = re.compile(r"^(?:\x1b\[\d+m)?\(\w+ pid=(\d+)[^)]*\)(?:\x1b\[0m)? ?")
 """What Ray puts before a line of a process that is not the driver."""
@@ -86,6 +87,8 @@ class Narrator:
             case {"event": "node_fault", "node": str(node), "faults": int(faults)}:
                 return [_node_fault(event, node, faults)]
             case {"event": "tracking", "url": str(url)}:
+                if service_of(url) is not None:
+                    return ["tracked in the cluster's MLflow, which trainwright ui opens"]
                 return [f"tracked at {url}"]
             case {"event": "end", "state": str(state), "message": str(message)}:
                 return [f"{state}: {message}"]

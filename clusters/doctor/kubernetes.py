@@ -27,6 +27,7 @@ from orchestrator.models.sizes import UNCOUNTED
 from orchestrator.planning.make_plan import make_plan
 from orchestrator.planning.plan import DataFacts, Plan, ResolvedJob, RunContext
 from orchestrator.runs import new_run_id
+from orchestrator.spec.addresses import service_of
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import has_arrow
@@ -60,6 +61,13 @@ CLAIM_RIGHTS = (
 )
 """What a short pod needs that mounts a claim."""
 
+DASHBOARD_RIGHTS = (
+    ("list", "pods", ""),
+    ("create", "pods/portforward", ""),
+    ("get", "pods/portforward", ""),
+)
+"""What ``trainwright ui`` needs in the namespace to open what only pods reach."""
+
 
 def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
     """Server, KubeRay, rights and storage from here; the rest from pods."""
@@ -91,6 +99,7 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
             yield passed("rights", f"all {len(needed)} that runs need in namespace {api.namespace}")
         if profile.kubernetes.storage_claim:
             yield _check_claim_rights(api)
+        yield _check_dashboard_rights(api)
     except TrainwrightError as error:
         yield failed("access", str(error), "the checks that come after it were left out")
         return
@@ -103,11 +112,13 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
     uri = mlflow_uri(profile)
     if may_run:
         yield from _look_from_pods(profile, api, uri)
-    if ".svc" in uri or not uri.startswith("http"):
+    if service_of(uri) or not uri.startswith("http"):
         yield warned(
             "MLflow from here",
             f"{uri or 'no URI'}: known only inside the cluster, not looked at from here",
-            "kubectl port-forward it to look at runs from here",
+            f"trainwright ui --cluster {profile.name} opens it"
+            if service_of(uri)
+            else "look at it from a pod",
         )
     else:
         yield check_mlflow(uri)
@@ -124,6 +135,21 @@ def _check_claim_rights(api: KubernetesApi) -> Check:
         f"in namespace {api.namespace} you may not {', '.join(denied)}: without that no logs, status and resume of runs whose"
         " pods or RayJobs are gone, no list --all, and no upload",
         "ask for the role <name>-storage of the chart, or one like it",
+    )
+
+
+def _check_dashboard_rights(api: KubernetesApi) -> Check:
+    denied = [
+        f"{verb} {resource}"
+        for verb, resource, group in DASHBOARD_RIGHTS
+        if not api.may(verb, resource, group)
+    ]
+    if not denied:
+        return passed("rights to dashboards", "what only pods reach can be opened from here")
+    return warned(
+        "rights to dashboards",
+        f"in namespace {api.namespace} you may not {', '.join(denied)}: trainwright ui can't open what only pods reach",
+        "ask for the role <name>-dashboards of the chart, or one like it",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.clusters.kubernetes.errors import GoneError, QuotaNotCountedError, refusal
 from orchestrator.clusters.kubernetes.login import connect
 from orchestrator.clusters.kubernetes.pod_command import PodCommand
+from orchestrator.clusters.kubernetes.pod_tunnel import PodTunnel
 from orchestrator.clusters.shared.connection import connection_problem
 from orchestrator.clusters.shared.moment import Moment
 from orchestrator.clusters.shared.patience import Patience, retry_after_seconds, worth_another_try
@@ -246,6 +247,18 @@ class KubernetesApi:
         """Start a command in a pod's only container, with its input and output at hand."""
         # of its own: the client's way to a stream puts another call in the place of the one that all threads share
         return PodCommand(self.profile, connect(self.profile), pod, command, on_close)
+
+    def connect_to_pod(self, pod: str, port: int) -> PodTunnel:
+        """A connection to a port of a pod."""
+        return PodTunnel(self.profile, self._client(), pod, port)
+
+    def service(self, name: str) -> dict[str, Any]:
+        """One Service."""
+        return self._call("get", "services", self._core().read_namespaced_service, name, self.namespace)
+
+    def secret(self, name: str) -> dict[str, Any]:
+        """One Secret."""
+        return self._call("get", "secrets", self._core().read_namespaced_secret, name, self.namespace)
 
     def pod_log(
         self,

@@ -14,6 +14,7 @@ from orchestrator.errors import (
 from orchestrator.spec.profile import ClusterProfile
 
 _RIGHTS_OF_STORAGE = {("create", "pods"), ("delete", "pods"), ("create", "pods/exec")}
+_RIGHTS_OF_DASHBOARDS = {("create", "pods/portforward"), ("get", "services"), ("get", "secrets")}
 _QUOTA_NOT_COUNTED = "status unknown for quota"
 
 
@@ -62,7 +63,13 @@ def refusal(profile: ClusterProfile, verb: str, resource: str, status: int, text
     if status == 403 and "denied" in said:  # by an admission policy or webhook, in its own words
         return SpecError(f"{where} refuses the object: {said}")
     if status == 403:
-        role = "storage" if (verb, resource) in _RIGHTS_OF_STORAGE else "submitter"
+        role = (
+            "storage"
+            if (verb, resource) in _RIGHTS_OF_STORAGE
+            else "dashboards"
+            if (verb, resource) in _RIGHTS_OF_DASHBOARDS
+            else "submitter"
+        )
         return NoRightError(
             f"{where}: you have no right to {verb} {resource} in namespace {namespace}; ask for a role that"
             f" has it (the chart's <name>-{role} does)"

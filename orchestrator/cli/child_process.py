@@ -6,7 +6,8 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 _GRACE_SECONDS = 5.0
@@ -16,6 +17,22 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 class _ToldToEnd(BaseException):
     pass
+
+
+@contextlib.contextmanager
+def until_told_to_end() -> Iterator[Callable[[], None]]:
+    """Gives a function that waits until this process is told to end; it waits for nothing where that was told before."""
+    told = threading.Event()
+    before = {number: signal.signal(number, lambda *_: told.set()) for number in _ENDS}
+
+    def wait() -> None:
+        told.wait()
+
+    try:
+        yield wait
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:

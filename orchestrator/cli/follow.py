@@ -14,6 +14,7 @@ from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import events
+from orchestrator.cli.links import opened, ui_command
 from orchestrator.cli.options import say
 from orchestrator.narration import Narrator
 from orchestrator.progress import duration
@@ -282,14 +283,14 @@ def summary(run: Run, status: RunStatus, view: _View) -> None:
     measured = {name: value for name, value in status.metrics.items() if name.startswith("val/")}
     trained = {name: value for name, value in status.metrics.items() if name.startswith("train/loss")}
     rows += [(name, f"{value:.4f}") for name, value in sorted((measured or trained).items())]
-    rows += sorted(status.urls.items())
-    if view.url:
-        rows.append(("mlflow", view.url))
+    profile = run.cluster.profile
+    urls = {**status.urls, **({"mlflow": view.url} if view.url else {})}
+    rows += sorted(opened(urls, profile, run.id).items())
     for name, text in dict(rows).items():
         table.add_row(name, text)
     console = Console(soft_wrap=True)
     console.print(table, highlight=False)
     if status.state == "succeeded":
-        say(f"look at it: trainwright ui        its log: trainwright logs {run.id}")
+        say(f"look at it: {ui_command(profile)}        its log: trainwright logs {run.id}")
     else:
         say(f"its log: trainwright logs {run.id}        go on: trainwright resume {run.id}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from orchestrator.cli.links import opened, ui_command
 from orchestrator.cli.options import AsJson, ClusterOfRun, RunId, print_json, say
 
 
@@ -7,13 +8,18 @@ def status(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> No
     """Show how a run stands, why it ended, its best checkpoint, and where to look."""
     from orchestrator import progress, sdk
 
-    found = sdk.attach(run, cluster).status()
+    attached = sdk.attach(run, cluster)
+    found = attached.status()
     if json:
         print_json({**found.model_dump(mode="json"), "seconds": round(progress.seconds_of(found), 3)})
         return
     rows = progress.rows(found)
-    rows += sorted(found.urls.items())
-    rows += [("what happened", f"trainwright logs {run}"), ("its curves", "trainwright ui")]
+    profile = attached.cluster.profile
+    links = opened(found.urls, profile, run)
+    rows += sorted(links.items())
+    rows.append(("what happened", f"trainwright logs {run}"))
+    if ui_command(profile) not in links.values():
+        rows.append(("its curves", ui_command(profile)))
     if found.best:
         rows.append(("its best model", f"trainwright export {run} --best"))
     if found.state.is_final and found.state != "succeeded":

@@ -1,56 +1,100 @@
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.child_process import serve
-from orchestrator.cli.options import AsJson, ClusterName, print_json, say
+from orchestrator.cli.options import AsJson, ClusterName, complete_run, print_json, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestrator.spec.profile import ClusterProfile
+
+MLFLOW, RAY = "MLflow dashboard", "Ray dashboard"
+_START = "/#/experiments?workflowType=machine_learning"
+"""Where MLflow opens."""
 
 
 def ui(
     cluster: ClusterName = "local",
-    port: Annotated[int, typer.Option("--port", help="Port; 0: any free one.", min=0, max=65535)] = 5000,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            help="Ray's dashboard of this run instead, while its head lives.",
+            metavar="RUN",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", help="Port; 0: any free one. Default: 5000, and for a cluster's any.", min=0, max=65535
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", help="Address to serve on. Only this machine can reach the default.")
     ] = "127.0.0.1",
     json: AsJson = False,
 ) -> None:
-    """Serve the MLflow dashboard of the local store, print the address of a cluster's, or forward a port to the one that only
-    pods reach (with kubectl).
+    """Serve the MLflow dashboard of the local store, or print the address of a cluster's. One that only pods reach is opened for
+    a browser on this machine, signed in, until Ctrl-C.
     """
-    import os
-    import sys
-
+    from orchestrator.errors import SpecError
     from orchestrator.sdk import tracking_uri_of
-    from orchestrator.spec.addresses import without_password
-    from orchestrator.spec.load import home, load_profile
+    from orchestrator.spec.addresses import service_of, without_password
+    from orchestrator.spec.load import load_profile
 
     profile = load_profile(cluster)
     uri = tracking_uri_of(profile)
     address = without_password(uri).rstrip("/")
-    if profile.kind == "kubernetes" and (forwarding := _port_forward(profile, address)):
-        port = _free_port(host, port)
-        _tell(f"http://{host}:{port}", json=json, note=f"   (forwarded to {address}; Ctrl-C ends it)")
-        if profile.secrets.mlflow_secret and not json:
-            say(f"it asks for the user and password of {_how_to_read(profile)}")
+    if profile.kind == "kubernetes" and (ray or (not profile.mlflow_ui and service_of(address))):
+        if host != "127.0.0.1":
+            raise SpecError(
+                f"--host {host}: what only pods reach is opened for this machine alone; leave it out, or give the cluster an"
+                " ingress and its profile the address (mlflow_ui)"
+            )
+        _open(profile, address, ray, port or 0, json=json)
+    elif ray and profile.kind == "ray":
+        _tell(RAY, str(profile.address), json=json)
+    elif ray:
+        raise SpecError(
+            f"--ray {ray}: Ray shows no dashboard of a local run; trainwright logs {ray} shows what it printed"
+        )
+    elif profile.mlflow_ui or uri.startswith("http"):
+        _tell(MLFLOW, (profile.mlflow_ui or address).rstrip("/") + _START, json=json)
+    else:
+        _serve(without_password(uri), uri, host, 5000 if port is None else port, json=json)
+
+
+def _open(profile: ClusterProfile, address: str, run: str | None, port: int, *, json: bool) -> None:
+    """Let a browser through to a dashboard that only pods reach, until this process is told to end."""
+    from orchestrator.cli.child_process import until_told_to_end
+    from orchestrator.clusters.kubernetes.dashboards import mlflow_dashboard, ray_dashboard
+    from orchestrator.clusters.shared.gateway import Gateway
+
+    dashboard, how = ray_dashboard(profile, run) if run else mlflow_dashboard(profile, address, _START)
+    dashboard.connect().close()  # what is missing is said now, not by a page
+    with until_told_to_end() as wait, Gateway(dashboard, port) as gateway:
+        notes = "; ".join(filter(None, ("the link works once", how, "Ctrl-C ends it")))
+        _tell(RAY if run else MLFLOW, gateway.link, json=json, note=f"   ({notes})")
         sys.stdout.flush()
-        sys.exit(4 if serve(forwarding(host, port), os.environ) else 0)
-    if uri.startswith("http"):
-        _tell(address, json=json)
-        return
+        wait()
+
+
+def _serve(store: str, uri: str, host: str, port: int, *, json: bool) -> None:
+    """MLflow's own server over the local store, until this process is told to end."""
+    import os
+
+    from orchestrator.spec.load import home
     from orchestrator.telemetry.mlflow_run import connect
 
     port = _free_port(host, port)
     os.umask(0o077)  # the server's files, too, are for their user alone
     home().mkdir(parents=True, exist_ok=True)
-    connect(without_password(uri))  # makes its tables, alone
-    _tell(f"http://{host}:{port}", json=json, note="   (Ctrl-C ends it)")
+    connect(store)  # makes its tables, alone
+    _tell(MLFLOW, f"http://{host}:{port}{_START}", json=json, note="   (Ctrl-C ends it)")
     sys.stdout.flush()
     command = [
         sys.executable,
@@ -89,40 +133,8 @@ def _free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _port_forward(profile: ClusterProfile, address: str) -> Callable[[str, int], list[str]] | None:
-    """The command that forwards a local port to a service of the cluster; None where the address is no name inside it.
-
-    Raises InfrastructureError where kubectl is not installed.
-    """
-    import shutil
-    from urllib.parse import urlsplit
-
-    from orchestrator.errors import InfrastructureError
-
-    parts = urlsplit(address)
-    service, _, rest = (parts.hostname or "").partition(".")
-    namespace, _, domain = rest.partition(".")
-    if domain not in ("svc", "svc.cluster.local"):
-        return None
-    if (kubectl := shutil.which("kubectl")) is None:
-        raise InfrastructureError(
-            f"cluster {profile.name}: only pods reach {address}, and kubectl, which would forward a port to it, is not"
-            " installed here"
-        )
-    context = ["--context", profile.kubernetes.context] if profile.kubernetes.context else []
-    far = parts.port or (443 if parts.scheme == "https" else 80)
-    begin = [kubectl, *context, "--namespace", namespace, "port-forward", f"service/{service}"]
-    return lambda host, port: [*begin, "--address", host, f"{port}:{far}"]
-
-
-def _how_to_read(profile: ClusterProfile) -> str:
-    values = "{{.data.username | base64decode}} {{.data.password | base64decode}}"
-    return f"kubectl get secret {profile.secrets.mlflow_secret} -n {profile.kubernetes.namespace} -o go-template='{values}'"
-
-
-def _tell(server: str, *, json: bool, note: str = "") -> None:
-    url = f"{server}/#/experiments?workflowType=machine_learning"
+def _tell(what: str, url: str, *, json: bool, note: str = "") -> None:
     if json:
         print_json({"url": url})
     else:
-        say(f"MLflow dashboard: {url}{note}")
+        say(f"{what}: {url}{note}")

@@ -55,6 +55,13 @@ def _refuse_kept_password(text: str) -> str:
     return text
 
 
+def service_of(address: str) -> tuple[str, str] | None:
+    """Name and namespace of the Kubernetes Service that an address names; None where it is known outside of pods, too."""
+    service, _, rest = (urlsplit(address).hostname or "").partition(".")
+    namespace, _, domain = rest.partition(".")
+    return (service, namespace) if domain in ("svc", "svc.cluster.local") else None
+
+
 _SERVERS = ("http", "https")
 _DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 _OTHER_STORES = ("", "file", "databricks", "databricks-uc", "uc")

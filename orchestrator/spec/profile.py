@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.section import Bytes, PathText, Seconds, Section, Written
-from orchestrator.spec.addresses import OpenText, StoreAddress
+from orchestrator.spec.addresses import OpenAddress, OpenText, StoreAddress
 from orchestrator.spec.reserved import refuse_reserved
 from orchestrator.storage import is_uri
 
@@ -250,6 +250,9 @@ class ClusterProfile(Section):
     interruptions can: see ``recovery.on_notice`` of the job. Default: none is looked for."""
     mlflow: StoreAddress = None
     """MLflow tracking URI, without a password. Default: ``MLFLOW_TRACKING_URI``, else (kind local) an SQLite file in the home."""
+    mlflow_ui: OpenAddress = None
+    """Where people open MLflow, if that is not where runs reach it: the address of an ingress, e.g. ``https://mlflow.example.com``.
+    Default: ``mlflow``; where only pods reach that, ``trainwright ui`` forwards it."""
     secrets: SecretRefs = SecretRefs()
     """References to secrets."""
     head: HeadNode = HeadNode()
@@ -265,6 +268,10 @@ class ClusterProfile(Section):
     def _complete_for_its_kind(self) -> ClusterProfile:
         if self.kind == "ray" and not (self.address or "").startswith(("http://", "https://")):
             raise ValueError("address: kind ray needs the dashboard's URL, e.g. http://head:8265")
+        if self.mlflow_ui and not self.mlflow_ui.startswith(("http://", "https://")):
+            raise ValueError(
+                f"mlflow_ui: {self.mlflow_ui} must be an address that a browser opens, https://HOST"
+            )
         refuse_reserved("environment", self.environment)
         if self.notice_file and not self.notice_file.startswith("/"):
             raise ValueError(f"notice_file: {self.notice_file} must be a whole path, the same on each node")

@@ -25,7 +25,13 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import yaml
 from chartkit.helm import CHART, find, render
+from fake_kubernetes import FakeKubernetes
+
+from orchestrator.clusters.kubernetes.dashboards import mlflow_dashboard
+from orchestrator.clusters.shared.gateway import Gateway
+from orchestrator.spec.profile import ClusterProfile
 
 FILES = CHART / "files"
 
@@ -361,3 +367,53 @@ def test_the_server_starts_and_is_guarded(tmp_path, database, request):
         assert bool(list((tmp_path / "mlflow").glob("*.db"))) == (database == "sqlite")
     finally:
         server.stop()
+
+
+@pytest.mark.slow
+def test_a_browser_is_signed_in_through_a_forwarded_port(tmp_path, monkeypatch):
+    """The chart's server, by the profile of the chart, as ``trainwright ui`` opens it."""
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed: the server needs flask-wtf")
+    profile = ClusterProfile.model_validate(
+        yaml.safe_load(find(render(), "ConfigMap", "train-profile")["data"]["profile.yaml"])
+    )
+    pod = {
+        "metadata": {"name": "mlflow-1", "labels": {}},
+        "spec": find(render(), "Deployment", "train-mlflow")["spec"]["template"]["spec"],
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    service = find(render(), "Service", "train-mlflow")
+    pod["metadata"]["labels"] = service["spec"]["selector"]
+    server = Server(tmp_path)
+    login = {"username": "jobs", "password": server.passwords["jobs"]}
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in login.items()}
+    with FakeKubernetes() as kubernetes:
+        monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig(tmp_path)))
+        kubernetes.put("services", service)
+        kubernetes.put("pods", pod)
+        kubernetes.put("secrets", {"metadata": {"name": str(profile.secrets.mlflow_secret)}, "data": data})
+        kubernetes.listening["mlflow-1", 5000] = server.port
+        try:
+            server.start()
+            dashboard, how = mlflow_dashboard(profile, str(profile.mlflow), "/")
+            assert how == "signed in as jobs"
+            with Gateway(dashboard) as gateway:
+                browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+                page = browser.open(gateway.link, timeout=60).read().decode()
+                scripts = re.findall(r'src="(/?static-files/[^"]+\.js)"', page)
+                assert scripts
+                for script in scripts:
+                    assert len(browser.open(f"{gateway.url}/{script.lstrip('/')}", timeout=60).read()) > 1000
+                make = urllib.request.Request(
+                    f"{gateway.url}/ajax-api/2.0/mlflow/experiments/create",
+                    json.dumps({"name": "by a browser"}).encode(),
+                    {
+                        "Content-Type": "application/json",
+                        "Origin": gateway.url,
+                        "Sec-Fetch-Site": "same-origin",
+                    },
+                )
+                made = json.loads(browser.open(make, timeout=60).read())["experiment_id"]
+            found = server.get(f"/api/2.0/mlflow/experiments/get?experiment_id={made}", "jobs")[1]
+            assert json.loads(found)["experiment"]["name"] == "by a browser"
+        finally:
+            server.stop()

@@ -394,6 +394,10 @@ CASES = [
     Case("render no ServiceMonitor when off", {"monitoring": {"enabled": False}}, "ServiceMonitor", "train-mlflow", "", ABSENT),
     # Profile
     Case("name the profile after the release", {}, *PROFILE, Has("name: train\n")),
+    Case("print the ingress as the link to MLflow", INGRESS, *PROFILE, Has("mlflow_ui: https://mlflow.example.com\n")),
+    Case("open the dashboards' Secrets by name alone", {}, "Role", "train-dashboards", "rules/3/resourceNames", ["train-ray-token", "train-mlflow-jobs"]),
+    Case("open no Secret of MLflow's without MLflow", {"mlflow": {"enabled": False}}, "Role", "train-dashboards", "rules/2/resourceNames", ["train-ray-token"]),
+    Case("let dashboards be forwarded", {}, "Role", "train-dashboards", "rules/1", {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create", "get"]}),
     Case("point the profile at MLflow", {}, *PROFILE, Has("mlflow: http://train-mlflow.training.svc:5000\n")),
     Case("point the profile at a foreign MLflow", {"mlflow": {"enabled": False, "externalUri": "https://m"}}, *PROFILE, Has("mlflow: https://m\n")),
     Case("say nothing of an absent MLflow", {"mlflow": {"enabled": False}}, *PROFILE, Lacks("mlflow")),

@@ -8,6 +8,7 @@ import uuid
 
 import crd_schema
 from exec_stream import run_over, say_over
+from forward_stream import forward_over
 from programmable_server import Answer, Asked, ProgrammableServer
 
 _COLLECTIONS = {
@@ -18,6 +19,8 @@ _COLLECTIONS = {
     "pods": ("v1", "Pod"),
     "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
     "events": ("v1", "Event"),
+    "services": ("v1", "Service"),
+    "secrets": ("v1", "Secret"),
 }
 _PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)"
@@ -59,6 +62,10 @@ class FakeKubernetes(ProgrammableServer):
         """Module -> what it prints for its arguments, in the place of a process of its own."""
         self.cut_off_after_bytes = None
         """Of the input of the next command in a pod."""
+        self.listening = {}
+        """(pod, port) -> port of this machine where what listens there is."""
+        self.forwarded = []
+        """Connections to pods' ports that are open, as sockets."""
         self.on_watch = []
         """Answers to the next watches, instead of a watch."""
         self._versions = itertools.count(1)
@@ -148,6 +155,8 @@ class FakeKubernetes(ProgrammableServer):
         match = _PATH.fullmatch(asked.path)
         if match and match["sub"] == "/exec":
             return self._exec(match["name"], asked)
+        if match and match["sub"] == "/portforward":
+            return self._portforward(match["name"], asked)
         if not match or match["plural"] not in _COLLECTIONS:
             return Answer(404, b"404 page not found\n", {"Content-Type": "text/plain"})
         if match["plural"].startswith("ray") and not self.has_kuberay:
@@ -276,6 +285,18 @@ class FakeKubernetes(ProgrammableServer):
             return Answer(101, body=lambda connection: say_over(connection, answer(words[3:])))
         limit, self.cut_off_after_bytes = self.cut_off_after_bytes, None
         return Answer(101, body=lambda connection: run_over(connection, words, limit))
+
+    def _portforward(self, pod, asked):
+        """To what listens on this machine in the place of the pod's."""
+        if ("create", "pods/portforward") in self.denied:
+            return status_object(
+                403, "Forbidden", 'pods "x" is forbidden: User "u" cannot create resource "pods/portforward"'
+            )
+        if pod not in self.objects["pods"]:
+            return status_object(404, "NotFound", f'pods "{pod}" not found')
+        port = int(asked.query["ports"])
+        here = self.listening.get((pod, port))
+        return Answer(101, body=lambda connection: forward_over(connection, port, here, self.forwarded))
 
     def _log(self, pod, asked):
         if pod not in self.objects["pods"]:

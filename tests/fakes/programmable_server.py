@@ -74,7 +74,7 @@ class ProgrammableServer:
             def do_any(self) -> None:
                 owner._serve(self)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_any
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_any
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, *where: Any) -> None:
@@ -143,7 +143,7 @@ class ProgrammableServer:
             parts.path,
             {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()},
             {name.lower(): value for name, value in handler.headers.items()},
-            handler.rfile.read(int(handler.headers.get("Content-Length") or 0)),
+            _body_of(handler),
             parse_qs(parts.query, keep_blank_values=True),
         )
         with self.lock:
@@ -188,6 +188,8 @@ class ProgrammableServer:
         for name, value in headers.items():
             handler.send_header(name, value)
         handler.end_headers()
+        if handler.command == "HEAD":
+            return
         try:
             if not is_stream:
                 handler.wfile.write(body)
@@ -198,6 +200,17 @@ class ProgrammableServer:
             handler.wfile.write(b"0\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
             handler.close_connection = True
+
+
+def _body_of(handler: BaseHTTPRequestHandler) -> bytes:
+    if handler.headers.get("Transfer-Encoding") != "chunked":
+        return handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+    body = b""
+    while size := int(handler.rfile.readline(), 16):
+        body += handler.rfile.read(size)
+        handler.rfile.readline()
+    handler.rfile.readline()
+    return body
 
 
 def wait_until(condition, what: str, seconds: float = 20.0) -> None:

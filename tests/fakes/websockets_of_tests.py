@@ -40,9 +40,10 @@ class Websocket:
 
     def send(self, content):
         size = len(content)
-        head = bytes([size]) if size < 126 else struct.pack(">BH", 126, size)
         if size > 0xFFFF:
             head = struct.pack(">BQ", 127, size)
+        else:
+            head = bytes([size]) if size < 126 else struct.pack(">BH", 126, size)
         self._out.write(bytes([0x80 | _BINARY]) + head + content)
         self._out.flush()
 

@@ -218,6 +218,9 @@ storage: {{ .Values.storage.url | default .Values.storage.path }}
 {{- with include "trainwright.mlflowUri" . }}
 mlflow: {{ . }}
 {{- end }}
+{{- if and .Values.mlflow.enabled .Values.ingress.enabled }}
+mlflow_ui: https://{{ .Values.ingress.host }}
+{{- end }}
 secrets:
   ray_token_secret: {{ include "trainwright.rayTokenSecret" . }}
   {{- if or (and .Values.mlflow.enabled .Values.mlflow.auth) .Values.jobs.mlflowSecret }}

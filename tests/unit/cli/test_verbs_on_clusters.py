@@ -3,6 +3,9 @@
 import json
 import re
 import sys
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
 
 import crd_schema
 import pytest
@@ -10,6 +13,7 @@ import yaml
 from cluster_cases import kubernetes_profile, ray_profile
 from fake_kubernetes import FakeKubernetes
 from fake_ray_jobs import FakeRayJobs
+from terminal import Terminal as InTerminal
 
 from orchestrator import ask, cli, sdk
 from orchestrator.inference.results import Evaluation
@@ -241,35 +245,94 @@ def test_plan_prints_the_exact_request_and_asks_nobody(terminal, place):
     assert created["metadata"]["annotations"] == printed["metadata"]["annotations"]
 
 
-@pytest.mark.parametrize(
-    "address", ["http://train-mlflow.mlops.svc:5000", "https://m.mlops.svc.cluster.local"]
-)
-def test_a_dashboard_that_only_pods_reach_is_forwarded(terminal, tmp_path, monkeypatch, address):
-    profile = kubernetes_profile(
-        {"storage_claim": "data", "context": "here"},
-        storage="/data",
-        mlflow=address,
-        secrets={"mlflow_secret": "login"},
+def write_profile(folder, **sections):
+    profile = kubernetes_profile({"storage_claim": "data"}, storage="/data", **sections)
+    (folder / "prod.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json", exclude_defaults=True)))
+
+
+def test_a_dashboard_that_only_pods_reach_opens_until_ctrl_c(terminal, tmp_path, monkeypatch):
+    write_profile(tmp_path, mlflow="http://train-mlflow.mlops.svc:5000", secrets={"mlflow_secret": "login"})
+    selected = {"app": "mlflow"}
+    ports = [{"port": 5000, "targetPort": 5000}]
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    with FakeKubernetes("mlops") as server:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+        opens = ("ui", "--cluster", "./prod.yaml")
+        code, _, said = terminal(*opens)  # no such service
+        assert (code, said.count("\n")) == (6, 1)
+        server.put(
+            "services", {"metadata": {"name": "train-mlflow"}, "spec": {"selector": selected, "ports": ports}}
+        )
+        server.put("pods", {"metadata": {"name": "mlflow-1", "labels": selected}, "status": ready})
+        server.put(
+            "secrets", {"metadata": {"name": "login"}, "data": {"username": "am9icw==", "password": "cHc="}}
+        )
+        server.listening["mlflow-1", 5000] = urlsplit(server.url).port  # whatever answers
+        code, _, said = terminal(*opens, "--host", "0.0.0.0")
+        assert (code, said.count("\n")) == (2, 1)
+        assert "for this machine alone" in said
+        shown = InTerminal(
+            [sys.executable, "-c", "from orchestrator import cli; cli.main()", *opens], columns=300
+        )
+        shown.wait_for("Ctrl-C ends it)")
+        link, note = re.search(r"MLflow dashboard: (\S+)   \((.*)\)", shown.shown).groups()
+        assert note == "the link works once; signed in as jobs; Ctrl-C ends it"
+        with pytest.raises(urllib.error.HTTPError, match="303"):
+            urllib.request.build_opener(NoRedirects).open(link, timeout=30)
+        shown.press("\x03")
+        assert shown.exit_code() == 0
+        assert "Traceback" not in shown.shown
+        assert "Exception" not in shown.shown
+
+
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *asked):
+        return None
+
+
+def test_a_service_that_speaks_tls_is_refused_with_what_opens_it(terminal, tmp_path):
+    write_profile(tmp_path, mlflow="https://m.mlops.svc.cluster.local")
+    code, _, said = terminal("ui", "--cluster", "./prod.yaml")
+    assert (code, said.count("\n")) == (4, 1)
+    assert "kubectl --namespace mlops port-forward service/m :443" in said
+
+
+def test_links_open_through_the_ingress_or_by_a_command(terminal, tmp_path, monkeypatch):
+    inside = "http://train-mlflow.training.svc:5000"
+    tracking = "@trainwright " + json.dumps(
+        {"event": "tracking", "time": 1.0, "url": f"{inside}/#/experiments/1/runs/abc"}
     )
-    (tmp_path / "prod.yaml").write_text(
+    with FakeKubernetes() as server:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+        write_profile(tmp_path, mlflow=inside)
+        terminal.json("submit", "job.yaml", "--cluster", "./prod.yaml", "--id", RUN)
+        run_it(server, output=[tracking])
+        server.set_status(RUN, dashboardURL="digits-x1-head-svc.training.svc.cluster.local:8265")
+        out = terminal("status", RUN, "--cluster", "./prod.yaml")[1]
+        assert ".svc" not in out
+        rows = dict(re.findall(r"^(\S+(?: \S+)?) {2,}(.*)$", out, re.MULTILINE))
+        assert rows["mlflow"] == "trainwright ui --cluster prod"
+        assert rows["dashboard"] == f"trainwright ui --cluster prod --ray {RUN}"
+        assert "its curves" not in rows
+        assert ".svc" not in terminal("logs", RUN, "--cluster", "./prod.yaml")[1]
+        write_profile(tmp_path, mlflow=inside, mlflow_ui="https://mlflow.example.com/")
+        out = terminal("status", RUN, "--cluster", "./prod.yaml")[1]
+        assert "https://mlflow.example.com/#/experiments/1/runs/abc\n" in out
+        server.asked.clear()
+        assert terminal.json("ui", "--cluster", "./prod.yaml")["url"].startswith(
+            "https://mlflow.example.com/#/"
+        )
+        assert server.asked == []
+
+
+def test_ray_s_dashboard_is_asked_for_where_there_is_one(terminal, tmp_path):
+    code, _, said = terminal("ui", "--ray", RUN)
+    assert (code, said.count("\n")) == (2, 1)
+    profile = ray_profile("http://head:8265", tmp_path)
+    (tmp_path / "pool.yaml").write_text(
         yaml.safe_dump(profile.model_dump(mode="json", exclude_defaults=True))
     )
-    kubectl = tmp_path / "bin" / "kubectl"
-    kubectl.parent.mkdir()
-    monkeypatch.setenv("PATH", str(kubectl.parent))
-    code, _, said = terminal("ui", "--cluster", "./prod.yaml", "--port", "0")
-    assert (code, said.count("\n")) == (4, 1)
-    assert "only pods reach" in said
-    kubectl.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/called\nexit ${{CODE:-0}}\n")
-    kubectl.chmod(0o755)
-    code, out, _ = terminal("ui", "--cluster", "./prod.yaml", "--port", "0")
-    port = re.search(r"http://127\.0\.0\.1:(\d+)/", out)[1]
-    name, far = ("train-mlflow", 5000) if "train" in address else ("m", 443)
-    asked = f"--context here --namespace mlops port-forward service/{name} --address 127.0.0.1 {port}:{far}"
-    assert (code, (tmp_path / "called").read_text().strip()) == (0, asked)
-    assert "kubectl get secret login -n training" in out
-    monkeypatch.setenv("CODE", "1")
-    assert terminal("ui", "--cluster", "./prod.yaml", "--port", "0")[0] == 4
+    assert terminal.json("ui", "--cluster", "./pool.yaml", "--ray", RUN) == {"url": "http://head:8265"}
 
 
 @pytest.mark.parametrize("storage", ["s3://nowhere/runs", "/a-claim-s-path"])

@@ -200,6 +200,7 @@ def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
             "KubeRay": "pass",
             "rights": "pass",
             "rights to the claim": "pass",
+            "rights to dashboards": "pass",
             "storage claim": "pass",
             "nodes": "pass",
             "free": "pass",
