@@ -14,12 +14,11 @@ import threading
 import time
 from collections.abc import Sequence
 
-from orchestrator import events
 from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord
+from orchestrator.retries import is_tried_again, pause_seconds
 from orchestrator.runs import EndReason
 
-_LONGEST_PAUSE_SECONDS = 30.0
 _TOLD_TO_END = 128 + signal.SIGTERM
 
 
@@ -42,18 +41,8 @@ def keep(plan: Plan, launch: int, command: Sequence[str], first_pause: float = 1
         code = _driven(command)
         if told or not _was_lost(record, launch, known):
             return code
-        message = f"the driver was lost ({_how(code)})"
-        events.emit(
-            "incident",
-            reason=EndReason.DRIVER_LOST,
-            message=message,
-            rank=None,
-            failure=failure,
-            max_failures=most,
-            retry=failure <= most,
-        )
-        if failure <= most:
-            time.sleep(min(_LONGEST_PAUSE_SECONDS, first_pause * 2 ** (failure - 1)))
+        if is_tried_again(EndReason.DRIVER_LOST, f"the driver was lost ({_how(code)})", failure, most):
+            time.sleep(pause_seconds(failure, first_pause))
             if told:
                 return _TOLD_TO_END
     return code
