@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator import events
 from orchestrator.spec.addresses import service_of
 
-_FORWARDED = re.compile(r"^(?:\x1b\[\d+m)?\(\w+ pid=(\d+)[^)]*\)(?:\x1b\[0m)? ?")
+FORWARDED = re.compile(r"^(?:\x1b\[\d+m)?\(\w+ pid=(\d+)[^)]*\)(?:\x1b\[0m)? ?")
 """What Ray puts before a line of a process that is not the driver."""
 _TRACEBACK = "Traceback (most recent call last):"
 _SHARE_OF_STEPS = 0.1
@@ -51,7 +51,7 @@ class Narrator:
         """What is shown of a line that is no event: nothing where one was cut off."""
         if events.is_part_of_one(line):
             return []
-        forwarded = _FORWARDED.match(line)
+        forwarded = FORWARDED.match(line)
         pid = forwarded[1] if forwarded else ""
         said = self._tracebacks.without(pid, line[forwarded.end() :] if forwarded else line)
         if said is None or not said.strip():

@@ -17,6 +17,7 @@ from orchestrator.errors import RecordError, SupersededError
 from orchestrator.ledger import Account, Ledger
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus
+from orchestrator.telemetry.whole_events import WholeEvents
 
 logger = logging.getLogger("orchestrator")
 
@@ -48,12 +49,12 @@ class LedgerKeeper:
 
     def __enter__(self) -> Self:
         self._out = sys.stdout
-        sys.stdout = _Heard(self._out, self._take)
+        sys.stdout = self._heard = _Heard(self._out, self._take)
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        sys.stdout.flush()
+        self._heard.close()
         sys.stdout = self._out
         self._over.set()
         self._has_news.set()
@@ -118,16 +119,23 @@ class _Heard:
     def __init__(self, stream: TextIO, take: Callable[[Mapping[str, Any]], None]) -> None:
         self._stream, self._take = stream, take
         self._of_thread, self._one_by_one = threading.local(), threading.Lock()
+        self._whole_events = WholeEvents()
 
     def write(self, text: str) -> int:
         """Whole lines are written, and the rest with what follows it."""
-        whole, end, rest = (self._rest + text).rpartition("\n")
-        self._of_thread.rest = rest
+        whole, end, self._of_thread.rest = (self._rest + text).rpartition("\n")
         if end:
-            self._write(whole + end)
-        for event in filter(None, map(events.parse, whole.splitlines())):
-            self._take(event)
+            with self._one_by_one:
+                lines = list(self._whole_events.of(whole.split("\n")))
+            self._write("".join(f"{line}\n" for line in lines))
+            for event in filter(None, map(events.parse, lines)):
+                self._take(event)
         return len(text)
+
+    def close(self) -> None:
+        """All is written, be it whole or not."""
+        self.flush()
+        self._write("".join(f"{line}\n" for line in self._whole_events.rest()))
 
     def flush(self) -> None:
         """What this thread has written is seen, be it a whole line or not."""
