@@ -23,7 +23,7 @@ from orchestrator.errors import InfrastructureError, StoppedError, SupersededErr
 from orchestrator.keeper import end_with_keeper, keep
 from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
-from orchestrator.ray_session import RaySession, Work, train_on_worker
+from orchestrator.ray_session import RaySession, RoomOf, Work, room_of_machine, train_on_worker
 from orchestrator.records import PLAN, RunRecord, plan_name
 from orchestrator.recovery.diagnosis import Answers, Diagnosis, nobody_trains
 from orchestrator.recovery.incidents import incident_of
@@ -39,8 +39,17 @@ _SENDER_SECONDS = 10.0
 """How long a worker that is ending may still send to the tracker."""
 
 
-def main(arguments: list[str] | None = None, work: Work = train_on_worker) -> int:
-    """Run one launch of a plan to its end, with ``work`` on each worker; the exit code is that of the end's reason."""
+def main(
+    arguments: list[str] | None = None, work: Work = train_on_worker, room: RoomOf = room_of_machine
+) -> int:
+    """Run one launch of a plan to its end, with ``work`` on each worker; the exit code is that of the end's reason.
+
+    Args:
+        arguments: of the command.
+        work: what each worker does.
+        room: says of a plan what tells for how many workers a private instance has room, where that changes.
+
+    """
     started_at = time.time()
     parser = argparse.ArgumentParser(prog="python -m orchestrator.driver", description=__doc__)
     parser.add_argument("--plan", required=True, help="file with the plan's JSON")
@@ -59,7 +68,7 @@ def main(arguments: list[str] | None = None, work: Work = train_on_worker) -> in
     if options.kept:
         end_with_keeper()
     pod = waited.of_pod(Path(options.plan))
-    return Driver(plan, options.launch, options.start_ray, started_at, pod, work).run()
+    return Driver(plan, options.launch, options.start_ray, started_at, pod, work, room).run()
 
 
 def _kept_command(plan: str, launch: int) -> list[str]:
@@ -83,6 +92,7 @@ class Driver:
         started_at: float,
         pod: Sequence[waited.Began] = (),
         work: Work = train_on_worker,
+        room: RoomOf = room_of_machine,
     ) -> None:
         """
         Args:
@@ -92,9 +102,10 @@ class Driver:
             started_at: seconds since the epoch.
             pod: what the launch waited for up to the container of this driver's pod, where it is in one.
             work: what each worker does.
+            room: see ``main``.
 
         """
-        self._on_worker, self._pod = work, pod
+        self._on_worker, self._pod, self._room = work, pod, room
         self._plan, self._launch, self._ray_dir, self._started_at = plan, launch, ray_dir, started_at
         self._record = RunRecord(plan.storage)
         self._status = self._record.status(launch) or RunStatus(
@@ -166,7 +177,7 @@ class Driver:
             _doing("counting the model")
             self._plan = _counted(self._plan)
         _doing("starting Ray" if self._ray_dir else "joining the cluster's Ray")
-        with RaySession(self._plan, self._ray_dir, self._record, self._pod) as ray:
+        with RaySession(self._plan, self._ray_dir, self._record, self._pod, self._room) as ray:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
             ray.wait_for_resources(self._stop_asked)
             self._look = lambda: ray.look()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import events, waited
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
 from orchestrator.gpus import held_gpus
+from orchestrator.planning.memory import TRAINED_SECONDS_HERE, WAITING_PROCESS_BYTES
 from orchestrator.planning.plan import Plan
 from orchestrator.private import temporary_files_in
 from orchestrator.ray_settings import (
@@ -37,8 +39,10 @@ from orchestrator.records import RunRecord
 from orchestrator.recovery.diagnosis import Diagnosis, nobody_trains
 from orchestrator.recovery.faulty_nodes import FaultyNodes, Node
 from orchestrator.recovery.hangs import PATIENCE, Hang, incident_text
+from orchestrator.retries import is_tried_again, pause_seconds
 from orchestrator.room import answers, resources_per_worker, shortage, workers_beside_readers
 from orchestrator.runs import EndReason, Group, RunStatus
+from orchestrator.section import format_bytes
 from orchestrator.storage import is_uri
 from orchestrator.storage.arrow import open_filesystem
 from orchestrator.storage.faults import first_line
@@ -51,11 +55,12 @@ if TYPE_CHECKING:
 
 Work = Callable[[Mapping[str, Any]], dict[str, Any]]
 """What each worker's process does with the loop's config; Ray carries it there by its name."""
-
+RoomOf = Callable[[Plan], Callable[[], int] | None]
+"""Of a plan, what tells for how many workers a private instance has room; None where that never changes."""
 
 _NODE_POLL_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 15.0
-_LONGEST_PAUSE_SECONDS = 30.0
+_FIRST_PAUSE_SECONDS = 2.0
 _ASKED_AT_ONCE = 64
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Where the workers of one machine talk to each other: nobody else can listen in or join."""
@@ -65,7 +70,12 @@ class RaySession:
     """A connection to Ray for one plan. Leaving it ends a private instance with all in it."""
 
     def __init__(
-        self, plan: Plan, private_dir: str | None, record: RunRecord, pod: Sequence[waited.Began] = ()
+        self,
+        plan: Plan,
+        private_dir: str | None,
+        record: RunRecord,
+        pod: Sequence[waited.Began] = (),
+        room: RoomOf | None = None,
     ) -> None:
         """
         Args:
@@ -73,12 +83,17 @@ class RaySession:
             private_dir: folder for the files of an instance of its own; None joins the instance of this node.
             record: the run's; a driver's refuses all writes once another driver has taken the launch over.
             pod: what the launch waited for up to the container of its driver's pod, where it is in one.
+            room: of a private instance.
 
         """
+        self._room_here = room(plan) if room and private_dir else None
         self._plan, self._private_dir, self._record, self._pod = plan, private_dir, record, pod
         self._group: Group | None = None
-        self._most, self._is_narrowed = plan.world_size, bool(private_dir and plan.sizes)
-        self._is_warm = plan.job.recovery.warm_processes and not private_dir
+        self._most, self._is_narrowed = (
+            plan.world_size,
+            bool(private_dir and plan.sizes and not self._room_here),
+        )
+        self._is_warm = plan.job.recovery.warm_processes
         # an instance of its own has one node
         self._nodes = FaultyNodes(None if private_dir else plan.job.recovery.exclude_nodes_after)
         self._held = contextlib.ExitStack()
@@ -98,20 +113,10 @@ class RaySession:
                 if isinstance(error, TrainwrightError):
                     raise
                 message = f"Ray did not start: {first_line(error)}"
-                retry = failure <= most
-                events.emit(
-                    "incident",
-                    reason=EndReason.INFRASTRUCTURE,
-                    message=message,
-                    rank=None,
-                    failure=failure,
-                    max_failures=most,
-                    retry=retry,
-                )
-                if not retry:
+                if not is_tried_again(EndReason.INFRASTRUCTURE, message, failure, most):
                     raise InfrastructureError(message) from None
                 if not self._private_dir:  # a head that was lost may come back
-                    time.sleep(min(_LONGEST_PAUSE_SECONDS, 2.0**failure))
+                    time.sleep(pause_seconds(failure, _FIRST_PAUSE_SECONDS))
             except BaseException:
                 self._leave()
                 raise
@@ -140,8 +145,13 @@ class RaySession:
         os.environ.update(_LOOPBACK)
         os.environ["RAY_AUTH_TOKEN_PATH"] = write_token(folder)
         from orchestrator.own_ray import OwnRay
+        from orchestrator.standby import variables
 
-        plan = self._plan = self._plan.with_workers(workers_here(self._plan))
+        plan = self._plan
+        if not self._room_here:
+            plan = self._plan = plan.with_workers(workers_here(plan))
+        if self._is_warm:  # all that it starts has them, so that any process may be a worker's
+            os.environ.update(variables(plan.job.scaling.cpus_per_worker))
         gpus = plan.world_size * plan.job.scaling.gpus_per_worker
         self._held.enter_context(held_gpus(gpus, plan.run_id))
         if "TMPDIR" not in plan.job.environment.env:
@@ -210,6 +220,8 @@ class RaySession:
         """
         import ray
 
+        if self._room_here:
+            return self._room_here()
         leaving = ray._private.state.state.get_draining_nodes()
         left_out = {node.id for node in self._nodes.left_out}
         free = ray._private.state.available_resources_per_node()
@@ -259,7 +271,7 @@ class RaySession:
     def _restarts(
         self, variables: Mapping[str, str]
     ) -> tuple[KeepsProcessesReady | None, HoldsSpares | None]:
-        """What is held ready for a group's next start; on this machine nothing is.
+        """What is held ready for a group's next start.
 
         Args:
             variables: of the workers' environment.
@@ -270,7 +282,13 @@ class RaySession:
         from orchestrator.restarts import HoldsSpares, KeepsProcessesReady, Spares
 
         plan, labels = self._plan, self._plan.job.scaling.node_labels
-        ready = KeepsProcessesReady() if variables else None
+        ready = None
+        if self._is_warm:
+            ready = (
+                KeepsProcessesReady(TRAINED_SECONDS_HERE, _lack_memory_here)
+                if self._private_dir
+                else KeepsProcessesReady()
+            )
         if not (count := plan.job.recovery.spare_workers):
             return ready, None
         spares = Spares(
@@ -346,7 +364,8 @@ class RaySession:
         from orchestrator.worker_group import GroupConfig
 
         plan = self._plan
-        environment = variables(plan.job.scaling.cpus_per_worker) if self._is_warm else {}
+        is_shared = self._is_warm and not self._private_dir
+        environment = variables(plan.job.scaling.cpus_per_worker) if is_shared else {}
         ready, spares = self._restarts(environment)
         if self._is_narrowed:
             self._record_group(launch, plan.world_size, "this machine has room for no more")
@@ -377,6 +396,24 @@ class RaySession:
         with last_words.waited_for():
             result: dict[str, Any] = trainer.fit().return_value
         return result
+
+
+def room_of_machine(plan: Plan) -> None:
+    """What there is at the start: nothing comes to this machine, and nothing goes."""
+
+
+def _lack_memory_here(processes: int) -> bool:
+    """Whether this machine has too little free for so many that wait, which is said. Half of what is free stays so."""
+    import psutil
+
+    wanted, free = processes * WAITING_PROCESS_BYTES, psutil.virtual_memory().available
+    if 2 * wanted <= free:
+        return False
+    sys.stdout.write(
+        f"no process waits for a restart: {processes} would take {format_bytes(wanted)}, and this machine has"
+        f" {format_bytes(free)} free\n"
+    )
+    return True
 
 
 def _tell_spares(held: int, of: int) -> None:

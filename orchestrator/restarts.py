@@ -26,27 +26,45 @@ _LOOK_SECONDS = 1.0
 class KeepsProcessesReady(WorkerGroupCallback):
     """A process for each worker on its node, and here one for what Ray Train starts beside them."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, trained_seconds: float = 0.0, refused: Callable[[int], bool] = lambda processes: False
+    ) -> None:
+        """
+        Args:
+            trained_seconds: how long a group trains before it has them.
+            refused: whether a group does without so many; asked once for each group.
+
+        """
+        self._trained_seconds, self._refused = trained_seconds, refused
         self._waiting: Counter[str] = Counter()
         """By Ray's id of the node."""
         self._group: Any = None
         """One that has none yet."""
+        self._trains_since: float | None = None
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """See WorkerGroupCallback. Its processes are those that waited, where there were any."""
         self._waiting -= Counter(worker.metadata.node_id for worker in worker_group.get_workers())
-        self._group = worker_group
+        self._group, self._trains_since = worker_group, None
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
         """See WorkerGroupCallback. Once all have taken a step: until then the node's cores are the group's."""
         if self._group is None or not _all_train(worker_group_status):
+            return
+        now = time.monotonic()
+        self._trains_since = now if self._trains_since is None else self._trains_since
+        if now - self._trains_since < self._trained_seconds:
             return
         first: dict[str, Any] = {}
         wanted: Counter[str] = Counter()
         for worker in self._group.get_workers():
             first.setdefault(worker.metadata.node_id, worker)
             wanted[worker.metadata.node_id] += 1
-        for node, missing in (wanted - self._waiting).items():
+        lacking = wanted - self._waiting
+        if lacking and self._refused(lacking.total() + 1):
+            self._group = None
+            return
+        for node, missing in lacking.items():
             first[node].execute_async(standby.ask_for_loaded, missing)
         self._waiting |= wanted
         self._group = None

@@ -96,12 +96,13 @@ class Trainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures, self._nodes)
-        if self._own_ray:
-            arguments["scaling_policy"] = _TakesWhatIsThere(self.scaling_config)
-        elif elastic := self._elastic:
-            arguments["scaling_policy"] = FollowsTheRoom(
+        if elastic := self._elastic:
+            follows = _FollowsTheRoomHere if self._own_ray else FollowsTheRoom
+            arguments["scaling_policy"] = follows(
                 self.scaling_config, elastic.sizes, elastic.room, self._placed, elastic.spares, elastic.told
             )
+        elif self._own_ray:
+            arguments["scaling_policy"] = _TakesWhatIsThere(self.scaling_config)
         controller = (_OwnController if self._own_ray else _Controller)(**arguments)
         asyncio.run(controller.run())
         return controller.get_result()
@@ -211,7 +212,7 @@ class _OwnController(_Controller):
     worker_group_cls = _OwnGroup
 
 
-class _TakesWhatIsThere(FixedScalingPolicy):
+class _AsksNobody(FixedScalingPolicy):
     """Tells nobody what the workers need, for which Ray starts a process."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -219,3 +220,11 @@ class _TakesWhatIsThere(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         """Nothing to send."""
+
+
+class _TakesWhatIsThere(_AsksNobody):
+    """One size."""
+
+
+class _FollowsTheRoomHere(_AsksNobody, FollowsTheRoom):
+    """A size that changes on this machine."""

@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.errors import ResourcesError, SpecError
+from orchestrator.planning.memory import TRAINED_SECONDS_HERE, WAITING_PROCESS_BYTES
 from orchestrator.planning.plan import Plan
 from orchestrator.section import format_bytes
 from orchestrator.spec.job import ScalingSpec
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
 
-WAITING_PROCESS_BYTES = 470_000_000
-"""Resident memory of a process that waits for a restart with torch loaded, measured; what it shares with others counts in each."""
 _SLACK = 1e-9
 """Fractions of a core are compared with this tolerance, so that ten times 0.1 is one."""
 
@@ -149,6 +148,20 @@ def waiting(plan: Plan, profile: ClusterProfile) -> list[Waiting]:
         left -= min(left, count * room)
         found.append(Waiting(groups[name], there, there * (scaling.memory_per_worker or 0)))
     return found
+
+
+def waiting_lines(plan: Plan, profile: ClusterProfile) -> list[str]:
+    """What waits for a restart, for a plan; nothing where the job does without. Pure."""
+    if not plan.job.recovery.warm_processes or plan.question is not None:
+        return []
+    each = format_bytes(WAITING_PROCESS_BYTES)
+    if profile.kind == "local":
+        return [
+            f"after {TRAINED_SECONDS_HERE:g} s of training a process for each worker waits for a restart here, where memory is free:"
+            f" about {each} each"
+        ]
+    known = [each.line for each in waiting(plan, profile)]
+    return known or [f"a process for each worker waits for a restart on its node: about {each} each"]
 
 
 def warnings_here(plan: Plan, profile: ClusterProfile, *, cores: int, gpus: int) -> list[str]:

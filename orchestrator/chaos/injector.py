@@ -46,6 +46,8 @@ class Injector:
             "503": self._break_mlflow,
             "gone": self._break_mlflow,
             "silent": self._break_mlflow,
+            "fewer": self._take_room,
+            "more": lambda hit: self._places.set_room(hit.fault.workers),
         }
 
     def __enter__(self) -> Injector:
@@ -76,6 +78,11 @@ class Injector:
                 self._struck.add(hit.fault.number)
                 self._acts[hit.fault.way](hit)
                 self._places.strike(hit.fault.number)
+
+    def _take_room(self, hit: Hit) -> None:
+        """As a node goes: its worker is told, and there is room for fewer."""
+        self._places.set_room(hit.fault.workers)
+        _send(hit.pid, signal.SIGTERM)
 
     def _pulse(self, hit: Hit) -> None:
         """Stop and go on, again and again, from now on."""

@@ -6,6 +6,7 @@
     <storage>/chaos/taken/attempt-1-rank-0.jsonl  the samples of each step that a rank took
     <storage>/chaos/hit-7.json                  the rank has come to where fault 7 is due, and waits
     <storage>/chaos/struck-7.json               the fault is there; the rank goes on, if it can
+    <storage>/chaos/room.json                   for how many workers this machine is to have room, where that changes
 """
 
 from __future__ import annotations
@@ -86,6 +87,17 @@ class Places:
         """Stand still until it is."""
         while not (self._folder / f"struck-{number}.json").exists():
             time.sleep(_LOOK_SECONDS)
+
+    def set_room(self, workers: int) -> None:
+        """Have room for so many workers from now on."""
+        self._write("room.json", json.dumps(workers).encode())
+
+    def room(self) -> int | None:
+        """For how many there is room; None where that does not change."""
+        try:
+            return int((self._folder / "room.json").read_bytes())
+        except FileNotFoundError:
+            return None
 
     def _write(self, name: str, content: bytes) -> None:
         draft = self._folder / f".{name}.{os.getpid()}"

@@ -12,7 +12,7 @@ from orchestrator.errors import SpecError
 from orchestrator.planning.plan import Plan
 from orchestrator.section import Section
 
-Kind = Literal["kill", "hang", "notice", "slow", "disk", "mlflow"]
+Kind = Literal["kill", "hang", "notice", "slow", "disk", "mlflow", "resize"]
 Phase = Literal["batch", "update", "log", "save", "evaluate"]
 
 WAYS: dict[Kind, tuple[str, ...]] = {
@@ -22,6 +22,7 @@ WAYS: dict[Kind, tuple[str, ...]] = {
     "slow": ("pulses",),
     "disk": ("no file grows",),
     "mlflow": ("503", "gone", "silent"),
+    "resize": ("fewer", "more"),
 }
 """Each kind of fault, and how it comes."""
 _PHASES: dict[Kind, tuple[Phase, ...]] = {
@@ -32,6 +33,7 @@ _PHASES: dict[Kind, tuple[Phase, ...]] = {
     "slow": ("batch",),
     "disk": ("batch", "log", "save"),
     "mlflow": ("log",),
+    "resize": ("batch", "update", "log", "save", "evaluate"),
 }
 _SECONDS: dict[Kind, tuple[float, float]] = {"slow": (1.0, 4.0), "disk": (1.0, 10.0), "mlflow": (1.0, 8.0)}
 """How long those faults last that pass by themselves."""
@@ -58,16 +60,21 @@ class Fault(Section):
     """Where in the step: with its batch at hand, before its update, after its log, as its save begins, in its evaluation."""
     seconds: float = 0.0
     """How long it lasts, where it passes by itself."""
+    workers: int = 0
+    """For how many workers there is room from then on, where that changes."""
 
     @property
     def ends_attempt(self) -> bool:
         """Whether the workers start again because of it, if the run does not end before."""
-        return self.kind in ("kill", "hang", "notice", "disk")
+        return self.kind in ("kill", "hang", "notice", "disk", "resize")
 
     @property
     def sentence(self) -> str:
         """For a person."""
         lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
+        if self.kind == "resize":
+            where = f"in step {self.step} of worker {self.rank}, {self.phase}"
+            return f"resize: room for {self.workers} workers, {self.way} than before, {where}"
         return f"{self.kind} ({self.way}) of worker {self.rank} in step {self.step}, {self.phase}{lasts}"
 
 
@@ -80,11 +87,14 @@ class Shape:
     checkpoint_every: int
     evaluate_every: int
     """0: never."""
+    sizes: tuple[int, ...] = ()
+    """That the group may have, the smallest first; none where its size is fixed."""
 
     @classmethod
     def of(cls, plan: Plan) -> Shape:
         """Of a plan."""
-        return cls(plan.world_size, plan.total_steps, plan.checkpoint_every, plan.evaluate_every)
+        sizes = tuple(size.workers for size in plan.sizes)
+        return cls(plan.world_size, plan.total_steps, plan.checkpoint_every, plan.evaluate_every, sizes)
 
     def steps_with(self, phase: Phase) -> Sequence[int]:
         """Steps in which a fault may come in this phase: none of the first, and a step is left to go on with."""
@@ -127,11 +137,31 @@ def schedule_of(
     for run in range(1, -(-count // per_run) + 1):
         numbers = range(len(faults) + 1, min(count, len(faults) + per_run) + 1)
         drawn = sorted((_drawn(shape, kinds, number, seed) for number in numbers), key=lambda one: one[3])
-        faults += [
+        of_run = [
             Fault(number=n, run=run, kind=kind, way=way, phase=phase, step=step, rank=rank, seconds=seconds)
             for n, (kind, way, phase, step, rank, seconds) in zip(numbers, drawn, strict=True)
         ]
+        faults += _in_turn(of_run, shape.sizes, seed)
     return faults
+
+
+def _in_turn(faults: Sequence[Fault], sizes: Sequence[int], seed: int) -> list[Fault]:
+    """A run's faults with the room that each leaves: a group that has become smaller can only grow, and one that has grown shrink."""
+    found, before = [], ""
+    for fault in faults:
+        if fault.kind == "resize":
+            way = {"": fault.way, "more": "fewer", "fewer": "more"}[before]
+            fewer = random.Random(f"{seed}/{fault.number}/room").choice(sizes[:-1])
+            room = fewer if way == "fewer" else sizes[-1]
+            fault, before = fault.model_copy(update={"way": way, "workers": room}), way
+        found.append(fault)
+    return found
+
+
+def room_at_start(faults: Sequence[Fault], sizes: Sequence[int]) -> int:
+    """For how many workers a run of these faults has room at first: for the fewest where the first change is to more."""
+    ways = [fault.way for fault in faults if fault.kind == "resize"]
+    return sizes[0] if ways[:1] == ["more"] else sizes[-1]
 
 
 def _drawn(

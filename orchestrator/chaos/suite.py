@@ -23,10 +23,11 @@ from orchestrator.chaos.injector import Injector
 from orchestrator.chaos.mlflow_door import Door, mlflow_server
 from orchestrator.chaos.places import Hit, Places
 from orchestrator.chaos.report import FaultReport, Report, RunReport
-from orchestrator.chaos.schedule import Fault, Kind, Shape, schedule_of
+from orchestrator.chaos.schedule import Fault, Kind, Shape, room_at_start, schedule_of
 from orchestrator.clusters.local.cluster import LocalCluster
 from orchestrator.errors import CheckpointError, InfrastructureError, SpecError
 from orchestrator.planning.plan import Plan
+from orchestrator.ray_settings import workers_here
 from orchestrator.recovery.hangs import PATIENCE
 from orchestrator.runs import EndReason, RunStatus
 from orchestrator.spec.load import load_profile, load_spec
@@ -79,15 +80,20 @@ class Suite:
         )
         self._cluster = LocalCluster(profile, COMMAND)
         self.changed = changes_for(asked, f"sqlite:///{self._database}")
-        self._plan = sdk.make_plan(
-            asked.job, profile, run_id="undisturbed", overrides=(*asked.overrides, *self.changed)
-        )
+        self._plan = self._made(profile)
+        if "resize" in asked.kinds:
+            self.changed = (*self.changed, *sizes_for(self._plan, workers_here(self._plan)))
+            self._plan = self._made(profile)
         self.schedule = schedule_of(
             Shape.of(self._plan), asked.kinds, count=asked.count, per_run=asked.per_run, seed=asked.seed
         )
         if asked.only is not None and asked.only not in {fault.run for fault in self.schedule}:
             raise SpecError(f"--only {asked.only}: the schedule has runs 1 to {self.schedule[-1].run}")
         self.said_before = said_before(self._plan, asked.kinds)
+
+    def _made(self, profile: ClusterProfile) -> Plan:
+        overrides = (*self._asked.overrides, *self.changed)
+        return sdk.make_plan(self._asked.job, profile, run_id="undisturbed", overrides=overrides)
 
     def run(self, say: Callable[[str], None] = lambda line: None) -> Report:
         """Do it; ``say`` hears a line for each thing that is done.
@@ -163,12 +169,14 @@ class Suite:
     @property
     def _tolerance(self) -> float:
         """What two runs may differ by; 0 asks for the same bits."""
-        return 0.0 if same_bits(self._plan) else STATE_TOLERANCE
+        return 0.0 if same_bits(self._plan, self._asked.kinds) else STATE_TOLERANCE
 
     def _ended(self, plan: Plan, faults: list[Fault]) -> _Ended:
         """Train a plan under faults to its end, resumed where a full disk has ended it."""
         places, began = Places(plan.storage), time.time()
         places.schedule(faults)
+        if "resize" in self._asked.kinds:
+            places.set_room(room_at_start(faults, Shape.of(plan).sizes))
         run = sdk.Run(plan.run_id, self._cluster)
         deadline = time.monotonic() + _LIMIT_SECONDS + _longest(plan, faults)
         with Injector(places, self._notice, self._door):
@@ -258,20 +266,46 @@ def changes_for(asked: Asked, tracking: str) -> tuple[str, ...]:
     changed = ["training.log_every=1", f"recovery.max_failures={most}"]
     if job.tracking.kind == "none" and "mlflow" in asked.kinds:
         raise SpecError("--faults mlflow: the job tracks nothing (tracking.kind: none)")
+    if "resize" in asked.kinds:
+        if job.scaling.range is None:
+            raise SpecError(
+                f"--faults resize: scaling.workers is {job.scaling.workers}, a number that never changes; give it a range:"
+                " --set 'scaling.workers={min: 1, max: 2}'"
+            )
+        changed.append("scaling.workers.stabilization_window=0")
     if job.tracking.kind != "none":
         changed.append(f"tracking.uri={tracking}")
     return tuple(changed)
 
 
-def same_bits(plan: Plan) -> bool:
+def sizes_for(plan: Plan, room: int) -> tuple[str, ...]:
+    """What is set on top of a job whose workers change, so that this machine has room for the most. Raises SpecError where it has for
+    no two sizes.
+    """
+    sizes = [size.workers for size in plan.sizes if size.workers <= room]
+    if len(sizes) < 2:
+        raise SpecError(
+            f"--faults resize: this machine has room for {room} of its workers, and with that the group has one size; lower"
+            " scaling.workers.min or scaling.cpus_per_worker"
+        )
+    return () if sizes[-1] == plan.world_size else (f"scaling.workers.max={sizes[-1]}",)
+
+
+def same_bits(plan: Plan, kinds: Iterable[Kind] = ()) -> bool:
     """Whether the same steps give the same bits each time."""
-    return plan.job.training.deterministic or not plan.job.scaling.gpus_per_worker
+    is_exact = plan.job.training.deterministic or not plan.job.scaling.gpus_per_worker
+    return is_exact and "resize" not in kinds
 
 
 def said_before(plan: Plan, kinds: Iterable[Kind]) -> tuple[str, ...]:
     """What this job can't promise of these faults, a sentence each."""
     recovery, said = plan.job.recovery, []
-    if not same_bits(plan):
+    if "resize" in kinds:
+        said.append(
+            f"state: a group of another size adds up in another order, so final states may differ by {STATE_TOLERANCE:g}, relative; a"
+            " model with dropout draws other numbers there, and may differ by more"
+        )
+    elif not same_bits(plan):
         said.append(
             "state: a GPU need not give the same bits twice without training.deterministic: true, so final states may differ by"
             f" {STATE_TOLERANCE:g}, relative"
@@ -391,7 +425,7 @@ def _not_as_promised(one: FaultReport, heeds_notice: bool) -> list[str]:
     name = f"fault {fault.number}, {fault.kind}"
     if fault.kind in ("slow", "mlflow") and one.restarts:
         found.append(f"{name}, made the workers start again")
-    if fault.kind == "notice" and heeds_notice and one.replayed:
+    if fault.kind in ("notice", "resize") and heeds_notice and one.replayed:
         found.append(f"{name}: {one.replayed} steps were taken again")
     if fault.kind == "hang" and one.blamed != (one.rank,):
         named = f"workers {', '.join(map(str, one.blamed))}" if one.blamed else "nobody"

@@ -15,7 +15,10 @@ from orchestrator.chaos.places import Hit, Places
 from orchestrator.chaos.schedule import FIRST_STEP, Fault, Phase
 from orchestrator.loop import Step, Surroundings
 from orchestrator.models.base import Batch
+from orchestrator.recovery.notice import NoticeBoard
 from orchestrator.worker import Seat
+
+_LOOK_SECONDS = 0.005
 
 
 def watch(steps: Iterator[Step], around: Surroundings, seat: Seat) -> tuple[Iterator[Step], Surroundings]:
@@ -79,11 +82,22 @@ class Witness:
             sleep_for_ever()
         if fault.kind == "disk":
             refuse_writes(fault.seconds)
+        if fault.way == "more":
+            wait_until_asked_to_leave()
 
 
 def sleep_for_ever() -> None:
     """Neither ends nor answers the other ranks; other threads of the process go on."""
     threading.Event().wait()
+
+
+def wait_until_asked_to_leave() -> None:
+    """Stand still until the group is to start again with more workers, so that a short run does not end before. One that never is
+    will be found as a rank that hangs.
+    """
+    board = NoticeBoard("")
+    while not board.asked_to_leave:
+        time.sleep(_LOOK_SECONDS)
 
 
 def refuse_writes(seconds: float) -> None:

@@ -16,7 +16,9 @@ def chaos(
     job: JobFile,
     faults: Annotated[
         str,
-        typer.Option("--faults", help="Kinds of faults: kill,hang,notice,slow,disk,mlflow.", metavar="KINDS"),
+        typer.Option(
+            "--faults", help="Kinds of faults: kill,hang,notice,slow,disk,mlflow,resize.", metavar="KINDS"
+        ),
     ] = "kill,hang,notice",
     count: Annotated[int, typer.Option("--count", help="How many faults, over all runs.")] = 6,
     per_run: Annotated[int, typer.Option("--per-run", help="Faults of one run.")] = 1,

@@ -61,7 +61,7 @@ def plan(
     import yaml
 
     from orchestrator.clusters import open_cluster
-    from orchestrator.clusters.shared.capacity import waiting
+    from orchestrator.clusters.shared.capacity import waiting_lines
     from orchestrator.sdk import make_plan
     from orchestrator.spec.load import load_profile
 
@@ -83,7 +83,7 @@ def plan(
         )
         return
     expected = [f"{name:<10} {text}" for name, text in forecast.lines()] if forecast else []
-    waits = [f"{'waiting':<10} {each.line}" for each in waiting(made, profile)]
+    waits = [f"{'waiting':<10} {line}" for line in waiting_lines(made, profile)]
     for line in [*describe(made), *waits, *_fit_lines(verdict, unknown), *expected, *warnings(made, profile)]:
         say(line)
     say()

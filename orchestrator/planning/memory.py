@@ -8,6 +8,11 @@ from typing import Literal
 from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
 from orchestrator.spec.job import FsdpStrategy, OptimizerSpec, ZeroStrategy
 
+WAITING_PROCESS_BYTES = 470_000_000
+"""Resident memory of a process that waits for a restart with torch loaded, measured; what it shares with others counts in each."""
+TRAINED_SECONDS_HERE = 30.0
+"""How long workers of this machine train before processes wait for their restart: a short run shares its cores with none."""
+
 _MOMENTS = {"adamw": 2, "sgd": 1, "lion": 1, "adafactor": 1}
 """fp32 tensors of the parameter's size that an optimizer keeps (adafactor: at most)."""
 

@@ -426,8 +426,9 @@ class RecoverySpec(Section):
     ``notice_file`` appears): finish the step, save, and start again on what is there, which is not counted as a failure; or
     train until it is gone."""
     warm_processes: bool = True
-    """On a cluster: while the workers train, a process for each waits on its node with torch loaded, and a restart takes it. It costs
-    about 0.47 GB of the node's memory, and nothing of a GPU; ``plan`` counts it. On this machine none waits."""
+    """While the workers train, a process for each waits on its node with torch loaded, and a restart takes it. It costs about 0.47 GB of
+    the node's memory, and nothing of a GPU; ``plan`` says so. On this machine none waits in the first half minute, nor where less
+    than twice that is free."""
     spare_workers: Annotated[int, Field(ge=0)] = 0
     """On a Ray cluster: for so many workers room is held beside those that train, which nobody else is given, so that a lost one is
     replaced at once and, where the number of workers may change, the group need not become smaller. They cost what workers

@@ -53,6 +53,23 @@ def test_runs_under_every_kind_of_fault_lose_nothing(home):
 
 
 @pytest.mark.slow
+def test_a_group_that_shrinks_and_grows_and_shrinks_loses_nothing(home):
+    """By notice and by room that comes; the metrics of a group of another size agree to the tolerance that is said."""
+    file = home.job(training={"max_steps": 3000}, scaling={"workers": {"min": 1, "max": 2}})
+    report = home.folder / "report.json"
+    options = ("--faults", "resize", "--count", "3", "--per-run", "3", "--seed", "12")
+    answer = home.call("chaos", str(file), *options, "--report", str(report), timeout=1200)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    [run] = json.loads(report.read_text())["runs"]
+    assert (
+        run["step"] == 3000 and run["attempts"] == 4 and run["samples_doubled"] == run["samples_missed"] == 0
+    )
+    assert [one["fault"]["way"] for one in run["faults"]] == ["fewer", "more", "fewer"]
+    assert [(one["restarts"], one["replayed"]) for one in run["faults"]] == [(1, 0)] * 3
+    assert run["distance"] < 1e-3 and not run["broken"]
+
+
+@pytest.mark.slow
 def test_told_to_end_it_takes_with_it_what_it_started(own_tmpdir):
     home = own_tmpdir
     file = home.job(training={"max_steps": 100_000})

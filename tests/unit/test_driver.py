@@ -22,7 +22,7 @@ class Session:
     trains = waits = staticmethod(lambda: None)
     entered = left = 0
 
-    def __init__(self, plan, private_dir, record, pod):
+    def __init__(self, plan, private_dir, record, pod, room):
         Session.plan = plan
 
     def __enter__(self):

@@ -373,3 +373,11 @@ def test_a_ray_that_never_starts_is_one_sentence(flaky):
     with pytest.raises(InfrastructureError, match=r"^Ray did not start: the raylet did not come up$"), flaky:
         raise AssertionError
     assert flaky.left == 3
+
+
+@pytest.mark.parametrize(("free", "lacks"), [(2 * 3 * 470_000_000, False), (2 * 3 * 470_000_000 - 1, True)])
+def test_processes_wait_here_where_as_much_again_stays_free(monkeypatch, capsys, free, lacks):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=free))
+    assert ray_session._lack_memory_here(3) == lacks
+    said = capsys.readouterr().out
+    assert said.startswith("no process waits for a restart: 3 would take ") == lacks

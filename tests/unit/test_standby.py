@@ -24,10 +24,10 @@ class Worker:
 class Controller:
     """Starts groups and polls them as Ray Train's does."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, *options):
         self.asked, self.own = [], []
         monkeypatch.setattr(restarts.standby, "ask_for", self.own.append)
-        self.ready = KeepsProcessesReady()
+        self.ready = KeepsProcessesReady(*options)
 
     def starts(self, *nodes):
         workers = [Worker(node, self.asked) for node in nodes]
@@ -65,6 +65,32 @@ def test_those_that_still_wait_are_not_asked_for_again(controller):
     assert controller.polls(TRAINS, TRAINS) == ([("c", 1)], [1])
     controller.starts("b")
     assert controller.polls(TRAINS) == ([("b", 1)], [1])
+
+
+def test_a_group_that_has_trained_for_long_enough_gets_them_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(restarts.time, "monotonic", lambda: now[0])
+    controller = Controller(monkeypatch, 30.0)
+    controller.starts("here", "here")
+    assert controller.polls(STARTS, STARTS) == ([], [])
+    for now[0] in (110.0, 139.9):
+        assert controller.polls(TRAINS, TRAINS) == ([], [])
+    now[0] = 140.0
+    assert controller.polls(TRAINS, TRAINS) == ([("here", 2)], [1])
+    controller.starts("here", "here")  # which took them
+    assert controller.polls(TRAINS, TRAINS) == ([], [])
+    now[0] = 170.0
+    assert controller.polls(TRAINS, TRAINS) == ([("here", 2)], [1])
+
+
+def test_none_is_asked_for_where_memory_lacks(monkeypatch):
+    asked = []
+    controller = Controller(monkeypatch, 0.0, lambda processes: asked.append(processes) or len(asked) == 1)
+    controller.starts("here", "here")
+    assert controller.polls(TRAINS, TRAINS) == controller.polls(TRAINS, TRAINS) == ([], [])
+    assert asked == [3]  # once for a group, with the one beside the workers
+    controller.starts("here", "here")
+    assert controller.polls(TRAINS, TRAINS) == ([("here", 2)], [1])
 
 
 class Cluster:

@@ -6,10 +6,10 @@ from typing import get_args
 
 import pytest
 
-from orchestrator.chaos.schedule import FIRST_STEP, WAYS, Kind, Shape, kinds_of, schedule_of
+from orchestrator.chaos.schedule import FIRST_STEP, WAYS, Kind, Shape, kinds_of, room_at_start, schedule_of
 from orchestrator.errors import SpecError
 
-SHAPE = Shape(workers=4, total_steps=100, checkpoint_every=10, evaluate_every=25)
+SHAPE = Shape(workers=4, total_steps=100, checkpoint_every=10, evaluate_every=25, sizes=(1, 2, 4))
 ALL = list(WAYS)
 
 
@@ -68,6 +68,26 @@ def test_the_faults_of_a_run_come_in_the_order_of_their_steps():
         assert steps == sorted(steps)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_group_grows_and_shrinks_in_turn(seed):
+    """Whatever comes between; a run whose first change is to more begins with the fewest."""
+    faults = schedule_of(SHAPE, ["resize", "kill"], count=24, per_run=6, seed=seed)
+    begins = set()
+    for run in range(1, 5):
+        changes = [fault for fault in faults if fault.run == run and fault.kind == "resize"]
+        room = room_at_start(changes, SHAPE.sizes)
+        begins.add(room)
+        for fault in changes:
+            assert (fault.workers > room) == (fault.way == "more") and fault.workers != room
+            assert (
+                fault.workers in SHAPE.sizes
+                and f"room for {fault.workers} workers, {fault.way}" in fault.sentence
+            )
+            room = fault.workers
+    assert begins <= {1, 4}
+    assert room_at_start([], SHAPE.sizes) == 4
+
+
 def test_kinds_are_read_once_each():
     assert kinds_of("kill, hang,kill") == ["kill", "hang"]
 
@@ -75,8 +95,11 @@ def test_kinds_are_read_once_each():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kil", "--faults: 'kil' is no fault of kill, hang, notice, slow, disk, mlflow; did you mean kill?"),
-        ("kill,,hang", "--faults: '' is no fault of kill, hang, notice, slow, disk, mlflow"),
+        (
+            "kil",
+            "--faults: 'kil' is no fault of kill, hang, notice, slow, disk, mlflow, resize; did you mean kill?",
+        ),
+        ("kill,,hang", "--faults: '' is no fault of kill, hang, notice, slow, disk, mlflow, resize"),
     ],
 )
 def test_an_unknown_fault_is_refused(text, said):

@@ -62,6 +62,32 @@ def test_faults_of_a_tracker_that_the_job_does_not_have_are_refused(job, tmp_pat
         Suite(asked(job, kinds=("mlflow",), overrides=("tracking.kind=none",)), tmp_path)
 
 
+def test_a_number_of_workers_that_never_changes_is_not_resized(job, tmp_path):
+    with pytest.raises(
+        SpecError, match=r"^--faults resize: scaling.workers is 2, a number that never changes; give it"
+    ):
+        Suite(asked(job, kinds=("resize",)), tmp_path)
+
+
+@pytest.mark.parametrize(("room", "most"), [(8, None), (4, None), (3, 2), (2, 2)])
+def test_a_group_that_changes_gets_no_larger_than_this_machine(job, tmp_path, monkeypatch, room, most):
+    monkeypatch.setattr(suite, "workers_here", lambda plan: room)
+    made = Suite(
+        asked(job, kinds=("resize",), overrides=("scaling.workers={min: 1, max: 4}",)), tmp_path / "chaos"
+    )
+    limits = [change for change in made.changed if change.startswith("scaling.workers.max")]
+    assert limits == ([] if most is None else [f"scaling.workers.max={most}"])
+    assert {fault.workers for fault in made.schedule} <= {1, 2, 4}
+    assert "scaling.workers.stabilization_window=0" in made.changed
+    assert made.said_before[0].startswith("state: a group of another size adds up in another order")
+
+
+def test_a_machine_with_room_for_one_size_is_refused(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "workers_here", lambda plan: 1)
+    with pytest.raises(SpecError, match=r"^--faults resize: this machine has room for 1 of its workers"):
+        Suite(asked(job, kinds=("resize",), overrides=("scaling.workers={min: 1, max: 4}",)), tmp_path)
+
+
 def test_another_cluster_is_refused(job, tmp_path):
     profile = tmp_path / "far.yaml"
     profile.write_text(

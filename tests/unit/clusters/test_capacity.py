@@ -10,6 +10,7 @@ from orchestrator.clusters.shared.capacity import (
     fits,
     nodes_for,
     waiting,
+    waiting_lines,
     workers_per_node,
 )
 from orchestrator.errors import ResourcesError, SpecError
@@ -185,7 +186,7 @@ def test_processes_that_wait_are_said_where_a_node_has_no_room_for_them():
     assert "too little beside the 16GB of the workers: set recovery.warm_processes: false" in tight.warning
 
 
-def test_nothing_waits_where_none_is_asked_for_nor_on_this_machine(tmp_path):
+def test_what_waits_is_said_wherever_something_does(tmp_path):
     profile = _groups({"name": "cpu", "max": 4})
     without = plan(
         scaling={"workers": 2},
@@ -194,4 +195,13 @@ def test_nothing_waits_where_none_is_asked_for_nor_on_this_machine(tmp_path):
     )
     local = ClusterProfile(name="here", kind="local", storage=str(tmp_path))
     assert waiting(without, profile) == waiting(_plan(workers=2), local) == []
+    assert waiting_lines(without, profile) == waiting_lines(without, local) == []
+    [said] = waiting_lines(_plan(workers=2), local)
+    assert said.startswith(
+        "after 30 s of training a process for each worker waits for a restart here, where memory is free"
+    )
+    [said] = waiting_lines(_plan(workers=2), ray_profile())
+    assert said == "a process for each worker waits for a restart on its node: about 470MB each"
+    [said] = waiting_lines(_plan(workers=2), profile)
+    assert said.startswith("2 processes wait for a restart on a node of cpu")
     assert waiting(_plan(workers=2), ray_profile()) == []  # nobody knows its nodes

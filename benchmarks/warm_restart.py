@@ -1,0 +1,96 @@
+"""How long a run on this machine takes from the loss of a worker to the next new step, beside its cold start, with processes that wait for
+a restart and without: ``python benchmarks/warm_restart.py [--strategy ddp] [--train-seconds 60]``.
+
+Two workers train; one gets SIGKILL. Both runs are on the same cores one after the other; what counts are the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from orchestrator import events, sdk
+from orchestrator.private import ray_folder
+
+
+def plan_of(folder: Path, strategy: str, *, warm: bool) -> Path:
+    """A file with the plan of a run that does not end by itself."""
+    job = {
+        "name": "warm",
+        "model": {"family": "mlp", "width": 64, "depth": 1},
+        "data": {"train": {"kind": "builtin", "name": "iris"}, "reader": "worker"},
+        "training": {"max_steps": 10**7, "global_batch_size": 24, "log_every": 10},
+        "scaling": {"workers": 2},
+        "strategy": {"kind": strategy},
+        "checkpoint": {"every_steps": 500},
+        "recovery": {"warm_processes": warm},
+        "tracking": {"kind": "none"},
+    }
+    (folder / "job.yaml").write_text(json.dumps(job))
+    there = {"storage": str(folder / "run"), "cache": str(folder.parent / "cache")}
+    plan = sdk.make_plan(folder / "job.yaml").model_copy(update=there)
+    (folder / "plan.json").write_text(plan.model_dump_json())
+    return folder / "plan.json"
+
+
+def measured(plan: Path, train_seconds: float) -> tuple[float, float]:
+    """Seconds of the cold start, and from the loss to the next new step."""
+    private = str(ray_folder(secrets.token_hex(4)))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.driver", "--plan", str(plan), "--start-ray", private],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert driver.stdout is not None
+    pids: dict[int, int] = {}
+    began = first = killed = 0.0
+    reached = 0
+    try:
+        for line in driver.stdout:
+            event = events.parse(line) or {"event": ""}
+            if event["event"] == "state":
+                began = event["time"]
+            elif event["event"] == "worker":
+                pids[event["rank"]] = event["pid"]
+            elif event["event"] == "metrics":
+                first = first or event["time"]
+                if killed and event["step"] > reached:
+                    return first - began, event["time"] - killed
+                reached = max(reached, event["step"])
+                if not killed and event["time"] - first > train_seconds:
+                    killed = event["time"]
+                    os.kill(pids[1], signal.SIGKILL)
+        raise SystemExit("the run ended by itself")
+    finally:
+        driver.terminate()
+        driver.communicate()
+
+
+def main() -> None:
+    """Print a line for each run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--train-seconds", type=float, default=60.0)
+    options = parser.parse_args()
+    print("| processes wait | cold start, s | loss to the next new step, s | share of a cold start |")
+    print("| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for warm in (True, False):
+            place = Path(folder, str(warm))
+            place.mkdir()
+            cold, again = measured(plan_of(place, options.strategy, warm=warm), options.train_seconds)
+            print(
+                f"| {'yes' if warm else 'no'} | {cold:.1f} | {again:.1f} | {again / cold:.2f} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
