@@ -22,6 +22,8 @@ from orchestrator.clusters.doctor.nodes import probe_command, probe_to_checks
 from orchestrator.clusters.doctor.probe import MARK
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.clusters.kubernetes.errors import ImageError
+from orchestrator.clusters.kubernetes.pod_problems import IMAGE_MEND
 from orchestrator.errors import NotFoundError, TrainwrightError
 from orchestrator.models.sizes import UNCOUNTED
 from orchestrator.planning.make_plan import make_plan
@@ -159,6 +161,9 @@ def _look_from_pods(profile: ClusterProfile, api: KubernetesApi, mlflow: str) ->
         answer = KubernetesCluster(profile, api).run_on_head(
             _probe_plan(profile), probe_command(profile, mlflow), mark=MARK, seconds=_PODS_SECONDS
         )
+    except ImageError as error:
+        yield failed("image", str(error), IMAGE_MEND)
+        return
     except TrainwrightError as error:
         yield failed("pods", str(error), "free room for a head and a node, or see kubectl get events")
         return

@@ -15,9 +15,9 @@ from typing import Any
 
 from orchestrator.clusters.base import Request, Revise
 from orchestrator.clusters.kubernetes.api import KubernetesApi
-from orchestrator.clusters.kubernetes.errors import AlreadyThereError, NoRightError
+from orchestrator.clusters.kubernetes.errors import AlreadyThereError, ImageError, NoRightError
 from orchestrator.clusters.kubernetes.head_logs import HeadLogs
-from orchestrator.clusters.kubernetes.pod_problems import pods_problem, queue_problem
+from orchestrator.clusters.kubernetes.pod_problems import ImageWatch, pods_problem, queue_problem
 from orchestrator.clusters.kubernetes.request import (
     DIGEST,
     LARGEST_CONFIG_MAP_BYTES,
@@ -257,9 +257,11 @@ class KubernetesCluster:
         place in a run of this plan, of which nothing is left afterwards but its log in the storage.
 
         Raises:
+            ImageError: an image of its pods does not come.
             InfrastructureError: it ended, or the time was over, without such a line; with what is known of why.
         """
         name = rayjob_name(plan.run_id, 1)
+        images = ImageWatch()
         deadline = time.monotonic() + seconds
         self._send(plan, 1, command)
         try:
@@ -271,6 +273,9 @@ class KubernetesCluster:
                 for line in self._heads.last_lines(pod) if pod else ():
                     if line.startswith(mark):
                         return line.removeprefix(mark)
+                cluster = ray_cluster_of(rayjob)
+                if problem := images.problem(self._api.pods(f"ray.io/cluster={cluster}") if cluster else ()):
+                    raise ImageError(problem)
                 if has_ended or time.monotonic() >= deadline:
                     how = "ended without an answer" if has_ended else f"gave no answer within {seconds:g}s"
                     raise InfrastructureError(f"a RayJob {how}: {status.message or status.state}")

@@ -34,6 +34,10 @@ class NoRightError(InfrastructureError):
     """The person may not do this (403)."""
 
 
+class ImageError(InfrastructureError):
+    """A pod's image is not there, or not for us. Says which, and not what mends it."""
+
+
 class GoneError(InfrastructureError):
     """The place in a list or in history is no more (410)."""
 

@@ -1,15 +1,32 @@
-"""Why a run's pods do not run, in Kubernetes' own words. Pure."""
+"""Why a run's pods do not run, in Kubernetes' own words. Pure, but for ``ImageWatch``, which looks at the clock."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+IMAGE_MEND = (
+    "name an image that is there in image of the profile (of the chart: image.registry, repository, tag), and where its registry"
+    " asks for a user a Secret with that in secrets.image_pull_secrets (imagePullSecrets)"
+)
+_OF_IMAGES = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+)
+_NEVER = re.compile(
+    r"InvalidImageName|ErrImageNeverPull|not found|notfound|manifest unknown|denied|unauthorized|forbidden|no basic auth|"
+    r"invalid reference",
+    re.IGNORECASE,
+)
+"""What a registry, or a node, says of an image that no other try brings."""
+_TRIES_SECONDS = 30.0
+"""So long an image may fail to come otherwise: its registry may be busy."""
 _MEND = {
-    "ErrImagePull": "check image and secrets.image_pull_secrets of the profile",
-    "ImagePullBackOff": "check image and secrets.image_pull_secrets of the profile",
-    "InvalidImageName": "check image of the profile",
-    "ErrImageNeverPull": "the node has not got the image, and kubernetes.image_pull_policy is Never",
     "CreateContainerConfigError": "check that the profile's secrets are there, with the keys it needs",
     "CreateContainerError": "the container can't be made on its node",
     "RunContainerError": "the container can't be started on its node",
@@ -35,6 +52,23 @@ def pods_problem(pods: Iterable[dict[str, Any]], ray_cluster: dict[str, Any] | N
     return None
 
 
+class ImageWatch:
+    """Tells of images that do not come: at once where no waiting brings them, else when that has lasted half a minute."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def problem(self, pods: Iterable[dict[str, Any]]) -> str | None:
+        """Which image, and what is said of it."""
+        found = next((sentence for pod in pods if (sentence := _image_problem(pod))), None)
+        if found is None:
+            self._since = None
+            return None
+        self._since = self._since or time.monotonic()
+        is_lasting = time.monotonic() - self._since >= _TRIES_SECONDS
+        return found if is_lasting or _NEVER.search(found) else None
+
+
 def queue_problem(workloads: Iterable[dict[str, Any]]) -> str | None:
     """What Kueue says of a job that waits in its queue."""
     for workload in workloads:
@@ -53,8 +87,9 @@ def _pod_problem(pod: dict[str, Any]) -> str | None:
         return f"pod {name} failed: {status.get('reason') or 'no reason given'}: {status.get('message') or ''}".rstrip(
             ": "
         )
-    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    for container in containers:
+    if image := _image_problem(pod):
+        return f"{image}; {IMAGE_MEND}"
+    for container in _containers(pod):
         state = container.get("state") or {}
         waiting = state.get("waiting") or {}
         ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
@@ -66,6 +101,28 @@ def _pod_problem(pod: dict[str, Any]) -> str | None:
             said = last_words[-1][:300] if last_words else f"{_sentence(waiting)}; {_MEND[waiting['reason']]}"
             return f"pod {name}: {container['name']}: {said}"
     return None
+
+
+def _containers(pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    status = pod.get("status") or {}
+    yield from status.get("initContainerStatuses") or []
+    yield from status.get("containerStatuses") or []
+
+
+def _image_problem(pod: dict[str, Any]) -> str | None:
+    """Of the first container whose image is not there; without what mends it."""
+    for container in _containers(pod):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in _OF_IMAGES:
+            wanted = f"image {image}" if (image := container.get("image")) else "its image"
+            said = _sentence({**waiting, "message": _of_registry(waiting.get("message") or "")})
+            return f"pod {pod['metadata']['name']}: {container['name']}: {wanted} can't be had: {said}"
+    return None
+
+
+def _of_registry(message: str) -> str:
+    """What the registry said, without what the node says before it."""
+    return message.rpartition(" desc = ")[2]
 
 
 def _sentence(said: dict[str, Any]) -> str:

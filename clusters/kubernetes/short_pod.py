@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.pod_command import PodCommand
-from orchestrator.clusters.kubernetes.pod_problems import pods_problem
+from orchestrator.clusters.kubernetes.pod_problems import IMAGE_MEND, ImageWatch, pods_problem
 from orchestrator.clusters.kubernetes.pods import files_template
 from orchestrator.errors import InfrastructureError, NotFoundError, TrainwrightError
 from orchestrator.spec.profile import ClusterProfile, MountedClaim
@@ -91,14 +91,18 @@ class ShortPod:
     def _wait_until_running(self, name: str) -> None:
         began = time.monotonic()
         problem, problem_since = "", began
+        images = ImageWatch()
         while True:
             pod = self._api.pod(name)
             status = pod.get("status") or {}
             if all(one.get("ready") for one in status.get("containerStatuses") or [{}]):
                 return
             now = time.monotonic()
-            if (said := pods_problem([pod]) or "") != problem:
-                problem, problem_since = said, now
+            if image := images.problem([pod]):
+                raise self._not_running(f"{image}; {IMAGE_MEND}")
+            before, problem = problem, pods_problem([pod]) or ""
+            if not before:
+                problem_since = now
             if status.get("phase") == "Failed" or (problem and now - problem_since >= _PROBLEM_SECONDS):
                 raise self._not_running(problem)
             if now - began >= _START_SECONDS:

@@ -181,6 +181,41 @@ def answer_probe(server, seen):
     server.set_status(name, jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName=f"{name}-x1")
 
 
+def put_head_without_image(server):
+    """What KubeRay and a kubelet make of a RayJob whose image is not there."""
+    wait_until(lambda: server.objects["rayjobs"] and server.objects["configmaps"], "a RayJob")
+    name = server.only("rayjobs")["metadata"]["name"]
+    labels = {"ray.io/cluster": f"{name}-x1", "ray.io/node-type": "head"}
+    waiting = {
+        "reason": "ErrImagePull",
+        "message": "rpc error: code = NotFound desc = r.example/a:1: not found",
+    }
+    status = {
+        "phase": "Pending",
+        "containerStatuses": [{"name": "ray-head", "image": "r.example/a:1", "state": {"waiting": waiting}}],
+    }
+    server.put("pods", {"metadata": {"name": "head", "labels": labels}, "status": status})
+    server.set_status(name, jobDeploymentStatus="Initializing", rayClusterName=f"{name}-x1")
+
+
+def test_an_image_that_is_not_there_is_said_at_once_with_what_mends_it(tmp_path, monkeypatch):
+    profile = kubernetes_profile({"storage_claim": "data"}, storage="/data")
+    with FakeKubernetes() as server:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+        making = threading.Thread(target=put_head_without_image, args=(server,))
+        making.start()
+        (image,) = [check for check in doctor(profile) if check.name in ("image", "pods")]
+        making.join()
+        assert (image.name, image.outcome) == ("image", "fail")
+        assert (
+            image.message
+            == "pod head: ray-head: image r.example/a:1 can't be had: ErrImagePull: r.example/a:1: not found"
+        )
+        assert "image.registry, repository, tag" in image.mend
+        assert "imagePullSecrets" in image.mend
+        assert not server.objects["rayjobs"]
+
+
 def test_kubernetes_in_order_and_in_trouble(tmp_path, monkeypatch):
     profile = kubernetes_profile(
         {"storage_claim": "data"}, storage="/data", mlflow="http://mlflow.training.svc:5000"

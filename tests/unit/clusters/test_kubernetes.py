@@ -467,7 +467,9 @@ def test_a_list_says_why_each_run_waits_from_two_calls(server):
         server.put("pods", {"metadata": {"name": f"{name}-head", "labels": labels}, "status": status})
     server.asked.clear()
     said = {status.run_id: status.message for status in backend.list()}
-    assert said["one-abcdefgh"].startswith("pod one-abcdefgh-head: ray-head: ErrImagePull: manifest unknown;")
+    assert said["one-abcdefgh"].startswith(
+        "pod one-abcdefgh-head: ray-head: its image can't be had: ErrImagePull: manifest unknown;"
+    )
     assert said["two-abcdefgh"] == said["three-abcdefgh"] == "its Ray cluster is starting"
     assert len(server.asked) == 2
 

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.clusters.kubernetes.pod_problems import pods_problem, queue_problem
+from orchestrator.clusters.kubernetes.pod_problems import IMAGE_MEND, ImageWatch, pods_problem, queue_problem
 
 
 def pod(name="run-head", **status):
@@ -23,6 +23,10 @@ def waiting(reason, message=""):
     return {"waiting": {"reason": reason, "message": message}}
 
 
+BACK_OFF = 'Back-off pulling image "r.example/a:1": ErrImagePull: rpc error: code = NotFound desc = r.example/a:1: not found'
+"""As a kubelet says it from Kubernetes 1.31 on."""
+
+
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
@@ -32,8 +36,17 @@ def waiting(reason, message=""):
         ),
         (
             {"containerStatuses": [container(waiting("ImagePullBackOff", 'Back-off pulling image "a:1"'))]},
-            'pod run-head: ray-head: ImagePullBackOff: Back-off pulling image "a:1"; check image and'
-            " secrets.image_pull_secrets of the profile",
+            'pod run-head: ray-head: its image can\'t be had: ImagePullBackOff: Back-off pulling image "a:1"; '
+            + IMAGE_MEND,
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {**container(waiting("ImagePullBackOff", BACK_OFF)), "image": "r.example/a:1"}
+                ]
+            },
+            "pod run-head: ray-head: image r.example/a:1 can't be had: ImagePullBackOff: r.example/a:1: not found; "
+            + IMAGE_MEND,
         ),
         (
             {
@@ -138,3 +151,32 @@ def test_what_a_queue_says():
         "waiting in queue team-a: Pending: couldn't assign flavors to pod set head: insufficient unused quota for cpu"
     )
     assert queue_problem([{"spec": {}, "status": {}}]) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "is_final"),
+    [
+        ("ErrImagePull", "rpc error: code = NotFound desc = a:1: not found", True),
+        ("ImagePullBackOff", BACK_OFF, True),
+        ("ErrImagePull", "pull access denied for a, repository does not exist", True),
+        ("ErrImagePull", "failed to authorize: 401 Unauthorized", True),
+        ("InvalidImageName", "couldn't parse image name", True),
+        ("ErrImageNeverPull", "", True),
+        ("ErrImagePull", "503 Service Unavailable", False),
+        ("ImagePullBackOff", 'Back-off pulling image "a:1"', False),
+        ("ContainerCreating", "", None),
+    ],
+)
+def test_an_image_that_no_waiting_brings_is_told_at_once_and_others_when_it_lasts(
+    monkeypatch, reason, message, is_final
+):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    watch, waits = ImageWatch(), [pod(containerStatuses=[container(waiting(reason, message))])]
+    assert bool(watch.problem(waits)) == bool(is_final)
+    now[0] += 29.0
+    assert bool(watch.problem(waits)) == bool(is_final)
+    assert watch.problem([pod()]) is None  # it came
+    assert bool(watch.problem(waits)) == bool(is_final)
+    now[0] += 30.0
+    assert bool(watch.problem(waits)) == (is_final is not None)

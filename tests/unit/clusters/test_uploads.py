@@ -295,15 +295,26 @@ def test_a_right_that_is_missing_is_named(tmp_path, server, source, denied, said
     assert not server.objects["pods"]
 
 
-def test_why_the_pod_does_not_run_is_said(tmp_path, server, source, monkeypatch):
-    monkeypatch.setattr("orchestrator.clusters.kubernetes.short_pod._PROBLEM_SECONDS", 0.1)
-    waiting = {"reason": "ImagePullBackOff", "message": "not found"}
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        (
+            "ImagePullBackOff",
+            r"files: image a:1 can't be had: ImagePullBackOff: not found; name an image that is there",
+        ),
+        ("CreateContainerConfigError", r"files: CreateContainerConfigError: not found"),
+    ],
+)
+def test_why_the_pod_does_not_run_is_said(tmp_path, server, source, monkeypatch, reason, says):
+    if reason != "ImagePullBackOff":  # that is said at once
+        monkeypatch.setattr("orchestrator.clusters.kubernetes.short_pod._PROBLEM_SECONDS", 0.1)
+    waiting = {"reason": reason, "message": "not found"}
     server.status_of_new_pods = {
         "phase": "Pending",
-        "containerStatuses": [{"name": "files", "state": {"waiting": waiting}}],
+        "containerStatuses": [{"name": "files", "image": "a:1", "state": {"waiting": waiting}}],
     }
     with pytest.raises(
-        InfrastructureError, match=r"a pod that mounts the claim data does not run: pod .*ImagePullBackOff"
+        InfrastructureError, match=rf"a pod that mounts the claim data does not run: pod .*{says}"
     ):
         sdk.upload(source, Claim(tmp_path, server).profile)
     assert not server.objects["pods"]
