@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import select
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from websocket import WebSocketException
+from websocket import ABNF, WebSocketException
 
 from orchestrator.clusters.kubernetes.errors import refusal
 from orchestrator.clusters.shared.connection import connection_problem
 from orchestrator.errors import InfrastructureError, TrainwrightError
 from orchestrator.spec.profile import ClusterProfile
 
+_STDOUT, _STDERR, _STATUS = 1, 2, 3
+"""Channels of the stream; the last says how the command ended."""
 _SILENT_SECONDS = 300.0
 """After so long without a word the connection counts as lost."""
 _GOODBYE_SECONDS = 1
@@ -65,6 +69,8 @@ class PodCommand:
         except ApiException as error:
             raise self._refused(str(error.reason or "")) from None
         self._stream.sock.settimeout(_SILENT_SECONDS)
+        self._received: defaultdict[int, bytes] = defaultdict(bytes)
+        self._is_open = True
 
     def write(self, content: bytes) -> None:
         """Send it to the command's input."""
@@ -75,17 +81,38 @@ class PodCommand:
         """What it has printed since the last time; with ``wait`` until it prints something or ends."""
         deadline = time.monotonic() + _SILENT_SECONDS
         with self._connected():
-            while not (said := self._stream.read_stdout(timeout=1.0 if wait else 0)):
-                if not wait or not self._stream.is_open():
-                    break
+            self._receive(0.0)
+            while wait and self._is_open and not self._received[_STDOUT]:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"silent for {_SILENT_SECONDS:g}s")
-        return bytes(said or b"")
+                self._receive(1.0)
+        return self._received.pop(_STDOUT, b"")
+
+    def _receive(self, seconds: float) -> None:
+        """Take all that is there, or the first that comes within some seconds.
+
+        The client's own way of reading waits for the network, also for frames that came in one TLS record with an earlier
+        one and lie in this process already (kubernetes-client/python#2414).
+        """
+        websocket = self._stream.sock
+        while self._is_open:
+            if websocket.sock is None:
+                self._is_open = False
+                return
+            has_more = getattr(websocket.sock, "pending", int)()
+            if not has_more and not select.select([websocket.sock], [], [], seconds)[0]:
+                return
+            kind, frame = websocket.recv_data()
+            if kind == ABNF.OPCODE_CLOSE:
+                self._is_open = False
+            elif frame:
+                self._received[frame[0]] += frame[1:]
+            seconds = 0.0
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing more will come."""
-        return not self._stream.is_open()
+        return not self._is_open
 
     def result(self) -> str:
         """All that it prints until it ends. Raises InfrastructureError, with its last words, where it fails."""
@@ -104,9 +131,9 @@ class PodCommand:
 
     def last_words(self, code: int | None = None) -> str:
         """How it ended, for a person."""
-        errors = (
-            bytes(self._stream.read_stderr(timeout=0) or b"").decode(errors="replace").strip().splitlines()
-        )
+        with contextlib.suppress(WebSocketException, OSError):
+            self._receive(0.0)
+        errors = self._received.pop(_STDERR, b"").decode(errors="replace").strip().splitlines()
         if errors:
             return f"failed: {errors[-1][:300]}"
         return "was cut off" if code is None else f"ended with exit code {code}"
@@ -122,8 +149,9 @@ class PodCommand:
 
     def _exit_code(self) -> int | None:
         """As the API server tells it; None where the connection ended before."""
-        with contextlib.suppress(AttributeError, KeyError, IndexError, TypeError, ValueError):
-            return int(self._stream.returncode)
+        with contextlib.suppress(KeyError, IndexError, TypeError, ValueError):
+            status = json.loads(self._received[_STATUS])
+            return 0 if status["status"] == "Success" else int(status["details"]["causes"][0]["message"])
         return None
 
     @contextlib.contextmanager

@@ -7,6 +7,8 @@ import sys
 import threading
 
 STDIN, STDOUT, STDERR, ERROR = range(4)
+CLOSE = 255
+"""From v5 of the protocol on: the channel that the next byte names has ended."""
 
 
 def say_over(connection, text):
@@ -19,7 +21,16 @@ def say_over(connection, text):
 def run_over(connection, words, cut_off_after_bytes=None):
     """Run a command's words here and carry what it is sent and prints; hang up when so much of its input has come."""
     here = [sys.executable if words[0] == "python" else words[0], *words[1:]]
-    process = subprocess.Popen(here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    carry_over(connection, start(here), cut_off_after_bytes)
+
+
+def start(command):
+    """A process whose input, output and errors can be carried."""
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def carry_over(connection, process, cut_off_after_bytes=None):
+    """Carry what a process is sent and prints, until it ends; hang up when so much of its input has come."""
     lock = threading.Lock()
 
     def carry(stream, channel):
@@ -32,7 +43,7 @@ def run_over(connection, words, cut_off_after_bytes=None):
         with contextlib.suppress(
             OSError, ValueError
         ):  # a command that ends first closes the connection under it
-            while (frame := connection.receive()) is not None:
+            while (frame := connection.receive()) is not None and frame != bytes([CLOSE, STDIN]):
                 fed += len(frame) - 1
                 if cut_off_after_bytes is not None and fed >= cut_off_after_bytes:
                     process.stdin.write(frame[1 : len(frame) - (fed - cut_off_after_bytes)])
@@ -58,11 +69,10 @@ def run_over(connection, words, cut_off_after_bytes=None):
     process.stderr.close()
     if cut_off_after_bytes is not None:
         return
-    said = (
-        {"status": "Success"}
-        if code == 0
-        else {"status": "Failure", "details": {"causes": [{"message": str(code)}]}}
-    )
+    said: dict = {"status": "Success"}
+    if code != 0:
+        causes = [{"reason": "ExitCode", "message": str(code)}]
+        said = {"status": "Failure", "reason": "NonZeroExitCode", "details": {"causes": causes}}
     with contextlib.suppress(OSError):
         connection.send(bytes([ERROR]) + json.dumps(said).encode())
         connection.close()

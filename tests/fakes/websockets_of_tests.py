@@ -6,6 +6,7 @@ import struct
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _BINARY, _CLOSE = 2, 8
+_NORMAL = 1000
 
 
 class Websocket:
@@ -48,5 +49,5 @@ class Websocket:
         self._out.flush()
 
     def close(self):
-        self._out.write(bytes([0x80 | _CLOSE, 0]))
+        self._out.write(bytes([0x80 | _CLOSE, 2]) + struct.pack(">H", _NORMAL))
         self._out.flush()
