@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from orchestrator import events
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.errors import NotYetError
 from orchestrator.clusters.kubernetes.pods import RUN_LOG_CONTAINER
@@ -22,6 +23,18 @@ from orchestrator.storage import is_uri
 
 _PROGRESS_LINES = 400
 """Last lines of the log that a status looks at for metrics."""
+
+
+class _End:
+    """Whether a log has told the run's end. KubeRay notes it later, and not at all while its operator is away."""
+
+    def __init__(self) -> None:
+        self.was_told = False
+
+    def look_at(self, line: str) -> None:
+        """The next line of the log."""
+        event = events.parse(line)
+        self.was_told |= event is not None and event["event"] == "end"
 
 
 class HeadLogs:
@@ -55,7 +68,7 @@ class HeadLogs:
         pod = self.pod(rayjob)
         if pod is not None:
             with contextlib.suppress(NotYetError, NotFoundError):
-                yield from self._pod_lines(rayjob["metadata"]["name"], pod, follow=False)
+                yield from self._pod_lines(rayjob["metadata"]["name"], pod)
                 return
         yield from self._kept_lines(rayjob, rank)
 
@@ -69,22 +82,23 @@ class HeadLogs:
             pod = self.pod(rayjob) if is_running or has_ended else None
             if pod is not None and pod not in shown:
                 shown.add(pod)
+                end = _End()
                 with contextlib.suppress(NotFoundError, NotYetError):  # it went; perhaps another one comes
-                    yield from news.of_a_head(self._pod_lines(name, pod, follow=True))
-                has_ended = self.has_ended(name)
+                    yield from news.of_a_head(self._pod_lines(name, pod, end))
+                has_ended = end.was_told or self.has_ended(name)
             if has_ended:
                 if not shown:
                     yield from self._kept_lines(rayjob, rank)
                 return
         raise NotFoundError(f"cluster {self._profile.name}: RayJob {name} was deleted")
 
-    def _pod_lines(self, name: str, pod: str, *, follow: bool) -> Iterator[str]:
-        """Lines of the run-log container. A stream that breaks, or is silent, is taken up again behind the last line,
-        until the run has ended: the container itself outlives it.
+    def _pod_lines(self, name: str, pod: str, end: _End | None = None) -> Iterator[str]:
+        """Lines of the run-log container. With ``end`` they are followed: a stream that breaks, or is silent, is taken up
+        again behind the last line, until the run has ended, as its driver or KubeRay says; the container itself outlives it.
         """
         last, last_read = "", Moment()
         while True:
-            is_last_look = not follow or self.has_ended(name)
+            is_last_look = end is None or end.was_told or self.has_ended(name)
             since, last_read = last_read if last else None, Moment()
             splitter = LineSplitter()
             is_following, is_silent = not is_last_look, True
@@ -95,6 +109,10 @@ class HeadLogs:
                         if stamp > last:
                             last, last_read, is_silent = stamp, Moment(), False
                             yield line
+                            if end is not None:
+                                end.look_at(line)
+                    if end is not None and end.was_told and not is_last_look:
+                        break  # what is behind it, the last look shows
             except NotYetError:
                 if is_last_look:
                     raise

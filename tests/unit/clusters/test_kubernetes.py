@@ -698,6 +698,24 @@ def test_logs_are_followed_through_a_dropped_stream_until_the_run_ends(server):
     assert seen == ["one", "two", "three"]
 
 
+def test_a_follower_goes_with_the_end_that_the_driver_tells(server):
+    """KubeRay's operator is away, so the RayJob runs on for it, and the container of the log is there."""
+    backend = cluster()
+    submit(backend)
+    seen = []
+    reader = threading.Thread(target=lambda: seen.extend(backend.logs(RUN, follow=True)))
+    reader.start()
+    lines = running_head(server)
+    lines.append("one")
+    end = '@trainwright {"event":"end","time":1.0,"state":"succeeded"}'
+    wait_until(lambda: server.count("GET", "/log$") >= 1, "the stream")
+    lines.extend([end, "what came behind it"])
+    reader.join(30)
+    assert not reader.is_alive()
+    assert seen == ["one", end, "what came behind it"]
+    assert server.objects["rayjobs"][RUN]["status"]["jobDeploymentStatus"] == "Running"
+
+
 WAITS = status_object(
     400, "BadRequest", 'container "run-log" in pod "x" is waiting to start: ContainerCreating'
 )
