@@ -295,7 +295,7 @@ class FakeKubernetes(ProgrammableServer):
         if pod not in self.objects["pods"]:
             return status_object(404, "NotFound", f'pods "{pod}" not found')
         port = int(asked.query["ports"])
-        here = self.listening.get((pod, port))
+        here = ("127.0.0.1", self.listening.get((pod, port), 1))
         return Answer(101, body=lambda connection: forward_over(connection, port, here, self.forwarded))
 
     def _log(self, pod, asked):

@@ -8,15 +8,15 @@ import threading
 DATA, ERRORS = range(2)
 
 
-def forward_over(connection, port, port_here, open_ones):
-    """Carry bytes between a websocket and what listens on a port of this machine, until one of them ends.
+def forward_over(connection, port, address, open_ones):
+    """Carry bytes between a websocket and what listens at an address in the port's place, until one of them ends.
 
     The websocket says goodbye where the listener does, and is cut off where ``open_ones``' socket is closed by force.
     """
     for channel in (DATA, ERRORS):
         connection.send(bytes([channel]) + struct.pack("<H", port))
     try:
-        there = socket.create_connection(("127.0.0.1", port_here or 1), timeout=10)
+        there = socket.create_connection(address, timeout=10)
     except OSError as error:
         connection.send(bytes([ERRORS]) + f"error forwarding port {port}: {error.strerror}".encode())
         connection.close()

@@ -25,6 +25,7 @@ import control_plane as control_planes
 import namespaces
 import pytest
 import yaml
+from chartkit.helm import find, render
 from command_line import CommandLine
 from control_plane import ApiError, ControlPlane, Object, wait_until
 from crd_schema import CRD
@@ -261,7 +262,7 @@ class KubeRay(CommandLine):
         with contextlib.suppress(ApiError):
             self.plane.create(account, NAMESPACE)
         subject = {"kind": "ServiceAccount", "name": "by-token", "namespace": NAMESPACE}
-        self.plane.apply(_submitter_binding("by-token", subject), NAMESPACE)
+        self.plane.apply(_binding("by-token", "submitter", subject), NAMESPACE)
         ends = datetime.now(UTC) + timedelta(seconds=in_seconds)
         credential = {
             "apiVersion": "client.authentication.k8s.io/v1",
@@ -281,6 +282,40 @@ class KubeRay(CommandLine):
         made = copy.copy(self)
         made.environment = {**self.environment, "KUBECONFIG": str(path)}
         return made
+
+    @contextlib.contextmanager
+    def without_operator(self) -> Iterator[None]:
+        """KubeRay's operator is away meanwhile, and comes back whatever happens."""
+        self.plane.kill(OPERATOR)
+        try:
+            yield
+        finally:
+            self.plane.start_again(OPERATOR)
+
+    @contextlib.contextmanager
+    def with_storage_rights(self) -> Iterator[None]:
+        """Meanwhile the person has the chart's role ``storage``, too."""
+        role = find(render(), "Role", "train-storage")
+        assert role is not None
+        binding = _binding(
+            "submitter-storage", "train-storage", {"apiGroup": _RBAC, "kind": "User", "name": "submitter"}
+        )
+        asked = {"namespace": NAMESPACE, "verb": "create", "resource": "pods", "subresource": "exec"}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": "submitter", "resourceAttributes": asked},
+        }
+        reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        self.plane.apply(role, NAMESPACE)
+        self.plane.create(binding, NAMESPACE)
+        try:
+            wait_until(
+                "the role holds", lambda: self.plane.request("POST", reviews, review)["status"]["allowed"]
+            )
+            yield
+        finally:
+            self.plane.delete(binding, NAMESPACE)
 
     def command(self, *arguments: str) -> list[str]:
         clock = ["faketime", "-f", f"{self.ahead_seconds:+g}s"] if self.ahead_seconds else []
@@ -413,13 +448,13 @@ def _allow_submitter(plane: ControlPlane, folder: Path) -> None:
     ]
     plane.create(_named(f"{_RBAC}/v1", "Role", "submitter") | {"rules": rules}, NAMESPACE)
     user = {"apiGroup": _RBAC, "kind": "User", "name": "submitter"}
-    plane.create(_submitter_binding("submitter", user), NAMESPACE)
+    plane.create(_binding("submitter", "submitter", user), NAMESPACE)
     plane.kubeconfig("submitter", namespace=NAMESPACE).rename(folder / "submitter.kubeconfig")
 
 
-def _submitter_binding(name: str, subject: Object) -> Object:
-    role = {"apiGroup": _RBAC, "kind": "Role", "name": "submitter"}
-    return _named(f"{_RBAC}/v1", "RoleBinding", name) | {"roleRef": role, "subjects": [subject]}
+def _binding(name: str, role: str, subject: Object) -> Object:
+    reference = {"apiGroup": _RBAC, "kind": "Role", "name": role}
+    return _named(f"{_RBAC}/v1", "RoleBinding", name) | {"roleRef": reference, "subjects": [subject]}
 
 
 def _start_operator(plane: ControlPlane, folder: Path, names: ServiceNames) -> None:

@@ -2,8 +2,8 @@
 
 It registers a Node, keeps it ready, and runs the pods that the scheduler binds to it as processes (``pod_processes``),
 each pod in a network namespace with an address of its own. It reports their states as a kubelet does, restarts
-containers with growing pauses, asks the readiness probes, mounts ConfigMaps, Secrets, claims and empty folders, and
-serves the kubelet's log API, so that the API server finds logs here. Everything else is real.
+containers with growing pauses, asks the readiness probes, and mounts ConfigMaps, Secrets, claims and empty folders. Logs
+and commands are had of it as of a kubelet (``kubelet_api``). Everything else is real.
 
 What it does not do: pull images (an image is on the node or it is not), liveness probes, cgroups for CPU, eviction,
 ports, and Services: the names of Services stand in each pod's hosts file with the addresses of the pods behind them, from
@@ -16,22 +16,20 @@ import base64
 import contextlib
 import datetime
 import http.client
-import http.server
 import json
 import os
 import re
 import shutil
 import signal
-import ssl
 import sys
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import kubelet_api
 import namespaces
 from control_plane import ApiError, ControlPlane
 from pod_processes import ContainerProcess, Log, Mount, make_memory_folder, remove_memory_folders
@@ -41,6 +39,8 @@ Object = dict[str, Any]
 _TICK_SECONDS = 0.1
 _HEARTBEAT_SECONDS = 5.0
 _LATEST_PAUSE_SECONDS = 300.0
+_CALM = datetime.timedelta(minutes=10)
+"""After so long a run of a container its next restart is as its first."""
 _PATH = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 IMAGE_ENVIRONMENT = {
     "PATH": _PATH,
@@ -192,7 +192,7 @@ class NodeAgent:
         self.probes = ThreadPoolExecutor(8)
         self._lock = threading.Lock()
         self._is_closed = threading.Event()
-        self._logs = _log_server(self)
+        self._api = kubelet_api.KubeletApi(self)
         self._register(cpus, memory, labels or {})
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
@@ -208,12 +208,22 @@ class NodeAgent:
                     return pod
         return None
 
+    def forget_restarts(self) -> None:
+        """Start what ends from now on again at once, as a kubelet does after ten minutes of calm."""
+        with self._lock:
+            for pod in self.pods.values():
+                for container in pod.containers:
+                    container.pauses = 0
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed.is_set()
+
     def close(self) -> None:
         """End all pods without grace, and take no more."""
         self._is_closed.set()
         self._follower.close()
-        self._logs.shutdown()
-        self._logs.server_close()
+        self._api.close()
         with self._lock:
             pods = list(self.pods.values())
         for pod in pods:
@@ -248,7 +258,8 @@ class NodeAgent:
                 {"type": "InternalIP", "address": self.network.address},
                 {"type": "Hostname", "address": self.name},
             ],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs.server_port}},
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._api.port}},
+            "declaredFeatures": kubelet_api.FEATURES,
         }
         self._say_ready()
         path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -321,6 +332,8 @@ class _Container:
         self.process: ContainerProcess | None = None
         self.logs: list[Log] = []
         self.restarts = 0
+        self.pauses = 0
+        """Restarts for which the next one has to wait."""
         self.state: Object = {"waiting": {"reason": "PodInitializing"}}
         self.last_state: Object = {}
         self.start_again_at = 0.0
@@ -439,10 +452,11 @@ class Pod(threading.Thread):
             if policy == "Never" or (is_good and (policy == "OnFailure" or not always)):
                 return
             container.last_state = container.state
-            pause = self.agent.first_restart_pause_seconds * 2 ** (container.restarts - 1)
-            pause = 0.0 if container.restarts == 0 else min(pause, _LATEST_PAUSE_SECONDS)
+            pause = self.agent.first_restart_pause_seconds * 2 ** (container.pauses - 1)
+            pause = 0.0 if container.pauses == 0 else min(pause, _LATEST_PAUSE_SECONDS)
             container.start_again_at = time.monotonic() + pause
             container.restarts += 1
+            container.pauses += 1
             message = f"back-off {pause:g}s restarting failed container={container.name} pod={self.name}"
             container.state = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
         if "waiting" in container.state and time.monotonic() >= container.start_again_at:
@@ -492,6 +506,8 @@ class Pod(threading.Thread):
         process = container.process
         assert process is not None
         process.clean()
+        if datetime.datetime.now(datetime.UTC) - process.started_at > _CALM:
+            container.pauses = 0
         code = process.exit_code() or 0
         reason = "Completed" if code == 0 else "OOMKilled" if process.was_out_of_memory() else "Error"
         ended = {
@@ -814,86 +830,3 @@ def _stamp() -> str:
 
 def _micro_stamp() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-# -- the kubelet's log API ---------------------------------------------------------------------------------------
-
-
-def _log_server(agent: NodeAgent) -> http.server.ThreadingHTTPServer:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            address = urllib.parse.urlsplit(self.path)
-            query = {key: values[0] for key, values in urllib.parse.parse_qs(address.query).items()}
-            match address.path.split("/")[1:]:
-                case ["containerLogs", namespace, name, container]:
-                    with contextlib.suppress(OSError):
-                        self._log(agent.pod(namespace, name), container, query)
-                case _:
-                    self.send_error(404)
-
-        def _log(self, pod: Pod | None, name: str, query: dict[str, str]) -> None:
-            if pod is None:
-                self.send_error(404, "the pod is not here")
-                return
-            place = -2 if query.get("previous") == "true" else -1
-            logs = pod.container(name).logs
-            if len(logs) < -place:
-                said = f'container "{name}" in pod "{pod.name}" is waiting to start: ContainerCreating'
-                self._answer(400, said.encode())
-                return
-            log = logs[place]
-            lines = log.lines()
-            first = 0
-            if "tailLines" in query:
-                first = max(0, len(lines) - int(query["tailLines"]))
-            if "sinceSeconds" in query:
-                since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(
-                    seconds=int(query["sinceSeconds"])
-                )
-                first = max(first, sum(time < since for time, _ in lines))
-            with_times = query.get("timestamps") == "true"
-            if query.get("follow") != "true":
-                self._answer(200, b"".join(_line(*line, with_times) for line in lines[first:]))
-                return
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            shown = first
-            while True:
-                is_closed = log.is_closed
-                for line in log.lines()[shown:]:
-                    content = _line(*line, with_times)
-                    self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
-                    shown += 1
-                self.wfile.flush()
-                if is_closed or agent._is_closed.is_set():
-                    break
-                log.wait_for_more(shown, 1.0)
-            self.wfile.write(b"0\r\n\r\n")
-
-        def _answer(self, code: int, content: bytes) -> None:
-            self.send_response(code)
-            self.send_header("Content-Type", "text/plain")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    address = agent.network.address
-    crt, key = agent.plane.authority.issue(f"system:node:{agent.name}", ["system:nodes"], hosts=[address])
-    server = http.server.ThreadingHTTPServer((address, 0), Handler)
-    server.daemon_threads = True
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(crt, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-def _line(time: datetime.datetime, line: bytes, with_time: bool) -> bytes:
-    return time.strftime("%Y-%m-%dT%H:%M:%S.%f000Z ").encode() + line if with_time else line

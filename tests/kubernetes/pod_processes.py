@@ -19,11 +19,14 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from exec_stream import start
+
 Object = dict[str, Any]
 
 _MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 _IMAGE = {Path(path) for path in (sys.prefix, sys.base_prefix, *sys.path) if path}
 """Folders of this machine that stand for an image's: Python, its packages and this checkout."""
+_IN_ITS_FOLDER = ("env", "--chdir=/tmp")
 
 
 class Log:
@@ -121,7 +124,8 @@ class ContainerProcess:
         self.log = Log()
         self.started_at = datetime.datetime.now(datetime.UTC)
         self._group = _memory_group(name, memory_bytes)
-        script = _script(host_name, command, environment, mounts, security, self._group)
+        self._as_its_user = _as_its_user(security, environment)
+        script = _script(host_name, [*self._as_its_user, *command], mounts, security, self._group)
         self._process = subprocess.Popen(
             [*enter, "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "sh", "-c", script],
             stdin=subprocess.DEVNULL,
@@ -169,6 +173,13 @@ class ContainerProcess:
                     left += [int(child) for child in (task / "children").read_text().split()]
         return found
 
+    def run_beside(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """A further process in it, as its user and with its environment, whose input and output are pipes."""
+        if (first := self.first_process()) is None:
+            raise ProcessLookupError("the container has ended")
+        within = ["nsenter", f"--target={first}", "--mount", "--uts", "--net", "--pid", "--root"]
+        return start([*within, *_IN_ITS_FOLDER, *self._as_its_user, *command])
+
     def send(self, number: signal.Signals) -> None:
         """A signal to its first process. SIGKILL ends all that run in it."""
         with contextlib.suppress(ProcessLookupError):
@@ -202,7 +213,6 @@ def _memory_group(name: str, limit: int | None) -> Path | None:
 def _script(
     host_name: str,
     command: list[str],
-    environment: dict[str, str],
     mounts: list[Mount],
     security: Object,
     group: Path | None,
@@ -232,21 +242,26 @@ def _script(
         lines += [make, f"mount --bind {shlex.quote(str(mount.source))} {target}"]
     if security.get("readOnlyRootFilesystem"):
         lines.append(f"mount -o remount,ro {root}")
-    user, folder = security.get("runAsUser", 0), "/tmp"
-    become = ["chroot", root, "env", "-i", f"--chdir={folder}"]
-    if user:
+    lines.append(f"exec {shlex.join(['chroot', root, *_IN_ITS_FOLDER, *command])}")
+    return "\n".join(lines)
+
+
+def _as_its_user(security: Object, environment: dict[str, str]) -> list[str]:
+    """What stands before a command in a container: its user, with these rights, and these variables alone."""
+    become = []
+    if user := security.get("runAsUser", 0):
         group_id = security.get("runAsGroup", user)
-        rights = ("dac_read_search", f"--reuid={user}", f"--regid={group_id}", "--clear-groups")
-        become += [
+        right = "dac_read_search"
+        become = [
             "setpriv",
-            *rights[1:],
-            f"--bounding-set=-all,+{rights[0]}",
-            f"--inh-caps=-all,+{rights[0]}",
-            f"--ambient-caps=-all,+{rights[0]}",
+            f"--reuid={user}",
+            f"--regid={group_id}",
+            "--clear-groups",
+            f"--bounding-set=-all,+{right}",
+            f"--inh-caps=-all,+{right}",
+            f"--ambient-caps=-all,+{right}",
             "--no-new-privs",
             "--securebits=+no_setuid_fixup",  # access(2), too, is to see what may be read
             "--",
         ]
-    become += ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
-    lines.append(f"exec {shlex.join(become)}")
-    return "\n".join(lines)
+    return [*become, "env", "-i", *(f"{name}={value}" for name, value in environment.items())]
