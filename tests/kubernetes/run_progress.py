@@ -57,9 +57,11 @@ class Progress:
             if (event["event"], event["attempt"]) == ("attempt", attempt)
         )
 
-    def last_of(self, attempt: int) -> int:
-        """The last step that it took."""
-        return max(event["step"] for event in self.steps() if event["attempt"] == attempt)
+    def last_before(self, step: Event) -> Event:
+        """The step that was taken last before one of those that were told."""
+        return max(
+            (event for event in self.steps() if event["time"] < step["time"]), key=lambda event: event["time"]
+        )
 
     def first_step_after(self, at: float, seconds: float = 400, *, later_than: int = 0) -> Event:
         """The first step that ended after a moment, in an attempt after one."""

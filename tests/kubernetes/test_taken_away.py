@@ -123,23 +123,28 @@ def cell(cluster, run, progress, target, way, phase):
     """Take one pod away in one phase, and let the run go on; returns steps that had to be taken again."""
     selector = SELECTORS[target] + (f",trainwright/run={run}" if target in OF_THE_RUN else "")
     pod = sorted(cluster.pods_of(selector), key=lambda pod: pod["metadata"]["name"])[-1]
+    for node in cluster.nodes:
+        node.forget_restarts()  # else each head that is lost has the workers' containers wait twice as long as the one before
     seen = progress.wait_for(phase)
     before = progress.attempt
     at = time.time()
     undo = take_away(cluster, pod, way)
     if target == "head":
-        undo()  # its pool has no other node for the next one
+        undo()  # the next one may need that very node
     later_than = before if target in OF_THE_RUN else before - 1
     following = progress.first_step_after(at, later_than=later_than)
+    last = progress.last_before(following)
     lost = 0
     if following["attempt"] != before:
-        lost = progress.last_of(before) - progress.start_of(before + 1)
+        lost = last["step"] - progress.start_of(following["attempt"])
     if target != "head":
         undo()
     wait_for_replacement(cluster, run, target, pod)
-    seconds = following["time"] - at
+    later = progress.first_step_after(time.time())
+    assert later["attempt"] == following["attempt"], (following, later)
+    seconds, still = following["time"] - at, following["time"] - last["time"]
     print(
-        f"| {target} | {way} | {phase} | {lost} | {seconds:.1f} |  ({seen}; attempt {following['attempt']})",
+        f"| {target} | {way} | {phase} | {lost} | {seconds:.1f} | {still:.1f} |  ({seen}; attempt {following['attempt']})",
         flush=True,
     )
     assert (following["attempt"] == before) == (target not in OF_THE_RUN), following
