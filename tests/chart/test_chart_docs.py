@@ -13,6 +13,7 @@ import pytest
 import yaml
 from chartkit.combinations import COMBINATIONS, FILES
 from chartkit.helm import CHART, IMAGE, REPO, helm, render, values_file, work_copy
+from chartkit.printed import commands_of_notes, commands_of_page
 
 
 def test_the_readme_is_current():
@@ -80,17 +81,10 @@ def test_notes_say_how_to_submit_and_to_reach_mlflow():
 
 
 def commands_of_docs() -> list[str]:
-    """Each line of a code block of the pages on Kubernetes, without its comment."""
+    """Of the pages on Kubernetes."""
     names = ("helm.md", "kubernetes.md", "one-machine.md")
     pages = [(REPO / "docs" / name).read_text(encoding="utf-8") for name in names]
-    blocks = [block for page in pages for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)]
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
-
-
-def commands_of_notes(values) -> list[str]:
-    begins = ("kubectl ", "trainwright ", "mkdir ", "umask ", "helm ")
-    indented = [line.strip() for line in notes(values).splitlines() if line.startswith("  ")]
-    return [line for line in indented if line.startswith(begins)]
+    return [line for page in pages for line in commands_of_page(page)]
 
 
 NAMED = re.compile(
@@ -106,7 +100,6 @@ def problem_of(line: str, before: list[str], there: set[tuple[str, str]]) -> str
     from orchestrator.cli.app import app
 
     verbs = typer.main.get_command(app).commands
-    line = line.partition(" #")[0].strip()
     for part in re.split(r"; |\$ ", line):
         words = shlex.split(part)
         if words[:1] == ["trainwright"]:
@@ -128,7 +121,7 @@ def problem_of(line: str, before: list[str], there: set[tuple[str, str]]) -> str
 @pytest.mark.parametrize("where", ["docs", "notes", "notes with everything"])
 def test_each_command_of_docs_and_notes_names_what_there_is(where):
     values = values_file("ci/everything-values.yaml") if where == "notes with everything" else {}
-    lines = commands_of_docs() if where == "docs" else commands_of_notes(values)
+    lines = commands_of_docs() if where == "docs" else commands_of_notes(notes(values))
     assert len(lines) > 5
     there = {(one["kind"], one["metadata"]["name"]) for one in render({"image": IMAGE, **values})}
     problems = [problem_of(line, lines[:number], there) for number, line in enumerate(lines)]
