@@ -80,9 +80,11 @@ class Source:
     version: str
     epoch: str
     python_image: str
+    torch_index: str | None = None
+    """Where the target ``cpu`` takes torch from; None: as its Dockerfile says."""
 
 
-def source_of(commands: Commands, python_image: str) -> Source:
+def source_of(commands: Commands, python_image: str, torch_index: str | None = None) -> Source:
     """The checkout's commit. Exits where files differ from it or the base can change under its tag."""
     if not DIGEST.search(python_image):
         sys.exit(
@@ -95,13 +97,15 @@ def source_of(commands: Commands, python_image: str) -> Source:
     text = (REPO / "pyproject.toml").read_text(encoding="utf-8")
     (version,) = re.findall(r'^version = "(.+)"$', text, re.MULTILINE)
     epoch = commands.read("git", "log", "-1", "--format=%ct")
-    return Source(commands.read("git", "rev-parse", "HEAD"), version, epoch, python_image)
+    return Source(commands.read("git", "rev-parse", "HEAD"), version, epoch, python_image, torch_index)
 
 
 def build(commands: Commands, image: Image, source: Source, local: str) -> None:
     """An image in buildah's storage; its times are the commit's, so that it depends on less."""
     arguments = {"PYTHON_IMAGE": source.python_image, "VERSION": source.version, "REVISION": source.revision}
     command = ["buildah", "build", "--isolation", "chroot", "--format", "oci", "--timestamp", source.epoch]
+    if source.torch_index:
+        arguments["TORCH_INDEX"] = source.torch_index
     text = (REPO / image.dockerfile).read_text(encoding="utf-8")
     for name, value in arguments.items():
         if f"ARG {name}" in text:
@@ -151,6 +155,7 @@ def provenance(image: Image, source: Source, began: datetime, ended: datetime) -
                 "target": image.target,
                 "version": source.version,
                 "pythonImage": source.python_image,
+                "torchIndex": source.torch_index,
             },
             "resolvedDependencies": [
                 {"uri": f"pkg:pypi/trainwright@{source.version}", "digest": {"gitCommit": source.revision}},
@@ -218,6 +223,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("registry", help="where to push: HOST[:PORT]/FOLDER, or oci:FOLDER")
     parser.add_argument("--python-image", required=True, help="the base image, by digest")
     parser.add_argument("--images", nargs="+", choices=sorted(IMAGES), default=list(IMAGES))
+    parser.add_argument("--torch-index", help="index that the image cpu takes torch from, such as a mirror")
     parser.add_argument("--key", help="cosign's key; default: the identity that it asks for")
     parser.add_argument("--unsigned", action="store_true", help="publish without signatures")
     parser.add_argument(
@@ -232,7 +238,7 @@ def main(words: Sequence[str] | None = None) -> None:
         if not options.dry_run and not shutil.which(tool):
             hint = ", or publish without signatures by --unsigned" if tool == "cosign" else ""
             sys.exit(f"{tool} is not on this machine: install it{hint}")
-    source = source_of(commands, options.python_image)
+    source = source_of(commands, options.python_image, options.torch_index)
     if not options.dry_run:
         options.out.mkdir(parents=True, exist_ok=True)
         if options.registry.startswith("oci:"):

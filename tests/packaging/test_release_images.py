@@ -116,6 +116,17 @@ def test_each_image_is_built_of_the_commit_described_pushed_and_signed_by_digest
     assert checkout.git("status", "--porcelain") == ""
 
 
+def test_a_mirror_of_torch_is_passed_to_the_image_that_asks_for_one(checkout):
+    words = ["registry.example.com", "--python-image", BASE, "--torch-index", "https://mirror.example.com/cpu"]
+    done = checkout.release(*words, "--key", "k")
+    assert done.returncode == 0, done.stderr
+    builds = [line for line in checkout.called() if line.startswith("buildah build")]
+    asked = "--build-arg TORCH_INDEX=https://mirror.example.com/cpu"
+    assert [asked in line for line in builds] == [True, True, False]
+    told = json.loads((checkout.folder / "release" / "trainwright-0.1.0-cpu.provenance.json").read_text("utf-8"))
+    assert told["buildDefinition"]["externalParameters"]["torchIndex"] == "https://mirror.example.com/cpu"
+
+
 def test_a_dry_run_prints_all_commands_and_runs_none(checkout):
     (checkout.tools / "cosign").unlink()
     done = checkout.release("registry.example.com/team", "--python-image", BASE, "--dry-run")
