@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from orchestrator.ledger import Ledger
 from orchestrator.planning.plan import Plan
@@ -292,7 +292,9 @@ def run_url(tracking_uri: str, experiment_id: str, mlflow_run_id: str) -> str:
     """Where to look at a run. Without the workflow type, MLflow 3.17 opens on its GenAI pages."""
     if not tracking_uri.startswith("http"):
         return ""
-    return f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{mlflow_run_id}?workflowType=machine_learning"
+    page = f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{mlflow_run_id}?workflowType=machine_learning"
+    workspace = os.environ.get("MLFLOW_WORKSPACE")
+    return f"{page}&workspace={quote(workspace)}" if workspace else page
 
 
 def flat_params(plan: Plan) -> dict[str, str]:

@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from configparser import ConfigParser
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +27,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chartkit.helm import CHART, find, render
+from chartkit.helm import CHART, HelmError, find, render
 from fake_kubernetes import FakeKubernetes
 
 from orchestrator.clusters.kubernetes.dashboards import mlflow_dashboard
@@ -183,14 +184,17 @@ def free_port() -> int:
 class Server:
     """MLflow as the Deployment starts it, with the pod's folders moved to a temporary one."""
 
-    def __init__(self, folder: Path, database: str = "") -> None:
-        self.folder, self.port, self.database = folder, free_port(), database
+    def __init__(self, folder: Path, database: str = "", teams: Sequence[str] = ()) -> None:
+        self.folder, self.port, self.database, self.teams = folder, free_port(), database, teams
         self.passwords = {"admin": "admin-password-1", "jobs": "jobs-password-11"}
+        self.passwords |= {team: f"{team}-password-1" for team in teams}
+        self.workspace = ""
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        values = {"mlflow": {"databaseSecret": "database"}} if self.database else None
-        deployment = find(render(values), "Deployment", "train-mlflow")
+        values = {"databaseSecret": "database"} if self.database else {}
+        values |= {"teams": [{"name": team, "secret": f"{team}-mlflow"} for team in self.teams]}
+        deployment = find(render({"mlflow": values}), "Deployment", "train-mlflow")
         container = deployment["spec"]["template"]["spec"]["containers"][0]
         moves = {
             "/mlflow/": f"{self.folder}/mlflow/",
@@ -214,6 +218,7 @@ class Server:
             },
             "jobs": {"username": "jobs", "password": self.passwords["jobs"]},
             **({"database": {"uri": self.database}} if self.database else {}),
+            **{f"teams/{team}": {"username": team, "password": self.passwords[team]} for team in self.teams},
         }.items():
             (self.folder / "secrets" / secret).mkdir(parents=True, exist_ok=True)
             for key, value in keys.items():
@@ -260,6 +265,8 @@ class Server:
             request.add_header("Authorization", "Basic " + base64.b64encode(pair).decode())
         if host:
             request.add_header("Host", host)
+        if self.workspace:
+            request.add_header("X-MLFLOW-WORKSPACE", self.workspace)
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
@@ -417,3 +424,79 @@ def test_a_browser_is_signed_in_through_a_forwarded_port(tmp_path, monkeypatch):
             assert json.loads(found)["experiment"]["name"] == "by a browser"
         finally:
             server.stop()
+
+
+@pytest.mark.slow
+def test_a_team_sees_nothing_of_another(tmp_path):
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed: the server needs flask-wtf")
+    pytest.importorskip("prometheus_flask_exporter", reason="prometheus-flask-exporter is not installed")
+    server = Server(tmp_path, teams=["vision", "speech"])
+    api = "/api/2.0/mlflow"
+
+    def asked(workspace: str, user: str, path: str, body=None):
+        server.workspace = workspace
+        status, text = server.get(api + path, user, body=body)
+        return status, json.loads(text) if status == 200 else text
+
+    try:
+        for _ in range(2):  # the second start finds all there
+            server.start()
+            for team in server.teams:
+                name = {"name": "same-name"}
+                status, found = asked(team, team, "/experiments/get-by-name?experiment_name=same-name")
+                if status == 200:
+                    experiment = found["experiment"]["experiment_id"]
+                else:
+                    experiment = asked(team, team, "/experiments/create", name)[1]["experiment_id"]
+                made = asked(team, team, "/runs/create", {"experiment_id": experiment})[1]
+                run = {"run_id": made["run"]["info"]["run_id"]}
+                point = {**run, "key": "train/loss", "value": 1.0, "timestamp": 1, "step": 1}
+                assert asked(team, team, "/runs/log-metric", point)[0] == 200
+                other = "speech" if team == "vision" else "vision"
+                for workspace in (team, other, "default"):
+                    stranger = asked(workspace, other, f"/runs/get?run_id={run['run_id']}")
+                    assert stranger[0] in (403, 404), (workspace, stranger)
+                    assert asked(workspace, other, "/runs/log-metric", point)[0] in (403, 404)
+                    listed = asked(workspace, other, "/experiments/search?max_results=100")
+                    ids = (
+                        [one["experiment_id"] for one in listed[1].get("experiments", [])]
+                        if listed[0] == 200
+                        else []
+                    )
+                    assert experiment not in ids, workspace
+                assert asked(team, other, "/experiments/create", {"name": "mine now"})[0] == 403
+                assert asked("default", team, "/experiments/create", {"name": "mine now"})[0] == 403
+            # the release's own jobs go on in the workspace of those who name none
+            created = asked("", "jobs", "/experiments/create", {"name": f"ours {time.time()}"})
+            assert created[0] == 200
+            # a run that the administrator made in a team's workspace is its jobs' to log to
+            theirs = asked("vision", "admin", "/experiments/create", {"name": f"theirs {time.time()}"})[1]
+            made = asked("vision", "admin", "/runs/create", {"experiment_id": theirs["experiment_id"]})[1]
+            point = {
+                "run_id": made["run"]["info"]["run_id"],
+                "key": "a",
+                "value": 1.0,
+                "timestamp": 1,
+                "step": 1,
+            }
+            assert asked("vision", "vision", "/runs/log-metric", point)[0] == 200
+            server.stop()
+        log = (tmp_path / "log").read_text()
+        assert "Traceback" not in log
+        assert not [password for password in server.passwords.values() if password in log]
+    finally:
+        server.stop()
+
+
+TEAMS = {
+    "no sign-in": ({"auth": False, "teams": [{"name": "vision", "secret": "s"}]}, "mlflow.auth is off"),
+    "one name twice": ({"teams": [{"name": "vision", "secret": "s"}, {"name": "vision", "secret": "t"}]}, "twice"),
+    "the workspace of the release": ({"teams": [{"name": "default", "secret": "s"}]}, "teams/0/name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEAMS)
+def test_teams_that_can_not_be_told_apart_are_refused(name):
+    values, sentence = TEAMS[name]
+    with pytest.raises(HelmError, match=sentence):
+        render({"mlflow": values})

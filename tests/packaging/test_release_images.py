@@ -117,13 +117,21 @@ def test_each_image_is_built_of_the_commit_described_pushed_and_signed_by_digest
 
 
 def test_a_mirror_of_torch_is_passed_to_the_image_that_asks_for_one(checkout):
-    words = ["registry.example.com", "--python-image", BASE, "--torch-index", "https://mirror.example.com/cpu"]
+    words = [
+        "registry.example.com",
+        "--python-image",
+        BASE,
+        "--torch-index",
+        "https://mirror.example.com/cpu",
+    ]
     done = checkout.release(*words, "--key", "k")
     assert done.returncode == 0, done.stderr
     builds = [line for line in checkout.called() if line.startswith("buildah build")]
     asked = "--build-arg TORCH_INDEX=https://mirror.example.com/cpu"
     assert [asked in line for line in builds] == [True, True, False]
-    told = json.loads((checkout.folder / "release" / "trainwright-0.1.0-cpu.provenance.json").read_text("utf-8"))
+    told = json.loads(
+        (checkout.folder / "release" / "trainwright-0.1.0-cpu.provenance.json").read_text("utf-8")
+    )
     assert told["buildDefinition"]["externalParameters"]["torchIndex"] == "https://mirror.example.com/cpu"
 
 

@@ -1,6 +1,6 @@
 """Start the MLflow server of the chart: read secrets from files, migrate, make the users, and serve.
 
-Secrets are files, one a key, below /secrets/{mlflow,jobs,database}; none is on a command line or in the
+Secrets are files, one a key, below /secrets/{mlflow,jobs,database,teams/NAME}; none is on a command line or in the
 pod's specification. Everything else comes from the environment that the Deployment sets.
 """
 
@@ -12,6 +12,8 @@ from pathlib import Path
 
 SECRETS = Path(os.environ.get("TRAINWRIGHT_SECRETS", "/secrets"))
 RUNTIME = Path(os.environ.get("TRAINWRIGHT_RUNTIME", "/tmp"))
+MEMBERS = "members"
+"""The role of each workspace's users."""
 
 
 def read_secret(name: str, key: str) -> str:
@@ -63,6 +65,42 @@ def ensure_users(database_uri: str, users: list[tuple[str, str, bool]]) -> None:
             print(f"changed the password of user {username!r} to the Secret's", flush=True)
 
 
+def ensure_workspace(database_uri: str, name: str) -> None:
+    """Create a workspace of this name where there is none."""
+    from mlflow.entities.workspace import Workspace
+    from mlflow.store.workspace.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(database_uri)
+    if name not in {workspace.name for workspace in store.list_workspaces()}:
+        store.create_workspace(Workspace(name=name, description="A team of trainwright's chart"))
+
+
+def ensure_member(auth_uri: str, workspace: str, username: str, permission: str) -> None:
+    """Let a user create in a workspace, and do there with what others made what ``permission`` says: by a role of the
+    workspace that people can be given, too.
+    """
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore()
+    store.init_db(auth_uri)
+    roles = {role.name: role for role in store.list_roles([workspace])}
+    role = roles.get(MEMBERS) or store.create_role(MEMBERS, workspace, "Made by trainwright's chart")
+    wanted = {"workspace": "USE"}
+    if permission != "NO_PERMISSIONS":
+        wanted |= {"experiment": permission, "registered_model": permission}
+    found = {one.resource_type: one for one in store.list_role_permissions(role.id)}
+    for kind, level in wanted.items():
+        if kind not in found:
+            store.add_role_permission(role.id, kind, "*", level)
+        elif found[kind].permission != level:
+            store.update_role_permission(found[kind].id, level)
+    for kind in {"experiment", "registered_model"} & (found.keys() - wanted.keys()):
+        store.remove_role_permission(found[kind].id)
+    user = store.get_user(username)
+    if role.id not in {one.id for one in store.list_user_roles(user.id)}:
+        store.assign_role_to_user(user.id, role.id)
+
+
 def main() -> None:
     """Prepare the environment, then become the server."""
     environment = dict(os.environ)
@@ -75,14 +113,28 @@ def main() -> None:
         auth_uri = environment.get("TRAINWRIGHT_AUTH_URI") or backend_uri
         users = [(read_secret("mlflow", "username"), read_secret("mlflow", "password"), True)]
         users.append((read_secret("jobs", "username"), read_secret("jobs", "password"), False))
-        environment["MLFLOW_AUTH_CONFIG_PATH"] = str(
-            write_auth_config(auth_uri, environment["TRAINWRIGHT_DEFAULT_PERMISSION"])
-        )
+        permission = environment["TRAINWRIGHT_DEFAULT_PERMISSION"]
+        teams = environment.get("TRAINWRIGHT_MLFLOW_TEAMS", "").split()
+        members = {"default": users[1][0]}
+        for team in teams:
+            secret = f"teams/{team}"
+            users.append((read_secret(secret, "username"), read_secret(secret, "password"), False))
+            members[team] = users[-1][0]
+        if len({username for username, _, _ in users}) < len(users):
+            sys.exit(
+                "two of the Secrets hold the same username: the administrator, jobs and each team need one each"
+            )
+        environment["MLFLOW_AUTH_CONFIG_PATH"] = str(write_auth_config(auth_uri, permission))
         environment["MLFLOW_AUTH_ADMIN_USERNAME"] = users[0][0]
         environment["MLFLOW_AUTH_ADMIN_PASSWORD"] = users[0][1]
         environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = read_secret("mlflow", "flask-secret-key")
         os.environ.update(environment)
         ensure_users(auth_uri, users)
+        if teams:
+            for workspace, username in members.items():
+                ensure_workspace(backend_uri, workspace)
+                ensure_member(auth_uri, workspace, username, permission)
+            arguments += ["--enable-workspaces"]
         arguments += ["--app-name", "basic-auth"]
     else:
         environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)

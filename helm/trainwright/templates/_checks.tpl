@@ -22,6 +22,16 @@
 {{- if and (not $mlflow.auth) $mlflow.existingSecret -}}
 {{- fail "mlflow.existingSecret is set and mlflow.auth is off: set mlflow.auth=true, or unset mlflow.existingSecret" -}}
 {{- end -}}
+{{- if and (not $mlflow.auth) $mlflow.teams -}}
+{{- fail "mlflow.teams is set and mlflow.auth is off, which lets everyone see everything: set mlflow.auth=true, or unset mlflow.teams" -}}
+{{- end -}}
+{{- $teams := list -}}
+{{- range $mlflow.teams -}}
+{{- if has .name $teams -}}
+{{- fail (printf "mlflow.teams names %s twice: give each team a name of its own" .name) -}}
+{{- end -}}
+{{- $teams = append $teams .name -}}
+{{- end -}}
 {{- end -}}
 {{- if .Values.ingress.enabled -}}
 {{- if not $mlflow.enabled -}}
