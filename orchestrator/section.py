@@ -93,8 +93,8 @@ class Written:
     ) -> dict[str, Any]:
         return {**handler(schema), "pattern": self.pattern}
 
-    def _check(self, text: str) -> str:
-        if not re.search(self.pattern, text):
+    def _check(self, text: str | None) -> str | None:
+        if text is not None and not re.search(self.pattern, text):
             raise ValueError(f"{text[:40]!r} must be {self.rule}")
         return text
 

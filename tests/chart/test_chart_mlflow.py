@@ -192,7 +192,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        values = {"databaseSecret": "database"} if self.database else {}
+        values: dict[str, Any] = {"databaseSecret": "database"} if self.database else {}
         values |= {"teams": [{"name": team, "secret": f"{team}-mlflow"} for team in self.teams]}
         deployment = find(render({"mlflow": values}), "Deployment", "train-mlflow")
         container = deployment["spec"]["template"]["spec"]["containers"][0]

@@ -4,10 +4,10 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile, Toleration
@@ -85,3 +85,12 @@ def test_a_field_that_nothing_reads_would_be_seen():
     assert "no_code_reads_a_field_of_this_name" not in read
     assert {"global_batch_size", "bucket_megabytes", "service_account", "overlap"} <= read
     assert len(SECTIONS) > 50
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_what_is_none_by_default_is_read_from_a_plan_that_says_so(section):
+    """A plan writes its defaults out, and the driver reads them."""
+    for name, field in section.model_fields.items():
+        if field.metadata and field.default is None and not field.is_required():
+            written = TypeAdapter(Annotated[field.annotation, *field.metadata])
+            assert written.validate_json("null") is None, name

@@ -476,7 +476,9 @@ def test_no_tracker_and_the_address_of_a_run(plan):
 
 def test_a_link_opens_the_workspace_that_the_run_is_in(monkeypatch):
     monkeypatch.setenv("MLFLOW_WORKSPACE", "vision")
-    assert run_url("http://h:5000", "1", "r").endswith("/runs/r?workflowType=machine_learning&workspace=vision")
+    assert run_url("http://h:5000", "1", "r").endswith(
+        "/runs/r?workflowType=machine_learning&workspace=vision"
+    )
 
 
 def test_parameters_hold_no_secret_place(plan):
