@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.columns.arrays import group_values
-from orchestrator.data.columns.encoded import decode
+from orchestrator.data.columns.encoded import decode, decoded_together
 from orchestrator.data.columns.layout import TensorLayout, finished
 from orchestrator.data.preparations.conversations import asked_text, template_learned
 from orchestrator.data.preparations.pairs import target_definition
@@ -116,7 +116,9 @@ class Inputs(Section):
             for name in layout.read_columns:
                 _column(rows, name)
         where = where or _by_number
-        batch = {layout.name: _layout_values(rows, layout, where) for layout in self.layouts}
+        batch = {one.name: _layout_values(rows, one, where) for one in self.layouts if not one.encoded}
+        for layouts in decoded_together(self.layouts):
+            batch.update(_decoded_values(rows, layouts, where))
         try:
             changed = apply_all(self.transforms, self.fitted, batch, training=False)
         except SampleFault as fault:
@@ -309,14 +311,23 @@ def _layout_values(rows: pa.Table, layout: TensorLayout, where: Callable[[int], 
     values = group_values(rows, layout, where)
     if layout.kind in ("text", "dates"):
         return np.asarray(values)
-    if layout.kind == "numbers":
-        return np.asarray(values).astype(layout.carried, copy=False)
-    decoded = np.stack(
-        [decode(_encoded(given), layout, where, row) for row, given in enumerate(values.to_pylist())]
-    )
-    if layout.kind != "image" or layout.carried != layout.dtype:
-        return decoded.astype(layout.carried)
-    return decoded.astype(np.float32) * np.float32(1 / 255)  # as training reads them, to the last bit
+    return np.asarray(values).astype(layout.carried, copy=False)
+
+
+def _decoded_values(
+    rows: pa.Table, layouts: tuple[TensorLayout, ...], where: Callable[[int], str]
+) -> dict[str, np.ndarray]:
+    """The same of tensors that are decoded of one column, as training reads them, to the last bit."""
+    given = group_values(rows, layouts[0], where).to_pylist()
+    made = [decode(_encoded(one), layouts[0], where, row) for row, one in enumerate(given)]
+    values = {
+        layout.name: np.stack(tensors).astype(layout.carried)
+        for layout, tensors in zip(layouts, zip(*made, strict=True), strict=False)
+    }
+    first = layouts[0]
+    if first.kind == "image" and first.carried == first.dtype:
+        values[first.name] = values[first.name] * np.float32(1 / 255)
+    return values
 
 
 def _encoded(given: bytes | str | None) -> bytes | None:

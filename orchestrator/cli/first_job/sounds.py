@@ -14,7 +14,8 @@ import pyarrow as pa
 from orchestrator.cli.first_job.columns import NAME_SAYS_SO, Column, answer_of, encoded_in, guess_label
 from orchestrator.cli.first_job.draft import Draft, scalar, training_length
 from orchestrator.cli.first_job.source import Found
-from orchestrator.data.columns.audio import AudioFacts, audio_facts, length_after
+from orchestrator.data.columns.audio import AudioFacts, audio_facts
+from orchestrator.data.columns.resampling import length_after
 from orchestrator.data.files import read_range
 from orchestrator.data.sources.formats import format_of
 from orchestrator.errors import DataError

@@ -1,25 +1,22 @@
-"""Encoded sounds to samples: WAV, FLAC and OGG, by soundfile; brought to one rate by a polyphase filter (scipy's
-``resample_poly``, Kaiser window), to one channel by their mean, and to one length by silence at the end.
+"""Encoded sounds to samples: WAV, FLAC and OGG, by soundfile; brought to one rate, to one channel by their mean, and to
+one length by silence at the end.
 """
 
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from math import gcd
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from orchestrator.data.columns.layout import SoundLayout, TensorLayout
+from orchestrator.data.columns.resampling import length_after, resampled
+from orchestrator.data.columns.wav import plain_wav, wav_ends_early
 from orchestrator.errors import DataError, SpecError
 
 _MEND = "write it anew, or data.skip_bad_samples leaves some out"
-_UNSAID = (0, 2**32 - 1)
-"""Sizes in the head of a WAV that was written to a pipe."""
 
 
 class AudioFacts(NamedTuple):
@@ -45,8 +42,9 @@ def audio_facts(encoded: bytes | None, where: Callable[[], str]) -> AudioFacts:
 
 def decode_audio(
     encoded: bytes | None, layout: TensorLayout, where: Callable[[int], str], row: int
-) -> np.ndarray:
-    """Samples of a sound (channels, samples) in -1..1, float32, as long as the layout says.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of a sound (channels, samples) in -1..1, float32, as long as the layout says; and how many are its own and no
+    silence behind it, int64 without dimensions.
 
     Raises:
         DataError: it can't be decoded, or has another rate, other channels or another length than the layout allows.
@@ -56,28 +54,30 @@ def decode_audio(
     with _opened(encoded, lambda: where(row)) as sound:
         facts = AudioFacts(sound.samplerate, sound.channels, sound.frames)
         _check(facts, layout, lambda: where(row))
-        samples = sound.read(dtype="float32", always_2d=True)
-    if len(samples) < facts.samples:
+        wave = _samples(sound)
+    if wave.shape[1] < facts.samples:
         raise _cut_off(where(row))
-    wave = np.ascontiguousarray(samples.T)
     if channels == 1 and facts.channels > 1:
         wave = wave.mean(axis=0, keepdims=True)
     if not np.isfinite(wave.sum()):
         raise DataError(f"{where(row)}: the sound has a sample that is not a finite number; {_MEND}")
     if facts.rate != layout.sound.rate:
         wave = resampled(wave, facts.rate, layout.sound.rate)
+    own = min(length, wave.shape[1])
     if wave.shape[1] < length:
-        wave = np.pad(wave, ((0, 0), (0, length - wave.shape[1])))
-    return wave[:, :length]
+        padded = np.zeros((channels, length), dtype=np.float32)
+        padded[:, :own] = wave
+        wave = padded
+    return wave[:, :length], np.array(own)
 
 
-def decode_length(
-    encoded: bytes | None, layout: TensorLayout, where: Callable[[int], str], row: int
-) -> np.ndarray:
-    """How many of a sound's samples are its own and no silence behind it; int64 without dimensions."""
-    assert layout.sound is not None
-    facts = audio_facts(encoded, lambda: where(row))
-    return np.array(min(layout.sound.longest, length_after(facts.samples, facts.rate, layout.sound.rate)))
+def _samples(sound: Any, most: int = -1) -> np.ndarray:
+    """The first samples of an open sound, or all that can be read (channels, samples), in -1..1, float32."""
+    if sound.subtype != "PCM_16":
+        return np.ascontiguousarray(sound.read(most, dtype="float32", always_2d=True).T)
+    # The same numbers, and libsndfile takes twice as long to make them of a FLAC's or a WAV's.
+    whole_NC = sound.read(most, dtype="int16", always_2d=True)
+    return np.multiply(whole_NC.T, np.float32(2**-15), dtype=np.float32, order="C")
 
 
 def listen(encoded: bytes | None, where: Callable[[], str], most_seconds: float) -> tuple[np.ndarray, int]:
@@ -85,35 +85,11 @@ def listen(encoded: bytes | None, where: Callable[[], str], most_seconds: float)
     DataError.
     """
     with _opened(encoded, where) as sound:
-        wave_NC = sound.read(int(most_seconds * sound.samplerate), dtype="float32", always_2d=True)
+        wave_NC = _samples(sound, int(most_seconds * sound.samplerate)).T
         loudest = 2**15
         # libsndfile scales nothing where it makes whole numbers of a file's fractions.
         played_NC = np.clip(np.rint(np.nan_to_num(wave_NC) * loudest), -loudest, loudest - 1).astype(np.int16)
         return played_NC, sound.samplerate
-
-
-def length_after(samples: int, rate: int, new_rate: int) -> int:
-    """Samples of a sound once it is ``resampled``."""
-    return -(-samples * new_rate // rate)
-
-
-def resampled(wave_CL: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """A sound (channels, samples) at another rate, float32; what the new rate can't hold is filtered out before."""
-    from scipy.signal import resample_poly
-
-    shared = gcd(rate, new_rate)
-    up, down = new_rate // shared, rate // shared
-    wave: np.ndarray = resample_poly(wave_CL, up, down, axis=1, window=_low_pass(max(up, down)))
-    return wave.astype(np.float32, copy=False)
-
-
-@lru_cache(maxsize=64)
-def _low_pass(factor: int) -> np.ndarray:
-    """The filter of ``resample_poly``, which would make it anew for each sound: that takes longer than filtering one."""
-    from scipy.signal import firwin
-
-    taps: np.ndarray = firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.0))
-    return taps.astype(np.float32)
 
 
 def _check(facts: AudioFacts, layout: TensorLayout, where: Callable[[], str]) -> None:
@@ -184,7 +160,8 @@ def _opened(encoded: bytes | None, where: Callable[[], str]) -> Iterator[Any]:
     if _ends_early(encoded):
         raise _cut_off(where())
     try:
-        with soundfile.SoundFile(io.BytesIO(encoded)) as sound:
+        plain = plain_wav(encoded)
+        with soundfile.SoundFile(io.BytesIO(encoded)) if plain is None else nullcontext(plain) as sound:
             if sound.frames <= 0:
                 raise DataError(f"{where()}: holds no sound; {_MEND}")
             yield sound
@@ -207,13 +184,7 @@ def _ends_early(encoded: bytes) -> bool:
         segments = page[26] if len(page) > 26 else 0
         whole = len(page) >= 27 + segments and len(page) >= 27 + segments + sum(page[27 : 27 + segments])
         return not (whole and page[5] & 4)
-    place = 12
-    while encoded[:4] == b"RIFF" and place + 8 <= len(encoded):
-        name, size = struct.unpack_from("<4sI", encoded, place)
-        if name == b"data":
-            return size not in _UNSAID and place + 8 + size > len(encoded)
-        place += 8 + size + size % 2
-    return False
+    return wav_ends_early(encoded)
 
 
 def _library() -> Any:

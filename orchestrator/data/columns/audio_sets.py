@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import takewhile
 
-from orchestrator.data.columns.audio import audio_facts, check_alike, length_after
+from orchestrator.data.columns.audio import audio_facts, check_alike
 from orchestrator.data.columns.layout import SoundLayout, TensorLayout
 from orchestrator.data.columns.looks import looked_at
+from orchestrator.data.columns.resampling import length_after
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.errors import SpecError
 from orchestrator.spec.data import DataSpec

@@ -49,7 +49,7 @@ class ImageFacts(NamedTuple):
 
 def decode_image(
     encoded: bytes | None, layout: TensorLayout, where: Callable[[int], str], row: int
-) -> np.ndarray:
+) -> tuple[np.ndarray]:
     """Pixels of an image (channels, height, width) in 0..255, brought to the layout's size where it ``resizes``.
 
     uint8; float32 for gray of more bits where the layout is not carried as uint8.
@@ -80,8 +80,8 @@ def decode_image(
     if pixels.dtype != np.uint8 and layout.carried == "uint8":
         pixels = np.rint(pixels.clip(0, _WHITE)).astype(np.uint8)
     if pixels.ndim == 2:
-        return np.broadcast_to(pixels, (channels, *pixels.shape))
-    return pixels.transpose(2, 0, 1)
+        return (np.broadcast_to(pixels, (channels, *pixels.shape)),)
+    return (pixels.transpose(2, 0, 1),)
 
 
 def image_facts(encoded: bytes | None, where: Callable[[], str]) -> ImageFacts:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.data.columns.arrays import Values, group_values
-from orchestrator.data.columns.encoded import decode
+from orchestrator.data.columns.encoded import decode, decoded_together
 from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.formats import format_of
@@ -130,34 +130,42 @@ class FetchedRows:
 
     def decode(self) -> Batch:
         """Their tensors; see ``RowReader.read``."""
-        weight = np.ones(len(self.sample_id), dtype=np.float32)
-        batch = {layout.name: self._tensor(layout, weight) for layout in self.layouts}
+        batch = {
+            one.name: np.empty((len(self.sample_id), *one.shape), dtype=one.carried) for one in self.layouts
+        }
         batch["sample_id"] = self.sample_id
-        batch["weight"] = weight
+        batch["weight"] = np.ones(len(self.sample_id), dtype=np.float32)
+        together = decoded_together(self.layouts)
+        for piece in self.pieces:
+            if piece.group.bad is not None:
+                batch["weight"][piece.slots[piece.group.bad[piece.rows]]] = 0
+            for layout in self.layouts:
+                if not layout.encoded:
+                    batch[layout.name][piece.slots] = piece.group.values[layout.name][piece.rows]
+            for layouts in together:
+                _decode(piece, layouts, batch)
+        for layout in self.layouts:
+            if layout.kind == "image" and layout.carried == "float32":
+                batch[layout.name] *= np.float32(1 / 255)
         return batch
 
-    def _tensor(self, layout: TensorLayout, weight: np.ndarray) -> np.ndarray:
-        """One tensor of all rows; sets the weight of those that can't be read to zero."""
-        out = np.empty((len(weight), *layout.shape), dtype=layout.carried)
-        for piece in self.pieces:
-            values, bad = piece.group.values[layout.name], piece.group.bad
-            if bad is not None:
-                weight[piece.slots[bad[piece.rows]]] = 0
-            if not layout.encoded:
-                out[piece.slots] = values[piece.rows]
-                continue
-            # One by one: Arrow's ``take`` of a few rows costs more than all of them.
-            for slot, row in zip(piece.slots.tolist(), piece.rows.tolist(), strict=True):
-                try:
-                    out[slot] = decode(values[row].as_py(), layout, piece.where, row)
-                except DataError as error:
-                    if bad is None:
-                        raise
-                    out[slot], weight[slot] = layout.blank, 0
-                    _LOGGER.warning("%s; it is skipped", error)
-        if layout.kind == "image" and layout.carried == "float32":
-            out *= np.float32(1 / 255)
-        return out
+
+def _decode(piece: _Piece, layouts: tuple[TensorLayout, ...], batch: Batch) -> None:
+    """Tensors of a piece's rows, of a column of encoded bytes; sets the weight of those that can't be read to zero."""
+    values = piece.group.values[layouts[0].name]
+    # One by one: Arrow's ``take`` of a few rows costs more than all of them.
+    for slot, row in zip(piece.slots.tolist(), piece.rows.tolist(), strict=True):
+        made: tuple[np.ndarray | int, ...]
+        try:
+            made = decode(values[row].as_py(), layouts[0], piece.where, row)
+        except DataError as error:
+            if piece.group.bad is None:
+                raise
+            made = tuple(layout.blank for layout in layouts)
+            batch["weight"][slot] = 0
+            _LOGGER.warning("%s; it is skipped", error)
+        for layout, tensor in zip(layouts, made, strict=False):
+            batch[layout.name][slot] = tensor
 
 
 def refuse_text(batch: Batch) -> None:

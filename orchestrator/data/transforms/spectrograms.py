@@ -1,14 +1,16 @@
 """Spectrograms of sounds: ``mel`` and ``spec_augment``.
 
-Shapes: B samples, C channels, N samples of a sound, F mels, T frames.
+Shapes: B samples, C channels, N samples of a sound, F mels, T frames, W samples of a frame, K bins of its spectrum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
+from orchestrator.data.columns.resampling import PRODUCTS_AT_ONCE
 from orchestrator.data.transforms import Batch, Fitted
 from orchestrator.data.transforms.images import uniform_from_seed
 from orchestrator.data.transforms.signals import OfSignals, signals, with_steps
@@ -19,6 +21,8 @@ _FREQUENCY_SALT, _TIME_SALT = 104, 105
 _LEAST_POWER = 1e-10
 _LINEAR_HERTZ, _LINEAR_UP_TO, _STEPS_PER_FACTOR = 200 / 3, 1000.0, 27
 """Slaney's mel scale: so many hertz a mel up to 1,000, from there 27 mels for each factor of 6.4."""
+_FRAMES_AT_ONCE, _MELS_AT_ONCE = 512, 16
+"""What is computed with these stays in the processor's caches."""
 
 
 class MelKind(OfSignals):
@@ -78,22 +82,82 @@ def _masks(
 
 def log_mel(wave_BCN: np.ndarray, section: Mel) -> np.ndarray:
     """Decibels (B, C, mels, frames), float32; see ``spec.transforms.Mel``."""
-    weights_FK = mel_filters(section.rate, section.window, section.mels, section.low, section.high)
-    window = _hann(section.window)
-    frames = 1 + wave_BCN.shape[2] // section.hop
-    out = np.empty((*wave_BCN.shape[:2], section.mels, frames), dtype=np.float32)
-    side = section.window // 2
-    for sample, wave_CN in enumerate(wave_BCN):  # one by one, in the processor's caches
-        padded = np.pad(wave_CN.astype(np.float32, copy=False), ((0, 0), (side, side)))
-        framed = np.lib.stride_tricks.sliding_window_view(padded, section.window, axis=1)[:, :: section.hop]
-        # In float64: what lies 60 dB below the loudest would be off by 1e-3 dB in float32.
-        spectrum_CTK = np.fft.rfft(framed * window)
-        power_CTK = (spectrum_CTK.real**2 + spectrum_CTK.imag**2).astype(np.float32)
-        loud = 10 * np.log10(np.maximum(_LEAST_POWER, power_CTK @ weights_FK.T))
+    samples, channels, length = wave_BCN.shape
+    frames, side = 1 + length // section.hop, section.window // 2
+    at_once = max(1, _FRAMES_AT_ONCE // (channels * frames))
+    spectra = _Spectra(section.window, max(channels, _FRAMES_AT_ONCE))
+    bands = _bands(section.rate, section.window, section.mels, section.low, section.high)
+    padded_BCN = np.zeros((min(samples, at_once), channels, length + section.window))
+    framed_BCTW = np.lib.stride_tricks.sliding_window_view(padded_BCN, section.window, axis=2)[
+        ..., :: section.hop, :
+    ]
+    out_BCFT = np.empty((samples, channels, section.mels, frames), dtype=np.float32)
+    for first in range(0, samples, at_once):
+        some_BCN, loud_BCFT = wave_BCN[first : first + at_once], out_BCFT[first : first + at_once]
+        padded_BCN[: len(some_BCN), :, side : side + length] = some_BCN
+        for part in _parts(frames, max(1, _FRAMES_AT_ONCE // channels)):
+            power_BCTK = spectra.power(framed_BCTW[: len(some_BCN), :, part])
+            for mels, bins, weights_FK in bands:
+                np.matmul(weights_FK, power_BCTK[..., bins].swapaxes(2, 3), out=loud_BCFT[:, :, mels, part])
+        np.maximum(loud_BCFT, _LEAST_POWER, out=loud_BCFT)
+        np.log10(loud_BCFT, out=loud_BCFT)
+        np.multiply(loud_BCFT, 10, out=loud_BCFT)
         if section.top_db is not None:
-            np.maximum(loud, loud.max() - np.float32(section.top_db), out=loud)
-        out[sample] = loud.transpose(0, 2, 1)
-    return out
+            loudest = loud_BCFT.max(axis=(1, 2, 3), keepdims=True)
+            np.maximum(loud_BCFT, loudest - np.float32(section.top_db), out=loud_BCFT)
+    return out_BCFT
+
+
+def _parts(count: int, at_once: int) -> Iterator[slice]:
+    return (slice(start, min(start + at_once, count)) for start in range(0, count, at_once))
+
+
+class _Spectra:
+    """Power of frames (..., bins), float32; in memory of its own, which stays in the processor's caches."""
+
+    def __init__(self, window: int, most: int) -> None:
+        self._window_W = _hann(window)
+        # In float64: what lies 60 dB below the loudest would be off by 1e-3 dB in float32.
+        self._framed = np.empty((most, window))
+        self._spectrum = np.empty((most, window // 2 + 1), dtype=np.complex128)
+        self._power = np.empty((most, window // 2 + 1), dtype=np.float32)
+
+    def power(self, framed_BCTW: np.ndarray) -> np.ndarray:
+        """Of frames that no window was laid on yet; overwritten by the next call."""
+        shape = framed_BCTW.shape[:-1]
+        count = int(np.prod(shape))
+        np.multiply(framed_BCTW, self._window_W, out=self._framed[:count].reshape(framed_BCTW.shape))
+        spectrum = np.fft.rfft(self._framed[:count], out=self._spectrum[:count])
+        parts = spectrum.view(np.float64)
+        np.square(parts, out=parts)
+        power = np.add(parts[:, ::2], parts[:, 1::2], out=self._power[:count], casting="same_kind")
+        return power.reshape(*shape, -1)
+
+
+@lru_cache(maxsize=16)
+def _bands(
+    rate: int, window: int, mels: int, low: float, high: float | None
+) -> list[tuple[slice, slice, np.ndarray]]:
+    """A few mels each, the bins that these are made of, and their filters' weights there: most of all weights are 0."""
+    weights_FK = mel_filters(rate, window, mels, low, high)
+    bands, first = [], 0
+    while first < mels:
+        stop = first + 1
+        while stop < min(mels, first + _MELS_AT_ONCE):
+            bins = _heard(weights_FK[first : stop + 1])
+            if (stop + 1 - first) * (bins.stop - bins.start) * _FRAMES_AT_ONCE > PRODUCTS_AT_ONCE:
+                break
+            stop += 1
+        bins = _heard(weights_FK[first:stop])
+        bands.append((slice(first, stop), bins, np.ascontiguousarray(weights_FK[first:stop, bins])))
+        first = stop
+    return bands
+
+
+def _heard(weights_FK: np.ndarray) -> slice:
+    """The bins between the first and the last that any of the filters hears."""
+    places = np.flatnonzero(weights_FK.any(axis=0))
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 1)
 
 
 @lru_cache(maxsize=16)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import sys
 import tarfile
 from math import gcd
@@ -14,7 +15,8 @@ from data_jobs import job_of, plan_of
 from scipy.signal import resample_poly
 
 from orchestrator import data
-from orchestrator.data.columns.audio import resampled
+from orchestrator.data.columns.resampling import resampled
+from orchestrator.data.columns.wav import plain_wav
 from orchestrator.data.serving import inputs_of
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.errors import DataError, SpecError
@@ -92,11 +94,38 @@ def test_any_depth_is_read(tmp_path, subtype):
     np.testing.assert_array_equal(batch["signal"][0], decoded(contents[0]))
 
 
-@pytest.mark.parametrize(("rate", "new_rate"), [(22050, 16000), (8000, 16000), (44100, 48000)])
-def test_resampling_is_that_of_scipy(rate, new_rate):
-    wave, shared = waves(1, 3001, 2)[0].T, gcd(rate, new_rate)
+RATES = [
+    (22050, 16000),
+    (8000, 16000),
+    (44100, 48000),
+    (48000, 16000),
+    (8000, 96000),
+    (16000, 11025),
+    (22254, 8000),
+]
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), RATES)
+@pytest.mark.parametrize("samples", [1, 99, 3001])
+def test_resampling_is_that_of_scipy(rate, new_rate, samples):
+    wave, shared = waves(1, samples, 2)[0].T, gcd(rate, new_rate)
     theirs = resample_poly(wave, new_rate // shared, rate // shared, axis=1)
-    np.testing.assert_array_equal(resampled(wave, rate, new_rate), theirs)
+    np.testing.assert_allclose(resampled(wave, rate, new_rate), theirs, rtol=0, atol=1e-6)
+
+
+def test_resampling_leaves_blas_no_work_for_threads_of_its_own(monkeypatch):
+    sizes, multiply = [], np.matmul
+
+    def matmul(one, other, out):
+        sizes.append(one.shape[-2] * one.shape[-1] * other.shape[-1])
+        return multiply(one, other, out=out)
+
+    monkeypatch.setattr(np, "matmul", matmul)
+    wave = waves(1, 200_000)[0].T
+    np.testing.assert_allclose(
+        resampled(wave, 22050, 16000), resample_poly(wave, 320, 441, axis=1), atol=1e-6
+    )
+    assert 2**17 < max(sizes) <= 2**18
 
 
 def test_sounds_of_several_rates_and_lengths_are_brought_to_one(tmp_path):
@@ -110,6 +139,42 @@ def test_sounds_of_several_rates_and_lengths_are_brought_to_one(tmp_path):
     ours = batch["signal"][1, 0]
     np.testing.assert_array_equal(ours[:726], resampled(decoded(contents[2]), 22050, 8000)[0])
     assert not ours[726:].any()
+
+
+def piece(name, content, size=None):
+    size = len(content) if size is None else size
+    return name + size.to_bytes(4, "little") + content + bytes(len(content) % 2)
+
+
+HEAD = piece(b"fmt ", struct.pack("<HHIIHH", 1, 2, 8000, 32000, 4, 16))
+SAMPLES = RANDOM.integers(-(2**15), 2**15, (50, 2)).astype("<i2").tobytes()
+WAVS = {
+    "plain": (HEAD, piece(b"data", SAMPLES)),
+    "with more in its head": (
+        piece(b"LIST", b"odd"),
+        piece(HEAD[:4], HEAD[8:] + bytes(2)),
+        piece(b"data", SAMPLES),
+    ),
+    "with more behind": (HEAD, piece(b"data", SAMPLES), piece(b"LIST", b"INFO")),
+    "half a sample more": (HEAD, piece(b"data", SAMPLES + b"ab")),
+    "from a pipe": (HEAD, piece(b"data", SAMPLES, 2**32 - 1)),
+    "without rows": (HEAD, piece(b"data", b"")),
+    "in bytes": (piece(b"fmt ", struct.pack("<HHIIHH", 1, 2, 8000, 16000, 2, 8)), piece(b"data", SAMPLES)),
+}
+
+
+@pytest.mark.parametrize("kind", WAVS)
+def test_wavs_are_as_libsndfile_reads_them(kind):
+    content = b"".join(WAVS[kind])
+    content = b"RIFF" + (4 + len(content)).to_bytes(4, "little") + b"WAVE" + content
+    plain = plain_wav(content)
+    assert (plain is None) == (kind in ("from a pipe", "without rows", "in bytes"))
+    if plain is not None:
+        with soundfile.SoundFile(io.BytesIO(content)) as theirs:
+            assert plain[:2] == (theirs.samplerate, theirs.channels)
+            np.testing.assert_array_equal(plain.samples_NC, theirs.read(dtype="int16", always_2d=True))
+    for cut in range(0, len(content), 7):
+        assert plain_wav(content[:cut]) is None or cut >= len(content) - 12
 
 
 def test_resampling_keeps_what_the_new_rate_can_hold_and_nothing_else():

@@ -4,7 +4,7 @@ import librosa_numbers
 import numpy as np
 import pytest
 
-from orchestrator.data.transforms import apply_all
+from orchestrator.data.transforms import apply_all, spectrograms
 from orchestrator.errors import DataError
 from orchestrator.spec.transforms import Crop, Mel, Pad, SpecAugment
 
@@ -43,6 +43,19 @@ def test_a_sample_is_the_same_in_any_batch_and_its_length_counts_frames():
     np.testing.assert_array_equal(changed(Mel(mels=8), signal=waves[1:2])["signal"][0], whole["signal"][1])
     image = changed(Mel(mels=8, layout="image"), signal=waves)["signal"]
     np.testing.assert_array_equal(image.reshape(3, 16, 11), changed(Mel(mels=8), signal=waves)["signal"])
+
+
+@pytest.mark.parametrize(("channels", "samples"), [(1, 400), (1, 9000), (2, 90_000), (600, 400)])
+def test_a_sound_is_the_same_among_many_and_alone_whatever_its_size(channels, samples, monkeypatch):
+    """Several short ones are computed at once, and long ones in parts."""
+    waves = RANDOM.standard_normal((7, channels, samples), dtype=np.float32)
+    section = Mel(mels=40, window=1024)
+    whole = changed(section, signal=waves)["signal"]
+    for number in range(7):
+        alone = changed(section, signal=waves[number : number + 1])["signal"]
+        np.testing.assert_array_equal(alone[0], whole[number])
+    monkeypatch.setattr(spectrograms, "_FRAMES_AT_ONCE", 7)
+    np.testing.assert_allclose(changed(section, signal=waves)["signal"], whole, rtol=0, atol=1e-4)
 
 
 def test_mel_of_what_is_no_sound_is_refused():
