@@ -15,14 +15,14 @@ from orchestrator.spec.job import JobSpec
 def sizes(
     job: JobSpec,
     train: Sequence[PreparedSource],
-    fitted: Sequence[dict[str, Any]] | None,
+    fitted: Sequence[dict[str, Any] | None],
     head: Batch,
     learned: dict[str, Any],
 ) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """Sizes that a model takes from the data, one number each, and those of which there are several.
 
     Args:
-        fitted: by the transforms; None where they are not fitted yet.
+        fitted: by each transform; None of one that is not fitted yet.
         head: a few samples as the loop gets them.
         learned: by ``data.prepare``.
     """
@@ -48,8 +48,9 @@ def sizes(
             dims["outputs"] = 1 if label.ndim == 1 else label.shape[1]
         elif (classes := _classes(train)) is not None:
             dims["outputs"] = classes
-    for section, known in zip(job.data.transforms, fitted or (), strict=fitted is not None):
-        _merge(transforms.kind_of(section).sizes(section, known), dims, lists)
+    for section, known in zip(job.data.transforms, fitted, strict=True):
+        if known is not None:
+            _merge(transforms.kind_of(section).sizes(section, known), dims, lists)
     if job.data.prepare is not None:
         kind = preparations.kind_of(job.data.prepare)
         _merge({**kind.dims(job.data.prepare, learned), **kind.lists(job.data.prepare, learned)}, dims, lists)

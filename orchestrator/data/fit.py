@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data.cache import remembered
+from orchestrator.data.columns.arrays import group_values
 from orchestrator.data.hashing import sample_seeds
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.reading.bad_samples import placed
 from orchestrator.data.reading.rows import RowReader
+from orchestrator.data.sources.formats.audio import AudioFormat
+from orchestrator.data.sources.split import Selection
 from orchestrator.data.transforms import Batch, apply_all, kind_of
 from orchestrator.data.transforms.fitting import fit_all
 from orchestrator.spec.job import JobSpec
@@ -43,6 +46,52 @@ def fit_transforms(job: JobSpec, train: Sequence[PreparedSource], cache: str) ->
         learn,
     )
     return fitted
+
+
+def fit_beside(job: JobSpec, train: Sequence[PreparedSource]) -> list[dict[str, Any] | None]:
+    """What transforms learn of sounds' manifests alone, without reading a sound: characters and classes. None for one that
+    would have to, or that learns nothing.
+    """
+    nothing: list[dict[str, Any] | None] = [None for _ in job.data.transforms]
+    if any(source.index.kind != "audio" for source in train):
+        return nothing
+    if any(section.kind == "drop" for section in job.data.transforms):
+        return nothing  # rows without a value are still there
+    fitted, batches = [], [_beside(source) for source in train]
+    for section in job.data.transforms:
+        kind = kind_of(section)
+        fitter = kind.fitter(section) if section.tensor in batches[0] else None
+        for batch in batches if fitter is not None else ():
+            fitter.update(batch)
+        learned = None if fitter is None else fitter.result()
+        fitted.append(learned)
+        if batches[0].keys() >= set(section.reads):
+            batches = [kind.apply(section, learned or {}, batch) for batch in batches]
+        else:
+            batches = [{name: batch[name] for name in batch.keys() - {section.tensor}} for batch in batches]
+    return fitted
+
+
+def _beside(source: PreparedSource) -> Batch:
+    """All training rows of a source, of them what is no sound."""
+    index, layouts = source.index, [one for one in source.layouts if not one.encoded]
+    selection = Selection(source.part, index.group_rows)
+    chosen = [selection.rows(group) for group in range(len(index.group_rows))]
+    rows = np.concatenate(
+        [
+            start + (np.arange(count) if some is None else some)
+            for start, count, some in zip(index.group_starts, index.group_rows, chosen, strict=True)
+        ]
+    )
+    columns = tuple(dict.fromkeys(name for one in layouts for name in one.read_columns))
+    table = AudioFormat().beside(index, columns)
+
+    def where(row: int) -> str:
+        group = int(np.searchsorted(index.group_starts, row, side="right")) - 1
+        return index.where(group, row - int(index.group_starts[group]))
+
+    values = {one.name: np.asarray(group_values(table, one, where))[rows] for one in layouts}
+    return {**values, "sample_id": source.first_id + rows}
 
 
 def training_batches(train: Sequence[PreparedSource], seed: int) -> Iterator[Batch]:

@@ -1,11 +1,12 @@
 """What can be said about a job's data before it runs, cheaply: for ``validate`` and ``plan``.
 
 Small data is prepared as the run would prepare it (and kept in the cache), so all is known. Of large data only
-footers, listings and beginnings are read; what would take reading it whole stays unknown.
+footers, listings, manifests and beginnings are read; what would take reading it whole stays unknown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ from orchestrator.data import facts, preparations
 from orchestrator.data.by_name import layouts_by_name, with_classes_of_all, with_training_classes
 from orchestrator.data.columns.layout import TensorLayout
 from orchestrator.data.columns.star import star_notes
+from orchestrator.data.fit import fit_beside
 from orchestrator.data.held_out import held_out_rows
 from orchestrator.data.known import bundled_facts
 from orchestrator.data.listing import list_files
 from orchestrator.data.precision import precision_notes
-from orchestrator.data.prepare_data import prepare_job
+from orchestrator.data.prepare_data import held_out_part, prepare_job
 from orchestrator.data.prepared import PreparedSource
 from orchestrator.data.sources.builtin import materialize
 from orchestrator.data.sources.formats import MUST_BE_SCANNED, format_of, index_source, scanned_format_of
+from orchestrator.data.sources.formats.audio import is_manifest
 from orchestrator.data.sources.formats.parquet import index_parquet
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import Part, SourceRows
@@ -49,7 +52,7 @@ def inspect(job: JobSpec, base_dir: str, cache: str) -> DataFacts:
     sources = [*sections, *([] if spec.eval is None or isinstance(spec.eval, Split) else [spec.eval])]
     if any(isinstance(source, PipelineSource) for source in sources):
         return _from_preparation(job, base_dir)
-    if sum(_bytes(source, base_dir) for source in sources) <= SMALL_BYTES:
+    if sum(_bytes(source, base_dir, cache) for source in sources) <= SMALL_BYTES:
         prepared = prepare_job(job, base_dir, cache)
         return DataFacts(
             train_samples=prepared.train_samples,
@@ -64,13 +67,16 @@ def inspect(job: JobSpec, base_dir: str, cache: str) -> DataFacts:
     return _from_beginnings(job, sections, base_dir, cache)
 
 
-def _bytes(source: Any, base_dir: str) -> int:
+def _bytes(source: Any, base_dir: str, cache: str) -> int:
+    """Of the files that rows lie in; of a manifest those of the sounds that it names."""
     if isinstance(source, BuiltinSource):
         return 0
+    path = absolute(source.path, base_dir)
+    if source.kind == "audio" and is_manifest(path):
+        index = index_source(source, base_dir, cache)
+        return round(index.rows * index.row_bytes)
     extensions = format_of(source.kind).extensions
-    return sum(
-        facts.bytes for facts in list_files(absolute(source.path, base_dir), extensions, bookkeeping=False)
-    )
+    return sum(facts.bytes for facts in list_files(path, extensions, bookkeeping=False))
 
 
 def _from_preparation(job: JobSpec, base_dir: str) -> DataFacts:
@@ -108,13 +114,18 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
         indexes = [*train, with_training_classes(train[0], index)]
         held = index.rows if whole else None
     layouts, differences = layouts_by_name(job, [SourceRows(index, Part()) for index in indexes])
+    part = Part()
+    if isinstance(spec.eval, Split) and train[0].kind == "audio":
+        # Only training's texts are learned from. The list, named by all that is in it, stands for sounds that are not read.
+        listed = train[0].model_copy(update={"content": train[0].files[0].path})
+        part, _ = held_out_part(job, spec.eval, listed, cache)
     sources = [
-        PreparedSource(index=index, part=Part(), layouts=made, first_id=0, samples=max(1, index.rows))
+        PreparedSource(index=index, part=part, layouts=made, first_id=0, samples=max(1, index.rows))
         for index, made in zip(train, layouts, strict=False)
     ]
-    # Nothing was fitted, so what a transform would have learned is not known.
-    shapes = _transformed(job, _shapes(layouts[0]))
-    dims, lists = facts.sizes(job, sources, None, shapes, {})
+    fitted = fit_beside(job, sources)
+    shapes = _transformed(job, _shapes(layouts[0]), fitted)
+    dims, lists = facts.sizes(job, sources, fitted, shapes, {})
     if beginnings and spec.images.channels == "auto" and dims.get("channels") == 1:
         del dims["channels"]  # the run looks further than a beginning, and may find colors
     if samples is not None:
@@ -149,13 +160,13 @@ def _shapes(layouts: tuple[TensorLayout, ...]) -> Batch:
     return {one.name: np.zeros((1, *one.shape), dtype=one.dtype) for one in layouts}
 
 
-def _transformed(job: JobSpec, batch: Batch) -> Batch:
+def _transformed(job: JobSpec, batch: Batch, fitted: Sequence[dict[str, Any] | None]) -> Batch:
     """The shapes after the transforms; without tensors whose width is learned."""
-    for section in job.data.transforms:
+    for section, learned in zip(job.data.transforms, fitted, strict=True):
         if not all(name in batch for name in section.reads):
             batch = {name: values for name, values in batch.items() if name not in section.reads}
-        elif section.kind in ("date", "join", "mel", "pad", "crop"):
-            batch = kind_of(section).apply(section.in_evaluation, {}, batch)
+        elif section.kind in ("date", "join", "mel", "pad", "crop") or (section.kind == "spell" and learned):
+            batch = kind_of(section).apply(section.in_evaluation, learned or {}, batch)
         elif section.kind == "impute" and section.indicator:
             batch = {name: values for name, values in batch.items() if name != section.tensor}
     return batch

@@ -119,7 +119,7 @@ def _rows_of_sources(
     sections = spec.train if isinstance(spec.train, tuple) else (spec.train,)
     indexes = with_classes_of_all([_index(section, base_dir, cache) for section in sections])
     if isinstance(spec.eval, Split):
-        part, notes = _held_out_part(job, spec.eval, indexes[0], cache)
+        part, notes = held_out_part(job, spec.eval, indexes[0], cache)
         train = [SourceRows(indexes[0], part)]
         if held_out is None:
             return train, SourceRows(indexes[0], replace(part, evaluation=True)), notes
@@ -132,9 +132,7 @@ def _rows_of_sources(
     return train, SourceRows(index, Part()), notes
 
 
-def _held_out_part(
-    job: JobSpec, split: Split, index: SourceIndex, cache: str
-) -> tuple[Part, tuple[str, ...]]:
+def held_out_part(job: JobSpec, split: Split, index: SourceIndex, cache: str) -> tuple[Part, tuple[str, ...]]:
     """Which rows a split leaves to training, and what to say of it."""
     by, seed = job.data.held_out_by(split), job.training.seed
     if split.group is not None:

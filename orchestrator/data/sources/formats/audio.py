@@ -41,7 +41,7 @@ class AudioFormat:
 
     def index(self, source: Any, path: str, cache: str) -> SourceIndex:
         """Lists the folder; of a manifest the folder that it lies in, for the sizes of its files."""
-        if path.lower().endswith(tuple(MANIFESTS)):
+        if is_manifest(path):
             return self._listing.index(path, _listed(path, cache), ())
         files = list_files(path, self.extensions, bookkeeping=False)
         classes = class_folders(files, path)
@@ -55,9 +55,18 @@ class AudioFormat:
         """The sounds; their folder, or what the manifest says of them, is data."""
         return self._listing.contents(index)
 
+    def beside(self, index: SourceIndex, columns: Sequence[str]) -> pa.Table:
+        """What a manifest says of all its sounds, or the folders' numbers, without reading any of them."""
+        return self._listing.beside(index, columns)
+
     def head(self, index: SourceIndex, rows: int) -> pa.Table:
         """The first files."""
         return self._listing.head(index, rows)
+
+
+def is_manifest(path: str) -> bool:
+    """Whether a source of sounds is a file that names them."""
+    return path.lower().endswith(tuple(MANIFESTS))
 
 
 def _listed(manifest: str, cache: str) -> str:
