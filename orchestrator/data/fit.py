@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from orchestrator.data.cache import remembered
 from orchestrator.data.columns.arrays import group_values
@@ -61,9 +63,11 @@ def fit_beside(job: JobSpec, train: Sequence[PreparedSource]) -> list[dict[str, 
     for section in job.data.transforms:
         kind = kind_of(section)
         fitter = kind.fitter(section) if section.tensor in batches[0] else None
-        for batch in batches if fitter is not None else ():
-            fitter.update(batch)
-        learned = None if fitter is None else fitter.result()
+        learned = None
+        if fitter is not None:
+            for batch in batches:
+                fitter.update(batch)
+            learned = fitter.result()
         fitted.append(learned)
         if batches[0].keys() >= set(section.reads):
             batches = [kind.apply(section, learned or {}, batch) for batch in batches]
@@ -84,13 +88,16 @@ def _beside(source: PreparedSource) -> Batch:
         ]
     )
     columns = tuple(dict.fromkeys(name for one in layouts for name in one.read_columns))
-    table = AudioFormat().beside(index, columns)
+    table = AudioFormat().beside(index, columns).take(pa.array(rows))
+    if source.skips_bad_samples and columns:
+        there = np.all([pc.is_valid(column).to_numpy() for column in table.columns], axis=0)
+        table, rows = table.filter(pa.array(there)), rows[there]
 
     def where(row: int) -> str:
-        group = int(np.searchsorted(index.group_starts, row, side="right")) - 1
-        return index.where(group, row - int(index.group_starts[group]))
+        group = int(np.searchsorted(index.group_starts, rows[row], side="right")) - 1
+        return index.where(group, int(rows[row] - index.group_starts[group]))
 
-    values = {one.name: np.asarray(group_values(table, one, where))[rows] for one in layouts}
+    values = {one.name: np.asarray(group_values(table, one, where)) for one in layouts}
     return {**values, "sample_id": source.first_id + rows}
 
 

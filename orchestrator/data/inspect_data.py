@@ -120,7 +120,14 @@ def _from_beginnings(job: JobSpec, sections: tuple[Any, ...], base_dir: str, cac
         listed = train[0].model_copy(update={"content": train[0].files[0].path})
         part, _ = held_out_part(job, spec.eval, listed, cache)
     sources = [
-        PreparedSource(index=index, part=part, layouts=made, first_id=0, samples=max(1, index.rows))
+        PreparedSource(
+            index=index,
+            part=part,
+            layouts=made,
+            first_id=0,
+            samples=max(1, index.rows),
+            skips_bad_samples=spec.skip_bad_samples > 0,
+        )
         for index, made in zip(train, layouts, strict=False)
     ]
     fitted = fit_beside(job, sources)

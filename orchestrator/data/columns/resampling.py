@@ -1,7 +1,7 @@
 """Sounds at another rate, by a polyphase filter (scipy's ``resample_poly``, Kaiser window) as products of matrices.
 
 Every ``up`` samples made of ``down`` given ones repeat the filter's phases, so a block of a few such periods is a few
-matrices, each of neighbouring samples that are made of the same stretch. That is several times as fast as sample by sample,
+matrices, each of neighboring samples that are made of the same stretch. That is several times as fast as sample by sample,
 and takes few calls: between two, a thread may wait for others that read.
 
 Shapes: C channels, N samples, B blocks, S stretches of a block, K samples of one, M samples made of it.
@@ -20,7 +20,7 @@ _MADE_AT_ONCE = 32
 """More of a stretch's products are with zeros where it makes more; where it makes fewer, there are more of them."""
 _STRETCHES_AT_ONCE = 16
 """They begin evenly apart, as the filter's places hardly do: over more, they would have to be longer."""
-PRODUCTS_AT_ONCE = 2**18
+_PRODUCTS_AT_ONCE = 2**18
 """BLAS takes threads of its own for more: beyond those that read, and for several times the CPU."""
 
 
@@ -85,9 +85,8 @@ def _multiply(silent_CN: np.ndarray, given: int, some: _Stretches, out_CSBM: np.
         silent_CN,
         (channels, count, blocks, length),
         (channel, some.step * sample, given * sample, sample),
-        writeable=False,
     )
-    at_once = max(1, PRODUCTS_AT_ONCE // (length * made))
+    at_once = max(1, _PRODUCTS_AT_ONCE // (length * made))
     for start in range(0, blocks, at_once):
         part = slice(start, start + at_once)
         np.matmul(given_CSBK[:, :, part], some.weights_SKM, out=out_CSBM[:, :, part])

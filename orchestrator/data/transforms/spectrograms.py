@@ -10,7 +10,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from orchestrator.data.columns.resampling import PRODUCTS_AT_ONCE
 from orchestrator.data.transforms import Batch, Fitted
 from orchestrator.data.transforms.images import uniform_from_seed
 from orchestrator.data.transforms.signals import OfSignals, signals, with_steps
@@ -23,6 +22,8 @@ _LINEAR_HERTZ, _LINEAR_UP_TO, _STEPS_PER_FACTOR = 200 / 3, 1000.0, 27
 """Slaney's mel scale: so many hertz a mel up to 1,000, from there 27 mels for each factor of 6.4."""
 _FRAMES_AT_ONCE, _MELS_AT_ONCE = 512, 16
 """What is computed with these stays in the processor's caches."""
+_PRODUCTS_AT_ONCE = 2**18
+"""BLAS takes threads of its own for more: beyond those that read, and for several times the CPU."""
 
 
 class MelKind(OfSignals):
@@ -145,7 +146,7 @@ def _bands(
         stop = first + 1
         while stop < min(mels, first + _MELS_AT_ONCE):
             bins = _heard(weights_FK[first : stop + 1])
-            if (stop + 1 - first) * (bins.stop - bins.start) * _FRAMES_AT_ONCE > PRODUCTS_AT_ONCE:
+            if (stop + 1 - first) * (bins.stop - bins.start) * _FRAMES_AT_ONCE > _PRODUCTS_AT_ONCE:
                 break
             stop += 1
         bins = _heard(weights_FK[first:stop])

@@ -81,3 +81,6 @@ def test_a_row_without_its_text_is_named_before_any_sound_is_read(tmp_path, monk
     job = job_of(train, "ctc", {}, [{"kind": "spell"}], None)
     with pytest.raises(DataError, match=r"5\.flac .*row 5.*text"):
         data.inspect(job, str(tmp_path), str(tmp_path / "cache"))
+    more = {"data": job.data.model_copy(update={"skip_bad_samples": 1})}
+    told = data.inspect(job.model_copy(update=more), str(tmp_path), str(tmp_path / "cache"))
+    assert told.dims["outputs"] == 1 + len(set("".join(TEXTS)))
