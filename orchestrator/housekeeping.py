@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from orchestrator.checkpoint.retention import all_but_the_best, remove
 from orchestrator.clusters.base import Cluster
 from orchestrator.clusters.shared.launches import folder_of, refuse_living
-from orchestrator.clusters.shared.run_records import unreadable_left_out
+from orchestrator.clusters.shared.recorded_runs import recorded_statuses
 from orchestrator.clusters.shared.submitted import forget
 from orchestrator.errors import NotFoundError
-from orchestrator.records import RunRecord
 from orchestrator.runs import RunStatus, run_id_problem
 from orchestrator.section import Section
 from orchestrator.storage import StoredFile
@@ -102,10 +101,10 @@ def usage(cluster: Cluster) -> Usage:
         _, run_id, *inside = file.path.split("/")
         if inside:
             (checkpoints if inside[0] == "checkpoints" else others)[run_id] += file.size_bytes
-    known = {status.run_id: status for status in cluster.list()}
+    statuses = _statuses(cluster, {**checkpoints, **others})
     runs = []
     for run_id in {**checkpoints, **others}:
-        status = known.get(run_id) or _recorded(cluster, run_id)
+        status = statuses.get(run_id)
         runs.append(
             RunUsage(
                 run_id=run_id,
@@ -132,22 +131,21 @@ def pruning(cluster: Cluster, *, before: float, keep_best: bool) -> Pruning:
 
     """
     store = cluster.storage()
-    known = {status.run_id: status for status in cluster.list()}
-    stored = [name for name in store.list("runs") if not run_id_problem(name)]
-    statuses = {run_id: known.get(run_id) or _recorded(cluster, run_id) for run_id in {*stored, *known}}
-    old = sorted(run_id for run_id, status in statuses.items() if status and _ended_before(status, before))
+    statuses = _statuses(cluster, [name for name in store.list("runs") if not run_id_problem(name)])
+    old = sorted(run_id for run_id, status in statuses.items() if _ended_before(status, before))
     checkpoints: list[str] = []
     if keep_best:
         for run_id in old:
             folder = f"{folder_of(run_id)}/checkpoints"
             checkpoints += [f"{folder}/{name}" for name in all_but_the_best(cluster.storage(folder))]
     cached = _old_entries(store.files("cache"), before, statuses.values())
-    going = checkpoints if keep_best else [folder_of(run_id) for run_id in old]
+    going = tuple(f"{one}/" for one in (checkpoints if keep_best else map(folder_of, old)))
+    stored = store.files("runs") if going else ()
     return Pruning(
         runs=() if keep_best else tuple(old),
         checkpoints=tuple(checkpoints),
         cached=tuple(file.path for file in cached),
-        bytes=sum(_bytes(store.files(folder)) for folder in going) + _bytes(cached),
+        bytes=_bytes(file for file in stored if file.path.startswith(going)) + _bytes(cached),
     )
 
 
@@ -164,12 +162,12 @@ def prune(cluster: Cluster, found: Pruning) -> None:
 
 
 def _old_entries(
-    files: Sequence[StoredFile], before: float, statuses: Iterable[RunStatus | None]
+    files: Sequence[StoredFile], before: float, statuses: Iterable[RunStatus]
 ) -> list[StoredFile]:
     """Entries of the cache that were made before. Whoever wants one makes it again, but a run that lives may be reading
     any of them.
     """
-    if any(status and not status.state.is_final for status in statuses):
+    if any(not status.state.is_final for status in statuses):
         return []
     return [file for file in files if _ENTRY.fullmatch(file.path) and file.changed < before]
 
@@ -178,14 +176,12 @@ def _ended_before(status: RunStatus, moment: float) -> bool:
     return status.state.is_final and status.ended_at is not None and status.ended_at < moment
 
 
-def _recorded(cluster: Cluster, run_id: str) -> RunStatus | None:
-    """What a run that its cluster has forgotten says of itself."""
-    if run_id_problem(run_id):
-        return None
-    store = cluster.storage(folder_of(run_id))
-    with unreadable_left_out():
-        return RunRecord(store.root, store).status()
-    return None
+def _statuses(cluster: Cluster, run_ids: Iterable[str]) -> dict[str, RunStatus]:
+    """Of all runs: as the cluster knows them; where it has forgotten one of these, that as its own record says."""
+    known = {status.run_id: status for status in cluster.list()}
+    if all(run_id in known for run_id in run_ids):
+        return known
+    return {**recorded_statuses(cluster.storage()), **known}
 
 
 def _spool(cluster: Cluster, run_id: str) -> Spool:

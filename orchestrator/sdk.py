@@ -139,7 +139,7 @@ def delete(
     Raises:
         SpecError: one has not ended.
         NotFoundError: there is no such run.
-        InfrastructureError: MLflow or the storage does not answer, or only the cluster's pods reach that.
+        InfrastructureError: MLflow or the storage does not answer, or what reaches that may not be started.
     """
     from orchestrator import housekeeping
 

@@ -55,7 +55,7 @@ from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.clusters.shared.recorded_runs import RecordedRuns
 from orchestrator.clusters.shared.run_records import storage_record, unreadable_left_out
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name
-from orchestrator.clusters.shared.stores import ExplainedStore
+from orchestrator.clusters.shared.stores import ExplainedStore, RemoteStore
 from orchestrator.clusters.shared.uploads import wire
 from orchestrator.clusters.shared.uploads.bucket import BucketTarget
 from orchestrator.clusters.shared.uploads.target import UploadTarget
@@ -208,14 +208,11 @@ class KubernetesCluster:
             self._api.delete_rayjob(rayjob["metadata"]["name"])
 
     def storage(self, below: str = "") -> Store:
-        """The bucket. Raises InfrastructureError where it is a claim, which only pods reach."""
-        if not self._is_object_store:
-            raise InfrastructureError(
-                f"cluster {self.profile.name}: its runs lie in the storage claim {self.profile.kubernetes.storage_claim},"
-                f" which only pods reach; remove {self.profile.storage}/runs/RUN in one, and the run's RayJobs with"
-                f" kubectl --namespace {self._api.namespace} delete rayjob -l {RUN_LABEL}=RUN"
-            )
-        return ExplainedStore(f"{self.profile.storage}/{below}".rstrip("/"))
+        """The bucket, or the claim through a short pod that mounts it."""
+        place = f"{self.profile.storage}/{below}".rstrip("/")
+        if self._is_object_store:
+            return ExplainedStore(place)
+        return RemoteStore(place, self._short_pod_for(str(self.profile.storage)).run)
 
     def upload_target(self, place: str, *, replace: bool) -> UploadTarget:
         """The bucket, or a command in a pod that mounts the claim in which the place lies."""

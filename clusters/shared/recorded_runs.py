@@ -15,6 +15,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.records import RunRecord, plan_name
 from orchestrator.runs import EndReason, RunState, RunStatus, run_id_problem
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,11 @@ class RecordedRuns:
 
     def status(self, run_id: str, launch: int) -> RunStatus | None:
         """What a launch says of itself; None where that is nothing. Of a damaged record there is a warning."""
-        return next(self._statuses([self._told(run_id, launch)]), None)
+        return next(_statuses([self._told(run_id, launch)]), None)
 
     def forgotten(self, run_id: str) -> RunStatus | None:
         """How a run stands that the cluster knows no more; None where the storage has none."""
-        found = next(self._statuses([self._told(run_id, None)]), None)
+        found = next(_statuses([self._told(run_id, None)]), None)
         return found and forgotten_status(found, self._profile)
 
     def all_forgotten(self) -> list[RunStatus]:
@@ -56,7 +57,7 @@ class RecordedRuns:
             told = told_statuses(self._root)
         else:
             told = RemoteStore(self._root, self._run).ask("statuses", "runs")
-        return [forgotten_status(status, self._profile) for status in self._statuses(told)]
+        return [forgotten_status(status, self._profile) for status in _statuses(told)]
 
     def plan(self, run_id: str, launch: int) -> Plan:
         """The plan of a launch, or of the last before it that has stored one. Raises SpecError where there is none."""
@@ -87,13 +88,19 @@ class RecordedRuns:
             return told_status(f"{self._root}/{folder}", launch)
         return dict(RemoteStore(self._root, self._run).ask("status", folder, str(launch or "")))
 
-    @staticmethod
-    def _statuses(told: Iterable[dict[str, Any]]) -> Iterator[RunStatus]:
-        for one in told:
-            if problem := one.get("problem"):
-                log.warning("left out: %s", problem)
-            elif one["status"]:
-                yield RunStatus.model_validate(one["status"])
+
+def recorded_statuses(store: Store) -> dict[str, RunStatus]:
+    """How all runs in a cluster's storage stand by their own records, by their ids. Of a damaged one there is a warning."""
+    told = store.ask("statuses", "runs") if isinstance(store, RemoteStore) else told_statuses(store.root)
+    return {status.run_id: status for status in _statuses(told)}
+
+
+def _statuses(told: Iterable[dict[str, Any]]) -> Iterator[RunStatus]:
+    for one in told:
+        if problem := one.get("problem"):
+            log.warning("left out: %s", problem)
+        elif one["status"]:
+            yield RunStatus.model_validate(one["status"])
 
 
 def told_status(storage: str, launch: int | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@ commands are processes here, and the claim is a folder."""
 
 import json
 import logging
+import time
 
 import pytest
 from cluster_cases import kubernetes_profile, plan
@@ -199,3 +200,42 @@ def test_a_run_whose_pods_alone_are_gone_is_told_whole(server, backend, claim, c
     assert "you have no right to create pods/exec" in caplog.text
     with pytest.raises(InfrastructureError, match=r"the head pod of .* is gone, and its log.*no right"):
         list(other.logs(RUN))
+
+
+def test_what_takes_room_on_a_claim_is_counted_pruned_and_deleted(server, profile, backend, claim):
+    """One run that the API server knows, two that it has forgotten, one of them long ended."""
+    for run_id in ("old-aaaaaaaa", "new-aaaaaaaa", RUN):
+        made = plan(run_id, "/", f"{claim}/runs/{run_id}")
+        record = RunRecord(made.storage)
+        record.store.write(plan_name(1), made.model_dump_json().encode())
+        record.store.write("checkpoints/step-00000010.attempt-1/rank-0.bin", bytes(1000))
+        ended_at = 1000.0 if run_id == "old-aaaaaaaa" else time.time()
+        running = RunStatus(run_id=run_id, state=RunState.RUNNING, submitted_at=900.0, total_steps=100)
+        record.set_state(running)
+        record.end(running.ended(RunState.SUCCEEDED, EndReason.COMPLETED, "done", ended_at=ended_at))
+    backend.submit(backend.render(plan(RUN, "/", f"{claim}/runs/{RUN}")))
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    found = sdk.usage(profile)
+    assert {(run.run_id, run.state, run.checkpoint_bytes) for run in found.runs} == {
+        (run_id, "succeeded", 1000) for run_id in ("old-aaaaaaaa", "new-aaaaaaaa", RUN)
+    }
+    asked = len(server.commands)
+    assert asked < 10  # not some for each run
+    pruned = sdk.prune(profile, older_than_seconds=86400.0)
+    assert (pruned.runs, pruned.bytes > 1000) == (("old-aaaaaaaa",), True)
+    assert sorted(path.name for path in (claim / "runs").iterdir()) == [RUN, "new-aaaaaaaa"]
+    sdk.delete([RUN, "new-aaaaaaaa"], profile)
+    assert not any((claim / "runs").iterdir())
+    assert not server.objects["rayjobs"]
+    with pytest.raises(NotFoundError):
+        sdk.delete([RUN], profile)
+
+
+def test_without_the_right_to_short_pods_nothing_of_a_claim_is_deleted(server, profile, backend, claim):
+    backend.submit(backend.render(plan(RUN, "/", f"{claim}/runs/{RUN}")))
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    server.denied.add(("create", "pods"))
+    for verb in (lambda: sdk.usage(profile), lambda: sdk.delete([RUN], profile)):
+        with pytest.raises(InfrastructureError, match=r"no right to create pods .*-storage does"):
+            verb()
+    assert RUN in server.objects["rayjobs"]
