@@ -89,9 +89,10 @@ class Gateway:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-        for visit in list(self._visits):
+        visits = list(self._visits)
+        for visit in visits:
             visit.hang_up()
-        for visit in list(self._visits):
+        for visit in visits:
             visit.thread.join(_END_SECONDS)
 
     def __enter__(self) -> Gateway:

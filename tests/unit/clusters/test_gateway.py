@@ -115,7 +115,7 @@ def gateway(there, profile):
     dashboard, _ = mlflow_dashboard(profile, ADDRESS, "/#/experiments")
     with Gateway(dashboard) as running:
         yield running
-    assert threads_of_gateways() == []
+    wait_until(lambda: threads_of_gateways() == [], "the end of all threads", 5.0)
 
 
 def threads_of_gateways():
@@ -398,6 +398,6 @@ def test_its_end_ends_connections_and_threads(there, profile):
     gateway.close()
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         answer.read()
-    assert threads_of_gateways() == []
+    wait_until(lambda: threads_of_gateways() == [], "the end of all threads", 5.0)
     with pytest.raises(OSError, match=r"[Rr]efused"):
         socket.create_connection(("127.0.0.1", urlsplit(gateway.url).port), timeout=5)
