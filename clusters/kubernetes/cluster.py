@@ -424,7 +424,8 @@ class KubernetesCluster:
         if status.state is RunState.PENDING:
             return rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob))
         if record is None and (pod := self._heads.pod(rayjob)):
-            status = with_progress(status, self._heads.last_lines(pod))
+            # KubeRay notes an end later than the driver tells it, and not at all while its operator is away
+            status = with_progress(status, self._heads.last_lines(pod), told_end_holds=True)
         elif record is None and status.state.is_final and (rayjob.get("status") or {}).get("jobStatus"):
             status = self._with_kept_record(status)
         if status.state is RunState.STARTING and (problem := self._problem(rayjob)):

@@ -25,6 +25,11 @@ _PROGRESS_LINES = 400
 """Last lines of the log that a status looks at for metrics."""
 
 
+def _tells_end(line: str) -> bool:
+    event = events.parse(line)
+    return event is not None and event["event"] == "end"
+
+
 class _End:
     """Whether a log has told the run's end. KubeRay notes it later, and not at all while its operator is away."""
 
@@ -33,8 +38,7 @@ class _End:
 
     def look_at(self, line: str) -> None:
         """The next line of the log."""
-        event = events.parse(line)
-        self.was_told |= event is not None and event["event"] == "end"
+        self.was_told |= _tells_end(line)
 
 
 class HeadLogs:
@@ -122,14 +126,18 @@ class HeadLogs:
                 self._api.pause()
 
     def last_lines(self, pod: str) -> Sequence[str]:
-        """The newest lines of a pod's log, few enough for a status."""
+        """The newest lines of a pod's log, few enough for a status. What an earlier head told as the end was none, since there
+        is another head.
+        """
         try:
             pieces = "".join(
                 self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=False, tail_lines=_PROGRESS_LINES)
             )
         except NotYetError:
             return []
-        return [line.partition(" ")[2].removeprefix(EARLIER) for line in pieces.splitlines()]
+        lines = (line.partition(" ")[2] for line in pieces.splitlines())
+        told = ((line.removeprefix(EARLIER), line.startswith(EARLIER)) for line in lines)
+        return [line for line, is_earlier in told if not (is_earlier and _tells_end(line))]
 
     def _kept_lines(self, rayjob: dict[str, Any], rank: int | None) -> Iterator[str]:
         """As a head's pod printed them, once it is gone; with a claim where the run has ended, which only pods reach."""

@@ -8,18 +8,25 @@ from orchestrator import events
 from orchestrator.runs import Best, EndReason, RunState, RunStatus, Spares
 
 
-def with_progress(status: RunStatus, lines: Iterable[str]) -> RunStatus:
+def with_progress(status: RunStatus, lines: Iterable[str], *, told_end_holds: bool = False) -> RunStatus:
     """The status with the step, metrics, attempt, state and addresses that the output tells of.
 
     Of an end, what the driver said last is taken: it knows why better than whoever watched its exit code. An event
     that this version doesn't know is passed over.
+
+    Args:
+        status: as the cluster tells it.
+        lines: of the driver's output.
+        told_end_holds: an end that nothing comes after is one also where the cluster has not seen it yet.
+
     """
+    end = None
     for event in filter(None, map(events.parse, lines)):
         match event:
             case {"event": "metrics", "step": int(step), "values": dict(values)}:
                 status = status.reached(max(step, status.step), status.attempt, values)
             case {"event": "attempt", "attempt": int(attempt), "total_steps": int(total_steps)}:
-                status = status.in_attempt(attempt, total_steps)
+                status, end = status.in_attempt(attempt, total_steps), None
             case {"event": "checkpoint", "best": dict(best)}:
                 status = status.with_best(Best.model_validate(best))
             case {"event": "ledger", "effective": float(share)}:
@@ -32,8 +39,9 @@ def with_progress(status: RunStatus, lines: Iterable[str]) -> RunStatus:
                 status = status.with_urls({"mlflow": url})
             case {"event": "waiting", "message": str(message)} if not status.state.is_final:
                 status = status.saying(message)
-            case {"event": "end"} if status.state.is_final:
-                state, reason = RunState(event["state"]), EndReason(event["reason"])
-                said = event["message"]
-                status = status.ended(state, reason, said, ended_at=event["time"], metrics=event["metrics"])
-    return status
+            case {"event": "end", "state": str(), "reason": str()}:
+                end = event
+    if end is None or not (status.state.is_final or told_end_holds):
+        return status
+    state, reason = RunState(end["state"]), EndReason(end["reason"])
+    return status.ended(state, reason, end["message"], ended_at=end["time"], metrics=end["metrics"])

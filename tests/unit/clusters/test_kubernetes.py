@@ -716,6 +716,21 @@ def test_a_follower_goes_with_the_end_that_the_driver_tells(server):
     assert server.objects["rayjobs"][RUN]["status"]["jobDeploymentStatus"] == "Running"
 
 
+@pytest.mark.parametrize("by", ["its driver", "an earlier head"])
+def test_an_end_that_the_driver_tells_holds_before_kuberay_has_noted_it(server, by):
+    backend = cluster()
+    submit(backend)
+    end = {"event": "end", "time": 5.0, "state": "succeeded", "reason": "completed", "message": "took all its steps",
+           "metrics": {"train/loss": 1.0}}  # fmt: skip
+    running_head(server).append(
+        ("@earlier " if by == "an earlier head" else "") + f"@trainwright {json.dumps(end)}"
+    )
+    status = backend.status(RUN)
+    assert (status.state, status.ended_at) == (
+        (RunState.SUCCEEDED, 5.0) if by == "its driver" else (RunState.STARTING, None)
+    )
+
+
 WAITS = status_object(
     400, "BadRequest", 'container "run-log" in pod "x" is waiting to start: ContainerCreating'
 )
