@@ -63,9 +63,15 @@ def ui(
             f"--ray {ray}: Ray shows no dashboard of a local run; trainwright logs {ray} shows what it printed"
         )
     elif profile.mlflow_ui or uri.startswith("http"):
-        _tell(MLFLOW, (profile.mlflow_ui or address).rstrip("/") + _START, json=json)
+        _tell(MLFLOW, (profile.mlflow_ui or address).rstrip("/") + start_page(profile), json=json)
     else:
         _serve(without_password(uri), uri, host, 5000 if port is None else port, json=json)
+
+
+def start_page(profile: ClusterProfile) -> str:
+    """Where MLflow opens: in the workspace that the cluster's runs go to, where its profile names one. Pure."""
+    workspace = profile.environment.get("MLFLOW_WORKSPACE")
+    return f"{_START}&workspace={workspace}" if workspace else _START
 
 
 def _open(profile: ClusterProfile, address: str, run: str | None, port: int, *, json: bool) -> None:
@@ -74,7 +80,9 @@ def _open(profile: ClusterProfile, address: str, run: str | None, port: int, *, 
     from orchestrator.clusters.kubernetes.dashboards import mlflow_dashboard, ray_dashboard
     from orchestrator.clusters.shared.gateway import Gateway
 
-    dashboard, how = ray_dashboard(profile, run) if run else mlflow_dashboard(profile, address, _START)
+    dashboard, how = (
+        ray_dashboard(profile, run) if run else mlflow_dashboard(profile, address, start_page(profile))
+    )
     dashboard.connect().close()  # what is missing is said now, not by a page
     with until_told_to_end() as wait, Gateway(dashboard, port) as gateway:
         notes = "; ".join(filter(None, ("the link works once", how, "Ctrl-C ends it")))

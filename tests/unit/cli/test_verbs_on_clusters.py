@@ -323,6 +323,9 @@ def test_links_open_through_the_ingress_or_by_a_command(terminal, tmp_path, monk
             "https://mlflow.example.com/#/"
         )
         assert server.asked == []
+        team = {"MLFLOW_WORKSPACE": "vision"}
+        write_profile(tmp_path, mlflow=inside, mlflow_ui="https://mlflow.example.com/", environment=team)
+        assert terminal.json("ui", "--cluster", "./prod.yaml")["url"].endswith("&workspace=vision")
 
 
 def test_ray_s_dashboard_is_asked_for_where_there_is_one(terminal, tmp_path):
