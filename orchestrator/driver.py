@@ -117,7 +117,7 @@ class Driver:
         )
         self._stops_asked = 0
         self._why_at_once = "stopped before it could save"
-        self._over = threading.Event()
+        self._over, self._head_has_notice = threading.Event(), threading.Event()
         self._look: Callable[[], Diagnosis] = nobody_trains
         self._has_workers = False
         self._told_at = 0.0
@@ -181,6 +181,7 @@ class Driver:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
             ray.wait_for_resources(self._stop_asked)
             self._look = lambda: ray.look()
+            ray.head_has_notice = self._head_has_notice.is_set
             return self._train(ray) if self._plan.question is None else self._answer(ray)
 
     def _train(self, ray: RaySession) -> RunStatus:
@@ -276,13 +277,19 @@ class Driver:
 
     def _end_after_grace(self) -> None:
         """On a thread: end the launch where a graceful stop takes longer than the job allows, or where another driver has taken
-        it over.
+        it over. And hear that the head will be taken away; what a head before this one was told is no news.
         """
         grace, asked_at = self._plan.job.recovery.stop_grace, None
+        known: bytes | None = None
         while not self._over.wait(_STOP_POLL_SECONDS):
             with contextlib.suppress(OSError):  # storage that fails for a moment is asked again
                 if asked_at is None and self._stop_asked():
                     asked_at = time.monotonic()
+                if self._pod:
+                    told = self._record.head_leaves(self._launch)
+                    known = told if known is None else known
+                    if told != known:
+                        self._head_has_notice.set()
                 if self._record.is_superseded:
                     self._end_at_once("another driver has taken this launch over")
                     return

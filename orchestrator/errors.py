@@ -11,7 +11,7 @@ TrainwrightError                 any of the below; ``exit_code`` is what the com
 │   ├── ResourcesError   (4)     what the job asks for is more than the cluster has
 │   ├── HangError        (4)     a worker has not moved for too long
 │   ├── NoticeError      (4)     a worker will be taken away, so all have left
-│   ├── ResizeError      (4)     there is room for more workers, so all have left
+│   ├── ResizeError      (4)     the group starts again, larger or with another head, so all have left
 │   └── CheckpointError  (4)     no usable checkpoint, or a damaged one
 ├── StoppedError         (5)     a person or a queue stopped the run
 └── NotFoundError        (6)     no such run, cluster or file
@@ -79,7 +79,7 @@ class NoticeError(InfrastructureError):
 
 
 class ResizeError(InfrastructureError):
-    """The group is to have another size: the state is saved, and all have left."""
+    """The group is to have another size, or another head: the state is saved, and all have left."""
 
 
 class CheckpointError(InfrastructureError):

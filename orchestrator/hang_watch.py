@@ -38,7 +38,7 @@ class RayTrainWorker(RaysWorker):
         return status
 
     def ask_to_leave(self, why: str) -> None:
-        """Have the group save and leave, so that it can start again with another size."""
+        """Have the group save and leave, so that it can start again with another size, or with another head."""
         ask_to_leave(why)
 
     def sight(self, rank: int) -> Sight:

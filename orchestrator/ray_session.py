@@ -98,6 +98,8 @@ class RaySession:
         self._nodes = FaultyNodes(None if private_dir else plan.job.recovery.exclude_nodes_after)
         self._held = contextlib.ExitStack()
         self.look: Callable[[], Diagnosis] = nobody_trains
+        self.head_has_notice: Callable[[], bool] = lambda: False
+        """Whether the node of this process will be taken away while the workers' stay."""
         """What all workers do now; asked by any thread."""
 
     def __enter__(self) -> RaySession:
@@ -358,6 +360,7 @@ class RaySession:
 
         """
         from orchestrator.hang_watch import HangWatch
+        from orchestrator.head_watch import HeadWatch
         from orchestrator.last_words import LastWords
         from orchestrator.standby import variables
         from orchestrator.trainer import Trainer
@@ -371,6 +374,7 @@ class RaySession:
             self._record_group(launch, plan.world_size, "this machine has room for no more")
         hang_watch = HangWatch(plan.job.recovery.hang_timeout, partial(self._keep_hang, launch))
         self.look = hang_watch.look
+        head_watch = HeadWatch(self.head_has_notice) if plan.job.recovery.on_notice == "save" else None
         last_words = LastWords(_LAST_WORDS_SECONDS)
         trainer = Trainer(
             partial(_work, work, bool(self._private_dir) and plan.job.data.reader == "ray"),
@@ -384,7 +388,7 @@ class RaySession:
             elastic=self._elastic(launch, spares),
             hang_watch=hang_watch,
             last_words=last_words,
-            restarts=[each for each in (spares, ready) if each],
+            restarts=[each for each in (head_watch, spares, ready) if each],
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=PATIENCE * plan.job.recovery.hang_timeout,

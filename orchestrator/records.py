@@ -10,6 +10,7 @@
     <storage>/launches/1/drivers/1       a driver of the launch has begun; one with a higher number has taken over from it
     <storage>/launches/1/ledger.json     where the time of all launches up to this one went; written by its driver alone
     <storage>/control/stop-1             its existence asks launch 1 for a graceful stop
+    <storage>/control/head-1             when it was told last that launch 1's head will be taken away
     <storage>/control/deleted            the run is being deleted: what else is there is a part of it
     <storage>/control/left-out.json      steps that a spike of the loss has had left out
     <storage>/control/reached            the last step that any attempt logged
@@ -24,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import time
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -157,6 +159,14 @@ class RunRecord:
     def stop_was_asked(self, launch: int) -> bool:
         """Whether somebody asked a launch to stop."""
         return self.store.exists(_stop_name(launch))
+
+    def tell_that_head_leaves(self, launch: int) -> None:
+        """Let a launch's driver know that the node it is on will be taken away, and with it all of its Ray cluster."""
+        self.store.write(_head_name(launch), f"{time.time()}\n".encode())
+
+    def head_leaves(self, launch: int) -> bytes:
+        """What was written by that last; the same as before where there is nothing new."""
+        return self._read(_head_name(launch)) or b""
 
     def reached(self) -> int:
         """The last step that any attempt logged; 0, with a warning, where what is written there is no number."""
@@ -329,6 +339,10 @@ def _ledger_name(launch: int) -> str:
 
 def _code_name(digest: str) -> str:
     return f"code/{digest}.json"
+
+
+def _head_name(launch: int) -> str:
+    return f"control/head-{launch}"
 
 
 def _stop_name(launch: int) -> str:

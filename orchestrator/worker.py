@@ -510,7 +510,7 @@ class Worker:
 
         Raises:
             NoticeError: the loop ended since a rank has notice; the tracker's run stays open for who goes on.
-            ResizeError: the loop ended since the group is to have another size; likewise.
+            ResizeError: the loop ended since the group is to have another size or another head; likewise.
 
         """
         heart.passes("the end", may_take_long=True)

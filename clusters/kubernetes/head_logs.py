@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from orchestrator import events
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.errors import NotYetError
 from orchestrator.clusters.kubernetes.pods import RUN_LOG_CONTAINER
 from orchestrator.clusters.kubernetes.request import RUN_ID, STORAGE
-from orchestrator.clusters.kubernetes.run_log import EARLIER, News, rank_line
+from orchestrator.clusters.kubernetes.run_log import EARLIER, News, rank_line, tells_end
 from orchestrator.clusters.kubernetes.status import launch_of, ray_cluster_of, rayjob_to_status
 from orchestrator.clusters.shared.log_lines import LineSplitter, rank_lines
 from orchestrator.clusters.shared.moment import Moment
@@ -25,11 +24,6 @@ _PROGRESS_LINES = 400
 """Last lines of the log that a status looks at for metrics."""
 
 
-def _tells_end(line: str) -> bool:
-    event = events.parse(line)
-    return event is not None and event["event"] == "end"
-
-
 class _End:
     """Whether a log has told the run's end. KubeRay notes it later, and not at all while its operator is away."""
 
@@ -38,7 +32,7 @@ class _End:
 
     def look_at(self, line: str) -> None:
         """The next line of the log."""
-        self.was_told |= _tells_end(line)
+        self.was_told |= tells_end(line)
 
 
 class HeadLogs:
@@ -137,7 +131,7 @@ class HeadLogs:
             return []
         lines = (line.partition(" ")[2] for line in pieces.splitlines())
         told = ((line.removeprefix(EARLIER), line.startswith(EARLIER)) for line in lines)
-        return [line for line, is_earlier in told if not (is_earlier and _tells_end(line))]
+        return [line for line, is_earlier in told if not (is_earlier and tells_end(line))]
 
     def _kept_lines(self, rayjob: dict[str, Any], rank: int | None) -> Iterator[str]:
         """As a head's pod printed them, once it is gone; with a claim where the run has ended, which only pods reach."""

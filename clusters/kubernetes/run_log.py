@@ -6,7 +6,8 @@ client outside the cluster does not reach, it also prints each worker's log, eve
 It ends at once, with a sentence, where the image is of another version than the client's.
 It copies the driver's log into the run's records, so that it outlives the pod; a head that was replaced goes on behind what the
 ones before it have left there, and prints that first, every line behind ``@earlier``. When the run's ConfigMap gets the key
-``stop-N``, it writes the stop request into the records for a client that can't.
+``stop-N``, it writes the stop request into the records for a client that can't. When the pod is told to end, it tells the driver,
+whose own first process passes no signal on, and goes on until the run has ended or the pod's grace is over.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import orchestrator
+from orchestrator import events
 from orchestrator.clusters.shared.log_lines import GrowingFile
 from orchestrator.clusters.shared.run_records import storage_record
 from orchestrator.clusters.shared.safe_names import submission_id
@@ -48,6 +50,12 @@ def parse_rank_line(line: str) -> tuple[int, int, str] | None:
     """Attempt, rank and line of a marked line, or None where it is the driver's."""
     match = _RANK_LINE.match(line)
     return (int(match[1]), int(match[2]), match[3]) if match else None
+
+
+def tells_end(line: str) -> bool:
+    """Whether the driver tells the run's end by it."""
+    event = events.parse(line)
+    return event is not None and event["event"] == "end"
 
 
 class News:
@@ -107,6 +115,8 @@ class RunLog:
         self._earlier = b""
         self._copied_bytes = 0
         self._stop_is_passed_on = False
+        self.has_ended = False
+        """Whether the driver has told the run's end."""
 
     def earlier(self) -> list[str]:
         """Lines of the launch's heads before this one, marked; asked for first of all."""
@@ -119,11 +129,16 @@ class RunLog:
             self._record.ask_to_stop(self._launch)
             self._stop_is_passed_on = True
         lines = self._driver.new_lines()
+        self.has_ended |= any(map(tells_end, lines))
         for path in sorted(self._workers_at.glob("attempt-*/rank-*.log")) if self._workers_at else ():
             followed = self._workers.setdefault(path, GrowingFile(path))
             attempt, rank = (int(part.rpartition("-")[2]) for part in (path.parent.name, path.stem))
             lines += [rank_line(attempt, rank, line) for line in followed.new_lines()]
         return lines
+
+    def tell_that_head_leaves(self) -> None:
+        """To the driver."""
+        self._record.tell_that_head_leaves(self._launch)
 
     def copy(self) -> None:
         """The driver's log so far into the run's records."""
@@ -162,11 +177,17 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, end)
     next_copy = time.monotonic() + _COPY_SECONDS
     _print(log.earlier())
+    is_told = False
     while True:
-        is_last = ending.is_set()
+        is_ending = ending.is_set()
+        is_last = False
         try:
             _print(log.look())
-            if is_last or time.monotonic() >= next_copy:
+            is_last = is_ending and log.has_ended
+            if is_ending and not is_last and not is_told:
+                log.tell_that_head_leaves()
+                is_told = True
+            if is_ending or time.monotonic() >= next_copy:
                 next_copy = time.monotonic() + _COPY_SECONDS
                 log.copy()
         except InfrastructureError as error:
@@ -174,7 +195,10 @@ def main(arguments: list[str] | None = None) -> None:
             sys.stderr.write(f"{error}\n")
         if is_last:
             return
-        ending.wait(_LOOK_SECONDS)
+        if is_ending:
+            time.sleep(_LOOK_SECONDS)
+        else:
+            ending.wait(_LOOK_SECONDS)
 
 
 def _print(lines: list[str]) -> None:

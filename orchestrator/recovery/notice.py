@@ -21,7 +21,7 @@ _terminations: list[float] = []
 
 
 _asks: list[str] = []
-"""Why this process was asked to leave so that the group can have another size."""
+"""Why this process was asked to leave so that the group can have another size, or another head."""
 
 
 def ask_to_leave(why: str) -> None:
@@ -58,7 +58,7 @@ class NoticeBoard:
 
     @property
     def asked_to_leave(self) -> str:
-        """Why the group is to start again with another size; empty where this rank knows of nothing."""
+        """Why the group is to start again with another size or another head; empty where this rank knows of nothing."""
         return _asks[0] if _asks else ""
 
     @property

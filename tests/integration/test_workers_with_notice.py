@@ -3,10 +3,14 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
 import yaml
+
+from orchestrator import events
+from orchestrator.records import SUBMITTED, RunRecord
 
 pytestmark = pytest.mark.ray
 
@@ -92,6 +96,34 @@ def test_a_notice_file_loses_no_step(home, left_alone, tmp_path):
     notice.touch()
     said = f"will be taken away ({notice} says so)"
     assert_nothing_was_lost(home, run, left_alone, f"worker 0 {said}; worker 1 {said}")
+
+
+def test_a_head_that_is_taken_away_loses_no_step(home, left_alone):
+    """As a head's pod does it on Kubernetes: what runs beside its driver writes that down, and moments later all processes end."""
+    run = "head-abcdefgh"
+    storage = home.folder / "runs" / run
+    storage.mkdir(parents=True)
+    (storage / SUBMITTED).write_text(str(time.time()))  # a driver in a pod finds it beside its plan
+    submitted(home, job(home), "--id", run)
+    at_step(home, run, 300)
+    RunRecord(str(storage)).tell_that_head_leaves(1)
+    held = home.wait_for(run, lambda event: event["event"] == "waiting" and "head" in event["message"])
+    assert held["message"] == "the head will be taken away; what was saved goes on with the next one"
+    os.kill(json.loads((storage / "launches" / "1" / "process.json").read_text())["pid"], signal.SIGKILL)
+    home.wait_until_gone(run)
+    assert home.call("resume", run).returncode == 0
+    status, _ = follow(home, run)
+    assert (status["state"], status["step"], status["launch"]) == ("succeeded", STEPS, 2)
+    logs = [home.driver_log(run, launch).read_text().splitlines() for launch in (1, 2)]
+    [first, second] = [[*filter(None, map(events.parse, lines))] for lines in logs]
+    [left] = [event for event in first if event["event"] == "resize"]
+    [start] = [event["start_step"] for event in second if event["event"] == "attempt"]
+    assert left["message"] == f"the head will be taken away: step {start} is saved, no step is lost"
+    assert 300 <= start < STEPS
+    expected, state = left_alone
+    assert losses(first + second) == expected
+    for name, tensor in home.final_state(run)[1].items():
+        assert torch.equal(tensor, state[name]), name
 
 
 @pytest.mark.slow

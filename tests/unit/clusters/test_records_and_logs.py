@@ -233,7 +233,7 @@ def test_marked_lines_come_back():
     assert parse_rank_line("@rank of a captain") is None
 
 
-def test_the_container_shows_what_is_there_until_it_is_told_to_end(tmp_path):
+def test_the_container_shows_what_is_there_until_the_end_and_passes_on_that_the_head_leaves(tmp_path):
     import os
     import signal
     import subprocess
@@ -253,9 +253,13 @@ def test_the_container_shows_what_is_there_until_it_is_told_to_end(tmp_path):
     with (ray_logs / "job-driver-digits-abcdefgh.log").open("a") as file:
         file.write("two\n")
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=60)[0] == "two\n"
+    told = storage / "control" / "head-1"
+    wait_until(told.exists, "the word for the driver")
+    with (ray_logs / "job-driver-digits-abcdefgh.log").open("a") as file:
+        file.write('@trainwright {"event":"end","state":"stopped"}\n')
+    assert process.communicate(timeout=60)[0].startswith("two\n")
     assert process.returncode == 0
-    wait_until((storage / "launches" / "1" / "driver.log").exists, "the copy")
+    assert (storage / "launches" / "1" / "driver.log").read_text().startswith("one\ntwo\n@trainwright")
 
 
 def test_an_image_of_another_version_is_told_at_once_and_nothing_is_run(tmp_path):
