@@ -148,7 +148,8 @@ def test_the_submitters_role_covers_what_the_client_asks_for():
     assert of_storage | {("get", "pods/exec"), ("create", "pods/exec")} == rights_of(
         find(objects, "Role", "train-storage")
     )
-    assert pairs <= granted | of_storage, pairs - granted
+    of_dashboards = rights_of(find(objects, "Role", "train-dashboards"))
+    assert pairs <= granted | of_storage | of_dashboards, pairs - granted
     assert not granted & {("create", "pods"), ("delete", "pods")}
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from orchestrator.cli.follow import follow
 from orchestrator.runs import EndReason, RunState, RunStatus
+from orchestrator.spec.profile import ClusterProfile
 
 
 class FollowedRun:
     id = "digits-abc"
+    profile = ClusterProfile(name="local", kind="local", storage="/runs")
 
     def __init__(self, file):
         self.cluster, self._file, self._stops = self, file, Path(f"{file}.stops")
