@@ -388,7 +388,7 @@ class RaySession:
             elastic=self._elastic(launch, spares),
             hang_watch=hang_watch,
             last_words=last_words,
-            restarts=[each for each in (head_watch, spares, ready) if each],
+            callbacks=[each for each in (head_watch, spares, ready) if each],
             backend_config=GroupConfig(
                 backend="cpu:gloo,cuda:nccl" if plan.job.scaling.gpus_per_worker else "gloo",
                 timeout_seconds=PATIENCE * plan.job.recovery.hang_timeout,

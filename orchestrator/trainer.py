@@ -66,7 +66,7 @@ class Trainer(DataParallelTrainer):
         hang_watch: HangWatch,
         last_words: LastWords,
         elastic: Elastic | None,
-        restarts: Sequence[WorkerGroupCallback],
+        callbacks: Sequence[WorkerGroupCallback],
         **named: Any,
     ) -> None:
         """
@@ -82,7 +82,7 @@ class Trainer(DataParallelTrainer):
             hang_watch: ends an attempt that hangs.
             last_words: knows the processes of the newest group.
             elastic: how many workers a group gets; None where that is always the same.
-            restarts: what is held ready for the next start while a group trains.
+            callbacks: what else goes with each group: what is held ready for the next start, and the head's notice.
             named: see ``arguments``.
 
         """
@@ -92,7 +92,7 @@ class Trainer(DataParallelTrainer):
         self._places = _LeavesFaultyNodesOut(nodes, node_labels, left_out)
         self._hang_watch, self._last_words = hang_watch, last_words
         self._elastic, self._placed = elastic, Placed()
-        self._restarts = restarts
+        self._callbacks = callbacks
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = RetryWhatCanHelp(self._max_failures, self._nodes)
@@ -110,7 +110,7 @@ class Trainer(DataParallelTrainer):
     def _create_default_callbacks(self) -> Any:
         ray_s = [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
         own = [_SaysWhatIsMissing(self._missing), self._places, self._placed, self._last_words]
-        return [self._hang_watch, *ray_s, *own, *self._restarts]
+        return [self._hang_watch, *ray_s, *own, *self._callbacks]
 
 
 class _SaysWhatIsMissing(WorkerGroupCallback):
