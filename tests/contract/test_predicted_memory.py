@@ -27,6 +27,7 @@ from orchestrator.models.configs import (
     TransformerConfig,
 )
 from orchestrator.planning.devices import Device
+from orchestrator.planning.peak import Peak
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.verdict import needed
 from orchestrator.testing import small_plan
@@ -126,6 +127,12 @@ CASES = [
 ]
 
 
+def least_measured(pools: Pools, plan: Plan, workers: int) -> Peak:
+    """Of several measurements: gloo's thread now and then lets go of what was exchanged after the next is made already."""
+    tries = 1 if workers == 1 else 5
+    return min((pools.run(workers, measure, plan)[0] for _ in range(tries)), key=lambda peak: peak.total)
+
+
 @pytest.mark.parametrize(("model", "strategy", "workers", "more"), CASES)
 def test_a_rank_holds_what_was_predicted(
     model: str, strategy: dict[str, Any], workers: int, more: dict[str, Any], asked: Simulator, pools: Pools
@@ -133,7 +140,7 @@ def test_a_rank_holds_what_was_predicted(
     if model == "hugging face":
         pytest.importorskip("transformers")
     plan = plan_of(model, strategy, workers, **more)
-    predicted, measured = asked.peak(plan), pools.run(workers, measure, plan)[0]
+    predicted, measured = asked.peak(plan), least_measured(pools, plan, workers)
     assert predicted.total == pytest.approx(measured.total, rel=0.05)
     assert (predicted.averages > 0) == ("ema" in more)
     for part in ("parameters", "masters", "moments", "averages"):
