@@ -23,7 +23,7 @@ from orchestrator.planning.fit import needs_whole
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import assemble
 from orchestrator.section import AnyFloat, Section
-from orchestrator.spec.job import DdpStrategy, FsdpStrategy, StrategySection
+from orchestrator.spec.strategy import DdpStrategy, FsdpStrategy, StrategySection
 from orchestrator.strategies.ranks import Ranks
 from orchestrator.testing import RecordingSurroundings
 

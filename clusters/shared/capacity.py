@@ -9,8 +9,8 @@ from orchestrator.errors import ResourcesError, SpecError
 from orchestrator.planning.memory import TRAINED_SECONDS_HERE, WAITING_PROCESS_BYTES
 from orchestrator.planning.plan import Plan
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import ScalingSpec
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
+from orchestrator.spec.scaling import ScalingSpec
 
 _SLACK = 1e-9
 """Fractions of a core are compared with this tolerance, so that ten times 0.1 is one."""

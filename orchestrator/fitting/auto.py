@@ -13,7 +13,7 @@ from orchestrator.planning.plan import Plan, Weighed
 from orchestrator.planning.traffic import traffic
 from orchestrator.planning.verdict import needed, too_large
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import DdpStrategy, FsdpStrategy, StrategySection, ZeroStrategy
+from orchestrator.spec.strategy import DdpStrategy, FsdpStrategy, StrategySection, ZeroStrategy
 
 
 def decide(plan: Plan, device: Device, ask: Simulator, remake: Remake) -> Plan:

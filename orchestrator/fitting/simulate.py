@@ -22,7 +22,7 @@ from orchestrator.models.tensors import TensorSpec
 from orchestrator.planning.devices import runs_flash
 from orchestrator.planning.peak import Peak
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.job import StrategySection, ZeroOffload
+from orchestrator.spec.strategy import StrategySection, ZeroOffload
 from orchestrator.state import AVERAGE
 from orchestrator.strategies.base import Engine, Update
 from orchestrator.strategies.gpu_formats import attention_as_on_gpus, autocast_as_on_gpus

@@ -21,8 +21,8 @@ from orchestrator.planning.fit import OF_AVERAGES
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank, assemble
 from orchestrator.spec.data import Source
-from orchestrator.spec.job import DdpStrategy
 from orchestrator.spec.load import home
+from orchestrator.spec.strategy import DdpStrategy
 from orchestrator.storage import store_at
 from orchestrator.strategies.ranks import Ranks
 

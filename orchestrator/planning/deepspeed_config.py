@@ -9,7 +9,7 @@ from orchestrator.errors import SpecError
 from orchestrator.planning.plan import ResolvedJob
 from orchestrator.registry import suggest
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import ZeroStrategy
+from orchestrator.spec.strategy import ZeroStrategy
 
 Config = dict[str, Any]
 

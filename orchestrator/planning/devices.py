@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from orchestrator.section import Section
-from orchestrator.spec.job import ScalingSpec
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
+from orchestrator.spec.scaling import ScalingSpec
 
 _GB = 10**9
 

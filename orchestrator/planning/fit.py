@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
 from orchestrator.section import format_bytes
-from orchestrator.spec.job import OptimizerSpec, ScalingSpec, TrainingSpec
+from orchestrator.spec.scaling import ScalingSpec
+from orchestrator.spec.training import OptimizerSpec, TrainingSpec
 
 
 def check_fit(job: ResolvedJob) -> None:

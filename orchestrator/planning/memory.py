@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.planning.plan import MemoryEstimate, ResolvedJob
-from orchestrator.spec.job import FsdpStrategy, OptimizerSpec, ZeroStrategy
+from orchestrator.spec.strategy import FsdpStrategy, ZeroStrategy
+from orchestrator.spec.training import OptimizerSpec
 
 WAITING_PROCESS_BYTES = 470_000_000
 """Resident memory of a process that waits for a restart with torch loaded, measured; what it shares with others counts in each."""

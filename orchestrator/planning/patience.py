@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.spec.job import StopEarlySpec
+from orchestrator.spec.training import StopEarlySpec
 
 
 class Patience:

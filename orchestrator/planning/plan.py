@@ -12,7 +12,8 @@ from orchestrator.models.configs import ObjectiveSection
 from orchestrator.planning.question import Question
 from orchestrator.runs import RunId
 from orchestrator.section import Section
-from orchestrator.spec.job import DdpStrategy, JobSpec, StrategySection
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.strategy import DdpStrategy, StrategySection
 
 
 class DataFacts(Section):

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from orchestrator.errors import SpecError
 from orchestrator.models.configs import FamilyConfig, ObjectiveConfig, default_objective
 from orchestrator.planning.plan import DataFacts, ResolvedJob
-from orchestrator.spec.job import DdpStrategy, JobSpec
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.strategy import DdpStrategy
 
 _MAY_EXCEED_DATA = ("outputs", "vocabulary")
 """Facts of which a model may have more than the data: classes and tokens that no sample has yet."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.own_code import described, load_factory
-from orchestrator.spec.job import ScheduleSpec
+from orchestrator.spec.training import ScheduleSpec
 
 _FIELD = "training.schedule.factory"
 _ASKED = 10_000

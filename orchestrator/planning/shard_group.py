@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import ResolvedJob
-from orchestrator.spec.job import ScalingSpec
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
+from orchestrator.spec.scaling import ScalingSpec
 
 
 def with_shard_group(job: ResolvedJob, profile: ClusterProfile) -> ResolvedJob:

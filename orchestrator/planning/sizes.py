@@ -6,7 +6,7 @@ from orchestrator.errors import SpecError
 from orchestrator.planning.batch import BatchSplit, split_batch
 from orchestrator.planning.plan import ResolvedJob
 from orchestrator.planning.shard_group import sharers
-from orchestrator.spec.job import WorkerRange
+from orchestrator.spec.scaling import WorkerRange
 
 
 def possible_sizes(job: ResolvedJob) -> dict[int, BatchSplit]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.errors import SpecError
-from orchestrator.spec.job import JobSpec, TrainingSpec
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.training import TrainingSpec
 
 
 @dataclass(frozen=True)

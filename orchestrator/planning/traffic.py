@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.job import DdpStrategy, FsdpStrategy, ZeroStrategy
+from orchestrator.spec.strategy import DdpStrategy, FsdpStrategy, ZeroStrategy
 
 
 class Traffic(NamedTuple):

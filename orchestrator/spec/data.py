@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.section import PathText, Section, Written
+from orchestrator.spec.numbers import Positive
 from orchestrator.spec.preparations import Preparation
 from orchestrator.spec.transforms import Spell, Transform
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class BuiltinSource(Section):

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.section import PathText, Section
-
-Positive = Annotated[int, Field(ge=1)]
+from orchestrator.spec.numbers import Positive
 
 
 class BytesTokenizer(Section):

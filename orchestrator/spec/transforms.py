@@ -7,8 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.section import Section
-
-Positive = Annotated[int, Field(ge=1)]
+from orchestrator.spec.numbers import Positive
 
 
 class TensorTransform(Section):

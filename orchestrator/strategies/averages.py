@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.models.averages import share_of_step
-from orchestrator.spec.job import EmaSpec
+from orchestrator.spec.training import EmaSpec
 from orchestrator.strategies.optimizers import local
 
 

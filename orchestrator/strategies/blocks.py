@@ -15,7 +15,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from orchestrator.spec.job import Recomputation
+from orchestrator.spec.training import Recomputation
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from orchestrator.models.base import Modules, Objective
 from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.job import DdpStrategy
+from orchestrator.spec.strategy import DdpStrategy
 from orchestrator.strategies.materialize import Materializer
 from orchestrator.strategies.torch_engine import TorchEngine
 

@@ -8,7 +8,7 @@ import os
 
 import torch
 
-from orchestrator.spec.job import TrainingSpec
+from orchestrator.spec.training import TrainingSpec
 
 
 def set_up(training: TrainingSpec, device: torch.device) -> None:

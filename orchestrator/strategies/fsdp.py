@@ -23,7 +23,7 @@ from orchestrator.errors import SpecError
 from orchestrator.models.base import Modules, Objective
 from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.job import FsdpStrategy
+from orchestrator.spec.strategy import FsdpStrategy
 from orchestrator.strategies import precision
 from orchestrator.strategies.blocks import blocks_of
 from orchestrator.strategies.materialize import Materializer

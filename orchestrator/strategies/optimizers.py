@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from orchestrator.errors import SpecError
 from orchestrator.own_code import made_by
-from orchestrator.spec.job import OptimizerSpec
+from orchestrator.spec.training import OptimizerSpec
 
 _MOMENTS: dict[str, tuple[str, ...]] = {
     "adamw": ("exp_avg", "exp_avg_sq"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import SpecError
 from orchestrator.own_code import described
-from orchestrator.spec.job import OptimizerSpec, TrainingSpec, TriedOptimizer
+from orchestrator.spec.training import OptimizerSpec, TrainingSpec, TriedOptimizer
 from orchestrator.strategies.optimizers import (
     OWN_FIELD,
     build_optimizer,

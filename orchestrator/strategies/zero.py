@@ -27,7 +27,7 @@ from orchestrator.models.base import Modules, Objective
 from orchestrator.models.deferred import FirstValues
 from orchestrator.planning.deepspeed_config import deepspeed_config
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.job import ZeroStrategy
+from orchestrator.spec.strategy import ZeroStrategy
 from orchestrator.state import AVERAGE, StateRange, StateReader
 from orchestrator.strategies import precision, replicated, saved, zero_parameters
 from orchestrator.strategies.async_io import load_async_io

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from orchestrator.models.base import Batch, Objective
-from orchestrator.spec.job import TrainingSpec
+from orchestrator.spec.training import TrainingSpec
 from orchestrator.strategies.base import Update
 from orchestrator.telemetry import reading
 

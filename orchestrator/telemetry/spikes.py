@@ -12,7 +12,7 @@ from torch import Tensor
 
 from orchestrator.errors import UserCodeError
 from orchestrator.models.base import Sums
-from orchestrator.spec.job import SpikeSpec
+from orchestrator.spec.recovery import SpikeSpec
 from orchestrator.telemetry import reading
 
 

@@ -41,7 +41,8 @@ from orchestrator.models.looked_at import try_out
 from orchestrator.models.sizes import count
 from orchestrator.planning.plan import Plan
 from orchestrator.rank import Rank
-from orchestrator.spec.job import EmaSpec, InitializeSpec
+from orchestrator.spec.job import InitializeSpec
+from orchestrator.spec.training import EmaSpec
 from orchestrator.testing import RecordingSurroundings, small_plan, steps_of
 
 peft = pytest.importorskip("peft")

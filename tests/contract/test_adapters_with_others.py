@@ -24,7 +24,7 @@ from test_adapters import (
 from orchestrator.fitting.simulate import simulate
 from orchestrator.planning.fit import check_fit
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.job import OptimizerSpec
+from orchestrator.spec.training import OptimizerSpec
 from orchestrator.strategies.own_optimizers import tried
 
 __all__ = ["pools"]

@@ -16,7 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.planning.fit import check_optimizers
 from orchestrator.planning.memory import _moments
 from orchestrator.planning.schedule import check_schedule, schedule_of
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.training import OptimizerSpec, ScheduleSpec
 from orchestrator.strategies.own_optimizers import tried
 
 __all__ = ["pools"]

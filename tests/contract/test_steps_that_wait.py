@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from orchestrator import loop, strategies
 from orchestrator.models import build_modules, build_objective
-from orchestrator.spec.job import SpikeSpec
+from orchestrator.spec.recovery import SpikeSpec
 from orchestrator.strategies import replicated
 from orchestrator.strategies.simulated import simulated_rank
 from orchestrator.telemetry import reading

@@ -24,7 +24,8 @@ from orchestrator.checkpoint import (
 from orchestrator.errors import DataError, NotFoundError
 from orchestrator.planning.plan import Plan
 from orchestrator.sdk import make_plan
-from orchestrator.spec.job import FsdpStrategy, JobSpec, ZeroStrategy
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.strategy import FsdpStrategy, ZeroStrategy
 from orchestrator.verify import VerifyRow, verify
 
 JOB = {

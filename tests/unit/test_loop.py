@@ -14,7 +14,7 @@ from orchestrator.errors import InfrastructureError, NotANumberError
 from orchestrator.models.base import Sums
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.planning.patience import Patience
-from orchestrator.spec.job import StopEarlySpec
+from orchestrator.spec.training import StopEarlySpec
 from orchestrator.strategies.base import Update
 from orchestrator.testing import RecordingEngine, RecordingSurroundings, small_plan, steps_of
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.planning.devices import DEVICE_MEMORY, Device, ThisMachine, device_of, runs_flash
-from orchestrator.spec.job import ScalingSpec
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.spec.scaling import ScalingSpec
 
 GB = 10**9
 A_GPU = Device(name="NVIDIA X", memory=11 * GB)

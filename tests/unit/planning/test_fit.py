@@ -5,7 +5,8 @@ import pytest
 from orchestrator.errors import SpecError
 from orchestrator.planning.fit import check_fit, memory_warning
 from orchestrator.planning.plan import MemoryEstimate
-from orchestrator.spec.job import JobSpec, ScalingSpec
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.scaling import ScalingSpec
 
 GPU = {"gpus_per_worker": 1}
 PENALIZED = {

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.planning.schedule import learning_rate_factor
-from orchestrator.spec.job import ScheduleSpec
+from orchestrator.spec.training import ScheduleSpec
 
 KINDS = st.sampled_from(["constant", "linear", "cosine"])
 RATIOS = st.floats(0, 1)

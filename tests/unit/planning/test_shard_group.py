@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import ResolvedJob
 from orchestrator.planning.shard_group import check_shard_group, with_shard_group
-from orchestrator.spec.job import ZeroStrategy
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.spec.strategy import ZeroStrategy
 
 EIGHT = {"name": "eight", "cpus": 64, "memory": "512GB", "gpus": 8, "accelerator_type": "H100"}
 FOUR = {"name": "four", "cpus": 64, "memory": "512GB", "gpus": 4, "accelerator_type": "A100"}

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
 from orchestrator.planning.steps import choose_cadence, count_steps, steps_per_epoch
-from orchestrator.spec.job import JobSpec, TrainingSpec
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.training import TrainingSpec
 
 SPLIT = {"kind": "split", "fraction": 0.1}
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from orchestrator.spec.job import TrainingSpec
+from orchestrator.spec.training import TrainingSpec
 from orchestrator.strategies.device import set_up
 
 
@@ -60,7 +60,7 @@ _THREAD_S_MEMORY = """
 import sys, threading
 from pathlib import Path
 import torch
-from orchestrator.spec.job import TrainingSpec
+from orchestrator.spec.training import TrainingSpec
 from orchestrator.strategies.device import set_up
 from orchestrator.strategies.materialize import release_freed_memory
 

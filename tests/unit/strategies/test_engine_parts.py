@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.spec.job import OptimizerSpec, Recomputation
+from orchestrator.spec.training import OptimizerSpec, Recomputation
 from orchestrator.strategies import replicated
 from orchestrator.strategies.blocks import _kept, blocks_of, recompute_blocks
 from orchestrator.strategies.optimizers import Lion, build_optimizer, parameter_groups

@@ -7,7 +7,7 @@ import torch
 
 from orchestrator.errors import UserCodeError
 from orchestrator.models.base import Sums
-from orchestrator.spec.job import SpikeSpec
+from orchestrator.spec.recovery import SpikeSpec
 from orchestrator.telemetry.spikes import SpikeWatch
 
 
