@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from orchestrator.clusters.kubernetes.errors import GoneError, QuotaNotCountedError, refusal
-from orchestrator.clusters.kubernetes.login import connect
+from orchestrator.clusters.kubernetes.errors import GoneError, QuotaNotCountedError, UnknownUserError, refusal
+from orchestrator.clusters.kubernetes.login import connect, credentials, log_in_again
 from orchestrator.clusters.kubernetes.pod_command import PodCommand
 from orchestrator.clusters.kubernetes.pod_tunnel import PodTunnel
 from orchestrator.clusters.shared.connection import connection_problem
@@ -158,7 +158,7 @@ class KubernetesApi:
                         return
                     yield event["object"]
             except ApiException as error:
-                if error.status in (401, 403):
+                if error.status == 403:
                     raise refusal(
                         self.profile, "watch", "rayjobs.ray.io", error.status, str(error.body or "")
                     ) from None
@@ -250,7 +250,13 @@ class KubernetesApi:
 
     def connect_to_pod(self, pod: str, port: int) -> PodTunnel:
         """A connection to a port of a pod."""
-        return PodTunnel(self.profile, self._client(), pod, port)
+        sent = credentials(self._client())
+        try:
+            return PodTunnel(self.profile, self._client(), pod, port)
+        except UnknownUserError:
+            if not log_in_again(self.profile, self._client(), sent):
+                raise
+            return PodTunnel(self.profile, self._client(), pod, port)
 
     def service(self, name: str) -> dict[str, Any]:
         """One Service."""
@@ -462,39 +468,18 @@ class KubernetesApi:
         **options: Any,
     ) -> Any:
         """An answer with a good status, after the retries that the table allows."""
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        status, text, headers, refused = 0, "", {}, 0
+        options["_request_timeout"] = _request_timeout or self._timeout_seconds
+        refused, sent = 0, credentials(self._client())
         for number, attempt in enumerate(self._patience.tries(), start=1):
-            try:
-                response = function(
-                    *arguments,
-                    **options,
-                    _preload_content=False,
-                    _request_timeout=_request_timeout or self._timeout_seconds,
-                )
-                if response.status < 300:
-                    if read_body:
-                        _ = response.data  # a body that does not come is no answer
-                    if self._is_following and number > _TRIES_IN_SILENCE:
-                        log.warning("cluster %s: the API server answers again", self.profile.name)
-                    self._was_answered = True
-                    return response
-                status, text, headers = (
-                    response.status,
-                    response.data.decode(errors="replace"),
-                    response.headers,
-                )
-            except ApiException as error:
-                status, headers = error.status or 0, error.headers or {}
-                text = (
-                    error.body.decode(errors="replace")
-                    if isinstance(error.body, bytes)
-                    else str(error.body or error.reason or "")
-                )
-            except HTTPError as error:
-                status, headers, text = 0, {}, connection_problem(error)
+            response, status, text, headers = _asked(function, *arguments, read_body=read_body, **options)
+            if status == 401 and log_in_again(self.profile, self._client(), sent):
+                sent = credentials(self._client())
+                response, status, text, headers = _asked(function, *arguments, read_body=read_body, **options)
+            if response is not None:
+                if self._is_following and number > _TRIES_IN_SILENCE:
+                    log.warning("cluster %s: the API server answers again", self.profile.name)
+                self._was_answered = True
+                return response
             refused += status in (401, 403)
             is_new_there = self._is_following and self._was_answered and 0 < refused <= _REFUSED_TRIES
             is_worth_it = is_new_there or worth_another_try(status, is_read=verb in ("get", "list"))
@@ -510,3 +495,25 @@ class KubernetesApi:
                     round(self._patience.patience_seconds / 60),
                 )
         raise refusal(self.profile, verb, resource, status, text)
+
+
+def _asked(
+    function: Callable[..., Any], *arguments: Any, read_body: bool, **options: Any
+) -> tuple[Any, int, str, Any]:
+    """A good answer, or None; its status (0: there was none), what it says, and its headers."""
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        response = function(*arguments, **options, _preload_content=False)
+        if response.status >= 300:
+            return None, response.status, response.data.decode(errors="replace"), response.headers
+        if read_body:
+            _ = response.data  # a body that does not come is no answer
+        return response, response.status, "", response.headers
+    except ApiException as error:
+        said = error.body or error.reason or ""
+        text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        return None, error.status or 0, text, error.headers or {}
+    except HTTPError as error:
+        return None, 0, connection_problem(error), {}

@@ -30,6 +30,10 @@ class NotYetError(InfrastructureError):
     """A container's output can't be read now: it waits to start, or its node does not answer. It may come."""
 
 
+class UnknownUserError(InfrastructureError):
+    """The API server does not know who asks (401): a token has ended, or is not its own."""
+
+
 class NoRightError(InfrastructureError):
     """The person may not do this (403)."""
 
@@ -52,7 +56,7 @@ def refusal(profile: ClusterProfile, verb: str, resource: str, status: int, text
             f"{where}: the API server does not answer ({said}); check context and network"
         )
     if status == 401:
-        return InfrastructureError(
+        return UnknownUserError(
             f"{where}: the API server does not know you; log in again (kubectl auth whoami)"
         )
     if status == 403 and "exceeded quota" in said:

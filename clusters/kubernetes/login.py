@@ -37,3 +37,24 @@ def connect(profile: ClusterProfile) -> Any:
         ) from None
     configuration.retries = False  # what is tried again is said in one place
     return client.ApiClient(configuration)
+
+
+def credentials(client: Any) -> object:
+    """What a client signs in with now, to compare."""
+    configuration = client.configuration
+    return dict(configuration.api_key), configuration.cert_file
+
+
+def log_in_again(profile: ClusterProfile, client: Any, sent: object) -> bool:
+    """Whether there are other credentials than those that were refused, once they are read anew; then a client, and its copies,
+    have them. Kubernetes' client asks a command for the next token only where the last one said when it ends.
+    """
+    try:
+        fresh = connect(profile)
+    except SpecError:
+        return False
+    if credentials(fresh) == sent:
+        return False
+    vars(client.configuration).update(vars(fresh.configuration))
+    vars(client.rest_client).update(vars(fresh.rest_client))
+    return True

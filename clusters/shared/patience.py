@@ -12,7 +12,8 @@ no answer in time                      a fixed name, so that a second one is ref
 403                                    never, except the one that a backend names (Kubernetes: a quota that was not
                                        counted yet, for six minutes, and the person is told)
 409                                    never: on creation it means that it is there already
-401, 404, 410, 413, 422, others        never: a second try can't help
+401                                    once more, where credentials that are read anew are others (Kubernetes)
+404, 410, 413, 422, others             never: a second try can't help
 401, 403 to who follows a run          for a minute, if it was answered before: an API server that has just started
                                        (Kubernetes) knows nobody's rights for some seconds
 HTML or other text instead of JSON     never: the address is not the API's

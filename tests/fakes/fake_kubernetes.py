@@ -74,7 +74,7 @@ class FakeKubernetes(ProgrammableServer):
             crd_schema.strict_schema()  # seconds, the first time: not while a client waits
         super().__init__()
 
-    def kubeconfig(self, folder, *, token=None, server=None):
+    def kubeconfig(self, folder, *, token=None, server=None, user=None):
         path = folder / "kubeconfig"
         path.write_text(
             json.dumps(
@@ -89,7 +89,7 @@ class FakeKubernetes(ProgrammableServer):
                         }
                     ],
                     "clusters": [{"name": "c", "cluster": {"server": server or self.url}}],
-                    "users": [{"name": "u", "user": {"token": token or self.token}}],
+                    "users": [{"name": "u", "user": user or {"token": token or self.token}}],
                 }
             )
         )

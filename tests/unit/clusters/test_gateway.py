@@ -354,6 +354,19 @@ def test_who_may_not_read_the_secret_signs_in_by_hand(there, server, profile, wh
         assert browser.ask("GET", "/lines", Authorization=SIGNED_IN).status == 200
 
 
+def test_a_page_is_shown_beyond_the_token_with_which_it_was_opened(gateway, server, tmp_path):
+    browser = Browser(gateway)
+    assert browser.ask("GET", "/lines").status == 200
+    server.token = "next"
+    another = Browser(gateway, opens=False)  # another connection, so another tunnel
+    another.cookies = browser.cookies
+    assert another.ask("GET", "/lines").status == 502
+    server.kubeconfig(tmp_path)
+    again = Browser(gateway, opens=False)
+    again.cookies = browser.cookies
+    assert again.ask("GET", "/lines").status == 200
+
+
 @pytest.mark.parametrize(
     ("verb", "resource", "says"),
     [

@@ -394,6 +394,61 @@ def test_no_kubeconfig_at_all(tmp_path, monkeypatch):
         cluster().ping()
 
 
+@pytest.fixture
+def next_token(server, tmp_path, monkeypatch):
+    """Gives a token by a command that does not say when it ends; called, it ends that one, and the command has another."""
+    file = tmp_path / "token.json"
+    version = "client.authentication.k8s.io/v1"
+
+    def lay(token, *, is_known=True):
+        server.token = token
+        if is_known:
+            said = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": token}}
+            file.write_text(json.dumps(said))
+
+    lay("first")
+    fetched = {"apiVersion": version, "command": "cat", "args": [str(file)], "interactiveMode": "Never"}
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path, user={"exec": fetched})))
+    return lay
+
+
+def test_a_token_that_has_ended_is_fetched_anew(server, next_token):
+    """Kubernetes' client does so only where the token said when it ends."""
+    backend = cluster()
+    submit(backend)
+    for number, ask in enumerate((backend.list, lambda: backend.stop(RUN), lambda: backend.resume(RUN)), 2):
+        next_token(f"token {number}")
+        ask()
+        running_head(server)
+        server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="STOPPED")
+    refused = server.count("GET", "/rayjobs$")
+    next_token("not to be had", is_known=False)
+    with pytest.raises(InfrastructureError, match="the API server does not know you; log in again"):
+        backend.list()
+    assert server.count("GET", "/rayjobs$") == refused + 1
+
+
+def test_a_log_is_followed_beyond_the_token_with_which_it_began(server, next_token):
+    backend = cluster()
+    submit(backend)
+    seen = []
+    reader = threading.Thread(target=lambda: seen.extend(backend.logs(RUN, follow=True)))
+    reader.start()
+    wait_until(lambda: server.count("GET", "/rayjobs$") > 1, "the watch")
+    next_token("second")
+    lines = running_head(server)
+    lines.append("one")
+    wait_until(lambda: server.count("GET", "/log$") >= 1, "the first stream")
+    next_token("third")
+    server.logs[f"{RUN}-head", "closed"] = True  # the connection ends; the container does not
+    lines.append("two")
+    wait_until(lambda: server.count("GET", "/log$") >= 3, "another stream")
+    server.set_status(RUN, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    reader.join(30)
+    assert not reader.is_alive()
+    assert seen == ["one", "two"]
+
+
 def test_a_namespace_that_is_not_there(server):
     with pytest.raises(InfrastructureError, match="namespace elsewhere is not there"):
         submit(cluster({"namespace": "elsewhere"}))
