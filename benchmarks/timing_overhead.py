@@ -52,7 +52,7 @@ class Timed:
         self.heart.begins(1)
 
     def step(self, number: int, model: Any, optimizer: Any, batch: torch.Tensor) -> None:
-        """As in ``loop.train``; the beats as in ``recovery.beats.beating`` and ``worker.Worker``."""
+        """As in ``loop.train``; the beats as in ``recovery.beats.beating`` and ``surroundings.RankSurroundings``."""
         meter, heart = self.meter, self.heart
         with meter.part("data_wait"):
             heart.passes_to_step(number)

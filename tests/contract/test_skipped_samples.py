@@ -20,8 +20,8 @@ from orchestrator.errors import DataError
 from orchestrator.models.base import Batch, Sums
 from orchestrator.models.objectives.common import OnePhase
 from orchestrator.planning.plan import Plan
+from orchestrator.surroundings import skipped_by_all
 from orchestrator.testing import RecordingEngine, RecordingSurroundings
-from orchestrator.worker import skipped_by_all
 
 __all__ = ["pools"]
 

@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 import torch
 from sqlalchemy import Engine, event
 
-from orchestrator import driver, events, loop, sdk, worker
+from orchestrator import driver, events, loop, sdk, surroundings, worker
 from orchestrator.clusters.local.processes import DriverProcess
 from orchestrator.errors import InfrastructureError
 from orchestrator.machine import boot, start_ticks
@@ -169,8 +169,8 @@ def _mark_phases() -> None:
 
     marked(loop, "train", "train")
     marked(loop, "evaluate", "evaluate")
-    marked(worker.Worker, "save", "save")
-    marked(worker.Worker, "finish", "end")
+    marked(surroundings.RankSurroundings, "save", "save")
+    marked(surroundings.RankSurroundings, "finish", "end")
     marked(driver.Driver, "_close_tracking", "end")
     for name in ("send", "send_file", "sent", "there"):
         marked(mlflow_run.MlflowRun, name, "send", here=True)
@@ -182,9 +182,9 @@ def _mark_phases() -> None:
 
     mlflow_run.MlflowRun.open = classmethod(open_run)  # type: ignore[assignment, method-assign]
 
-    batches, seeds = worker.Worker.evaluation, loop._seed_generators
+    batches, seeds = surroundings.RankSurroundings.evaluation, loop._seed_generators
 
-    def evaluation(self: worker.Worker) -> Any:
+    def evaluation(self: surroundings.RankSurroundings) -> Any:
         for batch in batches(self):
             moments.happened()
             yield batch
@@ -194,7 +194,7 @@ def _mark_phases() -> None:
         time.sleep(0.01)  # else all steps are over before the first point is sent
         seeds(number)
 
-    worker.Worker.evaluation = evaluation  # type: ignore[method-assign]
+    surroundings.RankSurroundings.evaluation = evaluation  # type: ignore[method-assign]
     loop._seed_generators = seed
 
 

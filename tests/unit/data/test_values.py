@@ -12,7 +12,7 @@ import pytest
 from data_jobs import job_of
 from PIL import Image
 
-from orchestrator import worker
+from orchestrator import going_on
 from orchestrator.data.columns.layout import finished
 from orchestrator.data.fit import training_batches
 from orchestrator.data.meaning import changed_meaning
@@ -602,7 +602,7 @@ def test_changed_data_is_accepted_only_where_its_numbers_mean_the_same(tmp_path)
         rank: Any = SimpleNamespace(plan=plan, number=0, load=loaded.append)
         kept: Any = SimpleNamespace(meta={"identity": before.identity, "code": ""}, step=3)
         try:
-            assert worker._go_on_from(kept, rank, now, 1, OwnCode({}))[0] == 3 and loaded == [kept]
+            assert going_on.go_on_from(kept, rank, now, 1, OwnCode({}))[0] == 3 and loaded == [kept]
         except DataError as error:
             assert not loaded
             return str(error)
