@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Driver:
         launch: int,
         ray_dir: str | None,
         started_at: float,
-        pod: Sequence[waited.Began] = (),
+        pod: waited.Pod | None = None,
         work: Work = train_on_worker,
         room: RoomOf = room_of_machine,
     ) -> None:
@@ -100,7 +100,7 @@ class Driver:
             launch: 1, and one more for each resume.
             ray_dir: folder of a private Ray instance; None joins the cluster's.
             started_at: seconds since the epoch.
-            pod: what the launch waited for up to the container of this driver's pod, where it is in one.
+            pod: of this driver, where it is in one.
             work: what each worker does.
             room: see ``main``.
 
@@ -113,7 +113,7 @@ class Driver:
             state=RunState.PENDING,
             name=plan.job.name,
             launch=launch,
-            submitted_at=pod[0][1] if pod else started_at,
+            submitted_at=pod.waited[0][1] if pod else started_at,
         )
         self._stops_asked = 0
         self._why_at_once = "stopped before it could save"
@@ -277,19 +277,15 @@ class Driver:
 
     def _end_after_grace(self) -> None:
         """On a thread: end the launch where a graceful stop takes longer than the job allows, or where another driver has taken
-        it over. And hear that the head will be taken away; what a head before this one was told is no news.
+        it over. And hear that the head will be taken away.
         """
         grace, asked_at = self._plan.job.recovery.stop_grace, None
-        known: bytes | None = None
         while not self._over.wait(_STOP_POLL_SECONDS):
             with contextlib.suppress(OSError):  # storage that fails for a moment is asked again
                 if asked_at is None and self._stop_asked():
                     asked_at = time.monotonic()
-                if self._pod:
-                    told = self._record.head_leaves(self._launch)
-                    known = told if known is None else known
-                    if told != known:
-                        self._head_has_notice.set()
+                if self._pod and self._record.head_leaves(self._launch, self._pod.name):
+                    self._head_has_notice.set()
                 if self._record.is_superseded:
                     self._end_at_once("another driver has taken this launch over")
                     return

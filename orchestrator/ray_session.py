@@ -74,7 +74,7 @@ class RaySession:
         plan: Plan,
         private_dir: str | None,
         record: RunRecord,
-        pod: Sequence[waited.Began] = (),
+        pod: waited.Pod | None = None,
         room: RoomOf | None = None,
     ) -> None:
         """
@@ -82,7 +82,7 @@ class RaySession:
             plan: what is trained.
             private_dir: folder for the files of an instance of its own; None joins the instance of this node.
             record: the run's; a driver's refuses all writes once another driver has taken the launch over.
-            pod: what the launch waited for up to the container of its driver's pod, where it is in one.
+            pod: of its driver, where it is in one.
             room: of a private instance.
 
         """

@@ -10,7 +10,7 @@
     <storage>/launches/1/drivers/1       a driver of the launch has begun; one with a higher number has taken over from it
     <storage>/launches/1/ledger.json     where the time of all launches up to this one went; written by its driver alone
     <storage>/control/stop-1             its existence asks launch 1 for a graceful stop
-    <storage>/control/head-1             when it was told last that launch 1's head will be taken away
+    <storage>/control/head-1             the pod of launch 1's head that will be taken away
     <storage>/control/deleted            the run is being deleted: what else is there is a part of it
     <storage>/control/left-out.json      steps that a spike of the loss has had left out
     <storage>/control/reached            the last step that any attempt logged
@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import time
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -160,13 +159,13 @@ class RunRecord:
         """Whether somebody asked a launch to stop."""
         return self.store.exists(_stop_name(launch))
 
-    def tell_that_head_leaves(self, launch: int) -> None:
-        """Let a launch's driver know that the node it is on will be taken away, and with it all of its Ray cluster."""
-        self.store.write(_head_name(launch), f"{time.time()}\n".encode())
+    def tell_that_head_leaves(self, launch: int, pod: str) -> None:
+        """Let a launch's drivers in a pod know that it will be taken away, and with it all of their Ray cluster."""
+        self.store.write(_head_name(launch), pod.encode())
 
-    def head_leaves(self, launch: int) -> bytes:
-        """What was written by that last; the same as before where there is nothing new."""
-        return self._read(_head_name(launch)) or b""
+    def head_leaves(self, launch: int, pod: str) -> bool:
+        """Whether that was told of this pod, and not of one that was the head's before it."""
+        return self._read(_head_name(launch)) == pod.encode()
 
     def reached(self) -> int:
         """The last step that any attempt logged; 0, with a warning, where what is written there is no number."""

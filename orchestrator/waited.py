@@ -1,5 +1,5 @@
-"""What a launch waited for before its driver's first word, as its own surroundings tell it: nobody has to ask meanwhile, and no right
-to look at pods is needed.
+"""What a launch waited for before its driver's first word, and the pod that the driver is in, as its own surroundings tell it: nobody
+has to ask meanwhile, and no right to look at pods is needed.
 
 In a pod the kubelet writes the ConfigMap's files before it pulls the image, and the container's first process is number 1 there.
 Seam: the kubelet's AtomicWriter links each file of a ConfigMap once, and leaves the link where the content changes.
@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator import events
 from orchestrator.ledger import ENVIRONMENT, IMAGE, NODES, QUEUE
@@ -24,8 +24,17 @@ Began = tuple[str, float]
 """A part of the ledger, and from when on, in seconds since the epoch."""
 
 
-def of_pod(plan: Path) -> tuple[Began, ...]:
-    """Up to the container of the head's pod; nothing where the driver is in none.
+class Pod(NamedTuple):
+    """The head's pod, as what runs in it knows it."""
+
+    name: str
+    """See ``name_of_pod``."""
+    waited: tuple[Began, ...]
+    """Up to the head's container."""
+
+
+def of_pod(plan: Path) -> Pod | None:
+    """The pod of whoever calls; None where that is in none.
 
     Args:
         plan: the file that the driver is given. Whoever submitted the launch to Kubernetes put beside it when that was, by the API
@@ -35,8 +44,14 @@ def of_pod(plan: Path) -> tuple[Began, ...]:
     try:
         submitted = float(plan.with_name(SUBMITTED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ()
-    return (QUEUE, submitted), (IMAGE, plan.lstat().st_mtime), (ENVIRONMENT, _container_began())
+        return None
+    waited = (QUEUE, submitted), (IMAGE, plan.lstat().st_mtime), (ENVIRONMENT, _container_began())
+    return Pod(name_of_pod(plan), waited)
+
+
+def name_of_pod(plan: Path) -> str:
+    """The moment at which its volume with the plan was made: its containers see the same one, those of the pod after it another."""
+    return str(plan.lstat().st_mtime_ns)
 
 
 def _container_began() -> float:
@@ -48,15 +63,15 @@ def _container_began() -> float:
     return 0.0
 
 
-def tell(pod: Sequence[Began]) -> None:
+def tell(pod: Pod | None) -> None:
     """In a driver that has joined the cluster's Ray: all of it, as the event ``waited``.
 
     Args:
-        pod: what ``of_pod`` gave.
+        pod: the driver's.
 
     """
     posted = _job_posted()
-    told = [*pod, (NODES, _head_began()), (ENVIRONMENT, posted)] if pod else [(ENVIRONMENT, posted)]
+    told = [*pod.waited, (NODES, _head_began()), (ENVIRONMENT, posted)] if pod else [(ENVIRONMENT, posted)]
     if parts := [(part, at) for part, at in told if at]:
         events.emit("waited", parts=parts)
 

@@ -33,6 +33,7 @@ from orchestrator.errors import InfrastructureError
 from orchestrator.planning.plan import Plan
 from orchestrator.records import driver_log_name
 from orchestrator.storage import is_uri
+from orchestrator.waited import name_of_pod
 
 _RANK_LINE = re.compile(r"@rank (\d+) (\d+) (.*)", re.DOTALL)
 EARLIER = "@earlier "
@@ -136,9 +137,9 @@ class RunLog:
             lines += [rank_line(attempt, rank, line) for line in followed.new_lines()]
         return lines
 
-    def tell_that_head_leaves(self) -> None:
-        """To the driver."""
-        self._record.tell_that_head_leaves(self._launch)
+    def tell_that_head_leaves(self, pod: str) -> None:
+        """To the drivers in this pod, the one that is there and any that takes its place."""
+        self._record.tell_that_head_leaves(self._launch, pod)
 
     def copy(self) -> None:
         """The driver's log so far into the run's records."""
@@ -185,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
             _print(log.look())
             is_last = is_ending and log.has_ended
             if is_ending and not is_last and not is_told:
-                log.tell_that_head_leaves()
+                log.tell_that_head_leaves(name_of_pod(options.plan))
                 is_told = True
             if is_ending or time.monotonic() >= next_copy:
                 next_copy = time.monotonic() + _COPY_SECONDS

@@ -10,7 +10,13 @@ import torch
 import yaml
 
 from orchestrator import events
+from orchestrator.clusters.local.processes import DriverProcess
+from orchestrator.clusters.local.request import plan_to_process
+from orchestrator.clusters.shared.driver_command import DRIVER
+from orchestrator.planning.plan import Plan
 from orchestrator.records import SUBMITTED, RunRecord
+from orchestrator.storage import store_at
+from orchestrator.waited import name_of_pod
 
 pytestmark = pytest.mark.ray
 
@@ -98,19 +104,38 @@ def test_a_notice_file_loses_no_step(home, left_alone, tmp_path):
     assert_nothing_was_lost(home, run, left_alone, f"worker 0 {said}; worker 1 {said}")
 
 
+def holds_and_is_killed(home, run, driver, drivers):
+    """The newest of so many drivers starts no group."""
+    told = []
+
+    def holds(event):
+        told.append(event["event"])
+        return told.count("state") == drivers and event["event"] == "waiting"
+
+    held = home.wait_for(run, holds)
+    assert held["message"] == "the head will be taken away; what was saved goes on with the next one"
+    os.kill(driver.pid, signal.SIGKILL)
+    home.wait_until_gone(run)
+
+
 def test_a_head_that_is_taken_away_loses_no_step(home, left_alone):
-    """As a head's pod does it on Kubernetes: what runs beside its driver writes that down, and moments later all processes end."""
+    """As a head's pod does it on Kubernetes: what runs beside its driver writes that down, and moments later all processes end.
+    Here the driver itself is killed before that, and another one begins in the pod that will go.
+    """
     run = "head-abcdefgh"
     storage = home.folder / "runs" / run
     storage.mkdir(parents=True)
     (storage / SUBMITTED).write_text(str(time.time()))  # a driver in a pod finds it beside its plan
+    RunRecord(str(storage)).tell_that_head_leaves(1, "one before it")
     submitted(home, job(home), "--id", run)
     at_step(home, run, 300)
-    RunRecord(str(storage)).tell_that_head_leaves(1)
-    held = home.wait_for(run, lambda event: event["event"] == "waiting" and "head" in event["message"])
-    assert held["message"] == "the head will be taken away; what was saved goes on with the next one"
-    os.kill(json.loads((storage / "launches" / "1" / "process.json").read_text())["pid"], signal.SIGKILL)
-    home.wait_until_gone(run)
+    RunRecord(str(storage)).tell_that_head_leaves(1, name_of_pod(storage / "plan.json"))
+    driver = DriverProcess(store_at(str(storage)), "launches/1")
+    holds_and_is_killed(home, run, driver, drivers=1)
+    order = plan_to_process(Plan.model_validate_json((storage / "plan.json").read_text()), 1, DRIVER)
+    driver.clear()
+    driver.start(**order)
+    holds_and_is_killed(home, run, driver, drivers=2)
     assert home.call("resume", run).returncode == 0
     status, _ = follow(home, run)
     assert (status["state"], status["step"], status["launch"]) == ("succeeded", STEPS, 2)

@@ -7,8 +7,9 @@ import time
 
 import pytest
 from data_jobs import job_of, plan_of
+from programmable_server import wait_until
 
-from orchestrator import data, driver
+from orchestrator import data, driver, waited
 from orchestrator.errors import DataError, ResourcesError
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState
@@ -23,7 +24,7 @@ class Session:
     entered = left = 0
 
     def __init__(self, plan, private_dir, record, pod, room):
-        Session.plan = plan
+        Session.plan, Session.newest = plan, self
 
     def __enter__(self):
         Session.entered += 1
@@ -94,6 +95,31 @@ def test_the_ledger_begins_when_the_cluster_had_it_submitted(launch, tmp_path):
     assert end.submitted_at == submitted
     assert launch.record.ledger(1).charged_from == submitted
     assert launch.record.ledger(1).seconds["queue"] >= 1000
+
+
+@pytest.mark.parametrize("is_another", [False, True])
+def test_a_driver_goes_by_the_notice_of_its_own_head_however_old_that_is(
+    launch, tmp_path, monkeypatch, is_another
+):
+    (tmp_path / "submitted-at").write_text(str(time.time()))
+    pod = waited.name_of_pod(launch.path)
+    launch.record.tell_that_head_leaves(1, "the head before" if is_another else pod)
+    reads, looks, heard = RunRecord.head_leaves, [], []
+
+    def reads_at_the_third_look(record, *asked):
+        looks.append(asked)
+        if len(looks) < 3:
+            raise OSError("the storage is away for a moment")
+        return reads(record, *asked)
+
+    def trains():
+        wait_until(lambda: len(looks) > 3, "a look at the record")
+        heard.append(Session.newest.head_has_notice())
+
+    monkeypatch.setattr(RunRecord, "head_leaves", reads_at_the_third_look)
+    monkeypatch.setattr(Session, "trains", staticmethod(trains))
+    assert launch()[0] == 0
+    assert heard == [not is_another]
 
 
 def test_a_model_that_was_not_counted_where_it_was_planned_is_counted_first(launch):

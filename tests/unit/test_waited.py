@@ -32,17 +32,17 @@ def mounted(tmp_path):
 
 def test_a_driver_in_a_pod_knows_when_its_node_began_and_when_its_container_did(mounted, monkeypatch):
     folder, change = mounted
-    parts = waited.of_pod(folder / "plan.json")
+    name, parts = waited.of_pod(folder / "plan.json")
     began = psutil.Process(1).create_time()
     assert parts == (("queue", 1000.5), ("image", 1030.0), ("environment", pytest.approx(began, abs=1.0)))
     change()  # as a stop does
-    assert waited.of_pod(folder / "plan.json") == parts
+    assert waited.of_pod(folder / "plan.json") == (name, parts)
 
     def hidden(number):
         raise psutil.AccessDenied(number)
 
     monkeypatch.setattr(psutil, "Process", hidden)
-    assert waited.of_pod(folder / "plan.json") == (*parts[:2], ("environment", 0.0))
+    assert waited.of_pod(folder / "plan.json") == (name, (*parts[:2], ("environment", 0.0)))
 
 
 @pytest.mark.parametrize("content", [None, "", "None"])
@@ -50,17 +50,17 @@ def test_a_driver_elsewhere_is_in_no_pod(tmp_path, content):
     if content is not None:
         (tmp_path / "submitted-at").write_text(content)
     (tmp_path / "plan.json").write_text("{}")
-    assert waited.of_pod(tmp_path / "plan.json") == ()
+    assert waited.of_pod(tmp_path / "plan.json") is None
 
 
 @pytest.mark.parametrize(
     ("posted", "pod", "parts"),
     [
-        (50.0, [], [["environment", 50.0]]),
-        (0.0, [], None),  # a driver that Ray's Jobs API did not start
+        (50.0, None, [["environment", 50.0]]),
+        (0.0, None, None),  # a driver that Ray's Jobs API did not start
         (
             50.0,
-            [("queue", 10.0), ("image", 20.0), ("environment", 0.0)],
+            waited.Pod("head", (("queue", 10.0), ("image", 20.0), ("environment", 0.0))),
             [["queue", 10.0], ["image", 20.0], ["waiting for nodes", 40.0], ["environment", 50.0]],
         ),
     ],

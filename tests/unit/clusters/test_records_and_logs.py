@@ -14,6 +14,7 @@ from orchestrator.clusters.shared.stores import ANSWER_MARK, ExplainedStore
 from orchestrator.errors import InfrastructureError
 from orchestrator.records import RunRecord
 from orchestrator.runs import Best, EndReason, RunState, RunStatus
+from orchestrator.waited import name_of_pod
 
 RUN = RunStatus(run_id="r", state=RunState.STARTING)
 
@@ -255,6 +256,7 @@ def test_the_container_shows_what_is_there_until_the_end_and_passes_on_that_the_
     process.send_signal(signal.SIGTERM)
     told = storage / "control" / "head-1"
     wait_until(told.exists, "the word for the driver")
+    assert RunRecord(str(storage)).head_leaves(1, name_of_pod(run_folder / "plan.json"))
     with (ray_logs / "job-driver-digits-abcdefgh.log").open("a") as file:
         file.write('@trainwright {"event":"end","state":"stopped"}\n')
     assert process.communicate(timeout=60)[0].startswith("two\n")
