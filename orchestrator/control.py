@@ -105,7 +105,7 @@ class StopCheck:
         self.leaves = False
         """Whether the loop ends because a rank has notice; a stop that is asked for as well comes first."""
         self._next_step = 0
-        self._last = (0, time.monotonic())
+        self._last: tuple[int, float] | None = None
 
     def requested(self, step: int) -> bool:
         """The same answer on every rank after the same step. Collective."""
@@ -113,13 +113,21 @@ class StopCheck:
             return False
         stop = next_step = 0
         if self._peers.rank == 0:
-            last_step, last_time = self._last
-            self._last = step, time.monotonic()
-            seconds_per_step = (self._last[1] - last_time) / max(1, step - last_step)
-            stop, next_step = int(self._is_asked()), step + steps_until_check(seconds_per_step)
+            stop, next_step = int(self._is_asked()), step + self._steps_until_next(step)
         stop, noticed, self._next_step = self._peers.largest((stop, int(self._is_noticed()), next_step))
         self.leaves = bool(noticed and not stop)
         return bool(stop or noticed)
+
+    def _steps_until_next(self, step: int) -> int:
+        """By the pace since the look before. At the first one none is known, whichever step the run goes on from; and never more
+        than twice as many steps as since then, since a device that is behind its host makes the first steps seem short.
+        """
+        now, last = time.monotonic(), self._last
+        self._last = step, now
+        if last is None:
+            return 1
+        steps = step - last[0]
+        return min(2 * steps, steps_until_check((now - last[1]) / steps))
 
 
 def steps_until_check(seconds_per_step: float) -> int:

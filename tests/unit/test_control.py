@@ -99,19 +99,38 @@ def test_ranks_ask_for_a_stop_about_twice_a_second(seconds_per_step, steps):
     assert steps_until_check(seconds_per_step) == steps
 
 
-def test_a_stop_is_looked_for_only_when_it_is_time(monkeypatch):
-    now, looks, asked = [100.0], [], [False]
+def looks_of(monkeypatch, seconds_of_steps, first_step):
+    """The steps, counted from 1, after which is looked where they take so long, in a run that goes on before the first."""
+    now, looks = [100.0], []
     monkeypatch.setattr(control.time, "monotonic", lambda: now[0])
-    check = StopCheck(Peers(), lambda: looks.append(step) or asked[0])
-    for step in range(1, 12):
-        now[0] += 0.125  # so it looks at every fourth step
+    check = StopCheck(Peers(), lambda: bool(looks.append(number)))
+    for number, seconds in enumerate(seconds_of_steps, 1):
+        now[0] += seconds
+        check.requested(first_step + number - 1)
+    return looks
+
+
+@pytest.mark.parametrize("first_step", [1, 107, 1_000_001])
+def test_a_stop_is_looked_for_by_the_pace_wherever_the_run_goes_on_from(monkeypatch, first_step):
+    assert looks_of(monkeypatch, [0.125] * 20, first_step) == [1, 2, 4, 8, 12, 16, 20], "at every fourth step"
+    assert looks_of(monkeypatch, [1.0] * 5, first_step) == [1, 2, 3, 4, 5]
+
+
+def test_steps_that_only_seem_short_at_first_are_soon_found_to_be_long(monkeypatch):
+    host_runs_ahead = [5.0, *[0.001] * 9, *[1.0] * 10]
+    assert looks_of(monkeypatch, host_runs_ahead, 1) == [1, 2, 4, 8, 16, 17, 18, 19, 20]
+
+
+def test_all_ranks_stop_after_the_step_that_was_named_for_it(monkeypatch):
+    now, asked = [100.0], [False]
+    monkeypatch.setattr(control.time, "monotonic", lambda: now[0])
+    check = StopCheck(Peers(), lambda: asked[0])
+    for step in range(1, 9):
+        now[0] += 0.125
         assert not check.requested(step)
-    assert looks == [1, 5, 9]
     asked[0] = True
-    step = 12
-    assert not check.requested(12), "nobody looks before step 13, so that every rank stops after the same one"
-    step = 13
-    assert check.requested(13)
+    assert not any(check.requested(step) for step in (9, 10, 11)), "nobody looks before step 12"
+    assert check.requested(12)
 
 
 def test_a_notice_ends_the_loop_and_a_stop_comes_before_it():
