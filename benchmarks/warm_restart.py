@@ -7,44 +7,35 @@ Two workers train; one gets SIGKILL. Both runs are on the same cores one after t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from orchestrator import events, sdk
+from real_nodes import driver_of, endless, plan_of
+
+from orchestrator import events
 from orchestrator.private import ray_folder
 
 
-def plan_of(folder: Path, strategy: str, *, warm: bool) -> Path:
-    """A file with the plan of a run that does not end by itself."""
-    job = {
-        "name": "warm",
-        "model": {"family": "mlp", "width": 64, "depth": 1},
-        "data": {"train": {"kind": "builtin", "name": "iris"}, "reader": "worker"},
-        "training": {"max_steps": 10**7, "global_batch_size": 24, "log_every": 10},
+def plan(folder: Path, strategy: str, *, warm: bool) -> Path:
+    """Of a run that does not end by itself."""
+    sections = {
         "scaling": {"workers": 2},
         "strategy": {"kind": strategy},
         "checkpoint": {"every_steps": 500},
         "recovery": {"warm_processes": warm},
-        "tracking": {"kind": "none"},
     }
-    (folder / "job.yaml").write_text(json.dumps(job))
-    there = {"storage": str(folder / "run"), "cache": str(folder.parent / "cache")}
-    plan = sdk.make_plan(folder / "job.yaml").model_copy(update=there)
-    (folder / "plan.json").write_text(plan.model_dump_json())
-    return folder / "plan.json"
+    return plan_of(folder, endless("warm", 24, 64, **sections))
 
 
-def measured(plan: Path, train_seconds: float) -> tuple[float, float]:
+def measured(command: list[str], train_seconds: float) -> tuple[float, float]:
     """Seconds of the cold start, and from the loss to the next new step."""
     private = str(ray_folder(secrets.token_hex(4)))
     driver = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.driver", "--plan", str(plan), "--start-ray", private],
+        [*command, "--start-ray", private],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -86,7 +77,7 @@ def main() -> None:
         for warm in (True, False):
             place = Path(folder, str(warm))
             place.mkdir()
-            cold, again = measured(plan_of(place, options.strategy, warm=warm), options.train_seconds)
+            cold, again = measured(driver_of(plan(place, options.strategy, warm=warm)), options.train_seconds)
             print(
                 f"| {'yes' if warm else 'no'} | {cold:.1f} | {again:.1f} | {again / cold:.2f} |", flush=True
             )
