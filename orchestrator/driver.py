@@ -63,11 +63,13 @@ def main(
     parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     plan = Plan.model_validate_json(Path(options.plan).read_text(encoding="utf-8"))
+    pod = waited.of_pod(Path(options.plan))
     if options.keep:
-        return keep(plan, options.launch, _kept_command(options.plan, options.launch))
+        return keep(
+            plan, options.launch, _kept_command(options.plan, options.launch), pod.name if pod else None
+        )
     if options.kept:
         end_with_keeper()
-    pod = waited.of_pod(Path(options.plan))
     return Driver(plan, options.launch, options.start_ray, started_at, pod, work, room).run()
 
 

@@ -9,16 +9,15 @@ from typing import Any
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from orchestrator import events
+from orchestrator.retries import HOLD_SECONDS
 
-_HOLD_SECONDS = 90.0
-"""No group starts for so long: what it did would be lost. A head that is still there then was not taken away."""
 _LOOK_SECONDS = 0.5
 
 
 class HeadWatch(WorkerGroupCallback):
     """Has the group save and leave once its head has notice, and keeps the next one from starting there."""
 
-    def __init__(self, has_notice: Callable[[], bool], hold_seconds: float = _HOLD_SECONDS) -> None:
+    def __init__(self, has_notice: Callable[[], bool], hold_seconds: float = HOLD_SECONDS) -> None:
         """
         Args:
             has_notice: whether the head will be taken away; asked at each poll, so it must be quick.

@@ -5,20 +5,26 @@ from __future__ import annotations
 from orchestrator import events
 from orchestrator.runs import EndReason
 
+HOLD_SECONDS = 90.0
+"""Nothing is started for so long on a head that has notice: what it did would be lost. A head that is still there then was not
+taken away."""
 _LONGEST_PAUSE_SECONDS = 30.0
 
 
-def is_tried_again(reason: EndReason, message: str, failure: int, most: int) -> bool:
+def is_tried_again(
+    reason: EndReason, message: str, failure: int, most: int, *, is_counted: bool = True
+) -> bool:
     """Tell of a failure, and whether another try follows it.
 
     Args:
         reason: of the failure.
         message: the same, for a person.
-        failure: how many there were with this one.
+        failure: how many have been counted, with this one where it is.
         most: as many are tried again.
+        is_counted: whether this one is; else it is always tried again.
 
     """
-    retry = failure <= most
+    retry = not is_counted or failure <= most
     events.emit(
         "incident",
         reason=reason,
@@ -27,6 +33,7 @@ def is_tried_again(reason: EndReason, message: str, failure: int, most: int) -> 
         failure=failure,
         max_failures=most,
         retry=retry,
+        is_counted=is_counted,
     )
     return retry
 

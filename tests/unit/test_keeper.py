@@ -44,12 +44,19 @@ def own_signals():
 
 @pytest.fixture
 def kept(tmp_path, capfd):
-    def run(does, max_failures=2):
+    def run(does, max_failures=2, pod=None):
         job = job_of({"train": {"kind": "builtin", "name": "iris"}}, recovery={"max_failures": max_failures})
         plan = plan_of(job, tmp_path)
         RunRecord(plan.storage).set_state(RunStatus(run_id="r", state=RunState.STARTING))
         run.record = RunRecord(plan.storage)
-        code = keep(plan, 1, [sys.executable, "-c", DRIVER, plan.storage, does], first_pause=0.01)
+        code = keep(
+            plan,
+            1,
+            [sys.executable, "-c", DRIVER, plan.storage, does],
+            pod,
+            first_pause=0.01,
+            hold_seconds=0.1,
+        )
         lines = capfd.readouterr().out.splitlines()
         return code, [json.loads(line.partition(" ")[2]) for line in lines]
 
@@ -71,6 +78,23 @@ def test_no_oftener_than_the_job_allows_failures(kept):
     code, told = kept(DIES)
     assert code == 137 and kept.record.newest_driver(1) == 3
     assert [incident["retry"] for incident in told] == [True, True, False]
+
+
+def test_one_that_is_lost_with_its_pod_is_not_counted_but_once(kept):
+    """A pod that is still there after its notice was not taken away."""
+    code, told = kept(f"record.tell_that_head_leaves(1, 'p'); {DIES}", max_failures=1, pod="p")
+    assert code == 137 and kept.record.newest_driver(1) == 3
+    assert [(one["failure"], one["is_counted"], one["retry"]) for one in told] == [
+        (0, False, True),
+        (1, True, True),
+        (2, True, False),
+    ]
+    assert told[0]["message"] == "the driver was lost (SIGKILL, as its pod will be taken away)"
+
+
+def test_a_notice_of_another_pod_excuses_nothing(kept):
+    _, told = kept(f"record.tell_that_head_leaves(1, 'p'); {DIES}", max_failures=0, pod="q")
+    assert [(one["failure"], one["is_counted"], one["retry"]) for one in told] == [(1, True, False)]
 
 
 @pytest.mark.parametrize(
