@@ -14,7 +14,7 @@ from PIL import Image
 
 from orchestrator.data.preparations.raw_rows import RawRows
 from orchestrator.data.prepare_data import prepare_job
-from orchestrator.data.sources.formats import FORMATS, format_of, index_source, lines
+from orchestrator.data.sources.formats import FORMATS, format_of, index_source, lines, row_groups
 from orchestrator.data.sources.index import SourceIndex
 from orchestrator.data.sources.split import Part, SourceRows
 from orchestrator.errors import DataError
@@ -103,7 +103,7 @@ CASES = {
 
 @pytest.fixture(params=CASES)
 def indexed(request, tmp_path, monkeypatch) -> SourceIndex:
-    monkeypatch.setattr(lines, "GROUP_BYTES", 700)
+    monkeypatch.setattr(row_groups, "GROUP_BYTES", 700)
     monkeypatch.setattr(lines, "_SCAN_BYTES", 512)
     monkeypatch.setattr("orchestrator.data.sources.formats.webdataset._GROUP_BYTES", 40_000)
     monkeypatch.setattr("orchestrator.data.sources.formats.arrays._GROUP_BYTES", 2_000)
@@ -159,8 +159,7 @@ def test_the_index_is_kept_and_follows_changes(tmp_path, monkeypatch):
 
 
 def test_a_csv_column_may_widen_further_down(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "GROUP_BYTES", 40)
-    monkeypatch.setattr("orchestrator.data.sources.formats.delimited.GROUP_BYTES", 40)
+    monkeypatch.setattr(row_groups, "GROUP_BYTES", 40)
     path = tmp_path / "a.csv"
     path.write_text("id\n" + "\n".join(str(i) for i in range(50)) + "\n0.25\n")
     index = index_source(source("csv", path), "/", str(tmp_path / "cache"))
@@ -291,7 +290,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_the_number_of_classes_is_found_in_the_file(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "GROUP_BYTES", 200)
+    monkeypatch.setattr(row_groups, "GROUP_BYTES", 200)
     labels = [i % 3 for i in range(100)] + [6]  # the greatest stands at the end
     path = tmp_path / f"rows.{kind}"
     if kind == "csv":

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.data.sources.contents import identified
+from orchestrator.data.sources.formats import row_groups
 from orchestrator.data.sources.formats import text as text_format
 from orchestrator.data.sources.formats.text import TextFormat
 from orchestrator.errors import DataError
@@ -32,7 +33,7 @@ def test_rows_are_the_file_whatever_the_pieces_it_is_read_in(tmp_path_factory, p
     (folder / "a.txt").write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patch:
         whole, _ = read_all(folder / "a.txt", rows, folder / "cache")
-        patch.setattr(text_format, "_GROUP_BYTES", group)
+        patch.setattr(row_groups, "GROUP_BYTES", group)
         patch.setattr(text_format, "_SCAN_BYTES", scan)
         in_pieces, _ = read_all(folder / "a.txt", rows, folder / "cache")
     assert "".join(whole) == content

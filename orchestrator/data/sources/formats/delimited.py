@@ -11,9 +11,10 @@ from pyarrow import json
 
 from orchestrator.data.files import FileFacts, read_range
 from orchestrator.data.listing import list_files
+from orchestrator.data.sources.formats import row_groups
 from orchestrator.data.sources.formats.csv_text import first_schema, header_names, parse
 from orchestrator.data.sources.formats.dialect import Dialect, find_dialect, refuse_utf16
-from orchestrator.data.sources.formats.lines import GROUP_BYTES, JSON_LINES, index_beginning, index_lines
+from orchestrator.data.sources.formats.lines import JSON_LINES, index_beginning, index_lines
 from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
 from orchestrator.data.sources.tables import further_columns, match_columns
 from orchestrator.errors import DataError
@@ -161,7 +162,7 @@ def _source_index(kind: str, path: str, indexed: tuple[DataFile, ...], schema: p
 
 
 def _start(facts: FileFacts) -> bytes:
-    return read_range(facts.path, 0, min(GROUP_BYTES, facts.bytes))
+    return read_range(facts.path, 0, min(row_groups.GROUP_BYTES, facts.bytes))
 
 
 def _whole(table: pa.Table, file: DataFile, inner: int) -> pa.Table:

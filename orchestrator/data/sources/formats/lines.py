@@ -14,11 +14,11 @@ import numpy as np
 
 from orchestrator.data.cache import remembered
 from orchestrator.data.files import FileFacts, locate, read_range, retrying
+from orchestrator.data.sources.formats import row_groups
 from orchestrator.data.sources.formats.cutter import Cutter, RowRules
 from orchestrator.data.sources.index import DataFile
 from orchestrator.errors import DataError
 
-GROUP_BYTES = 2**20
 _SCAN_BYTES = 2**24
 _THREADS = 8
 _VERSION = 4
@@ -40,7 +40,7 @@ def index_lines(
 
 def index_beginning(facts: FileFacts, rules: RowRules, *, header: bool = False) -> tuple[DataFile]:
     """The same of a file's first megabyte, or more where no row ends there."""
-    most = GROUP_BYTES
+    most = row_groups.GROUP_BYTES
     while sum((file := scan(facts, rules, header, most)).rows) == 0 and most < facts.bytes:
         most *= 16
     return (file,)
@@ -48,7 +48,7 @@ def index_beginning(facts: FileFacts, rules: RowRules, *, header: bool = False) 
 
 def _indexed(facts: FileFacts, cache: str, rules: RowRules, header: bool) -> DataFile:
     """The file's groups, from the cache if they were found before."""
-    key = [facts.path, facts.bytes, facts.stamp, GROUP_BYTES, repr(rules), header]
+    key = [facts.path, facts.bytes, facts.stamp, row_groups.GROUP_BYTES, repr(rules), header]
     entry = remembered(
         cache, "line-index", _VERSION, key, lambda: scan(facts, rules, header).model_dump(mode="json")
     )
@@ -65,35 +65,8 @@ def scan(facts: FileFacts, rules: RowRules, header: bool, most: int | None = Non
         DataError: a quoted field never ends.
     """
     digest = hashlib.sha256()
-    marks: list[int] = [] if header else [0]
-    counts: list[int] = []
-    pending = end = 0
     pieces = _row_ends(facts, rules, digest, most if most is not None and most < facts.bytes else None)
-    for ends in pieces:
-        end = int(ends[-1])
-        if not marks:
-            marks.append(int(ends[0]))
-            ends = ends[1:]
-        while len(ends):
-            # Rows up to the first that ends past the group's size.
-            cut = int(np.searchsorted(ends, marks[-1] + GROUP_BYTES)) + 1
-            if cut > len(ends):
-                pending += len(ends)
-                break
-            counts.append(pending + cut)
-            marks.append(int(ends[cut - 1]))
-            ends, pending = ends[cut:], 0
-    if pending:
-        counts.append(pending)
-        marks.append(end)
-    return DataFile(
-        path=facts.path,
-        bytes=facts.bytes,
-        stamp=facts.stamp,
-        digest=digest.hexdigest(),
-        rows=tuple(counts),
-        marks=tuple(marks or (0,)),
-    )
+    return row_groups.grouped(facts, pieces, digest, header=header)
 
 
 def _row_ends(facts: FileFacts, rules: RowRules, digest: Any, most: int | None) -> Iterator[np.ndarray]:

@@ -13,10 +13,10 @@ import pyarrow as pa
 from orchestrator.data.cache import remembered
 from orchestrator.data.files import FileFacts, locate, read_range, retrying
 from orchestrator.data.listing import list_files
+from orchestrator.data.sources.formats import row_groups
 from orchestrator.data.sources.index import Content, DataFile, SourceIndex, file_contents, schema_text
 from orchestrator.errors import DataError
 
-_GROUP_BYTES = 2**20
 _SCAN_BYTES = 2**24
 _NEWLINE = 10
 _VERSION = 2
@@ -72,7 +72,7 @@ class TextFormat:
     def index_beginning(self, source: Any, path: str) -> SourceIndex:
         """The first file's first megabyte."""
         facts = next(facts for facts in list_files(path, ()) if facts.bytes)
-        content = read_range(facts.path, 0, min(_GROUP_BYTES, facts.bytes))
+        content = read_range(facts.path, 0, min(row_groups.GROUP_BYTES, facts.bytes))
         if (
             len(content) < facts.bytes
         ):  # not in the middle of a character: those bytes begin with 10 in binary
@@ -109,7 +109,7 @@ def _bad_byte(content: bytes, first: int) -> str:
 
 def _indexed(facts: FileFacts, rows: str, cache: str) -> DataFile:
     """The file's groups, from the cache if they were found before."""
-    key = [facts.path, facts.bytes, facts.stamp, _GROUP_BYTES, rows]
+    key = [facts.path, facts.bytes, facts.stamp, row_groups.GROUP_BYTES, rows]
     entry = remembered(
         cache, "text-index", _VERSION, key, lambda: _scanned(facts, rows).model_dump(mode="json")
     )
@@ -118,28 +118,7 @@ def _indexed(facts: FileFacts, rows: str, cache: str) -> DataFile:
 
 def _scanned(facts: FileFacts, rows: str) -> DataFile:
     digest = hashlib.sha256()
-    marks, counts, pending, end = [0], [], 0, 0
-    for ends in _all_row_ends(facts, rows, digest):
-        while len(ends):
-            # Rows up to the first that passes the group's size.
-            cut = int(np.searchsorted(ends, marks[-1] + _GROUP_BYTES)) + 1
-            if cut > len(ends):
-                pending, end = pending + len(ends), int(ends[-1])
-                break
-            counts.append(pending + cut)
-            marks.append(int(ends[cut - 1]))
-            ends, pending = ends[cut:], 0
-    if pending:
-        counts.append(pending)
-        marks.append(end)
-    return DataFile(
-        path=facts.path,
-        bytes=facts.bytes,
-        stamp=facts.stamp,
-        digest=digest.hexdigest(),
-        rows=tuple(counts),
-        marks=tuple(marks),
-    )
+    return row_groups.grouped(facts, _all_row_ends(facts, rows, digest), digest)
 
 
 def _all_row_ends(facts: FileFacts, rows: str, digest: Any) -> Iterator[np.ndarray]:
