@@ -109,7 +109,7 @@ def check_storage(storage: str, *, where: str = "from here") -> Check:
 
 
 def check_mlflow(uri: str, *, where: str = "from here") -> Check:
-    """Create a run, log a metric, read it back, delete the run."""
+    """Create an experiment with a run, log a metric, read it back, delete the experiment."""
     name = f"MLflow {where}"
     if not uri:
         return warned(name, "no tracking URI is known", "set mlflow in the profile, or MLFLOW_TRACKING_URI")
@@ -125,7 +125,7 @@ def check_mlflow(uri: str, *, where: str = "from here") -> Check:
     except urllib.error.HTTPError as error:
         mend = {
             401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the profile's mlflow_secret",
-            403: "ask for the right to log runs; or the server's --allowed-hosts lacks this address",
+            403: "ask for the right to make experiments and log runs; or the server's --allowed-hosts lacks this address",
         }.get(error.code, "look at the server's log")
         return failed(name, f"{uri} answers HTTP {error.code}", mend)
     except (OSError, ValueError, KeyError) as error:
@@ -164,6 +164,8 @@ def _mlflow_round_trip(uri: str) -> None:
     parts = urllib.parse.urlsplit(with_password(uri))
     server = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     login = _mlflow_login(parts)
+    if workspace := os.environ.get("MLFLOW_WORKSPACE"):
+        login["X-MLFLOW-WORKSPACE"] = workspace
 
     def call(verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -177,11 +179,12 @@ def _mlflow_round_trip(uri: str) -> None:
             return value
 
     now = int(time.time() * 1000)
-    run = call(
-        "POST", "runs/create", {"experiment_id": "0", "start_time": now, "run_name": "trainwright doctor"}
-    )
-    run_id = run["run"]["info"]["run_id"]
+    # of its own, as a job's: on others' experiments who may log (EDIT) may delete nothing
+    title = f"trainwright doctor {uuid.uuid4().hex[:8]}"
+    experiment = {"experiment_id": call("POST", "experiments/create", {"name": title})["experiment_id"]}
     try:
+        run = call("POST", "runs/create", {**experiment, "start_time": now, "run_name": "trainwright doctor"})
+        run_id = run["run"]["info"]["run_id"]
         call(
             "POST",
             "runs/log-metric",
@@ -191,7 +194,7 @@ def _mlflow_round_trip(uri: str) -> None:
         if [metric["value"] for metric in metrics] != [0.5]:
             raise ValueError("the metric that was logged is not there")
     finally:
-        call("POST", "runs/delete", {"run_id": run_id})
+        call("POST", "experiments/delete", experiment)
 
 
 def _mlflow_login(address: urllib.parse.SplitResult) -> dict[str, str]:

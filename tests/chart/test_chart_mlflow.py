@@ -30,6 +30,7 @@ import yaml
 from chartkit.helm import CHART, HelmError, find, render
 from fake_kubernetes import FakeKubernetes
 
+from orchestrator.clusters.doctor.checks import check_mlflow
 from orchestrator.clusters.kubernetes.dashboards import mlflow_dashboard
 from orchestrator.clusters.shared.gateway import Gateway
 from orchestrator.spec.profile import ClusterProfile
@@ -312,9 +313,15 @@ def postgresql():
         shutil.rmtree(folder)
 
 
+def as_the_jobs_user(monkeypatch, server, user):
+    """As a pod's environment does."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", server.passwords[user])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_the_server_starts_and_is_guarded(tmp_path, database, request):
+def test_the_server_starts_and_is_guarded(tmp_path, monkeypatch, database, request):
     pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed: the server needs flask-wtf")
     pytest.importorskip("prometheus_flask_exporter", reason="prometheus-flask-exporter is not installed")
     server = Server(tmp_path, request.getfixturevalue("postgresql") if database == "postgresql" else "")
@@ -345,6 +352,8 @@ def test_the_server_starts_and_is_guarded(tmp_path, database, request):
         assert location["experiment"]["artifact_location"].startswith("mlflow-artifacts:")
         grab = {"username": "mallory", "password": "password-of-mallory"}
         assert server.get("/api/2.0/mlflow/users/create", "jobs", body=grab)[0] == 403
+        as_the_jobs_user(monkeypatch, server, "jobs")
+        assert check_mlflow(f"http://127.0.0.1:{server.port}").outcome == "pass"
         # The administrator alone may read metrics, so Prometheus does it as the administrator.
         assert server.get("/metrics", "jobs")[0] == 403
         status, text = server.get("/metrics", "admin", host="127.0.0.1:5000")
@@ -427,7 +436,7 @@ def test_a_browser_is_signed_in_through_a_forwarded_port(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_team_sees_nothing_of_another(tmp_path):
+def test_a_team_sees_nothing_of_another(tmp_path, monkeypatch):
     pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed: the server needs flask-wtf")
     pytest.importorskip("prometheus_flask_exporter", reason="prometheus-flask-exporter is not installed")
     server = Server(tmp_path, teams=["vision", "speech"])
@@ -466,6 +475,10 @@ def test_a_team_sees_nothing_of_another(tmp_path):
                     assert experiment not in ids, workspace
                 assert asked(team, other, "/experiments/create", {"name": "mine now"})[0] == 403
                 assert asked("default", team, "/experiments/create", {"name": "mine now"})[0] == 403
+            as_the_jobs_user(monkeypatch, server, "vision")
+            monkeypatch.setenv("MLFLOW_WORKSPACE", "vision")
+            assert check_mlflow(f"http://127.0.0.1:{server.port}").outcome == "pass"
+            monkeypatch.delenv("MLFLOW_WORKSPACE")
             # the release's own jobs go on in the workspace of those who name none
             created = asked("", "jobs", "/experiments/create", {"name": f"ours {time.time()}"})
             assert created[0] == 200

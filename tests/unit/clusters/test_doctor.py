@@ -115,13 +115,20 @@ def test_clocks(ahead, outcome):
 
 
 class FakeMlflow(ProgrammableServer):
-    runs = None
+    """Of whose users each may delete experiments of their own alone, as with ``default_permission = EDIT``."""
+
+    made, runs, workspaces = None, None, frozenset()
 
     def route(self, asked):
-        self.runs = self.runs or {}
+        if self.made is None:
+            self.made, self.runs = {}, {}
+        self.workspaces |= {asked.headers.get("x-mlflow-workspace")}
         name = asked.path.removeprefix("/api/2.0/mlflow/")
         if asked.headers.get("authorization") != "Basic dTpw":
             return Answer(401, b"")
+        if name == "experiments/create":
+            self.made["7"] = asked.json["name"]
+            return Answer(body={"experiment_id": "7"})
         if name == "runs/create":
             self.runs["1"] = []
             return Answer(body={"run": {"info": {"run_id": "1"}}})
@@ -129,8 +136,10 @@ class FakeMlflow(ProgrammableServer):
             self.runs[asked.json["run_id"]].append({"key": asked.json["key"], "value": asked.json["value"]})
         if name == "runs/get":
             return Answer(body={"run": {"data": {"metrics": self.runs[asked.query["run_id"]]}}})
-        if name == "runs/delete":
-            del self.runs[asked.json["run_id"]]
+        if name.endswith("/delete"):
+            if asked.json.get("experiment_id") not in self.made:
+                return Answer(403, b"")
+            del self.made[asked.json["experiment_id"]]
         return Answer(body={})
 
 
@@ -140,7 +149,11 @@ def test_mlflow_keeps_what_it_is_given_and_nothing_stays(monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "u")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "p")
         assert check_mlflow(server.url).outcome == "pass"
-        assert server.runs == {}
+        assert server.made == {}
+        assert server.workspaces == {None}
+        monkeypatch.setenv("MLFLOW_WORKSPACE", "vision")
+        assert check_mlflow(server.url).outcome == "pass"
+        assert server.workspaces == {None, "vision"}
         server.fail("POST", "log-metric", Answer(body={}))
         assert check_mlflow(server.url).message == f"{server.url}: the metric that was logged is not there"
     assert check_mlflow(server.url).outcome == "fail"
