@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -67,6 +68,13 @@ def wait_until(what: str, check: Callable[[], Any], *, seconds: float = 60.0, ev
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds:g}s; last: {last!r}"[:2000])
         time.sleep(every)
+
+
+def with_this_process() -> list[str]:
+    """What stands before a command that the kernel ends where the thread that starts it is gone, by a SIGKILL too; nothing where
+    there is no setpriv.
+    """
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 class ApiError(Exception):
@@ -207,14 +215,15 @@ class ControlPlane:
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path
 
-    def account_token(self, namespace: str, name: str) -> str:
-        """A token of a ServiceAccount, by TokenRequest, as a kubelet gets it for a pod."""
+    def account_token(self, namespace: str, name: str, *, while_there: str | None = None) -> str:
+        """A token of a ServiceAccount, by TokenRequest, as a kubelet gets it for a pod; with ``while_there`` it ends with the
+        Secret of that name.
+        """
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
-        body = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"expirationSeconds": 3600},
-        }
+        spec: Object = {"expirationSeconds": 3600}
+        if while_there:
+            spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Secret", "name": while_there}
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         return str(self.request("POST", path, body)["status"]["token"])
 
     def account_kubeconfig(self, namespace: str, name: str) -> Path:
@@ -334,7 +343,10 @@ class ControlPlane:
         self._commands[name] = command
         with self.log_of(name).open("ab") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                [*with_this_process(), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self._processes.append((name, process))
 

@@ -12,7 +12,6 @@ import copy
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import threading
 import time
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 import control_plane as control_planes
 import namespaces
-import pytest
+import wrong_clock
 import yaml
 from chartkit.helm import find, render
 from command_line import CommandLine
@@ -40,6 +39,8 @@ STORAGE = "/mnt/trainwright"
 _RAY = f"/apis/ray.io/v1/namespaces/{NAMESPACE}"
 _RBAC = "rbac.authorization.k8s.io"
 _CORE = f"/api/v1/namespaces/{NAMESPACE}"
+_BY_TOKEN = "by-token"
+_CREDENTIAL = "client.authentication.k8s.io/v1"
 
 
 def missing(folder: Path) -> str | None:
@@ -77,12 +78,14 @@ class Followed:
 
     def __init__(self, events: Iterator[Object]) -> None:
         self.told: list[Object] = []
+        self._is_complete = False
         self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
         self._reader.start()
 
     def _read(self, events: Iterator[Object]) -> None:
         for event in events:
             self.told.append(event)
+        self._is_complete = True
 
     def of(self, kind: str) -> list[Object]:
         """All of a kind that have come."""
@@ -97,7 +100,7 @@ class Followed:
     def to_the_end(self) -> list[Object]:
         """All events, once the run has ended."""
         self._reader.join(300)
-        assert not self._reader.is_alive(), self.told[-3:]
+        assert self._is_complete, self.told[-3:]
         return self.told
 
 
@@ -119,8 +122,10 @@ class KubeRay(CommandLine):
         self.history: list[Event] = []
         """Every change of RayJobs and pods, in order."""
         self._followers: list[Follower] = []
-        self.ahead_seconds = 0.0
-        """How far the person's clock is ahead of the cluster's."""
+        self._token_seconds = 0.0
+        """When a token of the person says that it ends."""
+        self._token: tuple[str, str] | None = None
+        """The Secret that it ends with, and itself; None: a certificate is used."""
 
     def watch(self) -> None:
         """Begin the history."""
@@ -209,6 +214,15 @@ class KubeRay(CommandLine):
 
     def submit(self, run: str, file: Path, **sections: Any) -> None:
         """Digits by a small residual network on two workers, short unless sections say otherwise."""
+        path = self._job_file(run, **sections)
+        self.good("submit", str(path), "--cluster", str(file), "--id", run)
+
+    def run(self, name: str, file: Path, **sections: Any) -> Followed:
+        """The same by ``trainwright run``, followed."""
+        path = self._job_file(name, **sections)
+        return Followed(self._events_of("run", str(path), "--cluster", str(file), "--json"))
+
+    def _job_file(self, stem: str, **sections: Any) -> Path:
         job = {
             "name": "digits",
             "model": {"family": "cnn", "size": "debug"},
@@ -223,18 +237,23 @@ class KubeRay(CommandLine):
             "recovery": {"stop_grace": "20s", "hang_timeout": "60s", "worker_start_timeout": "180s"},
             **sections,
         }
-        path = self.folder / f"{run}.yaml"
+        path = self.folder / f"{stem}.yaml"
         path.write_text(json.dumps(job))
-        self.good("submit", str(path), "--cluster", str(file), "--id", run)
+        return path
 
     def follow(self, run: str, file: Path) -> Iterator[Object]:
         """Events of a run's driver as they come, until the run has ended."""
-        command = self.command("logs", run, "--cluster", str(file), "--follow", "--json")
+        return self._events_of("logs", run, "--cluster", str(file), "--follow", "--json")
+
+    def _events_of(self, *arguments: str) -> Iterator[Object]:
+        """Of a command that has to end well, where its output is read to the end."""
+        command = self.command(*arguments)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment) as process:
             try:
                 assert process.stdout is not None
                 for line in process.stdout:
                     yield json.loads(line)
+                assert process.wait(60) == 0
             finally:
                 process.terminate()
 
@@ -243,45 +262,52 @@ class KubeRay(CommandLine):
         return Followed(self.follow(run, file))
 
     def with_clock(self, ahead_seconds: float) -> KubeRay:
-        """The same person at a machine whose clock is wrong, for all of it: Python, TLS, and commands that it calls.
-
-        Takes Debian's faketime; skips the test without it.
-        """
-        if shutil.which("faketime") is None:
-            pytest.skip("faketime is not installed (Debian's package of that name)")
+        """The same person at a machine whose clock is wrong, for all of it: Python, TLS, and commands that it calls."""
         made = copy.copy(self)
-        made.ahead_seconds = ahead_seconds
-        made.environment = {**self.environment, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        made.environment = {**self.environment, **wrong_clock.ahead_by(ahead_seconds, self.folder)}
         return made
 
     def by_tokens_that_end(self, in_seconds: float) -> KubeRay:
         """Another person with the same rights, for whom a command fetches a token as a cloud's does; it says that the token
-        ends so soon.
+        ends so soon. ``next_token`` ends it.
         """
-        account = _named("v1", "ServiceAccount", "by-token")
-        with contextlib.suppress(ApiError):
-            self.plane.create(account, NAMESPACE)
-        subject = {"kind": "ServiceAccount", "name": "by-token", "namespace": NAMESPACE}
-        self.plane.apply(_binding("by-token", "submitter", subject), NAMESPACE)
-        ends = datetime.now(UTC) + timedelta(seconds=in_seconds)
-        credential = {
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "kind": "ExecCredential",
-            "status": {
-                "token": self.plane.account_token(NAMESPACE, "by-token"),
-                "expirationTimestamp": ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            },
-        }
+        subject = {"kind": "ServiceAccount", "name": _BY_TOKEN, "namespace": NAMESPACE}
+        self.plane.apply(_named("v1", "ServiceAccount", _BY_TOKEN), NAMESPACE)
+        self.plane.apply(_binding(_BY_TOKEN, "submitter", subject), NAMESPACE)
+        made = copy.copy(self)
+        made._token_seconds = in_seconds
         token = self.folder / "token.json"
-        token.write_text(json.dumps(credential))
-        config = yaml.safe_load(Path(self.environment["KUBECONFIG"]).read_text())
-        fetched = {"apiVersion": credential["apiVersion"], "command": "cat", "args": [str(token)]}
+        config = yaml.safe_load((self.folder / "submitter.kubeconfig").read_text())
+        fetched = {"apiVersion": _CREDENTIAL, "command": "cat", "args": [str(token)]}
         config["users"][0]["user"] = {"exec": {**fetched, "interactiveMode": "Never"}}
         path = self.folder / "by-token.kubeconfig"
         path.write_text(yaml.safe_dump(config))
-        made = copy.copy(self)
+        made.next_token()
         made.environment = {**self.environment, "KUBECONFIG": str(path)}
         return made
+
+    def next_token(self) -> None:
+        """Lay a new token where the command fetches it; the one before is taken no longer, as if its time were over."""
+        name = f"{_BY_TOKEN}-{secrets.token_hex(4)}"
+        self.plane.create(_named("v1", "Secret", name), NAMESPACE)
+        token = self.plane.account_token(NAMESPACE, _BY_TOKEN, while_there=name)
+        ends = datetime.now(UTC) + timedelta(seconds=self._token_seconds)
+        status = {"token": token, "expirationTimestamp": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        file, new = self.folder / "token.json", self.folder / "token.json.new"
+        new.write_text(json.dumps({"apiVersion": _CREDENTIAL, "kind": "ExecCredential", "status": status}))
+        new.replace(file)
+        if self._token:
+            secret, ended = self._token
+            self.plane.delete(_named("v1", "Secret", secret), NAMESPACE)
+            wait_until("the old token is refused", lambda: self._is_refused(ended))
+        self._token = (name, token)
+
+    def _is_refused(self, token: str) -> bool:
+        try:
+            self.plane.request("GET", f"{_CORE}/pods", token=token)
+        except ApiError as error:
+            return error.status == 401
+        return False
 
     @contextlib.contextmanager
     def without_operator(self) -> Iterator[None]:
@@ -316,10 +342,6 @@ class KubeRay(CommandLine):
             yield
         finally:
             self.plane.delete(binding, NAMESPACE)
-
-    def command(self, *arguments: str) -> list[str]:
-        clock = ["faketime", "-f", f"{self.ahead_seconds:+g}s"] if self.ahead_seconds else []
-        return [*clock, *super().command(*arguments)]
 
     # -- the cluster's view ------------------------------------------------------------------------------------
 
@@ -373,7 +395,9 @@ def running(folder: Path) -> Iterator[KubeRay]:
         # nodes have no names that this machine could look up
         by_address = ["--kubelet-preferred-address-types=InternalIP"]
         plane = stack.enter_context(
-            control_planes.running(folder / "control-plane", api_server_arguments=by_address)
+            control_planes.running(
+                folder / "control-plane", address=network.address, api_server_arguments=by_address
+            )
         )
         made = KubeRay(folder, plane)
         names = ServiceNames(plane)

@@ -489,7 +489,10 @@ class Pod(threading.Thread):
             enter=self.agent.network.enter(self.name),
             name=f"{self.uid}-{container.name}-{container.restarts}",
             host_name=self.name[:63],
-            command=[*(container.spec.get("command") or []), *(container.spec.get("args") or [])],
+            command=[
+                expanded(word, environment)
+                for word in [*(container.spec.get("command") or []), *(container.spec.get("args") or [])]
+            ],
             environment=environment,
             mounts=mounts,
             security=security,
@@ -551,6 +554,7 @@ class Pod(threading.Thread):
         made = dict(IMAGE_ENVIRONMENT) | {
             "KUBERNETES_SERVICE_HOST": self.agent.plane.address,
             "KUBERNETES_SERVICE_PORT": str(self.agent.plane.port),
+            "KUBERNETES_SERVICE_PORT_HTTPS": str(self.agent.plane.port),
         }
         for source in spec.get("envFrom") or []:
             for kind, plural in (("secretRef", "secrets"), ("configMapRef", "configmaps")):
@@ -560,7 +564,7 @@ class Pod(threading.Thread):
             if "valueFrom" in entry:
                 made[entry["name"]] = self._value(entry["valueFrom"], spec)
             else:
-                made[entry["name"]] = entry.get("value", "")
+                made[entry["name"]] = expanded(entry.get("value", ""), made)
         return made
 
     def _value(self, source: Object, spec: Object) -> str:
@@ -794,6 +798,17 @@ class Pod(threading.Thread):
                 each.process.send(signal.SIGKILL)
                 self._ended(each)
         remove_memory_folders(self.folder)
+
+
+def expanded(text: str, variables: Mapping[str, str]) -> str:
+    """A text with values for ``$(NAME)``, as Kubernetes puts them into commands and variables: unknown names stay, and ``$$``
+    is a dollar.
+    """
+    return re.sub(
+        r"\$(?:\$|\(([^()]*)\))",
+        lambda at: "$" if at[0] == "$$" else variables.get(at[1], at[0]),
+        text,
+    )
 
 
 def _ended_for_good(container: _Container, spec: Object, *, is_init: bool = False) -> bool:

@@ -19,6 +19,7 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from control_plane import with_this_process
 from exec_stream import start
 
 Object = dict[str, Any]
@@ -26,6 +27,7 @@ Object = dict[str, Any]
 _MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 _IMAGE = {Path(path) for path in (sys.prefix, sys.base_prefix, *sys.path) if path}
 """Folders of this machine that stand for an image's: Python, its packages and this checkout."""
+_UNSHARED = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child")
 _IN_ITS_FOLDER = ("env", "--chdir=/tmp")
 
 
@@ -127,7 +129,7 @@ class ContainerProcess:
         self._as_its_user = _as_its_user(security, environment)
         script = _script(host_name, [*self._as_its_user, *command], mounts, security, self._group)
         self._process = subprocess.Popen(
-            [*enter, "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "sh", "-c", script],
+            [*enter, *with_this_process(), *_UNSHARED, "sh", "-c", script],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
