@@ -84,7 +84,7 @@ _Candidate = tuple[float, Advice]
 
 def _share(ledger: Ledger, *parts: str) -> tuple[float, float]:
     seconds = sum(ledger.seconds.get(part, 0.0) for part in parts)
-    return seconds, seconds / ledger.wall if ledger.wall else 0.0
+    return seconds, seconds / ledger.of_launches if ledger.of_launches else 0.0
 
 
 def _input(ledger: Ledger, reader_tasks: int) -> _Candidate:
@@ -155,7 +155,7 @@ _START_CHANGES = {
 
 def _communication(ledger: Ledger, reduce_dtype: str) -> _Candidate:
     seconds = ledger.communication
-    share = seconds / ledger.wall if ledger.wall else 0.0
+    share = seconds / ledger.of_launches if ledger.of_launches else 0.0
     change = (
         "strategy.reduce_dtype: bf16 (now fp32), which sends half the bytes and rounds gradients"
         if reduce_dtype == "fp32"
@@ -173,7 +173,7 @@ def _communication(ledger: Ledger, reduce_dtype: str) -> _Candidate:
 def _straggler(ledger: Ledger) -> _Candidate:
     rank = max(ledger.waited_for, key=lambda rank: ledger.waited_for[rank], default=0)
     seconds = ledger.waited_for.get(rank, 0.0)
-    share = seconds / ledger.wall if ledger.wall else 0.0
+    share = seconds / ledger.of_launches if ledger.of_launches else 0.0
     return share, Advice(
         "straggler",
         f"the others waited {share:.0%} of the time for worker {rank}, whose forward passes take longer",

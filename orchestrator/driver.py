@@ -116,6 +116,7 @@ class Driver:
             name=plan.job.name,
             launch=launch,
             submitted_at=pod.waited[0][1] if pod else started_at,
+            before=waited.launch_before(),
         )
         self._stops_asked = 0
         self._why_at_once = "stopped before it could save"
@@ -133,6 +134,7 @@ class Driver:
         from orchestrator.telemetry.ledger_keeper import LedgerKeeper
 
         try:
+            self._record.keep_launches_before(self._status)
             self._record = self._record.taken_over(self._launch)
         except OSError as error:
             end = self._end_of(InfrastructureError(f"the run's record can't be written: {first_line(error)}"))

@@ -111,9 +111,10 @@ class Run(StoredRun):
         status = self.status()
         now = None if status.state.is_final else time.time()
         found = self._told_ledger(status, now)
-        if found.launch != status.launch:
-            until = status.ended_at if now is None else now
-            return found if until is None else found.waiting(status.submitted_at, until)
+        for launch in (*status.launches_before(), status):
+            until = launch.ended_at if launch.state.is_final else now
+            if launch.launch > found.launch and until is not None:
+                found = found.waiting(launch.launch, launch.submitted_at, until)
         return found
 
     def _told_ledger(self, status: RunStatus, now: float | None) -> Ledger:

@@ -14,6 +14,7 @@ from orchestrator.section import Section
 
 STEP, REPLAY, DOWN, QUEUE, NODES, END = "step", "replay", "down", "queue", "waiting for nodes", "end"
 IMAGE, ENVIRONMENT = "image", "environment"
+BETWEEN = "between launches"
 BEFORE = (QUEUE, IMAGE, ENVIRONMENT)
 """What may go by before a driver's first word: the queue, then the image is pulled, then Ray and the job's environment are made."""
 START = "start: "
@@ -39,7 +40,7 @@ class Ledger(Section):
     """Seconds by part."""
 
     seconds: dict[str, float] = {}
-    """``step`` is what counted; ``replay`` what was taken again after it was lost; ``down`` from the last log before a fault to
+    """``between launches`` from a launch's end to the submission that resumed it; ``step`` is what counted; ``replay`` what was taken again after it was lost; ``down`` from the last log before a fault to
     the next start; ``queue``, ``image`` and ``environment`` from a submission to its driver's first word; ``start: ...`` the stages of all starts, ``restore`` the one in
     which a checkpoint is read; ``end`` from the last log on: the last save, evaluation and the logged model.
     """
@@ -67,6 +68,8 @@ class Ledger(Section):
     """When its first driver began, in seconds since the epoch."""
     charged_from: float = 0.0
     """From when on its time is charged: its submission, where the driver knew that, or its cluster told it."""
+    free_from: float = 0.0
+    """When the launch before it had ended; 0 where there was none."""
     doing: str = ""
     """The part of the time behind ``until``; empty where the run has ended."""
     until: float = 0.0
@@ -80,16 +83,20 @@ class Ledger(Section):
         return sum(self.seconds.values())
 
     @property
-    def effective(self) -> float:
-        """Effective training time: the share of the wall time that steps took that counted."""
-        return self.seconds.get(STEP, 0.0) / self.wall if self.wall else 0.0
+    def of_launches(self) -> float:
+        """All seconds in which a launch of it was there."""
+        return self.wall - self.seconds.get(BETWEEN, 0.0)
 
-    def waiting(self, submitted_at: float, until: float) -> Ledger:
+    @property
+    def effective(self) -> float:
+        """Effective training time: the share of its launches' time that steps took that counted."""
+        return self.seconds.get(STEP, 0.0) / self.of_launches if self.of_launches else 0.0
+
+    def waiting(self, launch: int, submitted_at: float, until: float) -> Ledger:
         """With a launch behind it that has no driver yet, or never had one: all of it is queue. Both in seconds since the epoch."""
-        seconds = max(0.0, until - max(submitted_at, self.until))
-        return self.model_copy(
-            update={"seconds": {**self.seconds, QUEUE: self.seconds.get(QUEUE, 0.0) + seconds}}
-        )
+        account = Account({}, self)
+        account.never_began(launch, submitted_at, until)
+        return account.ledger
 
     def up_to(self, now: float) -> Ledger:
         """With the time since then, of a launch that has not ended."""
@@ -157,8 +164,7 @@ class Account:
         """What the time from here on is charged to; empty between launches."""
         self.at = found.until
         """Up to when all is charged."""
-        self.free_from = 0.0
-        """When the launch before had ended."""
+        self.free_from = found.free_from
         self.reached = max(reached, found.step)
         """The last step that any attempt has logged or saved."""
         self.step_seconds = 0.0
@@ -181,6 +187,7 @@ class Account:
             launch=self.launch,
             began_at=self.began_at,
             charged_from=self.charged_from,
+            free_from=self.free_from,
             doing=self.doing,
             until=self.at,
             is_told_apart=self.is_told_apart,
@@ -234,16 +241,26 @@ class Account:
             case {"event": "end"} if self.doing:
                 self._goes_on(time, "")
 
+    def never_began(self, launch: int, submitted_at: float, until: float) -> None:
+        """A launch that ended without a driver, or has none up to now: all of it is queue."""
+        self._lies_idle(min(submitted_at, until))
+        self._add(QUEUE, max(0.0, until - self.at))
+        self.at, self.launch = max(self.at, until), launch
+
+    def _lies_idle(self, until: float) -> None:
+        """Up to the submission of a launch, where there was one before it."""
+        if self.at:
+            self._add(BETWEEN, max(0.0, until - self.at))
+        self.at, self.doing = max(self.at, until), ""
+
     def _begins(self, time: float, launch: int) -> None:
-        """A launch's driver begins: the first one, or another in the place of one that was lost. What lies between two launches
-        belongs to nobody.
-        """
+        """A launch's driver begins: the first one, or another in the place of one that was lost."""
         if self.doing and launch == self.launch:
             self._failed(time)
         else:
             self.free_from = self.at
-            submitted = min(self.submitted_at.get(launch, time), time)
-            self.at, self.doing = max(submitted, self.free_from), QUEUE
+            self._lies_idle(min(self.submitted_at.get(launch, time), time))
+            self.doing = QUEUE
             self.began_at, self.charged_from, self.is_told_apart = time, self.at, False
         self.launch = launch
         self._goes_on(time, f"{START}starting the driver")
@@ -254,6 +271,8 @@ class Account:
         """
         begin = min(max(parts[0][1], self.free_from), self.charged_from)
         self._add(QUEUE, self.charged_from - begin)
+        if self.free_from:
+            self._add(BETWEEN, begin - self.charged_from)
         self.charged_from = at = begin
         if self.is_told_apart:
             return
@@ -263,8 +282,9 @@ class Account:
             if end > at:
                 self._move(end - at, QUEUE, part)
             at = end
-        if self.seconds.get(QUEUE, 0.0) < _ROUNDING:
-            self.seconds.pop(QUEUE, None)
+        for part in (QUEUE, BETWEEN):
+            if self.seconds.get(part, 0.0) < _ROUNDING:
+                self.seconds.pop(part, None)
 
     def _goes_on(self, time: float, doing: str) -> None:
         """From training on: to the end, or, without a fault that was told, to another attempt in the same processes."""

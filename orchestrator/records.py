@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from orchestrator.errors import RecordError, SupersededError
 from orchestrator.ledger import Ledger
 from orchestrator.own_code import OwnCode
-from orchestrator.runs import RunStatus
+from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.section import Section
 from orchestrator.storage import Store, store_at
 
@@ -131,6 +131,16 @@ class RunRecord:
         earlier = self.status(status.launch)
         assert earlier is not None
         return earlier
+
+    def keep_launches_before(self, status: RunStatus) -> None:
+        """Write how those ended that came to no driver, as whoever sent this launch knew them, so that none is missing."""
+        known = {launch.launch: launch for launch in status.launches_before()}
+        for launch in range(status.launch - 1, 0, -1):
+            if self.store.exists(_state_name(launch)):
+                return
+            ended = known.get(launch) or _unknown_end(status, launch)
+            self.set_state(ended)
+            self.end(ended)
 
     def newest_driver(self, launch: int) -> int:
         """Number of the newest driver that a launch has had; 0 where none has begun."""
@@ -355,6 +365,12 @@ def first_fault(error: ValidationError | RecursionError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def _unknown_end(status: RunStatus, launch: int) -> RunStatus:
+    """Of a launch that left nothing."""
+    before = RunStatus(run_id=status.run_id, state=RunState.PENDING, name=status.name, launch=launch)
+    return before.ended(RunState.FAILED, EndReason.DRIVER_LOST, "its driver never began", ended_at=None)
 
 
 def _encoded(status: RunStatus) -> bytes:

@@ -158,7 +158,7 @@ class RunStatus(Section):
     best: Best | None = None
     """The best checkpoint, as far as the job ranks them."""
     effective: float | None = None
-    """Effective training time: the share of the time since the first submission that steps took that counted; None before the
+    """Effective training time: the share of the time of its launches that steps took that counted; None before the
     driver has told.
     """
     nodes_left_out: tuple[str, ...] = ()
@@ -169,11 +169,21 @@ class RunStatus(Section):
     """Room for spare workers, as a cluster's driver told last; None where none is asked for."""
     urls: dict[str, str] = {}
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
+    before: RunStatus | None = None
+    """The launch before this one, where that ended without a driver: nothing else is left of it, and it names the one before likewise."""
 
     def at(self, state: RunState) -> RunStatus:
         """In another state that is no end; ``ended`` says how it ends."""
         assert not self.state.is_final and not state.is_final
         return self._with(state=state)
+
+    def behind(self, before: RunStatus | None) -> RunStatus:
+        """Behind a launch that ended without a driver; None where the one before had one."""
+        return self._with(before=before)
+
+    def launches_before(self) -> list[RunStatus]:
+        """Those right before this one that ended without a driver, oldest first."""
+        return [*self.before.launches_before(), self.before] if self.before else []
 
     def saying(self, message: str) -> RunStatus:
         """With another sentence for a person."""

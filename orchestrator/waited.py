@@ -19,6 +19,10 @@ from typing import NamedTuple
 from orchestrator import events
 from orchestrator.ledger import ENVIRONMENT, IMAGE, NODES, QUEUE
 from orchestrator.records import SUBMITTED
+from orchestrator.runs import RunStatus
+
+BEFORE = "before"
+"""In a Ray job's metadata: the launch before it, as JSON, where that ended without a driver."""
 
 Began = tuple[str, float]
 """A part of the ledger, and from when on, in seconds since the epoch."""
@@ -76,12 +80,25 @@ def tell(pod: Pod | None) -> None:
         events.emit("waited", parts=parts)
 
 
+def launch_before() -> RunStatus | None:
+    """The launch before this driver's, where that ended without one."""
+    told = _metadata().get(BEFORE)
+    return RunStatus.model_validate_json(told) if told else None
+
+
+def _metadata() -> dict[str, str]:
+    """Ray passes on to a job's driver with what it was posted; nothing to one that was started otherwise."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return dict(json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"])
+    return {}
+
+
 def _job_posted() -> float:
-    """Ray passes a job's name on to its driver. 0 of a driver that was started otherwise."""
+    """0 of a driver that no job started."""
     from ray.experimental.internal_kv import _internal_kv_get
 
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        name = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]["job_submission_id"]
+        name = _metadata()["job_submission_id"]
         kept = _internal_kv_get(f"_ray_internal_job_info_{name}", namespace="job")
         return float(json.loads(kept)["start_time"]) / 1000
     return 0.0

@@ -115,7 +115,9 @@ class KubernetesCluster:
             refuse_deleted(storage_record(plan.storage), run_id)
         plan = plan if revise is None else revise(plan)
         refuse_nothing_left(status, plan)
-        return self._send(plan, launch)
+        if is_half_sent:
+            return self._send(plan, launch, before=status.before)
+        return self._send(plan, launch, before=None if self._has_begun(rayjob) else status)
 
     def _resume_forgotten(self, run_id: str, revise: Revise | None) -> RunStatus:
         """The same from the run's records alone; one that has no end there was lost with its RayJob."""
@@ -191,7 +193,9 @@ class KubernetesCluster:
         return status.at(RunState.STOPPING)
 
     def _end_now(self, rayjob: dict[str, Any]) -> RunStatus:
-        ended = self._api.patch_rayjob(rayjob["metadata"]["name"], stop_patch(rayjob, self.profile))
+        ended = self._api.patch_rayjob(
+            rayjob["metadata"]["name"], stop_patch(rayjob, self.profile, time.time())
+        )
         return rayjob_to_status(ended, self.profile)
 
     def delete(self, run_id: str) -> None:
@@ -294,24 +298,33 @@ class KubernetesCluster:
 
     # -- sending -----------------------------------------------------------------------------------------------
 
-    def _rendered(self, plan: Plan, launch: int) -> tuple[dict[str, Any], bytes | None]:
+    def _rendered(
+        self, plan: Plan, launch: int, before: RunStatus | None = None
+    ) -> tuple[dict[str, Any], bytes | None]:
         """The RayJob and the working directory's package, if there is one."""
         if plan.job.environment.working_dir is None:
-            return plan_to_rayjob(plan, self.profile, launch), None
+            return plan_to_rayjob(plan, self.profile, launch, None, before), None
         package = pack(plan, with_own_code=False)
         size = len(base64.b64encode(package)) + len(plan.model_dump_json())
         if size <= LARGEST_CONFIG_MAP_BYTES:
-            return plan_to_rayjob(plan, self.profile, launch, PACKAGE_IN_CONFIG_MAP), package
+            return plan_to_rayjob(plan, self.profile, launch, PACKAGE_IN_CONFIG_MAP, before), package
         if not self._is_object_store:
             raise SpecError(
                 f"environment.working_dir: its package and the plan have {format_bytes(size)}, but a ConfigMap holds"
                 f" {format_bytes(LARGEST_CONFIG_MAP_BYTES)}; build the code into the image, leave files out with"
                 " .trainwrightignore, or use a profile whose storage is s3:// or gs://"
             )
-        return plan_to_rayjob(plan, self.profile, launch, f"{plan.storage}/{_package_name(launch)}"), package
+        place = f"{plan.storage}/{_package_name(launch)}"
+        return plan_to_rayjob(plan, self.profile, launch, place, before), package
 
-    def _send(self, plan: Plan, launch: int, command: Sequence[str] | None = None) -> RunStatus:
-        body, package = self._rendered(plan, launch)
+    def _send(
+        self,
+        plan: Plan,
+        launch: int,
+        command: Sequence[str] | None = None,
+        before: RunStatus | None = None,
+    ) -> RunStatus:
+        body, package = self._rendered(plan, launch, before)
         if command is not None:
             body["spec"]["entrypoint"] = shlex.join(command)
         in_config_map = PACKAGE_IN_CONFIG_MAP in body["spec"]["runtimeEnvYAML"]
@@ -451,6 +464,13 @@ class KubernetesCluster:
         except NotFoundError:
             return True
         return False
+
+    def _has_begun(self, rayjob: dict[str, Any]) -> bool:
+        """Whether a launch has had a driver; of records in a claim the next driver knows better."""
+        if self._reads_storage:
+            record = storage_record(rayjob["metadata"]["annotations"][STORAGE])
+            return record.newest_driver(launch_of(rayjob)) > 0
+        return bool((rayjob.get("status") or {}).get("jobStatus"))
 
     def _record_of(self, rayjob: dict[str, Any]) -> RunStatus | None:
         """What the run says of itself, where its storage can be read from here."""

@@ -26,13 +26,15 @@ from orchestrator.clusters.shared.driver_command import environment_variables, k
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name, submission_id
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import Plan
+from orchestrator.runs import RunStatus
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
+from orchestrator.waited import BEFORE
 
 RUN_LABEL = "trainwright/run"
 LAUNCH_LABEL = "trainwright/launch"
 RUN_ID, JOB_NAME, DIGEST = "trainwright/run-id", "trainwright/job-name", "trainwright/plan-digest"
 STORAGE, TOTAL_STEPS, STOP = "trainwright/storage", "trainwright/total-steps", "trainwright/stop"
-"""Annotations of a RayJob; ``trainwright/stop: now`` says that a person ended it."""
+"""Annotations of a RayJob; ``trainwright/stop`` says that a person ended it, and when, in seconds since the epoch."""
 
 PLAN_KEY, PACKAGE_KEY = "plan.json", "working-dir.zip"
 """Keys of the run's ConfigMap, and so names of files below ``RUN_FOLDER``."""
@@ -45,12 +47,17 @@ _IDLE_SECONDS = 60
 
 
 def plan_to_rayjob(
-    plan: Plan, profile: ClusterProfile, launch: int = 1, package: str | None = None
+    plan: Plan,
+    profile: ClusterProfile,
+    launch: int = 1,
+    package: str | None = None,
+    before: RunStatus | None = None,
 ) -> dict[str, Any]:
     """The RayJob of one launch. Raises ResourcesError or SpecError where the plan can never fit the profile.
 
     Args:
         package: URI of the working directory's zip file, as Ray downloads it; None: no working directory.
+        before: The launch before it, where that ended without a driver.
     """
     options = profile.kubernetes
     spec: dict[str, Any] = {
@@ -59,7 +66,12 @@ def plan_to_rayjob(
         "submissionMode": "HTTPMode",
         # JSON is YAML; strings in it need no second thought about quoting
         "runtimeEnvYAML": json.dumps(_runtime_env(plan, profile, package), sort_keys=True),
-        "metadata": {"run": plan.run_id, "launch": str(launch), "digest": plan.digest},
+        "metadata": {
+            "run": plan.run_id,
+            "launch": str(launch),
+            "digest": plan.digest,
+            **({BEFORE: before.model_dump_json(exclude_defaults=True)} if before else {}),
+        },
         "backoffLimit": options.cluster_retries,
         "preRunningDeadlineSeconds": max(1, round(options.start_deadline)),
         "rayClusterSpec": _ray_cluster(plan, profile, launch),
@@ -110,8 +122,12 @@ def plan_to_config_map(
     return body
 
 
-def stop_patch(rayjob: dict[str, Any], profile: ClusterProfile) -> dict[str, Any]:
-    """Merge patch that ends a RayJob now, in any phase; see the head of this file."""
+def stop_patch(rayjob: dict[str, Any], profile: ClusterProfile, now: float) -> dict[str, Any]:
+    """Merge patch that ends a RayJob now, in any phase; see the head of this file.
+
+    Args:
+        now: In seconds since the epoch. KubeRay notes no end of a job that was still in its queue.
+    """
     spec: dict[str, Any] = {"activeDeadlineSeconds": 1}
     if rayjob["spec"].get("deletionStrategy"):
         failed = {"jobDeploymentStatus": "Failed"}
@@ -124,7 +140,7 @@ def stop_patch(rayjob: dict[str, Any], profile: ClusterProfile) -> dict[str, Any
                 },
             ]
         }
-    return {"metadata": {"annotations": {STOP: "now"}}, "spec": spec}
+    return {"metadata": {"annotations": {STOP: f"{now:.0f}"}}, "spec": spec}
 
 
 def _runtime_env(plan: Plan, profile: ClusterProfile, package: str | None) -> dict[str, Any]:

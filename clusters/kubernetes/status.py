@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from orchestrator.clusters.shared.log_lines import last_line
 from orchestrator.clusters.shared.progress import with_progress
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.waited import BEFORE
 
 
 class Row(NamedTuple):
@@ -116,16 +118,27 @@ def rayjob_to_status(
         name=notes.get(JOB_NAME, ""),
         launch=launch_of(rayjob),
         submitted_at=seconds_since_epoch(metadata.get("creationTimestamp")) or 0.0,
-        ended_at=seconds_since_epoch(status.get("endTime")) if state.is_final else None,
+        ended_at=_ended_at(status, notes) if state.is_final else None,
         total_steps=int(notes.get(TOTAL_STEPS, 0)),
         urls={"checkpoints": f"{notes[STORAGE]}/checkpoints"} if STORAGE in notes else {},
     )
+    if before := rayjob["spec"].get("metadata", {}).get(BEFORE):
+        base = base.behind(RunStatus.model_validate_json(before))
     if status.get("dashboardURL"):
         base = base.with_urls({"dashboard": f"http://{status['dashboardURL']}"})
     if record is not None:
         return base.with_record(record)
     # of a job that failed KubeRay quotes the log's end, and the driver says there why; the object outlives the log
     return with_progress(base, said.splitlines()) if state.is_final and STOP not in notes else base
+
+
+def _ended_at(status: dict[str, Any], notes: dict[str, str]) -> float | None:
+    """As KubeRay says; of a job that was stopped in its queue it says nothing."""
+    if "endTime" in status:
+        return seconds_since_epoch(status["endTime"])
+    with contextlib.suppress(KeyError, ValueError):
+        return float(notes[STOP])
+    return None
 
 
 def half_sent(status: RunStatus) -> str:

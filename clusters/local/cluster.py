@@ -107,7 +107,9 @@ class LocalCluster:
             if revise is not None:
                 plan = revise(plan)
             refuse_nothing_left(status, plan)
-            self._launch(plan, launch, plan_to_process(plan, launch, self._driver))
+            has_begun = self._record(run_id).newest_driver(status.launch) > 0
+            before = None if has_begun else self._record(run_id).status(status.launch)
+            self._launch(plan, launch, plan_to_process(plan, launch, self._driver), before)
         return self.status(run_id)
 
     def status(self, run_id: str) -> RunStatus:
@@ -197,13 +199,13 @@ class LocalCluster:
         status = self._record(run_id).status()
         return status is not None and (status.state.is_final or self._process(run_id, 1).was_started)
 
-    def _launch(self, plan: Plan, launch: int, body: dict[str, Any]) -> None:
+    def _launch(self, plan: Plan, launch: int, body: dict[str, Any], before: RunStatus | None = None) -> None:
         """Start a launch's driver. Under the run's lock; each step may be the last one, and doing all again is right."""
         record = self._record(plan.run_id)
         own_folder(Path(body["ray_dir"]).parent)
         if launch > 1:
             record.store.write(plan_name(launch), plan.model_dump_json(indent=2).encode())
-        record.set_state(pending(plan, launch, time.time()))
+        record.set_state(pending(plan, launch, time.time()).behind(before))
         self._process(plan.run_id, launch).start(body["command"], body["cwd"], body["ray_dir"])
 
     def _state(self, run_id: str) -> RunStatus:

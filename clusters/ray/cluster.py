@@ -92,7 +92,8 @@ class RayJobsCluster:
         self._client.check_versions()
         if job is None:
             self._recorded.end(status)
-        return self._send(plan, launch, package)
+        has_begun = status.attempt > 0 or self._record(plan).newest_driver(status.launch) > 0
+        return self._send(plan, launch, package, None if has_begun else status)
 
     def status(self, run_id: str) -> RunStatus:
         """From Ray, the run's records and, where those can't be reached, the driver's output. Of a run that Ray has forgotten,
@@ -204,8 +205,8 @@ class RayJobsCluster:
             raise InfrastructureError(f"cluster {self.profile.name}: {command[2]} failed there: {last[:300]}")
         return output
 
-    def _send(self, plan: Plan, launch: int, package: bytes) -> RunStatus:
-        body = plan_to_ray_job(plan, self.profile, launch)
+    def _send(self, plan: Plan, launch: int, package: bytes, before: RunStatus | None = None) -> RunStatus:
+        body = plan_to_ray_job(plan, self.profile, launch, before)
         is_new = self._client.submit(
             submission_id=body["submission_id"],
             entrypoint=body["entrypoint"],

@@ -9,11 +9,19 @@ from orchestrator.clusters.shared.driver_command import environment_variables, k
 from orchestrator.clusters.shared.packaging import PLAN_NAME
 from orchestrator.clusters.shared.safe_names import submission_id
 from orchestrator.planning.plan import Plan
+from orchestrator.runs import RunStatus
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.waited import BEFORE
 
 
-def plan_to_ray_job(plan: Plan, profile: ClusterProfile, launch: int = 1) -> dict[str, Any]:
-    """The Jobs API's payload for one launch, without the package. Pure; holds no secret."""
+def plan_to_ray_job(
+    plan: Plan, profile: ClusterProfile, launch: int = 1, before: RunStatus | None = None
+) -> dict[str, Any]:
+    """The Jobs API's payload for one launch, without the package. Pure; holds no secret.
+
+    Args:
+        before: the launch before it, where that ended without a driver.
+    """
     runtime_env: dict[str, Any] = {"env_vars": environment_variables(plan, profile)}
     if plan.job.environment.pip:
         runtime_env["pip"] = list(plan.job.environment.pip)
@@ -27,6 +35,7 @@ def plan_to_ray_job(plan: Plan, profile: ClusterProfile, launch: int = 1) -> dic
             "launch": str(launch),
             "digest": plan.digest,
             "plan": plan.model_dump_json(),
+            **({BEFORE: before.model_dump_json(exclude_defaults=True)} if before else {}),
         },
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.clusters.shared.log_lines import last_line
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.waited import BEFORE
 
 _STATES = {
     "PENDING": RunState.PENDING,
@@ -34,6 +35,8 @@ def job_to_status(job: dict[str, Any], profile: ClusterProfile, record: RunStatu
         total_steps=summary["total_steps"],
         urls={"dashboard": str(profile.address), "checkpoints": f"{summary['storage']}/checkpoints"},
     )
+    if BEFORE in metadata:
+        status = status.behind(RunStatus.model_validate_json(metadata[BEFORE]))
     state = _STATES[job["status"]]
     if state.is_final:
         # with a record, a driver that could still speak would have written its end there

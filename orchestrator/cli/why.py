@@ -37,4 +37,4 @@ def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     say(f"{advice.bound}-bound: {advice.sentence}")
     say(f"change {advice.change}")
     if advice.gain:
-        say(f"which should save {advice.gain:.0f} s, {advice.gain / ledger.wall:.0%} of the time")
+        say(f"which should save {advice.gain:.0f} s, {advice.gain / ledger.of_launches:.0%} of the time")

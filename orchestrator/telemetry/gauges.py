@@ -103,7 +103,7 @@ class LedgerGauges:
         )
         self._effective = Gauge(
             "trainwright_effective_training_time",
-            description="Share of the wall time that steps took that counted.",
+            description="Share of the launches' time that steps took that counted.",
             tag_keys=TAGS,
         )
 

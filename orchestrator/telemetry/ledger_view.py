@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import BETWEEN, Ledger
 from orchestrator.telemetry.samples import png_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _COLORS = {
     "image": (140, 141, 26),
     "environment": (100, 101, 20),
     "waiting for nodes": (219, 219, 141),
+    "between launches": (225, 225, 225),
 }
 _STARTS = ((23, 190, 207), (90, 200, 210), (140, 215, 222), (180, 228, 233))
 """In turn, for the stages of starts."""
@@ -41,7 +42,8 @@ def ledger_rows(ledger: Ledger) -> dict[str, str]:
     """Name and text of each part, and of all."""
     wall = ledger.wall or 1.0
     parts = {part: f"{seconds:,.1f} s ({seconds / wall:.0%})" for part, seconds in by_size(ledger)}
-    return {**parts, "all": f"{ledger.wall:,.1f} s, {ledger.effective:.1%} of it effective training time"}
+    of = "its launches' time" if BETWEEN in ledger.seconds else "it"
+    return {**parts, "all": f"{ledger.wall:,.1f} s, {ledger.effective:.1%} of {of} effective training time"}
 
 
 def ledger_metrics(ledger: Ledger) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """What every cluster does alike: the protocol's promises, on this machine with real processes in the driver's place, and on
 real HTTP servers that stand for Ray and Kubernetes."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cluster_places import PLACES, RUN
 
-from orchestrator import events
+from orchestrator import events, sdk
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.runs import EndReason, RunState
 
@@ -260,6 +261,27 @@ def test_each_resume_is_a_launch_of_its_own(place):
         assert cluster.status(RUN).state is RunState.RUNNING
         place.fails(launch)
         assert cluster.status(RUN).state is RunState.FAILED
+
+
+def test_a_launch_that_ended_without_a_driver_is_told_to_the_next(place):
+    """Of an image that is not there, of a queue that never has room: nothing of it is in the run's record."""
+    cluster, _ = submit(place)
+    ended = []
+    for launch in (1, 2):
+        cluster.stop(RUN)
+        place.ends_by_stop(launch)
+        ended.append(cluster.status(RUN))
+        resumed = cluster.resume(RUN)
+        assert resumed.launch == launch + 1
+    told = [(one.launch, one.state, one.submitted_at, one.ended_at) for one in resumed.launches_before()]
+    assert told == [(one.launch, "stopped", one.submitted_at, one.ended_at) for one in ended]
+    assert all(one.ended_at for one in ended)
+    ledger = sdk.Run(RUN, cluster).ledger()
+    assert set(ledger.seconds) <= {"queue", "between launches"}
+    assert ledger.wall == pytest.approx(time.time() - ended[0].submitted_at, rel=0.005, abs=2)
+    place.runs(3)
+    place.fails(3)
+    assert cluster.resume(RUN).launches_before() == []
 
 
 def test_a_run_goes_on_with_another_plan_and_keeps_it(place):

@@ -82,6 +82,7 @@ class Local(Place):
         return LocalCluster(self.profile, driver=[str(script), self._address])
 
     def starts(self, launch=1):
+        RunRecord(str(self.storage / "runs" / RUN)).taken_over(launch)
         self._order(launch, state="starting")
 
     def prints(self, *lines, launch=1):
@@ -111,8 +112,8 @@ class Local(Place):
     def is_alive(self):
         return self._process(1).pid is not None
 
-    def ends_by_stop(self):
-        self._wait_until_gone(1)
+    def ends_by_stop(self, launch=1):
+        self._wait_until_gone(launch)
 
     def has_been_asked_nothing(self):
         return not any(self.storage.iterdir())
@@ -173,6 +174,7 @@ class Ray(Place):
 
     def starts(self, launch=1):
         self.server.set_job(submission_id(RUN, launch), status="RUNNING")
+        self._record().taken_over(launch)
         self._record().set_state(RunStatus(run_id=RUN, launch=launch, state=RunState.STARTING))
 
     def prints(self, *lines, launch=1):
@@ -206,8 +208,8 @@ class Ray(Place):
     def is_alive(self):
         return self.server.jobs[RUN]["status"] == "RUNNING"
 
-    def ends_by_stop(self):
-        assert self.server.jobs[RUN]["status"] == "STOPPED"
+    def ends_by_stop(self, launch=1):
+        assert self.server.jobs[submission_id(RUN, launch)]["status"] == "STOPPED"
 
     def has_been_asked_nothing(self):
         return self.server.asked == []
@@ -294,9 +296,10 @@ class Kubernetes(Place):
     def is_alive(self):
         return "activeDeadlineSeconds" not in self.server.objects["rayjobs"][RUN]["spec"]
 
-    def ends_by_stop(self):
-        assert self.server.objects["rayjobs"][RUN]["spec"]["activeDeadlineSeconds"] == 1
-        self.server.set_status(RUN, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
+    def ends_by_stop(self, launch=1):
+        job = submission_id(RUN, launch)
+        assert self.server.objects["rayjobs"][job]["spec"]["activeDeadlineSeconds"] == 1
+        self.server.set_status(job, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
 
     def has_been_asked_nothing(self):
         return self.server.asked == []

@@ -52,7 +52,11 @@ def test_every_golden_manifest_can_be_stopped(control_plane, training, name):
     path = control_plane.path_of(body)
     try:
         patched = control_plane.request(
-            "PATCH", path, stop_patch(stored, profile), content_type=MERGE, fieldValidation="Strict"
+            "PATCH",
+            path,
+            stop_patch(stored, profile, now=1000.0),
+            content_type=MERGE,
+            fieldValidation="Strict",
         )
         assert patched["spec"]["activeDeadlineSeconds"] == 1
         assert patched["spec"]["rayClusterSpec"] == stored["spec"]["rayClusterSpec"]

@@ -12,7 +12,7 @@ from programmable_server import wait_until
 from orchestrator import data, driver, waited
 from orchestrator.errors import DataError, ResourcesError
 from orchestrator.records import RunRecord
-from orchestrator.runs import EndReason, RunState
+from orchestrator.runs import EndReason, RunState, RunStatus
 
 OUTCOME = {"step": 10, "stopped": False, "enough": "", "metrics": {"loss": 0.5}, "attempt": 1}
 
@@ -37,7 +37,7 @@ class Session:
         Session.waits()
 
     def train(self, prepared, *, launch, started_at, work):
-        assert prepared == "{}" and launch == 1
+        assert prepared == "{}"
         return Session.trains() or OUTCOME
 
 
@@ -95,6 +95,29 @@ def test_the_ledger_begins_when_the_cluster_had_it_submitted(launch, tmp_path):
     assert end.submitted_at == submitted
     assert launch.record.ledger(1).charged_from == submitted
     assert launch.record.ledger(1).seconds["queue"] >= 1000
+
+
+def test_launches_that_never_had_a_driver_are_in_the_record_and_the_ledger(launch, tmp_path, monkeypatch):
+    """As whoever sent this one knew them, which is in its job's metadata; one that nobody knew any more is there too."""
+    now = time.time()
+    second = RunStatus(
+        run_id="r", launch=2, state=RunState.PENDING, submitted_at=now - 1000, message="no such image"
+    ).ended(RunState.FAILED, EndReason.NO_RESOURCES, "its pods did not run", ended_at=now - 400)
+    third = RunStatus(run_id="r", launch=3, state=RunState.PENDING, submitted_at=now - 300, before=second)
+    third = third.ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, "stopped", ended_at=now - 200)
+    job = {"metadata": {"before": third.model_dump_json(exclude_defaults=True)}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    (tmp_path / "submitted-at").write_text(str(now - 50))
+    code = driver.main(["--plan", str(launch.path), "--launch", "4"])
+    end = launch.record.status()
+    assert (code, end.launch, end.state) == (0, 4, RunState.SUCCEEDED)
+    kept = [launch.record.status(number) for number in (1, 2, 3)]
+    assert [one.message for one in kept] == ["its driver never began", "its pods did not run", "stopped"]
+    assert [one.ended_at for one in kept] == [None, second.ended_at, third.ended_at]
+    ledger = launch.record.ledger(4)
+    assert ledger.seconds["queue"] == pytest.approx(600 + 100 + 50, abs=5)
+    assert ledger.seconds["between launches"] == pytest.approx(100 + 150, abs=1)
+    assert ledger.wall == pytest.approx(end.ended_at - second.submitted_at, rel=0.005)
 
 
 @pytest.mark.parametrize("is_another", [False, True])

@@ -155,7 +155,7 @@ def test_what_missing_workers_could_have_done_is_said_apart():
     assert found.wall == pytest.approx(42.0)
 
 
-def test_launches_add_up_without_the_time_between_them():
+def test_launches_add_up_and_the_time_between_them_is_none_of_theirs():
     found = ledger_of(
         told(
             *BEGIN,
@@ -170,7 +170,10 @@ def test_launches_add_up_without_the_time_between_them():
         {1: 100.0, 2: 1005.0},
         now=1025.0,
     )
-    assert found.wall == pytest.approx(21.0 + 20.0)
+    assert found.wall == pytest.approx(1025.0 - 100.0)
+    assert found.seconds["between launches"] == pytest.approx(1005.0 - 121.0)
+    assert found.of_launches == pytest.approx(21.0 + 20.0)
+    assert found.effective == pytest.approx(1.0 / 41.0)
     assert found.seconds["queue"] == pytest.approx(10.0 + 5.0)
     assert found.seconds["waiting for nodes"] == pytest.approx(10.0)
     assert found.seconds["start: starting the workers"] == pytest.approx(3.0 + 4.0)
@@ -258,14 +261,41 @@ def test_each_launch_s_wait_is_told_apart_also_by_another_process():
     ):
         account.take(event)
     assert [account.ledger.seconds[part] for part in BEFORE] == pytest.approx([4.0, 6.5, 4.5])
-    assert account.ledger.wall == pytest.approx(22.0 + 15.0)
+    assert account.ledger.wall == pytest.approx(140.0 - 100.0)
+    assert account.ledger.seconds["between launches"] == pytest.approx(125.0 - 122.0)
 
 
 def test_a_launch_without_a_driver_waits_in_the_queue():
-    assert Ledger().waiting(100.0, 130.0).seconds == {"queue": 30.0}
+    assert Ledger().waiting(1, 100.0, 130.0).seconds == {"queue": 30.0}
     ended = waited(SUBMITTED).up_to(130.0)
-    later = ended.waiting(115.0, 130.0)  # while the first one ran, by a clock that is behind
+    later = ended.waiting(2, 115.0, 130.0)  # while the first one ran, by a clock that is behind
     assert (later.seconds["queue"], later.wall) == pytest.approx((18.0, 30.0))
+    last = later.waiting(3, 150.0, 151.0)
+    assert (last.seconds["between launches"], last.launch, last.wall) == pytest.approx((20.0, 3, 51.0))
+
+
+@pytest.mark.parametrize("learns_again", [False, True])
+def test_a_driver_behind_launches_that_had_none_leaves_no_second_out(learns_again):
+    """Its own submission it learns once it has joined Ray; or the one after it, where it was lost meanwhile."""
+    account = Account({3: 160.0})
+    account.never_began(1, 100.0, 120.0)
+    account.never_began(2, 130.0, 140.0)
+    told_it = {"parts": [["queue", 150.0], ["image", 155.0]]}
+    for event in told((160.0, "state", {"launch": 3})):
+        account.take(event)
+    if learns_again:
+        account = Account({3: 160.0}, Ledger.model_validate_json(account.ledger.model_dump_json()))
+    for event in told((165.0, "waited", told_it), (180.0, "end", {})):
+        account.take(event)
+    assert account.ledger.seconds == pytest.approx(
+        {
+            "queue": 20.0 + 10.0 + 5.0,
+            "between launches": 10.0 + 10.0,
+            "image": 5.0,
+            "start: starting the driver": 20.0,
+        }
+    )
+    assert account.ledger.wall == pytest.approx(180.0 - 100.0)
 
 
 def test_what_others_wait_for_a_slow_rank_is_counted_by_rank():

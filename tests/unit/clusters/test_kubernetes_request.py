@@ -72,7 +72,7 @@ def test_a_stopped_job_still_passes_and_loses_its_pods_at_once():
     for name in ("smallest", "queue"):
         made, profile, options = CASES[name]()
         body = plan_to_rayjob(made, profile, **options)
-        patch = stop_patch(body, profile)
+        patch = stop_patch(body, profile, now=1000.0)
         body["metadata"]["annotations"] |= patch["metadata"]["annotations"]
         body["spec"] |= patch["spec"]
         assert rayjob_errors(body) == []

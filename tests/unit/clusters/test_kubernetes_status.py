@@ -107,7 +107,7 @@ def test_what_the_driver_said_of_its_end_is_read_from_kuberay_s_message():
     )
     status = rayjob_to_status(rayjob("Failed", "FAILED", "AppFailed", message), PROFILE)
     assert (status.state, status.reason, status.message) == (RunState.FAILED, EndReason.BAD_DATA, "no x.csv")
-    ended = rayjob_to_status(rayjob("Failed", "FAILED", "AppFailed", message, notes={STOP: "now"}), PROFILE)
+    ended = rayjob_to_status(rayjob("Failed", "FAILED", "AppFailed", message, notes={STOP: "1000"}), PROFILE)
     assert (ended.state, ended.message) == (RunState.STOPPED, "ended at once by a stop")
 
 
@@ -124,11 +124,14 @@ def test_a_state_of_a_newer_kuberay_is_said_and_is_no_end():
 
 
 def test_a_stop_now_shows_until_the_pods_are_gone_and_then_is_the_end():
-    stopped = {STOP: "now"}
+    stopped = {STOP: "1000"}
     assert rayjob_to_status(rayjob("Running", "RUNNING", notes=stopped), PROFILE).state is RunState.STOPPING
     for said in (("Failed", "RUNNING", "DeadlineExceeded"), ("Suspended", "", "")):
         status = rayjob_to_status(rayjob(*said, notes=stopped), PROFILE)
         assert (status.state, status.reason) == (RunState.STOPPED, EndReason.STOPPED_BY_USER)
+        assert status.ended_at == 1000.0  # KubeRay has noted no end
+    by_hand = rayjob_to_status(rayjob("Suspended", "", "", notes={STOP: "now"}), PROFILE)
+    assert (by_hand.state, by_hand.ended_at) == (RunState.STOPPED, None)
     assert (
         rayjob_to_status(rayjob("Complete", "SUCCEEDED", notes=stopped), PROFILE).state is RunState.SUCCEEDED
     )

@@ -67,7 +67,7 @@ def test_it_is_kept_of_all_launches_and_each_writes_its_own(record, capsys):
     with LedgerKeeper(record, of(2, submitted_at=1000.0)) as keeper:
         train(first_step=11, begin=1010.0)
         both = keeper.ended(1030.0)
-    assert both.wall == pytest.approx(60.0) and both.steps == 22
+    assert (both.wall, both.of_launches) == pytest.approx((1030.0 - 100.0, 60.0)) and both.steps == 22
     assert record.ledger(1) == first and record.ledger(2) == record.ledger(3) == both
     assert sys.stdout.write("") == 0
     told = [event for text in capsys.readouterr().out.splitlines() if (event := events.parse(text))]
