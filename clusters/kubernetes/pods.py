@@ -32,6 +32,9 @@ _QUEUED_HEAD = {"key": "trainwright/head", "operator": "Exists"}
 _QUEUED_WORKER = {"key": "trainwright/node-group", "operator": "Equal"}
 """What pods of a queued job tolerate. No node has such taints: the flavors of the chart's queue name them, so that Kueue counts
 a head among the heads and a worker in its own group; else any pod takes the first flavor that has room."""
+_RAY_LOGS = "ray-logs"
+"""The volume that KubeRay, with autoscaling, would mount at /tmp/ray in the containers of Ray and of its autoscaler alone, by that
+name: the driver's log lies there, and the container beside it shows it."""
 _LONGEST_WORKER_GRACE_SECONDS = 45
 """At SIGTERM Ray drains a node for up to 30 s and ends its processes, within seconds where it is idle. A pod that still
 waits for the head, in KubeRay's init container, doesn't hear the signal and holds its GPUs for all of the grace."""
@@ -60,6 +63,10 @@ def head_template(plan: Plan, profile: ClusterProfile, launch: int, labels: dict
     )
     if head.annotations:
         template["metadata"]["annotations"] = dict(head.annotations)
+    if profile.kubernetes.autoscaling:
+        template["spec"]["volumes"].append({"name": _RAY_LOGS, "emptyDir": {}})
+        for container in template["spec"]["containers"]:
+            container["volumeMounts"].append({"name": _RAY_LOGS, "mountPath": "/tmp/ray"})
     return template
 
 

@@ -43,5 +43,6 @@ def with_progress(status: RunStatus, lines: Iterable[str], *, told_end_holds: bo
                 end = event
     if end is None or not (status.state.is_final or told_end_holds):
         return status
+    status = status.reached(max(end.get("step", 0), status.step), status.attempt, {})  # not each is logged
     state, reason = RunState(end["state"]), EndReason(end["reason"])
     return status.ended(state, reason, end["message"], ended_at=end["time"], metrics=end["metrics"])

@@ -31,6 +31,14 @@ def test_kuberay_takes_every_manifest_and_pod_security_too(name):
     assert restricted_violations(manifest(name)) == []
 
 
+def test_with_autoscaling_the_driver_s_log_is_seen_beside_the_head():
+    """KubeRay then mounts its volume ray-logs at /tmp/ray in the first container and its own, where nothing is mounted there."""
+    head = manifest("autoscaling")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert {"name": "ray-logs", "emptyDir": {}} in head["volumes"]
+    for container in head["containers"]:
+        assert {"name": "ray-logs", "mountPath": "/tmp/ray"} in container["volumeMounts"]
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

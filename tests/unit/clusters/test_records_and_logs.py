@@ -161,6 +161,7 @@ def test_a_driver_s_own_last_words_go_before_what_its_exit_code_said():
     )
     status = with_progress(ended, [end])
     assert (status.reason, status.message, status.ended_at) == (EndReason.OUT_OF_MEMORY, "rank 1", 5.0)
+    assert status.step == 3  # not each step is logged
     assert with_progress(RUN, [end]).state is RunState.STARTING
 
 
