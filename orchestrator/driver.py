@@ -240,9 +240,12 @@ class Driver:
         """After a part of the predictions was written. Raises StoppedError where a stop was asked for."""
         if time.monotonic() - self._told_at > _SECONDS_BETWEEN_PARTS:
             self._told_at = time.monotonic()
-            self._status = self._status.saying(f"{done} of {of} files")
+            said = f"{done} of {of} files"
+            if self._head_has_notice.is_set():  # no worker leaves: each file that is done until then is kept
+                said += "; the head will be taken away, and the next one goes on with those that are missing"
+            self._status = self._status.saying(said)
             self._record.set_state(self._status)
-            _doing(f"predicting: {done} of {of} files")
+            _doing(f"predicting: {said}")
             if self._stop_asked():
                 raise StoppedError(f"stopped after {done} of {of} files, which resume keeps")
 

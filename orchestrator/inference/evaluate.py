@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, get_args
 
@@ -183,8 +183,13 @@ def _batches(rank: Rank, prepared: Prepared, first: int) -> Iterator[Batch]:
         yield rank.to_device(rank.to_tensors(arrays))
 
 
-def measure(order: Mapping[str, Any]) -> dict[str, float]:
-    """On each rank: the metrics over all ranks' shares. ``order``: of ``going_on``."""
+def measure(order: Mapping[str, Any], is_leaving: Callable[[], bool] = lambda: False) -> dict[str, float]:
+    """On each rank: the metrics over all ranks' shares.
+
+    Args:
+        order: of ``going_on``.
+        is_leaving: whether this rank may be gone at any moment.
+    """
     plan, prepared = (
         Plan.model_validate_json(order["plan"]),
         Prepared.model_validate_json(order["prepared"]),
@@ -196,7 +201,9 @@ def measure(order: Mapping[str, Any]) -> dict[str, float]:
         classes = data.inputs_of(plan.job, prepared).classes
         sizes, spell = data.token_bytes_of(plan.job, prepared), data.spell_of(plan.job, prepared)
         asked = plan.job.objective.measured, classes, sizes, spell
-        sums = KeptSums(rank.engine.device, order["kept"], seconds=_SECONDS_BETWEEN_KEPT)
+        sums = KeptSums(
+            rank.engine.device, order["kept"], seconds=_SECONDS_BETWEEN_KEPT, is_leaving=is_leaving
+        )
         batches = _batches(rank, prepared, sums.batches)
         with rank.engine.averaged() if averaged else nullcontext():
             values = loop.evaluate(rank.engine, rank.objective, batches, *asked, sums=sums).values

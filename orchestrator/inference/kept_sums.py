@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -24,15 +24,18 @@ class KeptSums(EvaluationSums):
     before counts.
     """
 
-    def __init__(self, device: torch.device, folder: str, *, seconds: float) -> None:
+    def __init__(
+        self, device: torch.device, folder: str, *, seconds: float, is_leaving: Callable[[], bool]
+    ) -> None:
         """Collective.
 
         Args:
             folder: of this evaluation alone: of one checkpoint, one data, one list of metrics and one number of workers.
             seconds: between two times.
+            is_leaving: whether this rank may be gone at any moment: then each look puts them down.
         """
         super().__init__(device)
-        self._store, self._seconds = store_at(folder), seconds
+        self._store, self._seconds, self._is_leaving = store_at(folder), seconds, is_leaving
         self._rank, self._ranks = (
             (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         )
@@ -49,7 +52,7 @@ class KeptSums(EvaluationSums):
         self.batches += 1
         if self.batches % _BATCHES_BETWEEN_LOOKS:
             return
-        if self._agreed(time.monotonic() - self._at >= self._seconds):
+        if self._agreed(self._is_leaving() or time.monotonic() - self._at >= self._seconds):
             self._store.write(f"{_name(self.batches)}/{self._rank}", save(self.state()))
             self._put_down.append(self.batches)
             # by now every rank has written the one before

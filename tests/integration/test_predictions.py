@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -12,9 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator import ask, sdk
+from orchestrator.clusters.local.processes import DriverProcess
+from orchestrator.clusters.local.request import plan_to_process
+from orchestrator.clusters.shared.driver_command import DRIVER
 from orchestrator.data.sources.builtin import materialize
 from orchestrator.errors import SpecError
+from orchestrator.planning.plan import Plan
+from orchestrator.records import SUBMITTED, RunRecord
 from orchestrator.spec.profile import ClusterProfile
+from orchestrator.storage import store_at
+from orchestrator.waited import name_of_pod
 
 pytestmark = pytest.mark.ray
 
@@ -117,16 +123,30 @@ def _living(home) -> list[str]:
 def test_a_launch_of_its_own_writes_the_same_files_and_goes_on_after_its_driver_was_killed(
     home, run, by_one, patients, monkeypatch
 ):
-    """As on a cluster, whose part this machine's own backend plays."""
+    """As on a cluster, whose part this machine's own backend plays: the driver is killed, and the one after it with its head, which
+    it was told; what is written until then is kept.
+    """
     place = ClusterProfile(name="local", kind="local", storage=str(home.folder))
     monkeypatch.setenv("TRAINWRIGHT_HOME", str(home.folder))
     asked = ask.predict(sdk.attach(run, place), str(home.folder / "new"), cluster=place)
-    output = home.folder / "runs" / asked.id / "predictions"
+    storage = home.folder / "runs" / asked.id
+    output = storage / "predictions"
     deadline = time.monotonic() + 300
     while not list(output.glob("part-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process = json.loads((home.folder / "runs" / asked.id / "launches" / "1" / "process.json").read_text())
-    os.kill(process["pid"], signal.SIGKILL)
+    process = DriverProcess(store_at(str(storage)), "launches/1")
+    process.kill()
+    first = {one.name for one in output.glob("part-*")}
+    (storage / SUBMITTED).write_text(str(time.time()))
+    RunRecord(str(storage)).tell_that_head_leaves(1, name_of_pod(storage / "plan.json"))
+    plan = Plan.model_validate_json((storage / "plan.json").read_text())
+    process.start(**plan_to_process(plan, 1, DRIVER))
+    said = "; the head will be taken away, and the next one goes on with those that are missing"
+    while said not in process.log.read_text() and process.pid is not None:
+        time.sleep(0.02)
+    assert process.pid is not None, process.log.read_text()[-3000:]
+    process.kill()
+    assert first < {one.name for one in output.glob("part-*")}, "those that are handed out are written"
     while not asked.status().state.is_final and time.monotonic() < deadline:
         time.sleep(0.1)
     there = {one.name for one in output.glob("part-*")}

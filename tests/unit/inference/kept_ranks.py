@@ -11,6 +11,23 @@ from orchestrator.inference.kept_sums import KeptSums
 
 def putting_down(order):
     """``measure``, that puts its sums down whenever it looks, and notes which batches it adds."""
+    with mock.patch.object(evaluate, "_SECONDS_BETWEEN_KEPT", 0):
+        return _noted(order)
+
+
+def dying(order):
+    """The same; the last rank is killed once it has added 36 batches."""
+    with mock.patch.object(KeptSums, "add", _killed(KeptSums.add)):
+        return putting_down(order)
+
+
+def leaving(order):
+    """``measure``, whose rank knows that it will go; the last one is killed as in ``dying``."""
+    with mock.patch.object(KeptSums, "add", _killed(KeptSums.add)):
+        return _noted(order, lambda: True)
+
+
+def _noted(order, *is_leaving):
     add, notes = KeptSums.add, Path(order["kept"]).parent
     notes.mkdir(parents=True, exist_ok=True)
 
@@ -18,18 +35,14 @@ def putting_down(order):
         (notes / f"added-{self._rank}-{self.batches}").touch()
         add(self, statistics)
 
-    with mock.patch.object(evaluate, "_SECONDS_BETWEEN_KEPT", 0), mock.patch.object(KeptSums, "add", noted):
-        return evaluate.measure(order)
+    with mock.patch.object(KeptSums, "add", noted):
+        return evaluate.measure(order, *is_leaving)
 
 
-def dying(order):
-    """The same; the last rank is killed once it has added 36 batches."""
-    add = KeptSums.add
-
+def _killed(add):
     def killed(self, statistics):
         add(self, statistics)
         if self.batches == 36 and self._rank == self._ranks - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with mock.patch.object(KeptSums, "add", killed):
-        return putting_down(order)
+    return killed

@@ -16,7 +16,9 @@ from orchestrator.inference.evaluate import evaluate, going_on, order_of, with_m
 from orchestrator.spec.data import FileSource
 
 
-def test_it_goes_on_where_it_was(classifier, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ended_by", [kept_ranks.dying, kept_ranks.leaving])
+def test_it_goes_on_where_it_was(classifier, tmp_path, monkeypatch, ended_by):
+    """What is put down as the time has come, and, of a rank that will go, at each look."""
     path, home, workers = tmp_path / "new.parquet", tmp_path / "home", 2
     home.mkdir()
     monkeypatch.setenv("TRAINWRIGHT_HOME", str(home))
@@ -29,7 +31,7 @@ def test_it_goes_on_where_it_was(classifier, tmp_path, monkeypatch):
         return evaluate(asked, classifier.saved, source, name="new", averaged=False, workers=workers)
 
     with pytest.raises(TrainwrightError):
-        measured(kept_ranks.dying)
+        measured(ended_by)
     (kept,) = (file for file in home.glob("cache/evaluations/*") if file.is_dir())
     assert sorted(folder.name for folder in kept.iterdir()) == ["0000000016", "0000000032"]
     for note in home.rglob("added-*"):
