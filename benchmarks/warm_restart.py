@@ -43,7 +43,7 @@ def measured(command: list[str], train_seconds: float) -> tuple[float, float]:
     assert driver.stdout is not None
     pids: dict[int, int] = {}
     began = first = killed = 0.0
-    reached = 0
+    reached, is_back = 0, False
     try:
         for line in driver.stdout:
             event = events.parse(line) or {"event": ""}
@@ -51,9 +51,11 @@ def measured(command: list[str], train_seconds: float) -> tuple[float, float]:
                 began = event["time"]
             elif event["event"] == "worker":
                 pids[event["rank"]] = event["pid"]
+            elif event["event"] == "attempt":
+                is_back = killed > 0  # until then steps of the group before are told
             elif event["event"] == "metrics":
                 first = first or event["time"]
-                if killed and event["step"] > reached:
+                if is_back and event["step"] > reached:
                     return first - began, event["time"] - killed
                 reached = max(reached, event["step"])
                 if not killed and event["time"] - first > train_seconds:
