@@ -31,7 +31,8 @@ class KeepsProcessesReady(WorkerGroupCallback):
     ) -> None:
         """
         Args:
-            trained_seconds: how long a group trains before it has them.
+            trained_seconds: how long the first group trains before it has them. Those after it have them at once: a run that has
+                lost workers may lose more, and is not so short any more.
             refused: whether a group does without so many; asked once for each group.
 
         """
@@ -41,9 +42,13 @@ class KeepsProcessesReady(WorkerGroupCallback):
         self._group: Any = None
         """One that has none yet."""
         self._trains_since: float | None = None
+        self._is_first = True
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """See WorkerGroupCallback. Its processes are those that waited, where there were any."""
+        if not self._is_first:
+            self._trained_seconds = 0.0
+        self._is_first = False
         self._waiting -= Counter(worker.metadata.node_id for worker in worker_group.get_workers())
         self._group, self._trains_since = worker_group, None
 

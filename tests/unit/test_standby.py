@@ -67,7 +67,7 @@ def test_those_that_still_wait_are_not_asked_for_again(controller):
     assert controller.polls(TRAINS) == ([("b", 1)], [1])
 
 
-def test_a_group_that_has_trained_for_long_enough_gets_them_once(monkeypatch):
+def test_a_first_group_that_has_trained_for_long_enough_gets_them_once_and_the_next_at_once(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(restarts.time, "monotonic", lambda: now[0])
     controller = Controller(monkeypatch, 30.0)
@@ -78,9 +78,9 @@ def test_a_group_that_has_trained_for_long_enough_gets_them_once(monkeypatch):
     now[0] = 140.0
     assert controller.polls(TRAINS, TRAINS) == ([("here", 2)], [1])
     controller.starts("here", "here")  # which took them
-    assert controller.polls(TRAINS, TRAINS) == ([], [])
-    now[0] = 170.0
+    assert controller.polls(TRAINS, STARTS) == ([], [])
     assert controller.polls(TRAINS, TRAINS) == ([("here", 2)], [1])
+    assert controller.polls(TRAINS, TRAINS) == ([], [])
 
 
 def test_none_is_asked_for_where_memory_lacks(monkeypatch):
