@@ -367,6 +367,11 @@ class RaySession:
         from orchestrator.worker_group import GroupConfig
 
         plan = self._plan
+        reads_by_ray = plan.job.data.reader == "ray"
+        if reads_by_ray and not self._private_dir:
+            from orchestrator.data.reading.ray_data_shared import keep_statistics_here
+
+            keep_statistics_here()
         is_shared = self._is_warm and not self._private_dir
         environment = variables(plan.job.scaling.cpus_per_worker) if is_shared else {}
         ready, spares = self._restarts(environment)
@@ -377,7 +382,7 @@ class RaySession:
         head_watch = HeadWatch(self.head_has_notice) if plan.job.recovery.on_notice == "save" else None
         last_words = LastWords(_LAST_WORDS_SECONDS)
         trainer = Trainer(
-            partial(_work, work, bool(self._private_dir) and plan.job.data.reader == "ray"),
+            partial(_work, work, bool(self._private_dir) and reads_by_ray),
             train_loop_config=dict(config),
             max_failures=plan.job.recovery.max_failures,
             own_ray=bool(self._private_dir),

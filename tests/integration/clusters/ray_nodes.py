@@ -175,9 +175,26 @@ def workers_of(profile, run_id):
     """Ray Train's workers of a run, from Ray's own state API."""
     client = RayClient(profile)
     job = client.info(run_id)["job_id"]
+    return [
+        actor
+        for actor in _actors(client)
+        if actor["job_id"] == job and "RayTrainWorker" in actor["class_name"]
+    ]
+
+
+def kept_from_idling(client):
+    """Classes of actors that live on other nodes than the head's, where an autoscaler then lets none go."""
+    others = {node["node_id"] for node in alive(client) if not node["is_head_node"]}
+    return [
+        actor["class_name"]
+        for actor in _actors(client)
+        if actor["state"] == "ALIVE" and actor["node_id"] in others
+    ]
+
+
+def _actors(client):
     _, text = client._request("GET", "/api/v0/actors?limit=1000&detail=true")
-    actors = json.loads(text)["data"]["result"]["result"]
-    return [actor for actor in actors if actor["job_id"] == job and "RayTrainWorker" in actor["class_name"]]
+    return json.loads(text)["data"]["result"]["result"]
 
 
 def _free_ports(count: int) -> list[int]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ray_nodes import RayNodes, alive, end_node, wait, workers_of
+from ray_nodes import RayNodes, alive, end_node, kept_from_idling, wait, workers_of
 
 from orchestrator import checkpoint, events, sdk
 from orchestrator.clusters import open_cluster
@@ -163,6 +163,7 @@ def test_workers_go_to_the_node_with_the_label(profile):
     [place] = {worker["node_id"] for worker in workers_of(profile, plan.run_id)}
     labels = {node["node_id"]: node.get("labels") or {} for node in alive(RayClient(profile))}
     assert labels[place].get("zone") == "b"
+    wait(lambda: kept_from_idling(RayClient(profile)) == [], "the end of all actors beside the head", 60)
 
 
 def test_a_run_is_stopped_gracefully_and_goes_on_from_where_it_was(profile):
