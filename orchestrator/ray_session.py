@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import events, waited
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
 from orchestrator.gpus import held_gpus
-from orchestrator.planning.memory import TRAINED_SECONDS_HERE, WAITING_PROCESS_BYTES
+from orchestrator.planning.memory import TRAINED_SECONDS_HERE, waiting_process_bytes
 from orchestrator.planning.plan import Plan
 from orchestrator.private import temporary_files_in
 from orchestrator.ray_settings import (
@@ -153,7 +153,7 @@ class RaySession:
         if not self._room_here:
             plan = self._plan = plan.with_workers(workers_here(plan))
         if self._is_warm:  # all that it starts has them, so that any process may be a worker's
-            os.environ.update(variables(plan.job.scaling.cpus_per_worker))
+            os.environ.update(variables(plan))
         gpus = plan.world_size * plan.job.scaling.gpus_per_worker
         self._held.enter_context(held_gpus(gpus, plan.run_id))
         if "TMPDIR" not in plan.job.environment.env:
@@ -287,7 +287,9 @@ class RaySession:
         ready = None
         if self._is_warm:
             ready = (
-                KeepsProcessesReady(TRAINED_SECONDS_HERE, _lack_memory_here)
+                KeepsProcessesReady(
+                    TRAINED_SECONDS_HERE, partial(_lack_memory_here, waiting_process_bytes(plan.job))
+                )
                 if self._private_dir
                 else KeepsProcessesReady()
             )
@@ -373,7 +375,7 @@ class RaySession:
 
             keep_statistics_here()
         is_shared = self._is_warm and not self._private_dir
-        environment = variables(plan.job.scaling.cpus_per_worker) if is_shared else {}
+        environment = variables(plan) if is_shared else {}
         ready, spares = self._restarts(environment)
         if self._is_narrowed:
             self._record_group(launch, plan.world_size, "this machine has room for no more")
@@ -411,11 +413,11 @@ def room_of_machine(plan: Plan) -> None:
     """What there is at the start: nothing comes to this machine, and nothing goes."""
 
 
-def _lack_memory_here(processes: int) -> bool:
+def _lack_memory_here(each: int, processes: int) -> bool:
     """Whether this machine has too little free for so many that wait, which is said. Half of what is free stays so."""
     import psutil
 
-    wanted, free = processes * WAITING_PROCESS_BYTES, psutil.virtual_memory().available
+    wanted, free = processes * each, psutil.virtual_memory().available
     if 2 * wanted <= free:
         return False
     sys.stdout.write(

@@ -19,19 +19,29 @@ from pathlib import Path
 import ray
 from ray._private import worker as rays_worker
 
+from orchestrator.planning.plan import Plan
+
 logger = logging.getLogger("orchestrator")
 
 _HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
 """As ``ray._private.ray_constants`` names it; Ray reads ``worker_process_setup_hook`` of a whole job's environment only."""
 _THREADS = "TRAINWRIGHT_WORKER_THREADS"
 _LOADED = "orchestrator.worker"
+_DEEPSPEED = "TRAINWRIGHT_WORKER_DEEPSPEED"
+"""For which kind of device a worker's DeepSpeed is; empty where it needs none."""
 _ENDLESSLY = 10**8
 _ANSWER_SECONDS = 10.0
 
 
-def variables(cpus_per_worker: float) -> dict[str, str]:
+def variables(plan: Plan) -> dict[str, str]:
     """Of the environment in which a worker's processes may wait."""
-    return {_HOOK: f"{__name__}.load_if_asked", _THREADS: str(max(1, math.floor(cpus_per_worker)))}
+    scaling = plan.job.scaling
+    device = "cuda" if scaling.gpus_per_worker else "cpu"
+    return {
+        _HOOK: f"{__name__}.load_if_asked",
+        _THREADS: str(max(1, math.floor(scaling.cpus_per_worker))),
+        _DEEPSPEED: device if plan.job.strategy.kind == "zero" else "",
+    }
 
 
 def ask_for_loaded(processes: int) -> None:
@@ -92,6 +102,10 @@ def load_if_asked() -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     with contextlib.suppress(Exception):  # fails again where the worker imports it, and is told there
         importlib.import_module(_LOADED)
+        if device := os.environ[_DEEPSPEED]:
+            from orchestrator.strategies.zero import load_deepspeed
+
+            load_deepspeed(device)
     del os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.errors import ResourcesError, SpecError
-from orchestrator.planning.memory import TRAINED_SECONDS_HERE, WAITING_PROCESS_BYTES
+from orchestrator.planning.memory import TRAINED_SECONDS_HERE, waiting_process_bytes
 from orchestrator.planning.plan import Plan
 from orchestrator.section import format_bytes
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
@@ -106,13 +106,15 @@ class Waiting:
     group: NodeGroup
     processes: int
     """As many as workers train there."""
+    each: int
+    """Bytes of one."""
     set_aside: int
     """Bytes that the job sets aside for those workers, ``scaling.memory_per_worker``."""
 
     @property
     def bytes(self) -> int:
         """Of all of them."""
-        return self.processes * WAITING_PROCESS_BYTES
+        return self.processes * self.each
 
     @property
     def line(self) -> str:
@@ -146,7 +148,8 @@ def waiting(plan: Plan, profile: ClusterProfile) -> list[Waiting]:
         most = math.ceil(left / count) if scaling.placement == "spread" else left
         there = min(room, most)
         left -= min(left, count * room)
-        found.append(Waiting(groups[name], there, there * (scaling.memory_per_worker or 0)))
+        each = waiting_process_bytes(plan.job)
+        found.append(Waiting(groups[name], there, each, there * (scaling.memory_per_worker or 0)))
     return found
 
 
@@ -154,7 +157,7 @@ def waiting_lines(plan: Plan, profile: ClusterProfile) -> list[str]:
     """What waits for a restart, for a plan; nothing where the job does without. Pure."""
     if not plan.job.recovery.warm_processes or plan.question is not None:
         return []
-    each = format_bytes(WAITING_PROCESS_BYTES)
+    each = format_bytes(waiting_process_bytes(plan.job))
     if profile.kind == "local":
         return [
             f"after {TRAINED_SECONDS_HERE:g} s of training a process for each worker waits for a restart here, where memory is free:"

@@ -14,6 +14,15 @@ WAITING_PROCESS_BYTES = 470_000_000
 TRAINED_SECONDS_HERE = 30.0
 """How long workers of this machine train before processes wait for their restart: a short run shares its cores with none."""
 
+_DEEPSPEED_BYTES = 52_000_000
+"""More of them with DeepSpeed loaded."""
+
+
+def waiting_process_bytes(job: ResolvedJob) -> int:
+    """Resident memory of a process that waits for a restart of a job's worker."""
+    return WAITING_PROCESS_BYTES + (_DEEPSPEED_BYTES if job.strategy.kind == "zero" else 0)
+
+
 _MOMENTS = {"adamw": 2, "sgd": 1, "lion": 1, "adafactor": 1}
 """fp32 tensors of the parameter's size that an optimizer keeps (adafactor: at most)."""
 

@@ -460,20 +460,28 @@ def _partitions_of(optimizer: Any, stage: int) -> list[Tensor]:
     return partitions
 
 
+def load_deepspeed(kind: str) -> Any:
+    """DeepSpeed for a kind of device, also in a process that has none yet: told which, it looks at none as it is imported."""
+    os.environ["DS_ACCELERATOR"] = kind
+    import deepspeed
+
+    return deepspeed
+
+
 def import_deepspeed(device: torch.device, world_size: int) -> Any:
-    """DeepSpeed, set up for the device. It reads its settings from the environment when it is imported."""
+    """DeepSpeed, set up for the device."""
     if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
     os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
-    import deepspeed
+    deepspeed = load_deepspeed(device.type)
     from deepspeed.accelerator import get_accelerator
 
     if get_accelerator()._name != device.type:
         raise InfrastructureError(
             f"DeepSpeed was imported for {get_accelerator()._name} earlier in this process and is needed for {device.type}"
         )
-    # its shared-memory collectives would be compiled at first use; gloo's serve as well
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # its shared-memory collectives would be compiled at first use; gloo's serve as well. By looking, it would run compilers to
+    # find which others could be: those that we use say so themselves
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed

@@ -378,6 +378,6 @@ def test_a_ray_that_never_starts_is_one_sentence(flaky):
 @pytest.mark.parametrize(("free", "lacks"), [(2 * 3 * 470_000_000, False), (2 * 3 * 470_000_000 - 1, True)])
 def test_processes_wait_here_where_as_much_again_stays_free(monkeypatch, capsys, free, lacks):
     monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=free))
-    assert ray_session._lack_memory_here(3) == lacks
+    assert ray_session._lack_memory_here(470_000_000, 3) == lacks
     said = capsys.readouterr().out
     assert said.startswith("no process waits for a restart: 3 would take ") == lacks

@@ -173,17 +173,22 @@ def test_no_spare_beside_a_group_that_could_be_larger(spare):
 
 LOADS = """
 import os, pathlib, sys
+from types import SimpleNamespace
 import torch
 
 def asked(*_, **__):
     raise AssertionError("asks for a GPU, of which it has none yet")
 
-torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = asked
+for name in ("is_available", "device_count", "current_device", "get_device_properties", "get_device_capability", "_lazy_init"):
+    setattr(torch.cuda, name, asked)
 from orchestrator import standby
 
 folder = pathlib.Path(sys.argv[1])
 standby._folder, standby._prefix = lambda: folder, lambda: "trainwright-job-node-"
-os.environ.update(standby.variables(2.5))
+gpus = int(sys.argv[3])
+scaling = SimpleNamespace(cpus_per_worker=2.5, gpus_per_worker=gpus)
+job = SimpleNamespace(scaling=scaling, strategy=SimpleNamespace(kind=sys.argv[2]))
+os.environ.update(standby.variables(SimpleNamespace(job=job)))
 os.environ.pop("OMP_NUM_THREADS", None)
 standby.load_if_asked()
 print("orchestrator.worker" in sys.modules, os.environ.get("OMP_NUM_THREADS"))
@@ -191,11 +196,21 @@ print("orchestrator.worker" in sys.modules, os.environ.get("OMP_NUM_THREADS"))
 (folder / "trainwright-job-other-1-0").touch()
 standby.load_if_asked()
 print("orchestrator.worker" in sys.modules, os.environ.get("OMP_NUM_THREADS"), os.listdir(folder))
-print("PYTORCH_NVML_BASED_CUDA_CHECK" in os.environ)
+print("PYTORCH_NVML_BASED_CUDA_CHECK" in os.environ, "deepspeed" in sys.modules)
+if "deepspeed" in sys.modules:
+    from orchestrator.strategies.zero import import_deepspeed
+    print(import_deepspeed(torch.device("cuda", 0) if gpus else torch.device("cpu"), 2).__name__)
 """
 
 
-def test_a_process_loads_what_a_worker_imports_if_it_was_asked_to_and_looks_at_no_gpu(tmp_path):
-    done = subprocess.run([sys.executable, "-c", LOADS, tmp_path], capture_output=True, text=True)
+@pytest.mark.parametrize(("strategy", "gpus"), [("ddp", 0), ("zero", 0), ("zero", 1)])
+def test_a_process_loads_what_a_worker_imports_if_it_was_asked_to_and_looks_at_no_gpu(
+    tmp_path, strategy, gpus
+):
+    """DeepSpeed too, which is for the device that the worker will have."""
+    call = [sys.executable, "-c", LOADS, tmp_path, strategy, str(gpus)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    told = [line for line in done.stdout.splitlines() if not line.startswith("[")]  # DeepSpeed's own
     # as many threads as Ray would give a worker of 2.5 CPUs
-    assert done.stdout.splitlines() == ["False None", "True 2 ['trainwright-job-other-1-0']", "False"], done
+    assert told[:2] == ["False None", "True 2 ['trainwright-job-other-1-0']"], done
+    assert told[2:] == (["False False"] if strategy == "ddp" else ["False True", "deepspeed"]), done

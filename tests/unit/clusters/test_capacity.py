@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from orchestrator.clusters.kubernetes.request import plan_to_rayjob
 from orchestrator.clusters.local.request import plan_to_process
 from orchestrator.clusters.shared.capacity import (
-    WAITING_PROCESS_BYTES,
     fits,
     nodes_for,
     waiting,
@@ -14,6 +13,7 @@ from orchestrator.clusters.shared.capacity import (
     workers_per_node,
 )
 from orchestrator.errors import ResourcesError, SpecError
+from orchestrator.planning.memory import WAITING_PROCESS_BYTES
 from orchestrator.spec.profile import ClusterProfile
 
 
@@ -169,6 +169,9 @@ def test_processes_that_wait_for_a_restart_are_counted_on_each_node():
     profile = _groups({"name": "cpu", "max": 4})
     [packed] = waiting(_plan(workers=12), profile)
     assert (packed.processes, packed.bytes, packed.warning) == (8, 8 * each, "")
+    sizes = {"scaling": {"workers": 12}, "training": {"max_steps": 10, "global_batch_size": 12}}
+    [with_deepspeed] = waiting(plan(**sizes, strategy={"kind": "zero"}), profile)
+    assert with_deepspeed.bytes > packed.bytes
     [spread] = waiting(_plan(workers=6, placement="spread"), profile)
     assert spread.processes == 2
     small, rest = waiting(
