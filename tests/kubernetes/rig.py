@@ -7,15 +7,22 @@ its controllers, and no node. All of it is one process namespace: whatever ends 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import control_plane as control_planes
 import kuberay
+
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, an end that is asked for, a closed terminal."""
+_PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
@@ -41,22 +48,56 @@ def _without_nodes(folder: Path, reason: str) -> Iterator[list[str]]:
         ]
 
 
-def main() -> None:
+def _keep(folder: Path) -> None:
     """Start it, say how to reach it, and wait."""
+    reason = kuberay.missing(folder)
+    print("starting, a minute or so", flush=True)
+    with _without_nodes(folder, reason) if reason else _with_kuberay(folder) as lines:
+        print(*lines, "Ctrl-C ends it", sep="\n", flush=True)
+        signal.pause()
+
+
+def _interrupt_once(*_: object) -> None:
+    """As Ctrl-C, and what follows disturbs nothing that is being removed."""
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _interrupt_at_end_of_input() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _alone() -> int:
+    """This program again as the first process of a namespace, which takes all others with it, and ends when this one does."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, *sys.argv]
+    # in a session of its own: a terminal's signals would end unshare, and with it the inner one in the midst
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as inner:
+        try:
+            return inner.wait()
+        except KeyboardInterrupt:
+            assert inner.stdin is not None
+            inner.stdin.close()  # unshare passes no signal on
+            return inner.wait()
+
+
+def main() -> None:
+    """Keep a cluster until Ctrl-C, a kill of this process or of what started it, or a closed terminal."""
     if reason := control_planes.missing():
         sys.exit(reason)
+    for number in _ENDS:
+        signal.signal(number, _interrupt_once)
     if os.geteuid() == 0 and os.getpid() != 1:
-        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        os.execvp(alone[0], [*alone, sys.executable, *sys.argv])
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="trainwright-rig-") as name:
-        folder = Path(name)
-        reason = kuberay.missing(folder)
-        print("starting, a minute or so", flush=True)
-        with _without_nodes(folder, reason) if reason else _with_kuberay(folder) as lines:
-            print(*lines, "Ctrl-C ends it", sep="\n", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.pause()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        sys.exit(_alone())
+    if os.getpid() == 1:
+        threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
+    with (
+        tempfile.TemporaryDirectory(prefix="trainwright-rig-") as name,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        _keep(Path(name))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def processes_with(text: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_rig_answers_and_takes_all_its_processes_with_it(number):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen(
@@ -52,9 +52,10 @@ def test_a_rig_answers_and_takes_all_its_processes_with_it(number):
         assert "namespace/default" in answer.stdout
         folder = kubeconfig.partition("/control-plane")[0]
         assert processes_with(folder)
-        if number == signal.SIGKILL:
-            rig.kill()
-        else:
+        if number == signal.SIGINT:
             os.killpg(rig.pid, number)  # as a terminal does
+        else:
+            rig.send_signal(number)
         rig.wait(60)
     wait_until("its processes are gone", lambda: not processes_with(folder), seconds=60)
+    wait_until("its files are gone", lambda: not Path(folder).exists())
