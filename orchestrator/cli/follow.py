@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import events
 from orchestrator.cli.links import opened, ui_command
 from orchestrator.cli.options import say
+from orchestrator.errors import InfrastructureError
 from orchestrator.narration import Narrator
 from orchestrator.progress import duration
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.sdk import Run
 
 _PLAIN_SECONDS = 5.0
+_END_SECONDS = 60.0
 _FORMS = {
     "system/samples_per_second": "{:,.0f}",
     "system/tokens_per_second": "{:,.0f}",
@@ -61,10 +63,26 @@ def follow(run: Run, *, json: bool = False) -> int:
                 if asked > 1
                 else "stopping: finishing the step and saving (Ctrl-C again: at once)"
             )
-    status = run.status()
+    status = _end_of(run)
     view.end(run, status)
     assert status.reason is not None
     return status.reason.exit_code
+
+
+def _end_of(run: Run) -> RunStatus:
+    """Its last status, which may come a little later than the last line of its output.
+
+    Raises:
+        InfrastructureError: it does not come: the head is gone, say, and the operator that would note it is away.
+
+    """
+    try:
+        return run.wait(_END_SECONDS, check=False)
+    except TimeoutError:
+        raise InfrastructureError(
+            f"{run.id}: its output has ended, and the cluster does not say yet how the run has;"
+            f" `trainwright status {run.id}` will tell"
+        ) from None
 
 
 def _view_of(run_id: str) -> _View:

@@ -36,7 +36,7 @@ class FollowedRun:
         with self._stops.open("a") as file:
             file.write(f"{'now' if now else 'gracefully'}\n")
 
-    def status(self):
+    def wait(self, timeout_seconds, *, check):
         start = RunStatus(run_id=self.id, state=RunState.RUNNING)
         return start.ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, "stopped at once", ended_at=61.0)
 
