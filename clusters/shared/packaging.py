@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import zipfile
@@ -135,8 +136,9 @@ def pack(plan: Plan, *, with_own_code: bool, largest_bytes: int = LARGEST_PACKAG
     return _zip(listing, plan)
 
 
+@functools.cache
 def pack_own_code() -> bytes:
-    """A zip file of our code alone."""
+    """A zip file of our code alone, which does not change while a process runs."""
     return _zip(list_own_code(), None)
 
 

@@ -10,8 +10,12 @@ from orchestrator.storage.local import SystemCalls
 
 
 @pytest.fixture(
-    params=[name for name in PLACES if name != "local"]
-)  # whose system calls have a test of their own
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name == "distant-ray" else ())
+        for name in PLACES
+        if name != "local"  # whose system calls have a test of their own
+    ]
+)
 def after_each_kill(request, tmp_path, monkeypatch):
     """Places in which a command was killed, at each point of its way; then one in which it was not."""
     monkeypatch.setattr(SystemCalls, "fsync", lambda self, descriptor: None)

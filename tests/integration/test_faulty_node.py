@@ -82,6 +82,7 @@ def planned(folder: Path) -> Plan:
     return sdk.make_plan(folder / "job.yaml").model_copy(update=there)
 
 
+@pytest.mark.slow
 def test_a_node_whose_hardware_fails_twice_gets_no_worker_any_more(cluster: Any, tmp_path: Path) -> None:
     """Two attempts fail on it. The third waits for another node, though the broken one has room, and goes on there."""
     plan = planned(tmp_path)

@@ -139,6 +139,7 @@ def diagnosed(home, run):
     return json.loads(answer.stdout)
 
 
+@pytest.mark.slow
 def test_diagnose_names_the_worker_that_sleeps_and_shows_every_stack(home):
     """It is asked while the others wait, long before that would count as a hang."""
     sign = home.folder / "sleep"

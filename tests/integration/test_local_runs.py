@@ -211,6 +211,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(home, uninterrupted):
     assert_equal_states(home, run, uninterrupted[0])
 
 
+@pytest.mark.slow
 def test_a_pipeline_needs_no_folder_of_its_own(home, monkeypatch):
     """Ray Data sorts what it makes in an environment of its own, which a job without a folder has no other use for."""
     (home.folder / "my_rows.py").write_text(
@@ -231,6 +232,7 @@ def test_a_pipeline_needs_no_folder_of_its_own(home, monkeypatch):
     assert (status["state"], status["step"]) == ("succeeded", 3), status["message"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_changed_data_only_if_told_to(home):
     rows = home.folder / "rows.csv"
     lines = [f"{i % 7},{i % 3},{int(i % 7 > 3)}" for i in range(400)]
@@ -253,6 +255,7 @@ def test_a_run_goes_on_with_changed_data_only_if_told_to(home):
     assert "going on, as recovery.accept_changed_data says" in log
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_one_worker_in_another_strategy(home):
     run = submit(home, home.job())
     home.wait_for(run, lambda event: event["event"] == "checkpoint")
@@ -284,6 +287,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(home, uninterrup
     assert_equal_states(home, run, uninterrupted[0])
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_told_and_its_run_goes_on(home, uninterrupted):
     run = submit(home, home.job())
     home.wait_for(run, lambda event: event["event"] == "checkpoint" and event["step"] >= 100)
@@ -298,6 +302,7 @@ def test_a_killed_driver_is_told_and_its_run_goes_on(home, uninterrupted):
     home.wait_until_gone(run)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_is_one_sentence(home):
     job = home.job(
         training={
@@ -329,6 +334,7 @@ def test_lines_that_ray_is_slow_to_bring_are_not_lost(home):
     assert metric_steps(home, run) == list(range(1, 1501))
 
 
+@pytest.mark.slow
 def test_an_absent_mlflow_server_does_not_hold_up_training(home):
     answer = home.call(
         "run",

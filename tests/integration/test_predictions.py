@@ -85,6 +85,7 @@ def test_two_workers_write_the_same_files(home, run, by_one):
     assert files(home.folder / "by-two") == files(by_one)
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_nothing_and_goes_on_where_it_was(home, run, by_one):
     output = home.folder / "killed"
     process = home.start("predict", run, "--data", "new", "--output", str(output))

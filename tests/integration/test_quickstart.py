@@ -51,6 +51,7 @@ def serves(home, *arguments):
     return is_up and "http://127.0.0.1:" in address and process.returncode == 0
 
 
+@pytest.mark.slow
 def test_the_example_notebook_runs_from_its_first_cell_to_its_last(home):
     """In a plain process: then a table is lines. tests/unit/test_progress.py has the table of a notebook's kernel."""
     cells = json.loads((EXAMPLES / "digits.ipynb").read_text())["cells"]

@@ -92,6 +92,7 @@ def test_sigterm_to_a_worker_loses_no_step(home, left_alone):
     assert_nothing_was_lost(home, run, left_alone, "worker 1 will be taken away (its process got SIGTERM)")
 
 
+@pytest.mark.slow
 def test_a_notice_file_loses_no_step(home, left_alone, tmp_path):
     """It is there still when the workers start again: on the one machine there is, they go on for as long as they can."""
     notice, profile = tmp_path / "notice", tmp_path / "spot.yaml"
