@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import random
-import select
+import selectors
 import shutil
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 from mutations import (
@@ -99,6 +99,12 @@ def _table(kind: str, make: Callable[[], pa.Table]) -> Callable[[Path], None]:
     return lambda folder: write_table(make(), folder / f"rows.{kind}")
 
 
+def _has_output(stream: IO[str], seconds: float) -> bool:
+    with selectors.DefaultSelector() as selector:  # where the process has many files open, ``select`` can't
+        selector.register(stream, selectors.EVENT_READ)
+        return bool(selector.select(seconds))
+
+
 class Worker:
     """A process of ``one_run.py``, begun anew after one that died or hung."""
 
@@ -112,7 +118,7 @@ class Worker:
         assert process.stdout is not None
         process.stdin.write(json.dumps(run) + "\n")
         process.stdin.flush()
-        if not select.select([process.stdout], [], [], SECONDS)[0]:
+        if not _has_output(process.stdout, SECONDS):
             self.end()
             return {"outcome": "hang", "why": f"no answer in {SECONDS} seconds"}
         if line := process.stdout.readline():
