@@ -110,12 +110,7 @@ class Run(StoredRun):
         """
         status = self.status()
         now = None if status.state.is_final else time.time()
-        found = self._told_ledger(status, now)
-        for launch in (*status.launches_before(), status):
-            until = launch.ended_at if launch.state.is_final else now
-            if launch.launch > found.launch and until is not None:
-                found = found.waiting(launch.launch, launch.submitted_at, until)
-        return found
+        return self._told_ledger(status, now).with_waits([*status.launches_before(), status], now)
 
     def _told_ledger(self, status: RunStatus, now: float | None) -> Ledger:
         with suppress(OSError, InfrastructureError, NotFoundError):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from orchestrator.runs import Began, RunStatus
 from orchestrator.section import Section
 
 STEP, REPLAY, DOWN, QUEUE, NODES, END = "step", "replay", "down", "queue", "waiting for nodes", "end"
@@ -92,10 +93,18 @@ class Ledger(Section):
         """Effective training time: the share of its launches' time that steps took that counted."""
         return self.seconds.get(STEP, 0.0) / self.of_launches if self.of_launches else 0.0
 
-    def waiting(self, launch: int, submitted_at: float, until: float) -> Ledger:
-        """With a launch behind it that has no driver yet, or never had one: all of it is queue. Both in seconds since the epoch."""
+    def with_waits(self, launches: Iterable[RunStatus], now: float | None = None) -> Ledger:
+        """With those of a run's launches behind it that never had a driver.
+
+        Args:
+            launches: the newest ones, oldest first.
+            now: up to when, of one that has none yet, in seconds since the epoch.
+
+        """
         account = Account({}, self)
-        account.never_began(launch, submitted_at, until)
+        for launch in launches:
+            if launch.launch > account.launch:
+                account.never_began(launch, now)
         return account.ledger
 
     def up_to(self, now: float) -> Ledger:
@@ -241,11 +250,13 @@ class Account:
             case {"event": "end"} if self.doing:
                 self._goes_on(time, "")
 
-    def never_began(self, launch: int, submitted_at: float, until: float) -> None:
-        """A launch that ended without a driver, or has none up to now: all of it is queue."""
-        self._lies_idle(min(submitted_at, until))
-        self._add(QUEUE, max(0.0, until - self.at))
-        self.at, self.launch = max(self.at, until), launch
+    def never_began(self, status: RunStatus, now: float | None = None) -> None:
+        """A launch that ended without a driver, or has none up to now: what its cluster can't tell apart is queue."""
+        until = (status.ended_at if status.state.is_final else now) or status.submitted_at
+        self._lies_idle(min(status.submitted_at, until))
+        begin, self.at, self.launch = self.at, max(self.at, until), status.launch
+        self._add(QUEUE, self.at - begin)
+        self._tell_apart(status.waited, begin, self.at)
 
     def _lies_idle(self, until: float) -> None:
         """Up to the submission of a launch, where there was one before it."""
@@ -265,7 +276,7 @@ class Account:
         self.launch = launch
         self._goes_on(time, f"{START}starting the driver")
 
-    def _waited(self, parts: Sequence[tuple[str, float]]) -> None:
+    def _waited(self, parts: Sequence[Began]) -> None:
         """The driver has learnt what its launch waited for before its first word, each part from its moment up to the next one's;
         of clocks that differ none is charged twice, and a driver in the place of a lost one tells nothing new.
         """
@@ -273,12 +284,17 @@ class Account:
         self._add(QUEUE, self.charged_from - begin)
         if self.free_from:
             self._add(BETWEEN, begin - self.charged_from)
-        self.charged_from = at = begin
+        self.charged_from = begin
         if self.is_told_apart:
             return
         self.is_told_apart = True
-        for (part, _), (_, end) in pairwise([*parts, ("", self.began_at)]):
-            end = min(max(end, at), self.began_at)
+        self._tell_apart(parts, begin, self.began_at)
+
+    def _tell_apart(self, parts: Sequence[Began], begin: float, until: float) -> None:
+        """Of a launch's wait, which is charged to the queue, each part from its moment up to the next one's."""
+        at = begin
+        for (part, _), (_, end) in pairwise([*parts, ("", until)]):
+            end = min(max(end, at), until)
             if end > at:
                 self._move(end - at, QUEUE, part)
             at = end

@@ -126,6 +126,10 @@ class Spares(Section):
     """For how many it is to be."""
 
 
+Began = tuple[str, float]
+"""A part of a launch's time, as the ledger names it, and from when on, in seconds since the epoch."""
+
+
 class RunStatus(Section):
     """How a run stands at one moment, as every cluster reports it. Each method returns another status."""
 
@@ -171,6 +175,10 @@ class RunStatus(Section):
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
     before: RunStatus | None = None
     """The launch before this one, where that ended without a driver: nothing else is left of it, and it names the one before likewise."""
+    waited: tuple[Began, ...] = ()
+    """What a launch without a driver waits for, or waited for until it ended, each part up to the next one's moment, as far as its
+    cluster can tell; of one that has had a driver the ledger tells.
+    """
 
     def at(self, state: RunState) -> RunStatus:
         """In another state that is no end; ``ended`` says how it ends."""
@@ -184,6 +192,10 @@ class RunStatus(Section):
     def launches_before(self) -> list[RunStatus]:
         """Those right before this one that ended without a driver, oldest first."""
         return [*self.before.launches_before(), self.before] if self.before else []
+
+    def having_waited(self, parts: Iterable[Began]) -> RunStatus:
+        """With what it waits for without a driver."""
+        return self._with(waited=tuple(parts))
 
     def saying(self, message: str) -> RunStatus:
         """With another sentence for a person."""
@@ -289,6 +301,7 @@ class RunStatus(Section):
             nodes_left_out=record.nodes_left_out or self.nodes_left_out,
             group=record.group or self.group,
             urls={**self.urls, **record.urls},
+            waited=record.waited,
         )
         if record.state.is_final:
             return merged._with(

@@ -19,13 +19,10 @@ from typing import NamedTuple
 from orchestrator import events
 from orchestrator.ledger import ENVIRONMENT, IMAGE, NODES, QUEUE
 from orchestrator.records import SUBMITTED
-from orchestrator.runs import RunStatus
+from orchestrator.runs import Began, RunStatus
 
 BEFORE = "before"
 """In a Ray job's metadata: the launch before it, as JSON, where that ended without a driver."""
-
-Began = tuple[str, float]
-"""A part of the ledger, and from when on, in seconds since the epoch."""
 
 
 class Pod(NamedTuple):

@@ -18,6 +18,7 @@ from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.errors import AlreadyThereError, ImageError, NoRightError
 from orchestrator.clusters.kubernetes.head_logs import HeadLogs
 from orchestrator.clusters.kubernetes.pod_problems import ImageWatch, pods_problem, queue_problem
+from orchestrator.clusters.kubernetes.pod_waits import waited_for
 from orchestrator.clusters.kubernetes.request import (
     DIGEST,
     LARGEST_CONFIG_MAP_BYTES,
@@ -62,7 +63,7 @@ from orchestrator.clusters.shared.uploads.target import UploadTarget
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError, TrainwrightError
 from orchestrator.planning.plan import DataFacts, Plan
 from orchestrator.records import SUBMITTED, RunRecord
-from orchestrator.runs import RunState, RunStatus
+from orchestrator.runs import Began, RunState, RunStatus
 from orchestrator.section import format_bytes
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.profile import ClusterProfile, MountedClaim
@@ -182,7 +183,7 @@ class KubernetesCluster:
             return status
         metadata = rayjob["metadata"]
         if now or status.state is RunState.PENDING:
-            return self._end_now(rayjob)
+            return self._end_now(rayjob, status.waited)
         if self._reads_storage:
             storage_record(metadata["annotations"][STORAGE]).ask_to_stop(status.launch)
             return status.at(RunState.STOPPING)
@@ -192,9 +193,9 @@ class KubernetesCluster:
             return self._end_now(rayjob)
         return status.at(RunState.STOPPING)
 
-    def _end_now(self, rayjob: dict[str, Any]) -> RunStatus:
+    def _end_now(self, rayjob: dict[str, Any], waited: Sequence[Began] = ()) -> RunStatus:
         ended = self._api.patch_rayjob(
-            rayjob["metadata"]["name"], stop_patch(rayjob, self.profile, time.time())
+            rayjob["metadata"]["name"], stop_patch(rayjob, self.profile, time.time(), waited)
         )
         return rayjob_to_status(ended, self.profile)
 
@@ -435,13 +436,18 @@ class KubernetesCluster:
         if self._is_half_sent(rayjob, status):
             return rayjob_to_status(rayjob, self.profile, record, half_sent(status))
         if status.state is RunState.PENDING:
-            return rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob))
+            pods = self._pods(rayjob)
+            status = rayjob_to_status(rayjob, self.profile, record, self._problem(rayjob, pods))
+            return status if record else status.having_waited(waited_for(rayjob, pods))
+        is_untold = status.state.is_final and record is None and not status.waited
+        if is_untold and not self._has_begun(rayjob):
+            status = status.having_waited(waited_for(rayjob, self._pods(rayjob)))
         if record is None and (pod := self._heads.pod(rayjob)):
             # KubeRay notes an end later than the driver tells it, and not at all while its operator is away
             status = with_progress(status, self._heads.last_lines(pod), told_end_holds=True)
         elif record is None and status.state.is_final and (rayjob.get("status") or {}).get("jobStatus"):
             status = self._with_kept_record(status)
-        if status.state is RunState.STARTING and (problem := self._problem(rayjob)):
+        if status.state is RunState.STARTING and (problem := self._problem(rayjob, self._pods(rayjob))):
             # the head runs and its driver waits for workers: autoscaled ones, or one that was lost and is made again
             return status.saying(problem)
         return status
@@ -480,7 +486,12 @@ class KubernetesCluster:
             return storage_record(rayjob["metadata"]["annotations"][STORAGE]).status(launch_of(rayjob))
         return None
 
-    def _problem(self, rayjob: dict[str, Any]) -> str | None:
+    def _pods(self, rayjob: dict[str, Any]) -> Sequence[dict[str, Any]]:
+        """Of its newest Ray cluster."""
+        cluster = ray_cluster_of(rayjob)
+        return self._api.pods(f"ray.io/cluster={cluster}") if cluster else ()
+
+    def _problem(self, rayjob: dict[str, Any], pods: Iterable[dict[str, Any]]) -> str | None:
         status = rayjob.get("status") or {}
         if (queue := self.profile.kubernetes.queue) and rayjob["spec"].get("suspend"):
             try:
@@ -492,7 +503,7 @@ class KubernetesCluster:
         ray_cluster = None
         with contextlib.suppress(NotFoundError):
             ray_cluster = self._api.ray_cluster(cluster)
-        return pods_problem(self._api.pods(f"ray.io/cluster={cluster}"), ray_cluster)
+        return pods_problem(pods, ray_cluster)
 
     def _problems_of_pods(self, rayjobs: Iterable[dict[str, Any]]) -> dict[str, str]:
         """Ray cluster -> why its pods do not run, for those of runs that wait."""

@@ -11,6 +11,8 @@ from orchestrator.storage import is_uri
 
 RUN_FOLDER = "/etc/trainwright/run"
 """Where every pod of a run finds the run's ConfigMap."""
+HEAD_CONTAINER = "ray-head"
+"""The container of Ray's head, with the driver."""
 RUN_LOG_CONTAINER = "run-log"
 """The container beside the head whose output is the run's log."""
 
@@ -43,7 +45,7 @@ waits for the head, in KubeRay's init container, doesn't hear the signal and hol
 def head_template(plan: Plan, profile: ClusterProfile, launch: int, labels: dict[str, str]) -> dict[str, Any]:
     """The head's pod: Ray's head with the driver, and beside it what shows the run's log."""
     head = profile.head
-    ray = _ray_container(profile, name="ray-head", cpus=head.cpus, memory=head.memory)
+    ray = _ray_container(profile, name=HEAD_CONTAINER, cpus=head.cpus, memory=head.memory)
     ray["ports"] = [
         {"name": "gcs-server", "containerPort": 6379},
         {"name": "dashboard", "containerPort": 8265},

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.clusters.kubernetes.pods import (
@@ -26,7 +27,7 @@ from orchestrator.clusters.shared.driver_command import environment_variables, k
 from orchestrator.clusters.shared.safe_names import label_value, rayjob_name, submission_id
 from orchestrator.errors import SpecError
 from orchestrator.planning.plan import Plan
-from orchestrator.runs import RunStatus
+from orchestrator.runs import Began, RunStatus
 from orchestrator.spec.profile import ClusterProfile, NodeGroup
 from orchestrator.waited import BEFORE
 
@@ -34,7 +35,10 @@ RUN_LABEL = "trainwright/run"
 LAUNCH_LABEL = "trainwright/launch"
 RUN_ID, JOB_NAME, DIGEST = "trainwright/run-id", "trainwright/job-name", "trainwright/plan-digest"
 STORAGE, TOTAL_STEPS, STOP = "trainwright/storage", "trainwright/total-steps", "trainwright/stop"
-"""Annotations of a RayJob; ``trainwright/stop`` says that a person ended it, and when, in seconds since the epoch."""
+WAITED = "trainwright/waited"
+"""Annotations of a RayJob; ``trainwright/stop`` says that a person ended it, and when, in seconds since the epoch, and
+``trainwright/waited`` as JSON what it had waited for until then, where it had no driver: its pods go at once.
+"""
 
 PLAN_KEY, PACKAGE_KEY = "plan.json", "working-dir.zip"
 """Keys of the run's ConfigMap, and so names of files below ``RUN_FOLDER``."""
@@ -122,11 +126,14 @@ def plan_to_config_map(
     return body
 
 
-def stop_patch(rayjob: dict[str, Any], profile: ClusterProfile, now: float) -> dict[str, Any]:
+def stop_patch(
+    rayjob: dict[str, Any], profile: ClusterProfile, now: float, waited: Sequence[Began] = ()
+) -> dict[str, Any]:
     """Merge patch that ends a RayJob now, in any phase; see the head of this file.
 
     Args:
         now: In seconds since the epoch. KubeRay notes no end of a job that was still in its queue.
+        waited: What it has waited for, where it has no driver.
     """
     spec: dict[str, Any] = {"activeDeadlineSeconds": 1}
     if rayjob["spec"].get("deletionStrategy"):
@@ -140,7 +147,8 @@ def stop_patch(rayjob: dict[str, Any], profile: ClusterProfile, now: float) -> d
                 },
             ]
         }
-    return {"metadata": {"annotations": {STOP: f"{now:.0f}"}}, "spec": spec}
+    notes = {STOP: f"{now:.0f}", **({WAITED: json.dumps(waited)} if waited else {})}
+    return {"metadata": {"annotations": notes}, "spec": spec}
 
 
 def _runtime_env(plan: Plan, profile: ClusterProfile, package: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from orchestrator.clusters.kubernetes.request import (
     STOP,
     STORAGE,
     TOTAL_STEPS,
+    WAITED,
 )
 from orchestrator.clusters.shared.log_lines import last_line
 from orchestrator.clusters.shared.progress import with_progress
@@ -124,6 +126,8 @@ def rayjob_to_status(
     )
     if before := rayjob["spec"].get("metadata", {}).get(BEFORE):
         base = base.behind(RunStatus.model_validate_json(before))
+    if WAITED in notes:
+        base = base.having_waited((part, at) for part, at in json.loads(notes[WAITED]))
     if status.get("dashboardURL"):
         base = base.with_urls({"dashboard": f"http://{status['dashboardURL']}"})
     if record is not None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from orchestrator.clusters.shared.log_lines import last_line
+from orchestrator.ledger import ENVIRONMENT
 from orchestrator.runs import EndReason, RunState, RunStatus
 from orchestrator.spec.profile import ClusterProfile
 from orchestrator.waited import BEFORE
@@ -35,6 +36,8 @@ def job_to_status(job: dict[str, Any], profile: ClusterProfile, record: RunStatu
         total_steps=summary["total_steps"],
         urls={"dashboard": str(profile.address), "checkpoints": f"{summary['storage']}/checkpoints"},
     )
+    if job["status"] not in ("RUNNING", "SUCCEEDED") and job.get("driver_exit_code") is None:
+        status = status.having_waited([(ENVIRONMENT, status.submitted_at)])  # Ray has no queue
     if BEFORE in metadata:
         status = status.behind(RunStatus.model_validate_json(metadata[BEFORE]))
     state = _STATES[job["status"]]

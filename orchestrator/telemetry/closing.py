@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.errors import InfrastructureError, NotFoundError
+from orchestrator.ledger import Ledger
 from orchestrator.planning.plan import Plan
 from orchestrator.private import files_for_this_user_alone
 from orchestrator.records import RunRecord
@@ -115,7 +116,7 @@ def sync(storage: str, end: RunStatus | None, *, wait_seconds: float = 0.0, anew
             for values in sender.send_new():
                 count, sent = count + values, sender.sent
             if end is not None:
-                ledger = known_ledger(RunRecord(storage), end.launch)
+                ledger = _ledger_of(RunRecord(storage), end)
                 run.close(end.launch, _STATUSES[end.state], end.ended_at, ledger)
             return count
         except Exception as error:
@@ -124,3 +125,11 @@ def sync(storage: str, end: RunStatus | None, *, wait_seconds: float = 0.0, anew
                 f"MLflow at {plan.tracking_uri} {lacking} of {plan.run_id}, which are kept:"
                 f" {sentence(error, plan.tracking_uri)}"
             ) from error
+
+
+def _ledger_of(record: RunRecord, end: RunStatus) -> Ledger | None:
+    """Up to a launch's end, also where it came to no driver that would have written it."""
+    ledger = known_ledger(record, end.launch)
+    if ledger is None or record.newest_driver(end.launch):
+        return ledger
+    return ledger.with_waits([*end.launches_before(), end])

@@ -39,13 +39,9 @@ class LedgerKeeper:
 
         """
         self._record, self._launch = record, status.launch
-        earlier = known_ledger(record, status.launch)
+        earlier = known_ledger(record, status.launch) or Ledger()
+        earlier = earlier.with_waits(status.launches_before())
         self._account = Account({status.launch: status.submitted_at}, earlier, record.reached())
-        for launch in status.launches_before():
-            if launch.launch > self._account.launch:
-                self._account.never_began(
-                    launch.launch, launch.submitted_at, launch.ended_at or launch.submitted_at
-                )
         self._lock, self._has_news, self._over = threading.Lock(), threading.Event(), threading.Event()
         self._total_steps = status.total_steps
         self._show: Show = _show_nobody

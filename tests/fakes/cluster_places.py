@@ -42,6 +42,8 @@ class Place:
     storage: Path
     """As plans name it."""
     base_dir: Path
+    waits_without_driver = frozenset({"queue"})
+    """Parts of the ledger that can be told of a launch that never had a driver."""
 
     def cluster(self):
         return open_cluster(self.profile)
@@ -57,6 +59,9 @@ class Place:
             _event("metrics", step=step, attempt=1, values=metrics or {}),
             launch=launch,
         )
+
+    def waits(self, launch=1):
+        """It begins with a launch, as far as it can without a driver."""
 
     def may_begin(self, launch=1):
         """Whether a launch that the place has been sent has all that its driver needs."""
@@ -162,6 +167,8 @@ class Local(Place):
 class Ray(Place):
     """A Ray cluster whose storage is mounted here: the run's records are read directly."""
 
+    waits_without_driver = frozenset({"environment"})
+
     def __init__(self, folder, monkeypatch):
         monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
         self.server = FakeRayJobs()
@@ -241,6 +248,8 @@ class DistantRay(Ray):
 class Kubernetes(Place):
     """A cluster whose storage is a claim that only pods mount."""
 
+    waits_without_driver = frozenset({"queue", "image"})
+
     def __init__(self, folder, monkeypatch):
         self.server = FakeKubernetes()
         monkeypatch.setenv("KUBECONFIG", str(self.server.kubeconfig(folder)))
@@ -250,11 +259,20 @@ class Kubernetes(Place):
         # a command in a pod that mounts the claim; as a process of its own it would take a second to start
         self.server.answers[answer.__module__] = lambda words: f"{ANSWER_MARK}{json.dumps(answer(words))}\n"
 
+    def waits(self, launch=1):
+        """The head's image is pulled."""
+        job = submission_id(RUN, launch)
+        has_node = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-02T03:04:35Z"}
+        self._put_head(job, {"phase": "Pending", "conditions": [has_node]})
+        self.server.set_status(job, jobDeploymentStatus="Initializing", rayClusterName=f"{job}-x1")
+
+    def _put_head(self, job, status):
+        labels = {"ray.io/cluster": f"{job}-x1", "ray.io/node-type": "head"}
+        self.server.put("pods", {"metadata": {"name": f"{job}-head", "labels": labels}, "status": status})
+
     def starts(self, launch=1):
         job = submission_id(RUN, launch)
-        labels = {"ray.io/cluster": f"{job}-x1", "ray.io/node-type": "head"}
-        pod = {"metadata": {"name": f"{job}-head", "labels": labels}, "status": {"phase": "Running"}}
-        self.server.put("pods", pod)
+        self._put_head(job, {"phase": "Running"})
         self.server.set_status(
             job, jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName=f"{job}-x1"
         )
@@ -299,6 +317,7 @@ class Kubernetes(Place):
     def ends_by_stop(self, launch=1):
         job = submission_id(RUN, launch)
         assert self.server.objects["rayjobs"][job]["spec"]["activeDeadlineSeconds"] == 1
+        self.server.objects["pods"].pop(f"{job}-head", None)
         self.server.set_status(job, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
 
     def has_been_asked_nothing(self):

@@ -101,7 +101,12 @@ def test_launches_that_never_had_a_driver_are_in_the_record_and_the_ledger(launc
     """As whoever sent this one knew them, which is in its job's metadata; one that nobody knew any more is there too."""
     now = time.time()
     second = RunStatus(
-        run_id="r", launch=2, state=RunState.PENDING, submitted_at=now - 1000, message="no such image"
+        run_id="r",
+        launch=2,
+        state=RunState.PENDING,
+        submitted_at=now - 1000,
+        message="no such image",
+        waited=(("queue", now - 1000), ("image", now - 950)),
     ).ended(RunState.FAILED, EndReason.NO_RESOURCES, "its pods did not run", ended_at=now - 400)
     third = RunStatus(run_id="r", launch=3, state=RunState.PENDING, submitted_at=now - 300, before=second)
     third = third.ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, "stopped", ended_at=now - 200)
@@ -115,7 +120,9 @@ def test_launches_that_never_had_a_driver_are_in_the_record_and_the_ledger(launc
     assert [one.message for one in kept] == ["its driver never began", "its pods did not run", "stopped"]
     assert [one.ended_at for one in kept] == [None, second.ended_at, third.ended_at]
     ledger = launch.record.ledger(4)
-    assert ledger.seconds["queue"] == pytest.approx(600 + 100 + 50, abs=5)
+    assert kept[1].waited == second.waited
+    assert ledger.seconds["queue"] == pytest.approx(50 + 100 + 50, abs=5)
+    assert ledger.seconds["image"] == pytest.approx(550, abs=1)
     assert ledger.seconds["between launches"] == pytest.approx(100 + 150, abs=1)
     assert ledger.wall == pytest.approx(end.ended_at - second.submitted_at, rel=0.005)
 

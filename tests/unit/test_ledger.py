@@ -1,6 +1,7 @@
 import pytest
 
 from orchestrator.ledger import BEFORE, Account, Ledger, ledger_of
+from orchestrator.runs import EndReason, RunState, RunStatus
 
 
 def told(*lines):
@@ -265,21 +266,58 @@ def test_each_launch_s_wait_is_told_apart_also_by_another_process():
     assert account.ledger.seconds["between launches"] == pytest.approx(125.0 - 122.0)
 
 
+def launch_without_driver(launch, submitted_at, ended_at=None, waited=()):
+    status = RunStatus(
+        run_id="r", launch=launch, state=RunState.PENDING, submitted_at=submitted_at, waited=waited
+    )
+    ended = RunState.STOPPED, EndReason.STOPPED_BY_USER, "stopped"
+    return status if ended_at is None else status.ended(*ended, ended_at=ended_at)
+
+
 def test_a_launch_without_a_driver_waits_in_the_queue():
-    assert Ledger().waiting(1, 100.0, 130.0).seconds == {"queue": 30.0}
+    assert Ledger().with_waits([launch_without_driver(1, 100.0)], 130.0).seconds == {"queue": 30.0}
     ended = waited(SUBMITTED).up_to(130.0)
-    later = ended.waiting(2, 115.0, 130.0)  # while the first one ran, by a clock that is behind
+    overlaps = launch_without_driver(2, 115.0, 130.0)  # while the first one ran, by a clock that is behind
+    later = ended.with_waits([launch_without_driver(1, 90.0, 99.0), overlaps])
     assert (later.seconds["queue"], later.wall) == pytest.approx((18.0, 30.0))
-    last = later.waiting(3, 150.0, 151.0)
+    last = later.with_waits([overlaps, launch_without_driver(3, 150.0)], 151.0)
     assert (last.seconds["between launches"], last.launch, last.wall) == pytest.approx((20.0, 3, 51.0))
+
+
+@pytest.mark.parametrize(
+    ("by_cluster", "parts"),
+    [
+        ([("queue", 130.0)], {"queue": 20.0}),
+        ([("environment", 130.0)], {"environment": 20.0}),  # on a Ray cluster
+        ([("queue", 130.0), ("image", 133.0)], {"queue": 3.0, "image": 17.0}),
+        (
+            [("queue", 130.0), ("image", 133.0), ("environment", 140.0), ("waiting for nodes", 142.0)],
+            {"queue": 3.0, "image": 7.0, "environment": 2.0, "waiting for nodes": 8.0},
+        ),
+        # the image came when the launch had ended
+        ([("queue", 130.0), ("image", 133.0), ("environment", 160.0)], {"queue": 3.0, "image": 17.0}),
+        # a clock is behind
+        ([("queue", 90.0), ("image", 101.0), ("environment", 102.0)], {"environment": 20.0}),
+    ],
+)
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_what_a_launch_without_a_driver_waited_for_is_told_apart(by_cluster, parts, has_ended):
+    """As far as its cluster can tell; the launch before it ended at 122."""
+    launch = launch_without_driver(2, 130.0, 150.0 if has_ended else None, by_cluster)
+    before = waited(SUBMITTED)
+    found = before.with_waits([launch], None if has_ended else 150.0)
+    new = {part: found.seconds.get(part, 0.0) - before.seconds.get(part, 0.0) for part in parts}
+    assert new == pytest.approx(parts)
+    assert found.seconds["between launches"] == pytest.approx(8.0)
+    assert found.wall == pytest.approx(150.0 - 100.0)
 
 
 @pytest.mark.parametrize("learns_again", [False, True])
 def test_a_driver_behind_launches_that_had_none_leaves_no_second_out(learns_again):
     """Its own submission it learns once it has joined Ray; or the one after it, where it was lost meanwhile."""
     account = Account({3: 160.0})
-    account.never_began(1, 100.0, 120.0)
-    account.never_began(2, 130.0, 140.0)
+    account.never_began(launch_without_driver(1, 100.0, 120.0))
+    account.never_began(launch_without_driver(2, 130.0, 140.0))
     told_it = {"parts": [["queue", 150.0], ["image", 155.0]]}
     for event in told((160.0, "state", {"launch": 3})):
         account.take(event)

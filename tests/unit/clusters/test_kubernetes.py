@@ -631,6 +631,58 @@ def test_a_launch_whose_driver_has_not_begun_waits_in_the_queue(server):
     assert ledger.wall == pytest.approx(time.time() - backend.status(RUN).submitted_at, abs=5)
 
 
+def head_without_image(server, name=RUN):
+    """Submitted at 3:04:05, it has a node half a minute later."""
+    has_node = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-02T03:04:35Z"}
+    labels = {"ray.io/cluster": f"{name}-x1", "ray.io/node-type": "head"}
+    status = {"phase": "Pending", "conditions": [has_node]}
+    server.put("pods", {"metadata": {"name": f"{name}-head", "labels": labels}, "status": status})
+    server.set_status(name, jobDeploymentStatus="Initializing", rayClusterName=f"{name}-x1")
+
+
+def test_a_launch_that_waits_for_its_image_says_so(server):
+    backend = cluster()
+    submit(backend)
+    head_without_image(server)
+    server.asked.clear()
+    status = backend.status(RUN)
+    assert len([asked for asked in server.asked if asked.path.endswith("/pods")]) == 1
+    assert status.waited == (("queue", status.submitted_at), ("image", status.submitted_at + 30.0))
+    ledger = sdk.Run(RUN, backend).ledger()
+    assert ledger.seconds["queue"] == pytest.approx(30.0)
+    assert ledger.seconds["image"] == pytest.approx(time.time() - status.submitted_at - 30.0, abs=5)
+
+
+@pytest.mark.parametrize("ends_by", ["stop", "deadline"])
+def test_what_a_launch_that_never_began_waited_for_is_known_to_the_next(server, ends_by):
+    """Of one that is stopped the pods go at once; those of one that KubeRay ends stay for kubernetes.keep_head."""
+    backend = cluster()
+    submit(backend)
+    head_without_image(server)
+    if ends_by == "stop":
+        backend.stop(RUN)
+        del server.objects["pods"][f"{RUN}-head"]
+        server.set_status(RUN, jobDeploymentStatus="Failed", reason="DeadlineExceeded")
+    else:
+        ended = {"reason": "PreRunningDeadlineExceeded", "endTime": "2026-01-02T03:14:05Z"}
+        server.set_status(RUN, jobDeploymentStatus="Failed", **ended)
+    ended = backend.status(RUN)
+    assert ended.waited == (("queue", ended.submitted_at), ("image", ended.submitted_at + 30.0))
+    ledger = sdk.Run(RUN, backend).ledger()
+    assert ledger.seconds["image"] == pytest.approx(ended.ended_at - ended.submitted_at - 30.0)
+    [before] = backend.resume(RUN).launches_before()
+    assert (before.waited, before.ended_at) == (ended.waited, ended.ended_at)
+
+
+def test_pods_that_are_gone_tell_nothing(server):
+    backend = cluster()
+    submit(backend)
+    head_without_image(server)
+    del server.objects["pods"][f"{RUN}-head"]
+    server.set_status(RUN, jobDeploymentStatus="Failed", reason="PreRunningDeadlineExceeded")
+    assert backend.status(RUN).waited == ()
+
+
 def test_a_run_that_is_not_there(server):
     for verb in (cluster().status, cluster().stop, cluster().resume, lambda run: list(cluster().logs(run))):
         with pytest.raises(NotFoundError, match="cluster prod knows no run nobody"):

@@ -187,6 +187,26 @@ def test_the_ledger_is_sent_at_each_end_and_each_of_its_points_once(plan):
     assert files == {"ledger/ledger.json", "ledger/ledger.png"}
 
 
+def test_the_ledger_that_is_sent_has_the_wait_of_a_launch_that_came_to_no_driver(plan):
+    made = plan()
+    record = RunRecord(made.storage)
+    record.set_ledger(1, Ledger(seconds={"step": 60.0}, step=2, launch=1, until=1_060.0))
+    record.taken_over(1)
+    opened(made).finish("FINISHED")
+    waited = (("queue", 1_070.0), ("image", 1_080.0))
+    later = end(launch=2, ended_at=1_100.0).model_copy(update={"submitted_at": 1_070.0, "waited": waited})
+    sync(made.storage, end(ended_at=1_060.0).model_copy(update={"waited": waited}))
+    sync(made.storage, later)
+    values = {(name, step): value for name, step, value in points_of(made) if name.endswith("_seconds")}
+    assert values == {
+        ("system/ledger/step_seconds", 60): 60.0,
+        ("system/ledger/step_seconds", 100): 60.0,
+        ("system/ledger/between_launches_seconds", 100): 10.0,
+        ("system/ledger/queue_seconds", 100): 10.0,
+        ("system/ledger/image_seconds", 100): 20.0,
+    }
+
+
 def test_thousands_of_points_arrive_in_order(plan):
     made = plan()
     tracker = opened(made)
