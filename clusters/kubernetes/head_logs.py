@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.errors import NotYetError
-from orchestrator.clusters.kubernetes.pods import RUN_LOG_CONTAINER
+from orchestrator.clusters.kubernetes.pod_templates import RUN_LOG_CONTAINER
 from orchestrator.clusters.kubernetes.request import RUN_ID, STORAGE
 from orchestrator.clusters.kubernetes.run_log import EARLIER, News, rank_line, tells_end
 from orchestrator.clusters.kubernetes.status import launch_of, ray_cluster_of, rayjob_to_status

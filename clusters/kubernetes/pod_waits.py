@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from orchestrator.clusters.kubernetes.pods import HEAD_CONTAINER
+from orchestrator.clusters.kubernetes.pod_templates import HEAD_CONTAINER
 from orchestrator.clusters.kubernetes.status import seconds_since_epoch
 from orchestrator.ledger import ENVIRONMENT, IMAGE, NODES, QUEUE
 from orchestrator.runs import Began

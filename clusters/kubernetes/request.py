@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.clusters.kubernetes.pods import (
+from orchestrator.clusters.kubernetes.pod_templates import (
     RUN_FOLDER,
     container_security,
     head_template,

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.clusters.kubernetes.api import KubernetesApi
 from orchestrator.clusters.kubernetes.pod_command import PodCommand
 from orchestrator.clusters.kubernetes.pod_problems import IMAGE_MEND, ImageWatch, pods_problem
-from orchestrator.clusters.kubernetes.pods import files_template
+from orchestrator.clusters.kubernetes.pod_templates import files_template
 from orchestrator.errors import InfrastructureError, NotFoundError, TrainwrightError
 from orchestrator.spec.profile import ClusterProfile, MountedClaim
 
