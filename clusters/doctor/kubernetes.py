@@ -20,9 +20,10 @@ from orchestrator.clusters.doctor.checks import (
 )
 from orchestrator.clusters.doctor.nodes import probe_command, probe_to_checks
 from orchestrator.clusters.doctor.probe import MARK
-from orchestrator.clusters.kubernetes.api import KubernetesApi
-from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.clusters.kubernetes import server_facts
+from orchestrator.clusters.kubernetes.api import ApiServer
 from orchestrator.clusters.kubernetes.errors import ImageError
+from orchestrator.clusters.kubernetes.head_command import run_on_head
 from orchestrator.clusters.kubernetes.pod_problems import IMAGE_MEND
 from orchestrator.errors import NotFoundError, TrainwrightError
 from orchestrator.models.sizes import UNCOUNTED
@@ -73,47 +74,45 @@ DASHBOARD_RIGHTS = (
 
 def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
     """Server, KubeRay, rights and storage from here; the rest from pods."""
-    api = KubernetesApi(profile)
+    server = ApiServer(profile)
     began = time.monotonic()
     try:
-        version = api.version()
+        version = server_facts.version(server)
         milliseconds = (time.monotonic() - began) * 1000
         yield passed("reachable", f"Kubernetes {version} in {milliseconds:.0f}ms")
-        yield check_clock(api.clock_ahead_seconds(), "the API server's clock")
-        if api.rayjob_crd_is_served():
+        yield check_clock(server_facts.clock_ahead_seconds(server), "the API server's clock")
+        if server_facts.rayjobs_are_served(server):
             yield passed("KubeRay", "RayJobs (ray.io/v1) are served")
         else:
             yield failed(
                 "KubeRay", "the API server knows no RayJobs (ray.io/v1)", "install the KubeRay operator 1.7"
             )
         needed = RIGHTS + (QUEUE_RIGHTS if profile.kubernetes.queue else ())
-        denied = [
-            f"{verb} {resource}" for verb, resource, group in needed if not api.may(verb, resource, group)
-        ]
+        denied = _denied(server, needed)
         may_run = not denied
         if denied:
             yield failed(
                 "rights",
-                f"in namespace {api.namespace} you may not {', '.join(denied)}",
+                f"in namespace {server.namespace} you may not {', '.join(denied)}",
                 "ask for the role <name>-submitter of the chart, or one like it",
             )
         else:
-            yield passed("rights", f"all {len(needed)} that runs need in namespace {api.namespace}")
+            yield passed("rights", f"all {len(needed)} that runs need in namespace {server.namespace}")
         if profile.kubernetes.storage_claim:
-            yield _check_claim_rights(api)
-        yield _check_dashboard_rights(api)
+            yield _check_claim_rights(server)
+        yield _check_dashboard_rights(server)
     except TrainwrightError as error:
         yield failed("access", str(error), "the checks that come after it were left out")
         return
     if claim := profile.kubernetes.storage_claim:
-        yield _check_claim(api, claim, "storage claim", "kubernetes.storage_claim")
+        yield _check_claim(server, claim, "storage claim", "kubernetes.storage_claim")
     for mounted in profile.kubernetes.claims:
-        yield _check_claim(api, mounted.claim, f"claim {mounted.claim}", "kubernetes.claims")
+        yield _check_claim(server, mounted.claim, f"claim {mounted.claim}", "kubernetes.claims")
     if is_uri(str(profile.storage)) and has_arrow():
         yield check_storage(str(profile.storage))
     uri = mlflow_uri(profile)
     if may_run:
-        yield from _look_from_pods(profile, api, uri)
+        yield from _look_from_pods(profile, server, uri)
     if service_of(uri) or not uri.startswith("http"):
         yield warned(
             "MLflow from here",
@@ -126,40 +125,43 @@ def kubernetes_checks(profile: ClusterProfile) -> Iterator[Check]:
         yield check_mlflow(uri)
 
 
-def _check_claim_rights(api: KubernetesApi) -> Check:
-    denied = [
-        f"{verb} {resource}" for verb, resource, group in CLAIM_RIGHTS if not api.may(verb, resource, group)
+def _denied(server: ApiServer, rights: tuple[tuple[str, str, str], ...]) -> list[str]:
+    """Those of some rights that we do not have."""
+    return [
+        f"{verb} {resource}"
+        for verb, resource, group in rights
+        if not server_facts.may(server, verb, resource, group)
     ]
+
+
+def _check_claim_rights(server: ApiServer) -> Check:
+    denied = _denied(server, CLAIM_RIGHTS)
     if not denied:
         return passed("rights to the claim", f"all {len(CLAIM_RIGHTS)} that a short pod with it needs")
     return warned(
         "rights to the claim",
-        f"in namespace {api.namespace} you may not {', '.join(denied)}: without that no logs, status and resume of runs whose"
+        f"in namespace {server.namespace} you may not {', '.join(denied)}: without that no logs, status and resume of runs whose"
         " pods or RayJobs are gone, no list --all, and no upload",
         "ask for the role <name>-storage of the chart, or one like it",
     )
 
 
-def _check_dashboard_rights(api: KubernetesApi) -> Check:
-    denied = [
-        f"{verb} {resource}"
-        for verb, resource, group in DASHBOARD_RIGHTS
-        if not api.may(verb, resource, group)
-    ]
+def _check_dashboard_rights(server: ApiServer) -> Check:
+    denied = _denied(server, DASHBOARD_RIGHTS)
     if not denied:
         return passed("rights to dashboards", "what only pods reach can be opened from here")
     return warned(
         "rights to dashboards",
-        f"in namespace {api.namespace} you may not {', '.join(denied)}: trainwright ui can't open what only pods reach",
+        f"in namespace {server.namespace} you may not {', '.join(denied)}: trainwright ui can't open what only pods reach",
         "ask for the role <name>-dashboards of the chart, or one like it",
     )
 
 
-def _look_from_pods(profile: ClusterProfile, api: KubernetesApi, mlflow: str) -> Iterator[Check]:
+def _look_from_pods(profile: ClusterProfile, server: ApiServer, mlflow: str) -> Iterator[Check]:
     """What a head and up to two nodes of the first node group find, started as a run's pods are."""
     try:
-        answer = KubernetesCluster(profile, api).run_on_head(
-            _probe_plan(profile), probe_command(profile, mlflow), mark=MARK, seconds=_PODS_SECONDS
+        answer = run_on_head(
+            server, _probe_plan(profile), probe_command(profile, mlflow), mark=MARK, seconds=_PODS_SECONDS
         )
     except ImageError as error:
         yield failed("image", str(error), IMAGE_MEND)
@@ -195,13 +197,13 @@ def _probe_plan(profile: ClusterProfile) -> Plan:
     return make_plan(job, DataFacts(), UNCOUNTED, context)
 
 
-def _check_claim(api: KubernetesApi, claim: str, name: str, field: str) -> Check:
+def _check_claim(server: ApiServer, claim: str, name: str, field: str) -> Check:
     said = ""
     try:
-        phase = api.storage_claim_phase(claim)
+        phase = server_facts.claim_phase(server, claim)
         if phase == "Pending":
             with contextlib.suppress(TrainwrightError):  # runs don't need that right either
-                said = api.storage_claim_warning(claim)
+                said = server_facts.claim_warning(server, claim)
     except NotFoundError as error:
         return failed(name, str(error), f"create it, or name another in {field}")
     except TrainwrightError as error:  # runs don't need the right to look at it

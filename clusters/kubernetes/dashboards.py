@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.clusters.kubernetes.api import KubernetesApi
+from orchestrator.clusters.kubernetes.api import ApiServer
 from orchestrator.clusters.kubernetes.errors import NoRightError
 from orchestrator.clusters.kubernetes.pod_tunnel import PodTunnel
+from orchestrator.clusters.kubernetes.pods import Pods
 from orchestrator.clusters.kubernetes.request import RUN_LABEL
 from orchestrator.clusters.shared.gateway import Dashboard
 from orchestrator.clusters.shared.safe_names import label_value
@@ -29,7 +30,7 @@ def mlflow_dashboard(profile: ClusterProfile, address: str, start: str) -> tuple
         start: what its link shows.
 
     Raises:
-        InfrastructureError: the address is TLS's; or as ``KubernetesApi``.
+        InfrastructureError: the address is TLS's; or as ``ApiServer``.
     """
     parts = urlsplit(address)
     name, namespace = service_of(address) or ("", "")
@@ -38,11 +39,11 @@ def mlflow_dashboard(profile: ClusterProfile, address: str, start: str) -> tuple
             f"cluster {profile.name}: {address} speaks TLS with a certificate for that name, which a browser here would not"
             f" take; open it with kubectl --namespace {namespace} port-forward service/{name} :{parts.port or 443}"
         )
-    api = KubernetesApi(_in_namespace(profile, namespace))
+    server = ApiServer(_in_namespace(profile, namespace))
     values, how = _secret(profile, profile.secrets.mlflow_secret, ("username", "password"))
     authorization = f"Basic {base64.b64encode(':'.join(values).encode()).decode()}" if values else ""
     how = f"signed in as {values[0]}" if values else how
-    connect = _through(api, lambda: _pod_of_service(api, name, parts.port or 80))
+    connect = _through(Pods(server), lambda: _pod_of_service(server, name, parts.port or 80))
     return Dashboard("MLflow", parts.netloc, connect, authorization, start), how
 
 
@@ -50,50 +51,51 @@ def ray_dashboard(profile: ClusterProfile, run_id: str) -> tuple[Dashboard, str]
     """That of a run's head, for as long as it lives, and how one is signed in there.
 
     Raises:
-        NotFoundError: no head of the run is there; InfrastructureError: as ``KubernetesApi``.
+        NotFoundError: no head of the run is there; InfrastructureError: as ``ApiServer``.
     """
-    api = KubernetesApi(profile)
-    head = _head(api, run_id)
+    server = ApiServer(profile)
+    head = _head(server, run_id)
     secret = profile.secrets.ray_token_secret or head["metadata"]["labels"].get("ray.io/cluster")
     values, how = _secret(profile, secret, ("auth_token",))
     authorization = f"Bearer {values[0]}" if values else ""
-    connect = _through(api, lambda: (_head(api, run_id)["metadata"]["name"], _RAY_PORT))
+    connect = _through(Pods(server), lambda: (_head(server, run_id)["metadata"]["name"], _RAY_PORT))
     return Dashboard(
         "Ray's dashboard", f"127.0.0.1:{_RAY_PORT}", connect, authorization
     ), "signed in" if values else how
 
 
-def _through(api: KubernetesApi, find: Callable[[], tuple[str, int]]) -> Callable[[], PodTunnel]:
+def _through(pods: Pods, find: Callable[[], tuple[str, int]]) -> Callable[[], PodTunnel]:
     """Connects to the pod that was found last, and looks for another where that is gone."""
     known: list[tuple[str, int]] = []
 
     def connect() -> PodTunnel:
         if known:
             try:
-                return api.connect_to_pod(*known[0])
+                return pods.connect(*known[0])
             except (NotFoundError, InfrastructureError):
                 known.clear()
         found = find()
-        tunnel = api.connect_to_pod(*found)
+        tunnel = pods.connect(*found)
         known[:] = [found]
         return tunnel
 
     return connect
 
 
-def _pod_of_service(api: KubernetesApi, name: str, port: int) -> tuple[str, int]:
+def _pod_of_service(server: ApiServer, name: str, port: int) -> tuple[str, int]:
     """A pod that is ready, and the number of its port."""
-    spec = api.service(name).get("spec") or {}
+    get = server.core().read_namespaced_service
+    spec = server.call("get", "services", get, name, server.namespace).get("spec") or {}
     selector, ports = spec.get("selector"), spec.get("ports") or []
     target = next((one.get("targetPort") or port for one in ports if one["port"] == port), None)
     if not selector or target is None:
         raise InfrastructureError(
-            f"service {name} of namespace {api.namespace} has no pods behind port {port}"
+            f"service {name} of namespace {server.namespace} has no pods behind port {port}"
         )
-    pods = api.pods(",".join(f"{key}={value}" for key, value in selector.items()))
-    ready = [pod for pod in pods if _is_ready(pod)]
+    alive = Pods(server).alive(",".join(f"{key}={value}" for key, value in selector.items()))
+    ready = [pod for pod in alive if _is_ready(pod)]
     if not ready:
-        raise InfrastructureError(f"no pod of service {name} in namespace {api.namespace} is ready")
+        raise InfrastructureError(f"no pod of service {name} in namespace {server.namespace} is ready")
     return ready[0]["metadata"]["name"], target if isinstance(target, int) else _named_port(ready[0], target)
 
 
@@ -102,13 +104,12 @@ def _named_port(pod: dict[str, Any], name: str) -> int:
     return next(int(port["containerPort"]) for port in ports if port.get("name") == name)
 
 
-def _head(api: KubernetesApi, run_id: str) -> dict[str, Any]:
+def _head(server: ApiServer, run_id: str) -> dict[str, Any]:
     """The head's pod of a run's newest Ray cluster."""
-    pods = api.pods(f"{RUN_LABEL}={label_value(run_id)},ray.io/node-type=head")
-    alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    alive = Pods(server).alive(f"{RUN_LABEL}={label_value(run_id)},ray.io/node-type=head")
     if not alive:
         raise NotFoundError(
-            f"cluster {api.profile.name}: no head of run {run_id} is there, so Ray shows no dashboard of it; trainwright logs"
+            f"cluster {server.profile.name}: no head of run {run_id} is there, so Ray shows no dashboard of it; trainwright logs"
             f" {run_id} shows what it printed"
         )
     return max(alive, key=lambda pod: pod["metadata"].get("creationTimestamp") or "")
@@ -116,8 +117,7 @@ def _head(api: KubernetesApi, run_id: str) -> dict[str, Any]:
 
 def _is_ready(pod: dict[str, Any]) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or []
-    is_ready = any((one["type"], one["status"]) == ("Ready", "True") for one in conditions)
-    return is_ready and not pod["metadata"].get("deletionTimestamp")
+    return any((one["type"], one["status"]) == ("Ready", "True") for one in conditions)
 
 
 def _secret(profile: ClusterProfile, name: str | None, keys: tuple[str, ...]) -> tuple[list[str], str]:
@@ -125,7 +125,9 @@ def _secret(profile: ClusterProfile, name: str | None, keys: tuple[str, ...]) ->
     if not name:
         return [], ""
     try:
-        held = KubernetesApi(profile).secret(name).get("data") or {}
+        server = ApiServer(profile)
+        get = server.core().read_namespaced_secret
+        held = server.call("get", "secrets", get, name, server.namespace).get("data") or {}
         return [base64.b64decode(held[key]).decode() for key in keys], ""
     except NoRightError:
         why = "you may not read"

@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from orchestrator.clusters.kubernetes.api import KubernetesApi
+from orchestrator.clusters.kubernetes.api import ApiServer
 from orchestrator.clusters.kubernetes.errors import NotYetError
 from orchestrator.clusters.kubernetes.pod_templates import RUN_LOG_CONTAINER
+from orchestrator.clusters.kubernetes.pods import Pods
+from orchestrator.clusters.kubernetes.rayjobs import RayJobs
 from orchestrator.clusters.kubernetes.request import RUN_ID, STORAGE
 from orchestrator.clusters.kubernetes.run_log import EARLIER, News, rank_line, tells_end
 from orchestrator.clusters.kubernetes.status import launch_of, ray_cluster_of, rayjob_to_status
@@ -17,7 +19,6 @@ from orchestrator.clusters.shared.moment import Moment
 from orchestrator.clusters.shared.recorded_runs import RecordedRuns
 from orchestrator.errors import InfrastructureError, NotFoundError
 from orchestrator.records import driver_log_name
-from orchestrator.spec.profile import ClusterProfile
 from orchestrator.storage import is_uri
 
 _PROGRESS_LINES = 400
@@ -39,27 +40,25 @@ class HeadLogs:
     """Reads the logs of RayJobs' heads.
 
     Args:
-        api: Where the pods are.
-        profile: The cluster's.
+        server: Where the pods are.
         recorded: What its storage has, once pods are gone.
     """
 
-    def __init__(self, api: KubernetesApi, profile: ClusterProfile, recorded: RecordedRuns) -> None:
-        self._api = api
-        self._profile = profile
+    def __init__(self, server: ApiServer, recorded: RecordedRuns) -> None:
+        self._server, self._profile = server, server.profile
+        self._rayjobs, self._pods = RayJobs(server), Pods(server)
         self._recorded = recorded
 
     def pod(self, rayjob: dict[str, Any]) -> str | None:
         """The living head's pod of its Ray cluster."""
         if not (cluster := ray_cluster_of(rayjob)):
             return None
-        pods = self._api.pods(f"ray.io/cluster={cluster},ray.io/node-type=head")
-        alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        alive = self._pods.alive(f"ray.io/cluster={cluster},ray.io/node-type=head")
         return alive[-1]["metadata"]["name"] if alive else None
 
     def has_ended(self, name: str) -> bool:
         """Whether a RayJob of this name has, as the API server says now."""
-        return rayjob_to_status(self._api.rayjob(name), self._profile).state.is_final
+        return rayjob_to_status(self._rayjobs.get(name), self._profile).state.is_final
 
     def read_once(self, rayjob: dict[str, Any], rank: int | None) -> Iterator[str]:
         """What there is, from the pod or the records; workers' lines marked, as ``run_log.rank_line`` does."""
@@ -74,7 +73,7 @@ class HeadLogs:
         """Lines of each head that the RayJob has, one after the other, until it has ended."""
         shown: set[str] = set()
         news = News()
-        for rayjob in self._api.watch_rayjob(name):
+        for rayjob in self._rayjobs.watch(name):
             has_ended = rayjob_to_status(rayjob, self._profile).state.is_final
             is_running = (rayjob.get("status") or {}).get("jobDeploymentStatus") == "Running"
             pod = self.pod(rayjob) if is_running or has_ended else None
@@ -101,7 +100,7 @@ class HeadLogs:
             splitter = LineSplitter()
             is_following, is_silent = not is_last_look, True
             try:
-                for piece in self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=is_following, since=since):
+                for piece in self._pods.log(pod, RUN_LOG_CONTAINER, follow=is_following, since=since):
                     for stamped in splitter.feed(piece):
                         stamp, _, line = stamped.partition(" ")
                         if stamp > last:
@@ -117,16 +116,14 @@ class HeadLogs:
             if is_last_look:
                 return
             if is_silent:  # a pod that starts or goes answers at once, again and again
-                self._api.pause()
+                self._server.pause()
 
     def last_lines(self, pod: str) -> Sequence[str]:
         """The newest lines of a pod's log, few enough for a status. What an earlier head told as the end was none, since there
         is another head.
         """
         try:
-            pieces = "".join(
-                self._api.pod_log(pod, RUN_LOG_CONTAINER, follow=False, tail_lines=_PROGRESS_LINES)
-            )
+            pieces = "".join(self._pods.log(pod, RUN_LOG_CONTAINER, follow=False, tail_lines=_PROGRESS_LINES))
         except NotYetError:
             return []
         lines = (line.partition(" ")[2] for line in pieces.splitlines())

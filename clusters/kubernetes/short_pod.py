@@ -10,10 +10,11 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.clusters.kubernetes.api import KubernetesApi
+from orchestrator.clusters.kubernetes.api import ApiServer
 from orchestrator.clusters.kubernetes.pod_command import PodCommand
 from orchestrator.clusters.kubernetes.pod_problems import IMAGE_MEND, ImageWatch, pods_problem
 from orchestrator.clusters.kubernetes.pod_templates import files_template
+from orchestrator.clusters.kubernetes.pods import Pods
 from orchestrator.errors import InfrastructureError, NotFoundError, TrainwrightError
 from orchestrator.spec.profile import ClusterProfile, MountedClaim
 
@@ -35,20 +36,18 @@ class ShortPod:
 
     def __init__(
         self,
-        profile: ClusterProfile,
-        api: KubernetesApi,
+        server: ApiServer,
         claims: tuple[MountedClaim, ...],
         look_seconds: float = 0.5,
     ) -> None:
         """
         Args:
-            profile: of the cluster.
-            api: its API server.
+            server: of the cluster.
             claims: what it mounts; none for a command that reads from buckets.
             look_seconds: pause between two looks at a pod that starts.
 
         """
-        self._profile, self._api = profile, api
+        self._profile, self._pods = server.profile, Pods(server)
         self._claims = claims
         self._look_seconds = look_seconds
         self._lock = threading.Lock()
@@ -65,7 +64,7 @@ class ShortPod:
             if not self._name:
                 self._begin()
         try:
-            return self._api.run_in_pod(self._name, command, self.close if is_last else lambda: None)
+            return self._pods.run(self._name, command, self.close if is_last else lambda: None)
         except BaseException:
             self.close()
             raise
@@ -77,10 +76,10 @@ class ShortPod:
         self._name = ""
 
     def _begin(self) -> None:
-        _sweep(self._api)
+        _sweep(self._pods)
         name = f"trainwright-files-{secrets.token_hex(4)}"
-        self._api.create_pod(short_pod(self._profile, name, self._claims))
-        self._end = weakref.finalize(self, _remove, self._api, name)
+        self._pods.create(short_pod(self._profile, name, self._claims))
+        self._end = weakref.finalize(self, _remove, self._pods, name)
         try:
             self._wait_until_running(name)
         except BaseException:
@@ -93,7 +92,7 @@ class ShortPod:
         problem, problem_since = "", began
         images = ImageWatch()
         while True:
-            pod = self._api.pod(name)
+            pod = self._pods.get(name)
             status = pod.get("status") or {}
             if all(one.get("ready") for one in status.get("containerStatuses") or [{}]):
                 return
@@ -127,14 +126,14 @@ def short_pod(profile: ClusterProfile, name: str, claims: tuple[MountedClaim, ..
     }
 
 
-def _sweep(api: KubernetesApi) -> None:
+def _sweep(pods: Pods) -> None:
     """Remove those that have ended by themselves."""
-    for pod in api.pods(SHORT_POD):
+    for pod in pods.with_labels(SHORT_POD):
         if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
             with contextlib.suppress(TrainwrightError):
-                api.delete_pod(pod["metadata"]["name"])
+                pods.delete(pod["metadata"]["name"])
 
 
-def _remove(api: KubernetesApi, name: str) -> None:
+def _remove(pods: Pods, name: str) -> None:
     with contextlib.suppress(TrainwrightError, NotFoundError):
-        api.delete_pod(name)
+        pods.delete(name)

@@ -10,7 +10,9 @@ from control_plane import ApiError, wait_until
 from rayjob_cases import CASES, manifest
 from release import is_there, make_namespace
 
+from orchestrator.clusters.kubernetes.api import ApiServer
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.clusters.kubernetes.rayjobs import RayJobs
 from orchestrator.clusters.kubernetes.request import plan_to_rayjob, stop_patch
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.runs import EndReason, RunState
@@ -99,19 +101,24 @@ def wrong(name):
 
 
 @pytest.fixture
-def api(control_plane, training, monkeypatch):
-    """Our client, as the admin."""
-    from orchestrator.clusters.kubernetes.api import KubernetesApi
-
+def rayjobs_of(control_plane, training, monkeypatch):
+    """Those of a namespace by our client, as the admin."""
     monkeypatch.setenv("KUBECONFIG", str(control_plane.admin_kubeconfig))
-    return KubernetesApi(kubernetes_profile({"context": "admin"}))
+    return lambda namespace: RayJobs(
+        ApiServer(kubernetes_profile({"context": "admin", "namespace": namespace}))
+    )
+
+
+@pytest.fixture
+def rayjobs(rayjobs_of, training):
+    return rayjobs_of(training)
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_rayjob_is_refused_with_one_sentence(api, name):
+def test_a_wrong_rayjob_is_refused_with_one_sentence(rayjobs, name):
     body, said = wrong(name)
     with pytest.raises(SpecError, match=r"^cluster prod refuses the object") as refused:
-        api.create_rayjob(body, dry_run=True)
+        rayjobs.create(body, dry_run=True)
     assert said in str(refused.value).replace('\\"', '"')
     assert "\n" not in str(refused.value)
 
@@ -189,7 +196,7 @@ def test_a_stop_reaches_the_config_map_and_a_watch_sees_the_rayjob_go(control_pl
     control_plane.request("PATCH", f"{control_plane.path_of(job)}/status", running, content_type=MERGE)
     assert cluster.stop("digits-watched").state is RunState.STOPPING
     assert control_plane.get(config_map(release.namespace, "digits-watched"))["data"]["stop-1"] == ""
-    events = cluster._api.watch_rayjob("digits-watched")
+    events = cluster._rayjobs.watch("digits-watched")
     assert next(events)["metadata"]["name"] == "digits-watched"
     control_plane.delete(job)
     with pytest.raises((StopIteration, NotFoundError)):
@@ -211,7 +218,7 @@ def test_a_quota_of_rayjobs_is_named(release, submitter):
             cluster.submit(cluster.render(stored_plan(cluster, "digits-second")))
         except ResourcesError as error:
             return str(error)
-        cluster._api.delete_rayjob("digits-second")
+        cluster._rayjobs.delete("digits-second")
         return None
 
     said = wait_until("the quota counts RayJobs", is_refused, seconds=120)
@@ -238,16 +245,16 @@ def test_a_quota_of_config_maps_leaves_no_rayjob_behind(release, submitter):
     assert cluster.list() == []
 
 
-def test_a_namespace_that_goes_is_named(control_plane, release, api):
+def test_a_namespace_that_goes_is_named(control_plane, release, rayjobs_of):
     """The server answers 403 here too; it is no missing right."""
     held = config_map(release.namespace, "held")
     held["metadata"]["finalizers"] = ["example.com/held"]
     control_plane.create(held)
     control_plane.request("DELETE", f"/api/v1/namespaces/{release.namespace}")
     body = manifest("smallest")
-    body["metadata"]["namespace"] = api.namespace = release.namespace
+    body["metadata"]["namespace"] = release.namespace
     with pytest.raises(InfrastructureError, match="is being terminated"):
-        api.create_rayjob(body, dry_run=True)
+        rayjobs_of(release.namespace).create(body, dry_run=True)
     free = {"metadata": {"finalizers": None}}
     control_plane.request("PATCH", control_plane.path_of(held), free, content_type=MERGE)
 
@@ -261,38 +268,34 @@ def test_an_account_without_rights_is_told_which_one(control_plane, release, sub
         cluster.submit(cluster.render(stored_plan(cluster, "digits-no")))
 
 
-def test_a_namespace_that_is_not_there_is_named(api):
-    api.namespace = "nowhere"
+def test_a_namespace_that_is_not_there_is_named(rayjobs_of):
     body = manifest("smallest")
     body["metadata"]["namespace"] = "nowhere"
-    api.profile = kubernetes_profile({"context": "admin", "namespace": "nowhere"})
     with pytest.raises(InfrastructureError, match="namespace nowhere is not there"):
-        api.create_rayjob(body, dry_run=True)
+        rayjobs_of("nowhere").create(body, dry_run=True)
 
 
 def test_a_bad_token_is_told_to_log_in(control_plane, training, monkeypatch):
     config = control_plane.kubeconfig("stranger", token="wrong")
     monkeypatch.setenv("KUBECONFIG", str(config))
-    from orchestrator.clusters.kubernetes.api import KubernetesApi
-
     with pytest.raises(InfrastructureError, match="does not know you"):
-        KubernetesApi(kubernetes_profile({"context": "stranger"})).rayjobs("a=b")
+        RayJobs(ApiServer(kubernetes_profile({"context": "stranger"}))).all_ours()
 
 
-def test_a_list_comes_page_by_page(control_plane, api, training, monkeypatch):
+def test_a_list_comes_page_by_page(control_plane, rayjobs, training, monkeypatch):
     monkeypatch.setattr("orchestrator.clusters.kubernetes.api._PAGE", 3)
     names = [f"page-{index}" for index in range(8)]
     for name in names:
         body = manifest("smallest")
         body["metadata"] |= {"name": name, "labels": {"paged": "yes"}}
         control_plane.create(body)
-    assert sorted(job["metadata"]["name"] for job in api.rayjobs("paged=yes")) == names
+    assert sorted(job["metadata"]["name"] for job in rayjobs.with_labels("paged=yes")) == names
     for name in names:
-        api.delete_rayjob(name)
-    api.delete_rayjob(names[0])
+        rayjobs.delete(name)
+    rayjobs.delete(names[0])
 
 
-def test_a_policy_of_the_cluster_is_quoted(control_plane, api, training):
+def test_a_policy_of_the_cluster_is_quoted(control_plane, rayjobs, training):
     """A ValidatingAdmissionPolicy answers 403 or 422 with its own words: they are shown, not called a missing right."""
     meta = {"name": "no-rayjobs.example.com"}
     rules = [{"apiGroups": ["ray.io"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["rayjobs"]}]  # fmt: skip
@@ -331,7 +334,7 @@ def test_a_policy_of_the_cluster_is_quoted(control_plane, api, training):
     wait_until("the policy is in force", said)
     try:
         with pytest.raises((SpecError, InfrastructureError), match="label forbidden is not for you"):
-            api.create_rayjob(body, dry_run=True)
+            rayjobs.create(body, dry_run=True)
     finally:
         control_plane.delete(binding)
         control_plane.delete(policy)

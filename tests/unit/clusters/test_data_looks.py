@@ -106,12 +106,10 @@ def test_the_pod_mounts_what_those_of_the_job_do(cluster, monkeypatch):
     cluster.server.status_of_new_pods = {"phase": "Failed", "message": "Evicted", "reason": "Evicted"}
     claims = [{"claim": "imagenet", "path": "/data/imagenet"}]
     profile = kubernetes_profile({"storage_claim": "data", "claims": claims}, storage=str(cluster.mounted))
-    from orchestrator.clusters.kubernetes.api import KubernetesApi
+    from orchestrator.clusters.kubernetes.pods import Pods
 
-    create = KubernetesApi.create_pod
-    monkeypatch.setattr(
-        KubernetesApi, "create_pod", lambda self, body: (made.append(body), create(self, body))[1]
-    )
+    create = Pods.create
+    monkeypatch.setattr(Pods, "create", lambda self, body: (made.append(body), create(self, body))[1])
     with pytest.raises(InfrastructureError, match=r"mounts the claim imagenet and data does not run"):
         sdk.make_plan(job_of("/data/imagenet/train"), profile)
     mounts = made[0]["spec"]["containers"][0]["volumeMounts"]

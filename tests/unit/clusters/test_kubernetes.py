@@ -16,9 +16,11 @@ from fake_kubernetes import FakeKubernetes, status_object
 from programmable_server import Answer, wait_until
 
 from orchestrator import sdk
-from orchestrator.clusters.kubernetes.api import KubernetesApi
+from orchestrator.clusters.kubernetes.api import ApiServer
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
 from orchestrator.clusters.kubernetes.login import connect
+from orchestrator.clusters.kubernetes.pods import Pods
+from orchestrator.clusters.kubernetes.rayjobs import RayJobs
 from orchestrator.clusters.kubernetes.request import STOP
 from orchestrator.clusters.shared import moment
 from orchestrator.clusters.shared.patience import Patience
@@ -42,7 +44,7 @@ def cluster(options=None, patience_seconds=5.0, read_seconds=30.0, quota_seconds
     profile = kubernetes_profile({**CLAIM, **(options or {})}, **{"storage": "/data", **sections})
     return KubernetesCluster(
         profile,
-        KubernetesApi(
+        ApiServer(
             profile,
             patience=Patience(patience_seconds, 0.01),
             read_seconds=read_seconds,
@@ -337,31 +339,31 @@ def test_what_does_not_pass_is_asked_once(server, status):
 def test_retry_after_is_kept(server):
     pauses = []
     profile = kubernetes_profile(CLAIM, storage="/data")
-    api = KubernetesApi(profile, patience=Patience(60.0, 0.01, sleep=pauses.append))
+    rayjobs = RayJobs(ApiServer(profile, patience=Patience(60.0, 0.01, sleep=pauses.append)))
     server.fail("GET", "/rayjobs$", Answer(429, b"", {"Retry-After": "7"}))
-    api.rayjobs("")
+    rayjobs.all_ours()
     assert pauses == [7.0]
 
 
 def test_who_follows_a_run_waits_for_an_api_server_that_is_away_and_is_told_once(server, caplog):
     profile = kubernetes_profile(CLAIM, storage="/data")
-    api = KubernetesApi(profile, patience=Patience(0.0, 0.01), outage_seconds=120.0)
-    follower = api.following()
-    assert follower.rayjobs("") == []
+    asked = ApiServer(profile, patience=Patience(0.0, 0.01), outage_seconds=120.0)
+    follower = RayJobs(asked.following())
+    assert follower.all_ours() == []
     server.fail("GET", "/rayjobs$", kind="drop", times=4)
     server.fail("GET", "/rayjobs$", Answer(503, b""), times=4)
     server.fail("GET", "/rayjobs$", Answer(403, b"rights are not known yet"), times=4)
-    assert follower.rayjobs("") == []
+    assert follower.all_ours() == []
     away, back = (record.message for record in caplog.records)
     assert "does not answer (connection dropped); the run goes on without it" in away
     assert "up to 2 minutes" in away
     assert back.endswith("answers again")
     server.fail("GET", "/rayjobs$", kind="drop")
     with pytest.raises(InfrastructureError, match="does not answer"):
-        api.rayjobs("")
+        RayJobs(asked).all_ours()
     server.fail("GET", "/rayjobs$", Answer(403, b""), times=99)
     with pytest.raises(InfrastructureError, match="you have no right"):
-        api.following().rayjobs("")
+        RayJobs(asked.following()).all_ours()
     assert server.count("GET", "/rayjobs$") == 1 + 13 + 1 + 1
 
 
@@ -868,10 +870,10 @@ def test_a_log_is_read_from_before_the_minutes_in_which_it_was_refused(server, m
     submit(cluster())
     running_head(server)
     profile = kubernetes_profile(CLAIM, storage="/data")
-    api = KubernetesApi(profile, patience=Patience(60.0, 0.01, sleep=sleep))
+    pods = Pods(ApiServer(profile, patience=Patience(60.0, 0.01, sleep=sleep)))
     since = moment.Moment()
     server.fail("GET", "/log$", Answer(503, b""), times=2)
-    list(api.pod_log(f"{RUN}-head", "run-log", follow=False, since=since))
+    list(pods.log(f"{RUN}-head", "run-log", follow=False, since=since))
     asked = [one.query["sinceSeconds"] for one in server.asked if one.path.endswith("/log")]
     assert asked == ["30", "330", "630"]
 
