@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -30,6 +31,8 @@ from orchestrator.stored_run import StoredRun
 if TYPE_CHECKING:
     from orchestrator.clusters.base import Cluster
     from orchestrator.recovery.diagnosis import Diagnosis
+
+log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.5
 
@@ -117,7 +120,14 @@ class Run(StoredRun):
             kept = RunRecord(self._storage_here()).ledger(status.launch)
             if kept is not None:
                 return kept if now is None else kept.up_to(now)
-        told = (event for line in self.cluster.logs(self.id) if (event := events.parse(line)))
+        try:
+            told = [event for line in self.cluster.logs(self.id) if (event := events.parse(line))]
+        except InfrastructureError as error:
+            if not status.waited:
+                raise
+            # as a rule a launch whose cluster knows of no driver has none; one whose queue took its nodes back may have had one
+            log.warning("only what %s waits for is told: %s", self.id, error)
+            return Ledger()
         return ledger_of(told, {status.launch: status.submitted_at}, now)
 
     def diagnose(self, timeout_seconds: float = 20.0) -> Diagnosis:

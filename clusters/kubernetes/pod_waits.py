@@ -16,19 +16,19 @@ from orchestrator.runs import Began
 
 def waited_for(rayjob: dict[str, Any], pods: Iterable[dict[str, Any]]) -> list[Began]:
     """Each part with from when on, by the cluster's clocks; none where no head's pod is there, which says nothing of one that has
-    been removed.
+    been removed, unless its queue holds the job.
 
     Args:
         rayjob: of the launch.
         pods: of its newest Ray cluster.
     """
     heads = [pod for pod in pods if pod["metadata"]["labels"].get("ray.io/node-type") == "head"]
-    if not heads:
+    if not heads and not rayjob["spec"].get("suspend"):
         return []
     job = (rayjob.get("status") or {}).get("rayJobInfo") or {}
     told = [
         (QUEUE, rayjob["metadata"].get("creationTimestamp")),
-        *_of_head(max(heads, key=_newest)),
+        *(_of_head(max(heads, key=_newest)) if heads else ()),
         (ENVIRONMENT, job.get("startTime")),
     ]
     return [(part, at) for part, stamp in told if (at := seconds_since_epoch(stamp))]

@@ -191,9 +191,22 @@ def test_a_stop_now_ends_a_run_that_trains_and_one_that_waits(kube):
     )
     print(f"status said why it waits {time.time() - submitted:.1f} s after submit")
     assert kube.status(run, large)["state"] in ("pending", "starting")
+
+    def waits():
+        return [part for part, _ in kube.status(run, large)["waited"]]
+
+    parts = ["queue", "image", "environment", "waiting for nodes"]  # its head is there, its workers never are
+    wait_until("its head is ready", lambda: waits() == parts, seconds=120)
     kube.good("stop", run, "--now", "--cluster", str(large))
     wait_until("its pods are gone", lambda: not kube.pods(run), seconds=60)
-    assert kube.status(run, large)["state"] == "stopped"
+    wait_until("KubeRay notes the end", lambda: kube.status(run, large)["state"] == "stopped", seconds=60)
+    status = kube.status(run, large)
+    assert [part for part, _ in status["waited"]] == parts
+    ledger = json.loads(kube.good("why", run, "--cluster", str(large), "--json"))
+    assert {"environment", "waiting for nodes"} <= set(ledger["seconds"]) <= set(parts)
+    wall = status["ended_at"] - status["submitted_at"]
+    assert sum(ledger["seconds"].values()) == pytest.approx(wall, rel=0.005)
+    print(f"a launch without a driver waited for {ledger['seconds']}")
 
 
 def test_a_run_recovers_from_a_worker_s_pod_that_is_deleted(kube):

@@ -676,6 +676,29 @@ def test_what_a_launch_that_never_began_waited_for_is_known_to_the_next(server, 
     assert (before.waited, before.ended_at) == (ended.waited, ended.ended_at)
 
 
+@pytest.mark.parametrize("ends_by", ["stop", "deadline"])
+def test_who_may_not_read_the_storage_sees_all_the_same_what_a_launch_without_a_driver_waited_for(
+    server, ends_by, caplog
+):
+    """There its pod's log would be kept; one whose pods are gone without a word tells nothing."""
+    backend = cluster()
+    submit(backend)
+    head_without_image(server)
+    if ends_by == "stop":
+        backend.stop(RUN)
+    server.denied.add(("create", "pods"))
+    del server.objects["pods"][f"{RUN}-head"]
+    ended = {"reason": "PreRunningDeadlineExceeded", "endTime": "2026-01-02T03:14:05Z"}
+    server.set_status(RUN, jobDeploymentStatus="Failed", **ended)
+    if ends_by == "stop":
+        assert set(sdk.Run(RUN, backend).ledger().seconds) == {"queue", "image"}
+        assert "only what digits-abcdefgh waits for is told: " in caplog.text
+        assert "no right to create pods" in caplog.text
+    else:
+        with pytest.raises(InfrastructureError, match="no right to create pods"):
+            sdk.Run(RUN, backend).ledger()
+
+
 def test_pods_that_are_gone_tell_nothing(server):
     backend = cluster()
     submit(backend)

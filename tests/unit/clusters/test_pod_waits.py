@@ -31,8 +31,8 @@ def container(name="ray-head", **states):
     return {"name": name, **states}
 
 
-def rayjob(**status):
-    return {"metadata": {"creationTimestamp": stamp(5)}, "status": status}
+def rayjob(*, suspend=False, **status):
+    return {"metadata": {"creationTimestamp": stamp(5)}, "spec": {"suspend": suspend}, "status": status}
 
 
 HAS_NODE = condition("PodScheduled", 8)
@@ -89,6 +89,10 @@ WORKER = pod(condition("PodScheduled", 6), node_type="worker")
 )
 def test_each_part_begins_where_the_pod_says(pods, parts):
     assert waited_for(rayjob(), pods) == [(part, at(seconds)) for part, seconds in parts.items()]
+
+
+def test_a_job_that_its_queue_holds_waits_there():
+    assert waited_for(rayjob(suspend=True), []) == [("queue", at(5))]
 
 
 def test_a_job_that_was_posted_waits_for_its_environment():
