@@ -128,7 +128,7 @@ def _forecast(made: Plan, text: str, like: str) -> Forecast | None:
     failures = failures_of(text, made.world_size)
     if like:
         run = attach(like)
-        costs = costs_measured(run.ledger(), run.plan().checkpoint_every, like)
+        costs = costs_measured(run.ledger(), run.cluster.plan(run.id).checkpoint_every, like)
     elif "step" in failures.own:
         costs = costs_assumed(made, failures.own["step"])
     else:

@@ -11,8 +11,8 @@ def why(run: RunId, cluster: ClusterOfRun = None, json: AsJson = False) -> None:
     from orchestrator.advice import Planned, advice_of
 
     handle = sdk.attach(run, cluster)
-    ledger, plan = handle.ledger(), handle.plan()
-    advice = advice_of(ledger, Planned.of(plan))
+    ledger = handle.ledger()
+    advice = advice_of(ledger, Planned.of(handle.cluster.plan(handle.id)))
     if json:
         print_json(
             {

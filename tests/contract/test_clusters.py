@@ -1,13 +1,16 @@
 """What every cluster does alike: the protocol's promises, on this machine with real processes in the driver's place, and on
 real HTTP servers that stand for Ray and Kubernetes."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cluster_places import PLACES, RUN
+from typer.testing import CliRunner
 
 from orchestrator import events, sdk
+from orchestrator.cli.app import app
 from orchestrator.errors import InfrastructureError, NotFoundError, ResourcesError, SpecError
 from orchestrator.runs import EndReason, RunState
 
@@ -283,6 +286,19 @@ def test_a_launch_that_ended_without_a_driver_is_told_to_the_next(place):
     place.runs(3)
     place.fails(3)
     assert cluster.resume(RUN).launches_before() == []
+
+
+def test_why_tells_what_a_launch_without_a_driver_waits_for(place, tmp_path):
+    """Nothing of it is in the storage, its plan neither, and this machine may not reach that."""
+    file = tmp_path / "profile.yaml"
+    file.write_text(place.profile.model_dump_json(exclude_unset=True))
+    cluster, _ = submit(place)
+    place.waits()
+    told = CliRunner().invoke(app, ["why", RUN, "--cluster", str(file), "--json"])
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert set(found["seconds"]) == place.waits_without_driver
+    assert found["wall"] == pytest.approx(time.time() - cluster.status(RUN).submitted_at, rel=0.005, abs=5)
 
 
 def test_a_run_goes_on_with_another_plan_and_keeps_it(place):
