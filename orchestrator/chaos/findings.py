@@ -117,11 +117,15 @@ def recovery_from(hit: Hit, told: Sequence[Mapping[str, Any]], until: float = ma
     after = [event for event in told if hit.time < event["time"] <= until]
     starts = [event for event in after if event["event"] == "attempt"]
     back = starts[0]["time"] if starts else hit.time
-    reached = max((event["step"] for event in told if _is_step(event) and event["time"] <= back), default=0)
+    taken = [event for event in told if _is_step(event) and event["time"] <= back]
+    reached = max((event["step"] for event in taken), default=0)
+    # what the attempt that was hit had yet to take again was lost by an earlier fault
+    begun = max((e["time"] for e in told if e["event"] == "attempt" and e["time"] <= hit.time), default=0.0)
+    reached_here = max((event["step"] for event in taken if event["time"] > begun), default=0)
     new = (event for event in after if _is_step(event) and event["time"] > back)
     went_on = next((event for event in new if event["step"] > max(reached, hit.step)), None)
     return Recovery(
-        replayed=max((reached - event["start_step"] for event in starts), default=0),
+        replayed=max((0, *(reached_here - event["start_step"] for event in starts))),
         seconds=round(went_on["time"] - hit.time, 3) if went_on else None,
         restarts=len(starts),
         blamed=tuple(

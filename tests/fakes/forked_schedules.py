@@ -35,6 +35,10 @@ from orchestrator.spec.job import JobSpec
 STEPS, SAVE_EVERY, EVALUATE_EVERY, BATCH = 30, 6, 10, 24
 SIZES = (1, 2, 3, 4)
 HANG_TIMEOUT = 2.0
+HASTE = 20.0
+"""How much longer a step is taken to be when it comes to how often one looks for a notice."""
+STEPS_TO_HEED = 12
+"""Within how many a notice is heeded, at that pace."""
 TOLERANCE = 1e-4
 """Of losses and parameters where the number of workers changes: sums over ranks are added in another order."""
 
@@ -80,9 +84,9 @@ class Schedules:
 
     def __init__(self, folder: Path, hang_timeout: float = HANG_TIMEOUT) -> None:
         os.environ["TRAINWRIGHT_HOME"] = str(folder)
-        control.steps_until_check = lambda seconds: (
-            1
-        )  # runs of a third of a second would end before a notice is looked for
+        # runs of a third of a second stand for minutes: half a second until a look for a notice is two or three steps
+        until_check = control.steps_until_check
+        control.steps_until_check = lambda seconds: until_check(HASTE * seconds)
         self._folder, self._cluster = folder, ForkedCluster(folder)
         self._plans = {
             size: sdk.make_plan(job(size, hang_timeout), run_id="run", base_dir=folder) for size in SIZES
@@ -167,6 +171,9 @@ def schedules(folder: Path, count: int, seed: int, first: int = 1) -> dict[str, 
             replayed, restarts = replayed + cost.replayed, restarts + cost.restarts
             if hit.fault.kind == "notice":
                 notice_replayed += cost.replayed
+                last = met[index + 1].step if index + 1 < len(met) else STEPS
+                if not cost.restarts and last - hit.step > STEPS_TO_HEED:
+                    wrong.setdefault("not heeded", []).append([hit.rank, hit.step])
             if hit.fault.kind == "hang" and cost.blamed != (hit.rank,):
                 wrong.setdefault("blamed", []).append([hit.rank, cost.blamed])
             if hit.fault.kind != "hang" and cost.blamed:

@@ -137,6 +137,13 @@ def test_steps_that_are_taken_after_a_notice_and_not_saved_are_lost_too():
     assert (found.replayed, found.restarts) == (2, 1)
 
 
+def test_steps_that_an_earlier_fault_lost_and_that_were_not_taken_again_yet_are_not_lost_once_more():
+    told = [attempt(0.0, 0), *(metrics(s, s) for s in range(1, 8)), attempt(20.0, 4), metrics(21.0, 5)]
+    told += [attempt(30.0, 5), *(metrics(25.0 + s, s) for s in range(6, 12))]
+    found = recovery_from(hit_at(21.5, 6, "notice"), told)
+    assert (found.replayed, found.restarts, found.seconds) == (0, 1, 11.5)
+
+
 def test_a_fault_that_ends_nothing_holds_up_the_next_step():
     told = [attempt(0.0, 0), metrics(1.0, 1), metrics(4.0, 2), metrics(5.0, 3)]
     found = recovery_from(hit_at(1.5, 2), told)
