@@ -106,20 +106,22 @@ class Run(StoredRun):
 
     def ledger(self) -> Ledger:
         """Where its time went, over all of its launches, up to its end or to now. Where this machine can't read the run's storage:
-        of the launches whose output the cluster has kept.
+        of the newest launch whose output the cluster has kept; while a resumed one has none, its driver not having begun, of all
+        launches before it, for which the cluster is asked.
 
         Raises:
             NotFoundError: there is no such run.
         """
         status = self.status()
         now = None if status.state.is_final else time.time()
-        return self._told_ledger(status, now).with_waits([*status.launches_before(), status], now)
+        return self._told_ledger(status).with_launches([*status.launches_before(), status], now)
 
-    def _told_ledger(self, status: RunStatus, now: float | None) -> Ledger:
+    def _told_ledger(self, status: RunStatus) -> Ledger:
+        """As far as the run's drivers have told it."""
         with suppress(OSError, InfrastructureError, NotFoundError):
             kept = RunRecord(self._storage_here()).ledger(status.launch)
             if kept is not None:
-                return kept if now is None else kept.up_to(now)
+                return kept
         try:
             told = [event for line in self.cluster.logs(self.id) if (event := events.parse(line))]
         except InfrastructureError as error:
@@ -128,7 +130,14 @@ class Run(StoredRun):
             # as a rule a launch whose cluster knows of no driver has none; one whose queue took its nodes back may have had one
             log.warning("only what %s waits for is told: %s", self.id, error)
             return Ledger()
-        return ledger_of(told, {status.launch: status.submitted_at}, now)
+        if told or status.launch == 1:
+            return ledger_of(told, {status.launch: status.submitted_at})
+        try:
+            store = self.cluster.storage(f"runs/{self.id}")
+            return RunRecord(store.root, store).ledger(status.launch) or Ledger()
+        except InfrastructureError as error:
+            log.warning("what %s did before launch %d is not told: %s", self.id, status.launch, error)
+            return Ledger()
 
     def diagnose(self, timeout_seconds: float = 20.0) -> Diagnosis:
         """What all of its workers do now: their stacks, and which one the others wait for.

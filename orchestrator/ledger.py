@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from orchestrator.runs import Began, RunStatus
+from orchestrator.runs import Began, RunState, RunStatus
 from orchestrator.section import Section
 
 STEP, REPLAY, DOWN, QUEUE, NODES, END = "step", "replay", "down", "queue", "waiting for nodes", "end"
@@ -93,26 +93,21 @@ class Ledger(Section):
         """Effective training time: the share of its launches' time that steps took that counted."""
         return self.seconds.get(STEP, 0.0) / self.of_launches if self.of_launches else 0.0
 
-    def with_waits(self, launches: Iterable[RunStatus], now: float | None = None) -> Ledger:
-        """With those of a run's launches behind it that never had a driver.
+    def with_launches(self, launches: Iterable[RunStatus], now: float | None = None) -> Ledger:
+        """With what no driver of a run's launches has told: how long those waited that never had one, and what came behind the last
+        word of one that had.
 
         Args:
-            launches: the newest ones, oldest first.
-            now: up to when, of one that has none yet, in seconds since the epoch.
+            launches: the newest ones, as their cluster knows them, oldest first.
+            now: up to when, of one that has not ended, in seconds since the epoch.
 
         """
         account = Account({}, self)
         for launch in launches:
             if launch.launch > account.launch:
                 account.never_began(launch, now)
-        return account.ledger
-
-    def up_to(self, now: float) -> Ledger:
-        """With the time since then, of a launch that has not ended."""
-        if not self.doing:
-            return self
-        account = Account({}, self)
-        account.charge(now)
+            elif launch.launch == account.launch and account.doing:
+                account.says_no_more(launch, now)
         return account.ledger
 
     def ended(self, at: float) -> Ledger:
@@ -122,21 +117,23 @@ class Ledger(Section):
         return account.ledger
 
 
-def ledger_of(
-    told: Iterable[Mapping[str, Any]], submitted_at: Mapping[int, float], now: float | None = None
-) -> Ledger:
+def ledger_of(told: Iterable[Mapping[str, Any]], submitted_at: Mapping[int, float]) -> Ledger:
     """The ledger of a run's events.
 
     Args:
         told: events of the output, oldest first, of one or more launches.
         submitted_at: of each launch, in seconds since the epoch, where it is known.
-        now: up to when, of a run that has not ended.
 
     """
     account = Account(submitted_at)
     for event in told:
         account.take(event)
-    return account.ledger if now is None else account.ledger.up_to(now)
+    return account.ledger
+
+
+def _known_until(status: RunStatus, now: float | None) -> float:
+    """Up to when a launch is known, in seconds since the epoch: its submission where nobody knows when it ended."""
+    return (status.ended_at if status.state.is_final else now) or status.submitted_at
 
 
 def _part_of(stage: str) -> str:
@@ -252,11 +249,24 @@ class Account:
 
     def never_began(self, status: RunStatus, now: float | None = None) -> None:
         """A launch that ended without a driver, or has none up to now: what its cluster can't tell apart is queue."""
-        until = (status.ended_at if status.state.is_final else now) or status.submitted_at
+        until = _known_until(status, now)
         self._lies_idle(min(status.submitted_at, until))
         begin, self.at, self.launch = self.at, max(self.at, until), status.launch
         self._add(QUEUE, self.at - begin)
         self._tell_apart(status.waited, begin, self.at)
+
+    def says_no_more(self, status: RunStatus, now: float | None = None) -> None:
+        """The launch, behind its driver's last word: that goes on as long as the driver lives; one that ended without a word, or waits
+        for another driver since its queue took the nodes back, is down.
+        """
+        until = _known_until(status, now)
+        if status.state.is_final:
+            self._failed(until)
+            self.doing = ""
+        elif status.state is RunState.PENDING:
+            self._failed(until)
+        else:
+            self.charge(until)
 
     def _lies_idle(self, until: float) -> None:
         """Up to the submission of a launch, where there was one before it."""

@@ -174,7 +174,9 @@ class RunStatus(Section):
     urls: dict[str, str] = {}
     """Where to look: ``mlflow``, ``dashboard``, ``checkpoints``."""
     before: RunStatus | None = None
-    """The launch before this one, where that ended without a driver: nothing else is left of it, and it names the one before likewise."""
+    """The launch before this one, where that ended without a driver as far as whoever sent this one could see: nothing else is left
+    of it then, and it names the one before likewise. Of one that had a driver after all the run's record knows more.
+    """
     waited: tuple[Began, ...] = ()
     """What a launch without a driver waits for, or waited for until it ended, each part up to the next one's moment, as far as its
     cluster can tell; of one that has had a driver the ledger tells.

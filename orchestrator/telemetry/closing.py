@@ -132,4 +132,4 @@ def _ledger_of(record: RunRecord, end: RunStatus) -> Ledger | None:
     ledger = known_ledger(record, end.launch)
     if ledger is None or record.newest_driver(end.launch):
         return ledger
-    return ledger.with_waits([*end.launches_before(), end])
+    return ledger.with_launches([*end.launches_before(), end])

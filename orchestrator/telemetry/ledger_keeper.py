@@ -40,7 +40,7 @@ class LedgerKeeper:
         """
         self._record, self._launch = record, status.launch
         earlier = known_ledger(record, status.launch) or Ledger()
-        earlier = earlier.with_waits(status.launches_before())
+        earlier = earlier.with_launches(status.launches_before())
         self._account = Account({status.launch: status.submitted_at}, earlier, record.reached())
         self._lock, self._has_news, self._over = threading.Lock(), threading.Event(), threading.Event()
         self._total_steps = status.total_steps

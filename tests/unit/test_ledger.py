@@ -169,8 +169,7 @@ def test_launches_add_up_and_the_time_between_them_is_none_of_theirs():
             (1022.0, "attempt", {"attempt": 2, "start_step": 1}),
         ),
         {1: 100.0, 2: 1005.0},
-        now=1025.0,
-    )
+    ).with_launches([launch(2, 1005.0).at(RunState.STARTING)], 1025.0)
     assert found.wall == pytest.approx(1025.0 - 100.0)
     assert found.seconds["between launches"] == pytest.approx(1005.0 - 121.0)
     assert found.of_launches == pytest.approx(21.0 + 20.0)
@@ -266,21 +265,22 @@ def test_each_launch_s_wait_is_told_apart_also_by_another_process():
     assert account.ledger.seconds["between launches"] == pytest.approx(125.0 - 122.0)
 
 
-def launch_without_driver(launch, submitted_at, ended_at=None, waited=()):
+def launch(number, submitted_at, ended_at=None, waited=()):
+    """As its cluster knows it: it waits, or was stopped."""
     status = RunStatus(
-        run_id="r", launch=launch, state=RunState.PENDING, submitted_at=submitted_at, waited=waited
+        run_id="r", launch=number, state=RunState.PENDING, submitted_at=submitted_at, waited=waited
     )
     ended = RunState.STOPPED, EndReason.STOPPED_BY_USER, "stopped"
     return status if ended_at is None else status.ended(*ended, ended_at=ended_at)
 
 
 def test_a_launch_without_a_driver_waits_in_the_queue():
-    assert Ledger().with_waits([launch_without_driver(1, 100.0)], 130.0).seconds == {"queue": 30.0}
-    ended = waited(SUBMITTED).up_to(130.0)
-    overlaps = launch_without_driver(2, 115.0, 130.0)  # while the first one ran, by a clock that is behind
-    later = ended.with_waits([launch_without_driver(1, 90.0, 99.0), overlaps])
+    assert Ledger().with_launches([launch(1, 100.0)], 130.0).seconds == {"queue": 30.0}
+    ended = waited(SUBMITTED)
+    overlaps = launch(2, 115.0, 130.0)  # while the first one ran, by a clock that is behind
+    later = ended.with_launches([launch(1, 90.0, 99.0), overlaps])
     assert (later.seconds["queue"], later.wall) == pytest.approx((18.0, 30.0))
-    last = later.with_waits([overlaps, launch_without_driver(3, 150.0)], 151.0)
+    last = later.with_launches([overlaps, launch(3, 150.0)], 151.0)
     assert (last.seconds["between launches"], last.launch, last.wall) == pytest.approx((20.0, 3, 51.0))
 
 
@@ -303,21 +303,41 @@ def test_a_launch_without_a_driver_waits_in_the_queue():
 @pytest.mark.parametrize("has_ended", [False, True])
 def test_what_a_launch_without_a_driver_waited_for_is_told_apart(by_cluster, parts, has_ended):
     """As far as its cluster can tell; the launch before it ended at 122."""
-    launch = launch_without_driver(2, 130.0, 150.0 if has_ended else None, by_cluster)
+    second = launch(2, 130.0, 150.0 if has_ended else None, by_cluster)
     before = waited(SUBMITTED)
-    found = before.with_waits([launch], None if has_ended else 150.0)
+    found = before.with_launches([second], None if has_ended else 150.0)
     new = {part: found.seconds.get(part, 0.0) - before.seconds.get(part, 0.0) for part in parts}
     assert new == pytest.approx(parts)
     assert found.seconds["between launches"] == pytest.approx(8.0)
     assert found.wall == pytest.approx(150.0 - 100.0)
 
 
+@pytest.mark.parametrize(
+    ("state", "part"), [("running", "steps that were not logged"), ("pending", "down"), ("stopped", "down")]
+)
+def test_what_comes_behind_a_driver_s_last_word_is_its_own_while_it_lives_and_down_once_it_does_not(
+    state, part
+):
+    """As where a queue took the nodes back, whether the launch waits for them or was stopped meanwhile; then another follows."""
+    trained = ledger_of(told(*BEGIN, log(120.0, 1, forward=1000.0)), {1: 100.0})
+    first = launch(1, 100.0, 150.0 if state == "stopped" else None)
+    first = first.at(RunState.RUNNING) if state == "running" else first
+    found = trained.with_launches([first], 150.0)
+    assert found.seconds == pytest.approx({**trained.seconds, part: 30.0})
+    assert (bool(found.doing), found.faults) == (state != "stopped", int(state != "running"))
+    if state == "stopped":
+        both = trained.with_launches([first, launch(2, 160.0)], 170.0)
+        assert both.seconds["queue"] == pytest.approx(found.seconds["queue"] + 10.0)
+        assert both.seconds["between launches"] == pytest.approx(10.0)
+        assert both.with_launches([first]).seconds == both.seconds, "an earlier one than is known is known"
+
+
 @pytest.mark.parametrize("learns_again", [False, True])
 def test_a_driver_behind_launches_that_had_none_leaves_no_second_out(learns_again):
     """Its own submission it learns once it has joined Ray; or the one after it, where it was lost meanwhile."""
     account = Account({3: 160.0})
-    account.never_began(launch_without_driver(1, 100.0, 120.0))
-    account.never_began(launch_without_driver(2, 130.0, 140.0))
+    account.never_began(launch(1, 100.0, 120.0))
+    account.never_began(launch(2, 130.0, 140.0))
     told_it = {"parts": [["queue", 150.0], ["image", 155.0]]}
     for event in told((160.0, "state", {"launch": 3})):
         account.take(event)
@@ -371,10 +391,12 @@ def test_it_goes_on_from_what_was_kept_as_if_nothing_had_been_between():
 
 def test_a_live_run_s_time_goes_on_and_an_ended_one_s_does_not():
     running = ledger_of(told(*BEGIN, log(120.0, 1, forward=1000.0)), {1: 100.0})
-    assert running.up_to(125.0).wall == pytest.approx(25.0) and running.wall == pytest.approx(20.0)
+    trains = [launch(1, 100.0).at(RunState.RUNNING)]
+    assert running.with_launches(trains, 125.0).wall == pytest.approx(25.0)
+    assert running.wall == pytest.approx(20.0)
     ended = running.ended(123.0)
     assert ended.seconds["end"] == pytest.approx(3.0)
-    assert ended.up_to(200.0).wall == ended.wall == pytest.approx(23.0)
+    assert ended.with_launches(trains, 200.0).wall == ended.wall == pytest.approx(23.0)
 
 
 def test_a_driver_in_the_place_of_a_lost_one_charges_no_second_twice():

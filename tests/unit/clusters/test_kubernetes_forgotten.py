@@ -4,6 +4,7 @@ commands are processes here, and the claim is a folder."""
 import json
 import logging
 import time
+from datetime import UTC, datetime
 
 import pytest
 from cluster_cases import kubernetes_profile, plan
@@ -11,10 +12,12 @@ from fake_kubernetes import FakeKubernetes
 
 from orchestrator import sdk
 from orchestrator.clusters.kubernetes.cluster import KubernetesCluster
+from orchestrator.clusters.kubernetes.request import STOP
 from orchestrator.clusters.shared import record_tool
 from orchestrator.clusters.shared.stores import ANSWER_MARK
 from orchestrator.errors import InfrastructureError, NotFoundError, SpecError
 from orchestrator.handle import Run
+from orchestrator.ledger import ledger_of
 from orchestrator.records import RunRecord, plan_name
 from orchestrator.runs import EndReason, RunState, RunStatus
 
@@ -239,3 +242,44 @@ def test_without_the_right_to_short_pods_nothing_of_a_claim_is_deleted(server, p
         with pytest.raises(InfrastructureError, match=r"no right to create pods .*-storage does"):
             verb()
     assert RUN in server.objects["rayjobs"]
+
+
+def submitted_at(server, name, moment):
+    """By the API server's clock."""
+    metadata = server.objects["rayjobs"][name]["metadata"]
+    metadata["creationTimestamp"] = datetime.fromtimestamp(moment, UTC).isoformat()
+
+
+@pytest.mark.parametrize("is_seen_here", [True, False])
+def test_what_a_launch_did_that_was_evicted_and_stopped_in_its_queue_is_told_once(
+    server, tmp_path, is_seen_here
+):
+    """KubeRay forgets as it suspends that there was a driver, so the next launch names it as one that had none."""
+    (tmp_path / "claim").mkdir()
+    claim = tmp_path / ("claim" if is_seen_here else "mounted-by-pods")
+    server.answers[record_tool.__name__] = lambda words: (
+        f"{ANSWER_MARK}{json.dumps(record_tool.answer([word.replace('mounted-by-pods', 'claim') for word in words]))}\n"
+    )
+    backend = KubernetesCluster(kubernetes_profile({"storage_claim": "data"}, storage=str(claim)))
+    begin = round(time.time()) - 1000.0
+    backend.submit(backend.render(plan(run_id=RUN, storage=claim / "runs" / RUN)))
+    submitted_at(server, RUN, begin)
+    values = {"system/forward_backward_ms": 1e4, "system/other_ms": 0.0}
+    told = [
+        {"event": "state", "time": begin + 100.0, "launch": 1},
+        {"event": "attempt", "time": begin + 110.0, "start_step": 0},
+        {"event": "metrics", "time": begin + 300.0, "step": 19, "values": values},
+    ]
+    record = RunRecord(str(tmp_path / "claim" / "runs" / RUN))
+    record.set_state(RunStatus(run_id=RUN, state=RunState.RUNNING, submitted_at=begin))
+    record.set_ledger(1, ledger_of(told, {1: begin}))
+    server.set_status(RUN, jobDeploymentStatus="Suspended")
+    assert backend.stop(RUN).state is RunState.STOPPED
+    server.objects["rayjobs"][RUN]["metadata"]["annotations"][STOP] = str(begin + 500.0)
+    assert [one.launch for one in backend.resume(RUN).launches_before()] == [1]
+    submitted_at(server, f"{RUN}-2", begin + 600.0)
+    found = Run(RUN, backend).ledger()
+    parts = {"step": 190.0, "start: starting the driver": 10.0, "down": 200.0, "between launches": 100.0}
+    assert found.seconds == pytest.approx({**parts, "queue": 100.0 + 400.0}, abs=5)
+    assert found.wall == pytest.approx(time.time() - begin, abs=5)
+    assert (found.steps, found.launch) == (19, 2)

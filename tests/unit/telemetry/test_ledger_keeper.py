@@ -76,6 +76,21 @@ def test_it_is_kept_of_all_launches_and_each_writes_its_own(record, capsys):
     )
 
 
+def test_a_launch_before_whose_driver_went_without_a_word_is_told_once_and_down_up_to_its_end(record):
+    """As whoever sent this one knew its end: it could not see that there had been a driver."""
+    with LedgerKeeper(record, of(1)) as keeper:
+        train()
+        record.set_ledger(1, keeper.ended(126.0).model_copy(update={"doing": "steps that were not logged"}))
+    first = record.ledger(1)
+    evicted = of(1).ended(RunState.STOPPED, EndReason.STOPPED_BY_USER, "stopped in its queue", ended_at=500.0)
+    with LedgerKeeper(record, of(2, submitted_at=1000.0).behind(evicted)) as keeper:
+        train(first_step=11, begin=1010.0)
+        both = keeper.ended(1030.0)
+    assert both.seconds["down"] == pytest.approx(500.0 - first.until)
+    assert both.seconds["between launches"] == pytest.approx(1000.0 - 500.0)
+    assert (both.wall, both.steps, both.faults) == (pytest.approx(1030.0 - 100.0), 22, 1)
+
+
 def test_whoever_asks_for_the_last_step_s_waits_until_the_driver_has_heard_of_it(record):
     record.set_ledger(1, Ledger())
     with LedgerKeeper(record, of(1)) as keeper:
