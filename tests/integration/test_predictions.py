@@ -121,6 +121,7 @@ def _living(home) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_launch_of_its_own_writes_the_same_files_and_goes_on_after_its_driver_was_killed(
     home, run, by_one, patients, monkeypatch
 ):

@@ -119,6 +119,7 @@ def holds_and_is_killed(home, run, driver, drivers):
     home.wait_until_gone(run)
 
 
+@pytest.mark.slow
 def test_a_head_that_is_taken_away_loses_no_step(home, left_alone):
     """As a head's pod does it on Kubernetes: what runs beside its driver writes that down, and moments later all processes end.
     Here the driver itself is killed before that, and another one begins in the pod that will go.

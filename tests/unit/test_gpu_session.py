@@ -21,6 +21,7 @@ def session(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_where_it_was(tmp_path: Path) -> None:
     session(tmp_path, "--only", ",".join(DONE))
     first = json.loads((tmp_path / "results.json").read_text())

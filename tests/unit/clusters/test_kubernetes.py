@@ -347,7 +347,7 @@ def test_retry_after_is_kept(server):
 
 def test_who_follows_a_run_waits_for_an_api_server_that_is_away_and_is_told_once(server, caplog):
     profile = kubernetes_profile(CLAIM, storage="/data")
-    asked = ApiServer(profile, patience=Patience(0.0, 0.01), outage_seconds=120.0)
+    asked = ApiServer(profile, patience=Patience(0.0, 0.0001), outage_seconds=120.0)
     follower = RayJobs(asked.following())
     assert follower.all_ours() == []
     server.fail("GET", "/rayjobs$", kind="drop", times=4)
