@@ -24,6 +24,7 @@ from orchestrator.keeper import end_with_keeper, keep
 from orchestrator.planning.make_plan import with_counts
 from orchestrator.planning.plan import Plan
 from orchestrator.ray_session import RaySession, RoomOf, Work, room_of_machine, train_on_worker
+from orchestrator.ray_settings import environment_of
 from orchestrator.records import PLAN, RunRecord, plan_name
 from orchestrator.recovery.diagnosis import Answers, Diagnosis, nobody_trains
 from orchestrator.recovery.incidents import incident_of
@@ -175,13 +176,16 @@ class Driver:
         self._status = starting.at(RunState.STARTING)
         self._record.set_state(self._status)
         events.emit("state", state=self._status.state, run_id=self._plan.run_id, launch=self._launch)
+        if not self._ray_dir:
+            os.environ.update(environment_of(self._plan))  # Ray reads some of it as it is imported
+            waited.tell(self._pod)
 
     def _work(self) -> RunStatus:
         if not self._plan.parameters:
             _doing("counting the model")
             self._plan = _counted(self._plan)
         _doing("starting Ray" if self._ray_dir else "joining the cluster's Ray")
-        with RaySession(self._plan, self._ray_dir, self._record, self._pod, self._room) as ray:
+        with RaySession(self._plan, self._ray_dir, self._record, self._room) as ray:
             self._listen_to_signals()  # Ray puts its own SIGTERM handler there, which exits
             ray.wait_for_resources(self._stop_asked)
             self._look = lambda: ray.look()

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import events, waited
+from orchestrator import events
 from orchestrator.errors import InfrastructureError, ResourcesError, StoppedError, TrainwrightError
 from orchestrator.gpus import held_gpus
 from orchestrator.planning.memory import TRAINED_SECONDS_HERE, waiting_process_bytes
@@ -74,7 +74,6 @@ class RaySession:
         plan: Plan,
         private_dir: str | None,
         record: RunRecord,
-        pod: waited.Pod | None = None,
         room: RoomOf | None = None,
     ) -> None:
         """
@@ -82,12 +81,11 @@ class RaySession:
             plan: what is trained.
             private_dir: folder for the files of an instance of its own; None joins the instance of this node.
             record: the run's; a driver's refuses all writes once another driver has taken the launch over.
-            pod: of its driver, where it is in one.
             room: of a private instance.
 
         """
         self._room_here = room(plan) if room and private_dir else None
-        self._plan, self._private_dir, self._record, self._pod = plan, private_dir, record, pod
+        self._plan, self._private_dir, self._record = plan, private_dir, record
         self._group: Group | None = None
         self._most, self._is_narrowed = (
             plan.world_size,
@@ -131,7 +129,6 @@ class RaySession:
             import ray
 
             ray.init(address="auto", logging_level="WARNING", log_to_driver=True)
-            waited.tell(self._pod)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -5,21 +5,28 @@ In a pod the kubelet writes the ConfigMap's files before it pulls the image, and
 Seam: the kubelet's AtomicWriter links each file of a ConfigMap once, and leaves the link where the content changes.
 
 Ray keeps of a job when it was posted; where KubeRay posts it, all pods of the run are there by then.
-Seam: ``ray.dashboard.modules.job.common.JobInfoStorageClient``; a test on a real cluster covers it, the Ray minor is held.
+Seam: ``ray.dashboard.modules.job.common.JobInfoStorageClient`` and Ray's own client of its head; a test on a real cluster covers
+them, the Ray minor is held.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orchestrator import events
 from orchestrator.ledger import ENVIRONMENT, IMAGE, NODES, QUEUE
 from orchestrator.records import SUBMITTED
 from orchestrator.runs import Began, RunStatus
+from orchestrator.storage.faults import first_line
+
+log = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 10.0
 
 BEFORE = "before"
 """In a Ray job's metadata: the launch before it, as JSON, where that ended without a driver."""
@@ -65,14 +72,21 @@ def _container_began() -> float:
 
 
 def tell(pod: Pod | None) -> None:
-    """In a driver that has joined the cluster's Ray: all of it, as the event ``waited``.
+    """In a driver on a cluster, before all else, so that one that fails at once has told it: all of it, as the event ``waited``.
+    Where the head does not answer, what the pod knows.
 
     Args:
         pod: the driver's.
 
     """
-    posted = _job_posted()
-    told = [*pod.waited, (NODES, _head_began()), (ENVIRONMENT, posted)] if pod else [(ENVIRONMENT, posted)]
+    posted = began = 0.0
+    try:
+        if (name := _metadata().get("job_submission_id")) and (address := os.environ.get("RAY_ADDRESS")):
+            head = _head(address)
+            posted, began = _job_posted(head, name), _head_began(head)
+    except Exception as error:  # joining it comes next, and says more
+        log.warning("since when Ray had this job is not known: %s", first_line(error))
+    told = [*pod.waited, (NODES, began), (ENVIRONMENT, posted)] if pod else [(ENVIRONMENT, posted)]
     if parts := [(part, at) for part, at in told if at]:
         events.emit("waited", parts=parts)
 
@@ -90,20 +104,21 @@ def _metadata() -> dict[str, str]:
     return {}
 
 
-def _job_posted() -> float:
-    """0 of a driver that no job started."""
-    from ray.experimental.internal_kv import _internal_kv_get
+def _head(address: str) -> Any:
+    """A client of the head that ends with whoever holds it, without being a part of the cluster."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        name = _metadata()["job_submission_id"]
-        kept = _internal_kv_get(f"_ray_internal_job_info_{name}", namespace="job")
-        return float(json.loads(kept)["start_time"]) / 1000
-    return 0.0
+    return GcsClient(address=address)
 
 
-def _head_began() -> float:
+def _job_posted(head: Any, name: str) -> float:
+    kept = head.internal_kv_get(
+        f"_ray_internal_job_info_{name}".encode(), namespace=b"job", timeout=_ANSWER_SECONDS
+    )
+    return float(json.loads(kept)["start_time"]) / 1000
+
+
+def _head_began(head: Any) -> float:
     """When the head's Ray was there, so that pods could join it."""
-    from ray._private.worker import global_worker
-
-    nodes = global_worker.gcs_client.get_all_node_info().values()
+    nodes = head.get_all_node_info(timeout=_ANSWER_SECONDS).values()
     return max((node.start_time_ms / 1000 for node in nodes if node.is_head_node), default=0.0)

@@ -1,6 +1,7 @@
 """One launch from its plan to its end, with Ray's part played by a fake."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -10,7 +11,8 @@ from data_jobs import job_of, plan_of
 from programmable_server import wait_until
 
 from orchestrator import data, driver, waited
-from orchestrator.errors import DataError, ResourcesError
+from orchestrator.errors import DataError, ResourcesError, UserCodeError
+from orchestrator.ledger import BEFORE
 from orchestrator.records import RunRecord
 from orchestrator.runs import EndReason, RunState, RunStatus
 
@@ -23,7 +25,7 @@ class Session:
     trains = waits = staticmethod(lambda: None)
     entered = left = 0
 
-    def __init__(self, plan, private_dir, record, pod, room):
+    def __init__(self, plan, private_dir, record, room):
         Session.plan, Session.newest = plan, self
 
     def __enter__(self):
@@ -66,6 +68,7 @@ def launch(tmp_path, monkeypatch, capsys):
             return "{}"
 
     monkeypatch.setattr(driver, "RaySession", Session)
+    monkeypatch.setattr(driver, "environment_of", lambda plan: {})  # of this process it is not
     monkeypatch.setattr(data, "prepare", lambda plan: Prepared())
     monkeypatch.setattr(data, "inputs_of", lambda job, prepared: data.Inputs())
     monkeypatch.setattr(Session, "trains", staticmethod(lambda: None))
@@ -94,7 +97,27 @@ def test_the_ledger_begins_when_the_cluster_had_it_submitted(launch, tmp_path):
     _, end = launch()
     assert end.submitted_at == submitted
     assert launch.record.ledger(1).charged_from == submitted
-    assert launch.record.ledger(1).seconds["queue"] >= 1000
+    assert launch.record.ledger(1).wall >= 1000
+
+
+def test_a_driver_that_ends_before_it_joins_ray_has_told_what_it_waited_for(launch, tmp_path, monkeypatch):
+    """Here the model can't be counted, as one of a person's own that has a mistake; its pod began with it a minute after the submission."""
+    launch.path.write_text(launch.plan.model_copy(update={"parameters": 0}).model_dump_json())
+    submitted = time.time() - 300
+    (tmp_path / "submitted-at").write_text(str(submitted))
+    os.utime(launch.path, (submitted + 60, submitted + 60))
+    monkeypatch.setattr(waited, "_container_began", lambda: submitted + 200)
+
+    def fails(plan):
+        raise UserCodeError("no such layer")
+
+    monkeypatch.setattr(driver, "_counted", fails)
+    _, end = launch()
+    assert (end.reason, Session.entered) == (EndReason.USER_ERROR, 0)
+    ledger = launch.record.ledger(1)
+    before = [ledger.seconds[part] for part in BEFORE]
+    assert before == pytest.approx([60, 140, 100], abs=5)
+    assert ledger.wall == pytest.approx(end.ended_at - submitted, rel=0.005)
 
 
 def test_launches_that_never_had_a_driver_are_in_the_record_and_the_ledger(launch, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from orchestrator.clusters.shared.packaging import pack_own_code
 from orchestrator.errors import InfrastructureError
 from orchestrator.records import RunRecord
 from orchestrator.runs import RunState
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import InitializeSpec, JobSpec
 from orchestrator.spec.profile import ClusterProfile
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -128,6 +128,23 @@ def test_a_cnn_trains_across_both_nodes(profile):
     assert kept.is_told_apart and "queue" not in kept.seconds
     assert kept.wall == pytest.approx(status.ended_at - status.submitted_at, rel=0.005)
     assert sdk.Run(plan.run_id, cluster).ledger() == kept
+
+
+def test_a_driver_that_fails_before_it_joins_ray_has_its_whole_wait_in_the_record(profile):
+    """Its model can't be counted, which a client without torch leaves to it."""
+    plan = sdk.make_plan(digits(5), profile)
+    lora = InitializeSpec.model_validate({"lora": {"targets": ["nowhere"]}})
+    job = plan.job.model_copy(update={"initialize": lora})
+    plan = plan.model_copy(update={"parameters": 0, "job": job})
+    cluster = open_cluster(profile)
+    cluster.submit(cluster.render(plan))
+    wait(lambda: cluster.status(plan.run_id).state.is_final, "the end", 120)
+    status = cluster.status(plan.run_id)
+    assert "nowhere" in status.message, last_words(cluster, plan.run_id)
+    kept = RunRecord(plan.storage).ledger(1)
+    assert kept.charged_from == pytest.approx(status.submitted_at, abs=0.01)
+    assert kept.seconds["environment"] == pytest.approx(kept.began_at - kept.charged_from)
+    assert kept.wall == pytest.approx(status.ended_at - status.submitted_at, rel=0.005)
 
 
 def test_a_gpt_trains_across_both_nodes(profile):
