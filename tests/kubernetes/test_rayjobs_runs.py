@@ -56,8 +56,12 @@ def test_a_run_takes_all_its_steps_and_leaves_nothing_behind(kube):
     assert [event["rank"] for event in of_kind(of_rank_1, "worker")] == [1]
     status = kube.status(run, file)
     assert (status["state"], status["reason"], status["step"]) == ("succeeded", "completed", 60), status
-    listed = json.loads(kube.good("list", "--cluster", str(file), "--json"))
-    assert [found["state"] for found in listed if found["run_id"] == run] == ["succeeded"]
+
+    def listed():
+        found = json.loads(kube.good("list", "--cluster", str(file), "--json"))
+        return [one["state"] for one in found if one["run_id"] == run]
+
+    wait_until("KubeRay notes the end, by which list goes", lambda: listed() == ["succeeded"], seconds=60)
 
     folder = kube.storage / "runs" / run
     ledger = json.loads((folder / "launches/1/ledger.json").read_text())
