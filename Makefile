@@ -12,7 +12,7 @@ help:  ## this list
 demo: install  ## train examples/digits-cnn.yaml on two workers of this machine
 	$(BIN)/trainwright run examples/digits-cnn.yaml
 
-test: lint tools  ## lint and the tests (about 35 minutes on two cores)
+test: lint tools  ## lint and the tests (about 40 minutes on two cores)
 	$(PYTEST) -m "not slow"
 
 lint: install docs  ## ruff, mypy, the import layers, spelling, pages written from the code, the docs' links
